@@ -1,0 +1,103 @@
+"""Every exception of streamflow, under one base class. Errors carry facts, not only prose."""
+
+from __future__ import annotations
+
+
+class StreamflowError(Exception):
+    """Base of everything that streamflow raises on purpose."""
+
+
+class ConfigurationError(StreamflowError):
+    """The declaration or a setting can't work; the message names it and says what would."""
+
+
+class WindowError(ConfigurationError):
+    """A window's size, step, gap or offset is out of range."""
+
+
+class DecodeError(StreamflowError):
+    """A record's bytes are not what its topic declares.
+
+    Attributes:
+        topic, partition, offset: where the record lies (``None`` while not known yet).
+        field: path of the offending field, ``"key"``, or ``None`` for the value as a whole.
+        reason: one word of `REASONS`, used in dead-letter headers and metric labels.
+    """
+
+    REASONS = (
+        "not-json",
+        "wrong-type",
+        "missing-field",
+        "bad-timestamp",
+        "bad-key",
+        "null-value",
+        "too-large",
+        "missing-type",
+        "unknown-type",
+        "agent-failed",
+    )
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        topic: str | None = None,
+        partition: int | None = None,
+        offset: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        self.reason = reason
+        self.message = message
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.field = field
+        super().__init__(reason, message)
+
+    def __str__(self) -> str:
+        where = f"{self.topic}[{self.partition}]@{self.offset}: " if self.topic is not None else ""
+        field = f" (field {self.field!r})" if self.field else ""
+        return f"{where}{self.reason}: {self.message}{field}"
+
+
+class EventTypeError(StreamflowError):
+    """An event router can't place an event. ``reason`` is the dead letter's word."""
+
+    reason = "unknown-type"
+
+
+class MissingEventType(EventTypeError):
+    """The event has no ``type``, or an empty one."""
+
+    reason = "missing-type"
+
+
+class UnknownEventType(EventTypeError):
+    """No handler is declared for the event's ``type``."""
+
+    reason = "unknown-type"
+
+
+class RecordTooLarge(StreamflowError):
+    """What an agent sends does not fit into a record; raised where it is sent."""
+
+
+class StaleEvent(StreamflowError):
+    """A table write or a send on behalf of an event whose partition is no longer ours."""
+
+
+class TransportError(StreamflowError):
+    """The broker could not do what was asked; it is safe to try the same again."""
+
+
+class CommitAborted(TransportError):
+    """A checkpoint had no effect at all; its cut goes back under the changes and is tried again."""
+
+
+class Fenced(StreamflowError):
+    """A checkpoint came from an owner that has lost its partitions; it had no effect."""
+
+
+class CommitUnknown(StreamflowError):
+    """A checkpoint was sent and its outcome is not known: never abort, restore from the log."""

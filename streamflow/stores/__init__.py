@@ -1,0 +1,1 @@
+"""Drivers that keep the checkpointed rows of a table partition; ``base`` is their contract."""

@@ -1,0 +1,1 @@
+"""Drivers that carry batches in and checkpoints out; ``base`` is their contract."""

@@ -1,0 +1,200 @@
+"""The contract of every transport. A driver is done when ``tests/contract`` passes with it.
+
+Obligations, in the order in which the engine relies on them:
+
+1. Offsets are ordered, never counted: there may be gaps (control records, compaction, ids that
+   carry a time). ``Batch.next_offset`` passes them; nothing may add to or subtract offsets.
+2. Reading shows committed records only (`fetch` and `LogReader.read`); `high_watermarks` counts
+   uncommitted ones too, so that a reader can know that it has passed all that stood there.
+3. `commit` is atomic and fenced: all records and all offsets, or none; and none at all when the
+   assignment that it carries is not the newest of this group any more (`Fenced`).
+   A failure before the decision is `CommitAborted` (no effect, safe to try again); a failure after
+   it is `CommitUnknown` (either outcome; the caller restores from the log).
+4. Records of one commit keep their order within a partition. Two commits of one owner do so too.
+5. `committed` waits until no commit of a predecessor is undecided for the partitions asked about.
+6. A rebalance revokes everything, then assigns: `RebalanceListener.on_revoked` is awaited while the
+   old assignment still commits; `on_assigned` must return soon (recovery runs beside it). After it,
+   every partition is paused until the engine seeks and resumes it.
+7. Partition ``p`` of all subscribed topics with the same number of partitions has one owner.
+
+A driver without transactions declares ``Features(transactions=False)``: then `commit` writes the
+records in order, waits for every acknowledgement, and commits the offsets last (at least once).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+TopicPartition = tuple[str, int]
+Headers = Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a driver has. ``transactions``: commits are atomic. ``shared``: several processes can use it."""
+
+    transactions: bool = True
+    shared: bool = True
+
+
+@dataclass(slots=True)
+class Batch:
+    """The records of one partition that one fetch returned, as columns of equal length.
+
+    ``headers`` is ``None`` when no record of the batch has any. ``next_offset`` is where reading
+    goes on, control records passed; ``end_offset`` is the last stable offset known with this fetch:
+    ``next_offset >= end_offset`` means caught up. A batch may hold no record and still move
+    ``next_offset``.
+    """
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps_ms: Sequence[int]
+    headers: Sequence[Headers] | None
+    next_offset: int
+    end_offset: int
+
+
+class Record(NamedTuple):
+    """One record to be written. ``timestamp_ms`` ``None``: the transport stamps it with now."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic to be created where it is missing. ``retention_ms`` ``None``: the broker's default."""
+
+    name: str
+    partitions: int
+    compacted: bool = False
+    retention_ms: int | None = None
+    record_bytes_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A live worker of the group: the web address that it advertises, and what it owns."""
+
+    member_id: str
+    url: str
+    partitions: frozenset[TopicPartition]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What one rebalance gave this worker. ``fence`` is the driver's own proof of it, opaque to others."""
+
+    generation: int
+    partitions: frozenset[TopicPartition]
+    members: tuple[Member, ...] = ()
+    fence: object = None
+
+
+@dataclass(slots=True)
+class Commit:
+    """One checkpoint on its way to the log.
+
+    ``offsets`` must name at least one partition of the assignment even when nothing moved: it is
+    what the fence is checked with.
+    """
+
+    assignment: Assignment
+    records: Sequence[Record]
+    offsets: Mapping[TopicPartition, int]
+    metadata: str = ""
+
+
+class RebalanceListener(Protocol):
+    """What the engine does when partitions come and go."""
+
+    async def on_revoked(self) -> None:
+        """All partitions are about to go; the old assignment still commits while this runs."""
+        ...
+
+    async def on_assigned(self, assignment: Assignment) -> None:
+        """A new assignment holds; must return soon."""
+        ...
+
+
+class LogReader(Protocol):
+    """Reads partitions outside the group: changelogs, shuffles, progress. Committed records only."""
+
+    async def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Reads exactly these partitions from now on, each from the offset given (0: the beginning)."""
+        ...
+
+    async def read(self, wait_ms: int) -> list[Batch]:
+        """What has come, at least one batch or an empty list after ``wait_ms``."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """One worker's connection to the log. Methods raise `TransportError` for what a retry may cure."""
+
+    features: Features
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None:
+        """Leaves the group and closes; idempotent. Does not checkpoint."""
+        ...
+
+    async def create_topics(self, specs: Iterable[TopicSpec]) -> None:
+        """Creates what is missing; leaves what exists as it is."""
+        ...
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Number of partitions of each topic that exists; missing ones are left out."""
+        ...
+
+    async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
+        """Joins the group for these topics, advertising ``url``. Once in a transport's life."""
+        ...
+
+    async def fetch(self, wait_ms: int) -> list[Batch]:
+        """Batches of the resumed partitions, or an empty list after ``wait_ms``."""
+        ...
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """The next fetch of an assigned partition starts at the first record at or after ``offset``."""
+        ...
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None: ...
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None: ...
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int | None]:
+        """The group's committed offsets; ``None`` where there is none."""
+        ...
+
+    async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset behind the last record of each partition, committed or not."""
+        ...
+
+    async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
+        """Makes a checkpoint durable; returns for each partition written the offset behind its last record.
+
+        Raises Fenced, CommitAborted or CommitUnknown.
+        """
+        ...
+
+    async def send(self, records: Sequence[Record]) -> list[int]:
+        """Writes at once, outside any checkpoint; returns the records' offsets when all are acknowledged."""
+        ...
+
+    def log_reader(self) -> LogReader: ...
