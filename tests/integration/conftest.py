@@ -1,0 +1,34 @@
+"""One broker for the whole session; a laptop without one skips, CI fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import kafka_server
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI") or os.environ.get("STREAMFLOW_REQUIRE_KAFKA"):
+        pytest.fail(f"no Kafka broker: {reason}", pytrace=False)
+    pytest.skip(f"no Kafka broker: {reason}")
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """``host:port`` of a real broker that all tests share: use names of your own for topics and groups."""
+    external = kafka_server.external_bootstrap()
+    if external is not None:
+        yield external
+        return
+    server = kafka_server.KafkaServer()
+    try:
+        server.start()
+    except kafka_server.NoBroker as exc:
+        _missing(str(exc))
+    try:
+        yield server.bootstrap
+    finally:
+        server.stop()
