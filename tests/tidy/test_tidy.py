@@ -1,0 +1,111 @@
+"""The house is in order: sizes, clocks and what lies at the top. Each rule is also shown to bite."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from tests.tidy import rules
+
+Rule = Callable[[str], list[str]]
+
+CLOCK = rules.ROOT / "streamflow" / "clock.py"
+
+
+def offences(rule: Rule, paths: list[pathlib.Path]) -> list[str]:
+    return [
+        f"{path.relative_to(rules.ROOT)}: {offence}"
+        for path in paths
+        for offence in rule(path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    assert offences(rules.long_functions, rules.source_files("streamflow", "agents")) == []
+
+
+def test_no_module_is_longer_than_five_hundred_lines() -> None:
+    assert offences(rules.long_modules, rules.source_files("streamflow", "agents")) == []
+
+
+def test_no_function_takes_more_than_ten_parameters() -> None:
+    assert offences(rules.wide_functions, rules.source_files("streamflow", "agents")) == []
+
+
+def test_only_the_clock_asks_what_time_it_is() -> None:
+    modules = [path for path in rules.source_files("streamflow", "agents") if path != CLOCK]
+    assert offences(rules.wall_clocks, modules) == []
+
+
+def test_the_clock_itself_is_where_the_wall_clock_is_found() -> None:
+    assert offences(rules.wall_clocks, [CLOCK]) != []
+
+
+def test_nothing_strange_lies_at_the_top_of_the_repository() -> None:
+    assert rules.strangers_at_the_top(rules.committed_files()) == []
+
+
+def test_nothing_committed_names_the_machine_it_was_written_on() -> None:
+    found = []
+    for name in rules.committed_files():
+        path = rules.ROOT / name
+        if path.is_file():  # a file may be committed and deleted in the work tree
+            text = path.read_bytes().decode("utf-8", errors="replace")
+            found += [f"{name}: {offence}" for offence in rules.forbidden_words(text)]
+    assert found == []
+
+
+LONG_FUNCTION = "def f():\n" + "    pass\n" * rules.FUNCTION_LINES_MAX
+LONG_METHOD = "class C:\n    async def f(self):\n" + "        pass\n" * rules.FUNCTION_LINES_MAX
+JUST_SHORT_ENOUGH = "def f():\n" + "    pass\n" * (rules.FUNCTION_LINES_MAX - 1)
+LONG_MODULE = "x = 1\n" * (rules.MODULE_LINES_MAX + 1)
+ELEVEN = ", ".join(f"p{n}" for n in range(rules.PARAMETERS_MAX + 1))
+TEN = ", ".join(f"p{n}" for n in range(rules.PARAMETERS_MAX))
+
+
+@pytest.mark.parametrize(
+    "rule, bad",
+    [
+        (rules.long_functions, LONG_FUNCTION),
+        (rules.long_functions, LONG_METHOD),
+        (rules.long_modules, LONG_MODULE),
+        (rules.wide_functions, f"def f({ELEVEN}): pass"),
+        (rules.wide_functions, f"def f(*, {ELEVEN}): pass"),
+        (rules.wide_functions, f"def f({TEN}, **more): pass"),
+        (rules.wall_clocks, "import time\nx = time.time()"),
+        (rules.wall_clocks, "import time as t\nx = t.time_ns()"),
+        (rules.wall_clocks, "from time import time\nx = time()"),
+        (rules.wall_clocks, "from time import time as now\ncall(now)"),
+        (rules.wall_clocks, "import datetime\nx = datetime.datetime.now(datetime.UTC)"),
+        (rules.wall_clocks, "from datetime import datetime as dt\nx = dt.utcnow()"),
+        (rules.wall_clocks, "def f():\n    from datetime import date\n    return date.today()"),
+        (rules.forbidden_words, "see " + "/wo" + "rk/notes"),
+        (rules.forbidden_words, "see " + ".lib" + "rary"),
+    ],
+)
+def test_a_rule_finds_what_breaks_it(rule: Rule, bad: str) -> None:
+    assert len(rule(bad)) == 1
+
+
+@pytest.mark.parametrize(
+    "rule, good",
+    [
+        (rules.long_functions, JUST_SHORT_ENOUGH),
+        (rules.long_modules, "x = 1\n" * rules.MODULE_LINES_MAX),
+        (rules.wide_functions, f"def f({TEN}): pass"),
+        (rules.wide_functions, f"class C:\n    def f(self, {TEN}): pass"),
+        (rules.wall_clocks, "import time\nx = time.monotonic()"),
+        (rules.wall_clocks, "x = clock.time()\ny = loop.time()"),
+        (rules.wall_clocks, "time = 1\nx = time"),
+        (rules.forbidden_words, "the workers at work"),
+    ],
+)
+def test_a_rule_leaves_good_code_alone(rule: Rule, good: str) -> None:
+    assert rule(good) == []
+
+
+def test_a_new_folder_at_the_top_is_a_stranger_and_a_dot_file_is_not() -> None:
+    paths = ["README.md", "streamflow/app.py", "scripts/run.sh", "notes.txt", ".ci/run", ".gitignore"]
+    assert rules.strangers_at_the_top(paths) == ["notes.txt", "scripts"]
