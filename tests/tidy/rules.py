@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import pathlib
+import re
 import subprocess
 from collections.abc import Iterator
 
@@ -128,6 +130,17 @@ def strangers_at_the_top(paths: list[str]) -> list[str]:
     """Names at the top of the repository that have no business there; dot files are free."""
     tops = {path.split("/", 1)[0] for path in paths}
     return sorted(top for top in tops if top not in TOP_LEVEL and not top.startswith("."))
+
+
+def dead_links(page: str, text: str, paths: set[str]) -> list[str]:
+    """Relative links of ``page`` that lead to nothing among ``paths``."""
+    found = []
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            path = pathlib.PurePosixPath(os.path.normpath(pathlib.PurePosixPath(page).parent / target))
+            if not any(known == str(path) or known.startswith(f"{path}/") for known in paths):
+                found.append(f"{page}: {target}")
+    return found
 
 
 def forbidden_words(text: str) -> list[str]:

@@ -57,6 +57,18 @@ def test_nothing_committed_names_the_machine_it_was_written_on() -> None:
     assert found == []
 
 
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    paths = set(rules.committed_files())
+    pages = [name for name in paths if name.endswith(".md") and (rules.ROOT / name).is_file()]
+    assert pages
+    dead = [
+        link
+        for page in sorted(pages)
+        for link in rules.dead_links(page, (rules.ROOT / page).read_text(encoding="utf-8"), paths)
+    ]
+    assert dead == []
+
+
 LONG_FUNCTION = "def f():\n" + "    pass\n" * rules.FUNCTION_LINES_MAX
 LONG_METHOD = "class C:\n    async def f(self):\n" + "        pass\n" * rules.FUNCTION_LINES_MAX
 JUST_SHORT_ENOUGH = "def f():\n" + "    pass\n" * (rules.FUNCTION_LINES_MAX - 1)
@@ -109,3 +121,9 @@ def test_a_rule_leaves_good_code_alone(rule: Rule, good: str) -> None:
 def test_a_new_folder_at_the_top_is_a_stranger_and_a_dot_file_is_not() -> None:
     paths = ["README.md", "streamflow/app.py", "scripts/run.sh", "notes.txt", ".ci/run", ".gitignore"]
     assert rules.strangers_at_the_top(paths) == ["notes.txt", "scripts"]
+
+
+def test_a_link_to_nowhere_is_found_and_others_are_left_alone() -> None:
+    paths = {"README.md", "docs/README.md", "docs/how-to/run.md"}
+    text = "[up](../README.md) [run](how-to/run.md#top) [folder](how-to) [web](https://x.example) [no](no.md)"
+    assert rules.dead_links("docs/README.md", text, paths) == ["docs/README.md: no.md"]
