@@ -1,0 +1,13 @@
+"""The transport of one process: for tests, the simulation and the first demo (``memory://``).
+
+One `MemoryBroker` is shared by the `MemoryTransport` of every worker. It keeps the whole contract,
+group generations and fences included, and it can be made to fail in every way the contract allows
+(`Faults`), so that what runs on it has met gaps, undecided commits and lost sessions before it
+meets Kafka.
+"""
+
+from streamflow.transports.memory.broker import MemoryBroker
+from streamflow.transports.memory.client import ClientKilled, MemoryTransport
+from streamflow.transports.memory.faults import POINTS, Faults
+
+__all__ = ["POINTS", "ClientKilled", "Faults", "MemoryBroker", "MemoryTransport"]

@@ -1,0 +1,267 @@
+"""The broker of the memory transport: topics, groups, and transactions over both.
+
+While no `Faults` are set a commit is one synchronous step and nothing is ever undecided. With faults
+it goes the way of Kafka: written, offsets added under the fence, decided, and then visible in each
+partition at its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from streamflow.clock import Clock
+from streamflow.errors import Fenced, RecordTooLarge, TransportError
+from streamflow.transports.base import Assignment, Record, TopicPartition, TopicSpec
+from streamflow.transports.memory.faults import Faults
+from streamflow.transports.memory.group import Group
+from streamflow.transports.memory.log import PartitionLog
+
+
+class Transaction:
+    """One undecided commit. ``written``: partition -> offsets; ``unresolved``: what still hides it."""
+
+    def __init__(self, number: int, producer: str) -> None:
+        self.number = number
+        self.producer = producer
+        self.written: dict[TopicPartition, list[int]] = {}
+        self.group: Group | None = None
+        self.offsets: dict[TopicPartition, int] = {}
+        self.sent = False  # the worker has asked for its end; what becomes of it is the broker's matter
+        self.decided: bool | None = None  # True: committed, False: aborted
+        self.call_off_timeout: Callable[[], None] | None = None
+        self.unresolved: set[str | TopicPartition] = set()
+        self.resolved = asyncio.Event()
+
+
+class MemoryBroker:
+    """Shared by all `MemoryTransport` of a process.
+
+    ``records_max`` and ``bytes_max`` bound each partition of a topic that is not compacted: the
+    oldest records go, as with Kafka's retention. ``session_timeout_ms`` is how long a client that
+    was killed or stalled keeps its partitions. ``tombstone_ms`` is how long a compacted partition
+    keeps tombstones at least.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        faults: Faults | None = None,
+        records_max: int | None = 250_000,
+        bytes_max: int | None = 256 * 1024 * 1024,
+        session_timeout_ms: float = 10_000.0,
+        rebalance_timeout_ms: float = 60_000.0,
+        transaction_timeout_ms: float = 10_000.0,
+        tombstone_ms: int = 60_000,
+    ) -> None:
+        self.clock = clock
+        self.faults = faults
+        self.records_max = records_max
+        self.bytes_max = bytes_max
+        self.session_timeout_ms = session_timeout_ms
+        self.rebalance_timeout_ms = rebalance_timeout_ms
+        self.transaction_timeout_ms = transaction_timeout_ms
+        self.tombstone_ms = tombstone_ms
+        self._topics: dict[str, list[PartitionLog]] = {}
+        self._groups: dict[str, Group] = {}
+        self._epochs: dict[str, int] = {}  # producer name -> how often it has started
+        self._open: dict[str, Transaction] = {}  # producer name -> its transaction until it is resolved
+        self._timers: set[asyncio.Task[None]] = set()
+        self._numbers = 0
+
+    # Topics
+
+    def create_topics(self, specs: Iterable[TopicSpec]) -> None:
+        created: set[str] = set()
+        for spec in specs:
+            if spec.name not in self._topics:
+                created.add(spec.name)
+                self._topics[spec.name] = [
+                    PartitionLog(
+                        spec.name,
+                        partition,
+                        compacted=spec.compacted,
+                        record_bytes_max=spec.record_bytes_max,
+                        records_max=self.records_max,
+                        bytes_max=self.bytes_max,
+                    )
+                    for partition in range(spec.partitions)
+                ]
+        for group in self._groups.values():
+            if any(created & member.topics for member in group.members.values()):
+                group.begin()
+
+    def partition_count(self, topic: str) -> int:
+        """0 for a topic that does not exist."""
+        return len(self._topics.get(topic, ()))
+
+    def topics(self) -> list[str]:
+        return sorted(self._topics)
+
+    def log(self, partition: TopicPartition) -> PartitionLog:
+        logs = self._topics.get(partition[0], ())
+        if not 0 <= partition[1] < len(logs):
+            raise TransportError(f"partition {partition[0]}[{partition[1]}] does not exist")
+        return logs[partition[1]]
+
+    # Writing
+
+    def check(self, records: Sequence[Record]) -> None:
+        """Raises what would refuse one of the records, so that nothing of a refused write is left.
+
+        RecordTooLarge, or TransportError where the partition does not exist.
+        """
+        last, log = None, None
+        for record in records:
+            spot = record[:2]
+            if log is None or spot != last:
+                last, log = spot, self.log(spot)
+            limit = log.record_bytes_max
+            if limit is not None and len(record.key or b"") + len(record.value or b"") > limit:
+                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
+
+    def write(self, records: Sequence[Record], transaction: Transaction | None = None) -> list[int]:
+        """Appends checked records and returns their offsets; undecided ones if a transaction is given."""
+        now_ms = self.clock.now_ms()
+        faults = self.faults
+        logs: dict[TopicPartition, PartitionLog] = {}
+        offsets: list[int] = []
+        for topic, partition, key, value, headers, stamp_ms in records:
+            spot = (topic, partition)
+            log = logs.get(spot)
+            if log is None:
+                log = logs[spot] = self.log(spot)
+            offset = log.end if faults is None else log.end + faults.gap()
+            if transaction is not None:
+                if transaction.number not in log.undecided:
+                    log.undecided[transaction.number] = offset
+                transaction.written.setdefault(spot, []).append(offset)
+            log.append(key, value, now_ms if stamp_ms is None else stamp_ms, headers, offset)
+            offsets.append(offset)
+        for log in logs.values():
+            log.settle(now_ms, self.tombstone_ms)
+        return offsets
+
+    # Groups
+
+    def group(self, name: str) -> Group:
+        group = self._groups.get(name)
+        if group is None:
+            group = Group(name, self.partition_count, self.later, self.rebalance_timeout_ms)
+            self._groups[name] = group
+        return group
+
+    # Transactions
+
+    def start_producer(self, name: str) -> int:
+        """Fences the name's earlier producer, ends what it left open, and returns the new epoch."""
+        self._epochs[name] = self._epochs.get(name, 0) + 1
+        left = self._open.get(name)
+        if left is not None:
+            self.decide(left, committed=False)
+        return self._epochs[name]
+
+    async def begin(self, producer: str, epoch: int) -> Transaction:
+        """A new transaction, when the producer's last one is resolved everywhere. Raises Fenced."""
+        while True:
+            if self._epochs[producer] != epoch:
+                raise Fenced(f"a newer worker has started as {producer!r}")
+            last = self._open.get(producer)
+            if last is None:
+                break
+            await last.resolved.wait()
+        self._numbers += 1
+        transaction = Transaction(self._numbers, producer)
+        self._open[producer] = transaction
+
+        def time_out() -> None:
+            self.decide(transaction, committed=False)
+
+        transaction.call_off_timeout = self.later(self.transaction_timeout_ms, time_out)
+        return transaction
+
+    def add_offsets(
+        self,
+        transaction: Transaction,
+        group: Group,
+        assignment: Assignment | None,
+        offsets: Mapping[TopicPartition, int],
+    ) -> None:
+        """The fence. Behind it the partitions' `committed` waits for the decision. Raises Fenced.
+
+        Without an assignment nothing is fenced: for tests that break the contract.
+        """
+        if assignment is not None and not group.valid(assignment):
+            raise Fenced(f"generation {assignment.generation} of group {group.name!r} is over")
+        transaction.group = group
+        transaction.offsets = dict(offsets)
+        for partition in offsets:
+            group.pending.setdefault(partition, set()).add(transaction.number)
+
+    def decide(self, transaction: Transaction, *, committed: bool) -> None:
+        """Commits or aborts, once; each partition and the group's offsets show it at their own time."""
+        if transaction.decided is not None:
+            return
+        transaction.decided = committed
+        if transaction.call_off_timeout is not None:
+            transaction.call_off_timeout()
+        transaction.unresolved = {*transaction.written, "offsets"}
+        for spot in transaction.written:
+            self._resolve_later(transaction, spot)
+        self._resolve_later(transaction, "offsets")
+
+    def _resolve_later(self, transaction: Transaction, what: str | TopicPartition) -> None:
+        wait_ms = self.faults.visible_ms() if self.faults is not None else 0.0
+        if wait_ms > 0:
+            self.later(wait_ms, lambda: self._resolve(transaction, what))
+        else:
+            self._resolve(transaction, what)
+
+    def _resolve(self, transaction: Transaction, what: str | TopicPartition) -> None:
+        if isinstance(what, str):
+            if transaction.group is not None:
+                transaction.group.settle(transaction.number, transaction.offsets, bool(transaction.decided))
+        else:
+            log = self.log(what)
+            if not transaction.decided:
+                log.remove(transaction.written[what])
+            if self.faults is not None and self.faults.control_records:
+                log.end += 1
+            del log.undecided[transaction.number]
+            log.notify()
+        transaction.unresolved.discard(what)
+        if not transaction.unresolved:
+            del self._open[transaction.producer]
+            transaction.resolved.set()
+
+    # Time
+
+    def later(self, delay_ms: float, act: Callable[[], None]) -> Callable[[], None]:
+        """Calls ``act`` after ``delay_ms`` of the broker's clock; returns what calls that off.
+
+        The timer belongs to the broker: it runs in an empty context, so that no worker's death stops it.
+        """
+
+        async def wait() -> None:
+            await self.clock.sleep_ms(delay_ms)
+            act()
+
+        timer = asyncio.get_running_loop().create_task(wait(), context=contextvars.Context())
+        self._timers.add(timer)
+        timer.add_done_callback(self._timers.discard)
+
+        def call_off() -> None:
+            # A timer that is acting now may call itself off by what it does.
+            if timer is not asyncio.current_task():
+                timer.cancel()
+
+        return call_off
+
+    async def close(self) -> None:
+        """Stops the broker's timers; what is in its logs stays."""
+        timers = list(self._timers)
+        for timer in timers:
+            timer.cancel()
+        await asyncio.gather(*timers, return_exceptions=True)
