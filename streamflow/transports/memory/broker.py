@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count
 
 from streamflow.clock import Clock
 from streamflow.errors import Fenced, RecordTooLarge, TransportError
@@ -108,40 +110,49 @@ class MemoryBroker:
 
     # Writing
 
-    def check(self, records: Sequence[Record]) -> None:
-        """Raises what would refuse one of the records, so that nothing of a refused write is left.
+    def check(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
+        """The records by partition, in order; raises what would refuse one of them, so that nothing is left.
 
-        RecordTooLarge, or TransportError where the partition does not exist.
+        RecordTooLarge, or TransportError where a partition does not exist.
         """
-        last, log = None, None
+        by_partition: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
+        for record in records:
+            by_partition[record[:2]].append(record)
+        for spot, mine in by_partition.items():
+            limit = self.log(spot).record_bytes_max
+            if limit is not None and any(len(r.key or b"") + len(r.value or b"") > limit for r in mine):
+                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
+        return by_partition
+
+    def write(self, records: Sequence[Record]) -> list[int]:
+        """Appends all of the records or, if one is refused, none; returns their offsets."""
+        by_partition = self.check(records)
+        if self.faults is not None:
+            return self.write_singly(records)
+        now_ms = self.clock.now_ms()
+        offsets = {}
+        for spot, mine in by_partition.items():
+            log = self.log(spot)
+            offsets[spot] = count(log.end)
+            log.extend(mine, now_ms)
+            log.settle(now_ms, self.tombstone_ms)
+        return [next(offsets[record[:2]]) for record in records]
+
+    def write_singly(self, records: Sequence[Record], transaction: Transaction | None = None) -> list[int]:
+        """Appends checked records, with gaps; undecided ones if a transaction is given."""
+        now_ms = self.clock.now_ms()
+        offsets: list[int] = []
         for record in records:
             spot = record[:2]
-            if log is None or spot != last:
-                last, log = spot, self.log(spot)
-            limit = log.record_bytes_max
-            if limit is not None and len(record.key or b"") + len(record.value or b"") > limit:
-                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
-
-    def write(self, records: Sequence[Record], transaction: Transaction | None = None) -> list[int]:
-        """Appends checked records and returns their offsets; undecided ones if a transaction is given."""
-        now_ms = self.clock.now_ms()
-        faults = self.faults
-        logs: dict[TopicPartition, PartitionLog] = {}
-        offsets: list[int] = []
-        for topic, partition, key, value, headers, stamp_ms in records:
-            spot = (topic, partition)
-            log = logs.get(spot)
-            if log is None:
-                log = logs[spot] = self.log(spot)
-            offset = log.end if faults is None else log.end + faults.gap()
+            log = self.log(spot)
+            offset = log.end + (self.faults.gap() if self.faults is not None else 0)
             if transaction is not None:
                 if transaction.number not in log.undecided:
                     log.undecided[transaction.number] = offset
                 transaction.written.setdefault(spot, []).append(offset)
-            log.append(key, value, now_ms if stamp_ms is None else stamp_ms, headers, offset)
-            offsets.append(offset)
-        for log in logs.values():
+            log.append(record, now_ms, offset)
             log.settle(now_ms, self.tombstone_ms)
+            offsets.append(offset)
         return offsets
 
     # Groups

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from streamflow.transports.base import Batch, Headers
+from streamflow.transports.base import Batch, Headers, Record
 
 # A compacted log is compacted when it has grown to this many times what the last compaction left.
 COMPACT_GROWTH = 3
 COMPACT_RECORDS_MIN = 2_000
 # A trimmed log is cut back when it is this much over its limit, so that a cut is paid for by many appends.
 TRIM_SLACK = 1.25
-KEEP_EVERY_TOMBSTONE = -1
 
 
 class PartitionLog:
@@ -83,22 +82,26 @@ class PartitionLog:
         """Everything below is decided: the last stable offset."""
         return min(self.undecided.values()) if self.undecided else self.end
 
-    def append(
-        self, key: bytes | None, value: bytes | None, stamp_ms: int, headers: Headers, offset: int
-    ) -> None:
-        """Adds a record at ``offset``, which is at or after `end`. Call `settle` after a run of them."""
-        self._offsets.append(offset)
-        self._keys.append(key)
-        self._values.append(value)
-        self._stamps_ms.append(stamp_ms)
-        if headers:
-            if self._headers is None:
-                self._headers = [()] * (len(self._offsets) - 1)
-            self._headers.append(headers)
-        elif self._headers is not None:
-            self._headers.append(())
-        self._size_bytes += len(key or b"") + len(value or b"")
-        self.end = offset + 1
+    def append(self, record: Record, now_ms: int, offset: int) -> None:
+        """Adds a record at ``offset``, which is at or after `end`. Call `settle` after it."""
+        self.end = offset
+        self.extend([record], now_ms)
+
+    def extend(self, records: Sequence[Record], now_ms: int) -> None:
+        """Adds records, all of this partition, from `end` on. Call `settle` after them."""
+        count = len(records)
+        keys = [record[2] for record in records]
+        values = [record[3] for record in records]
+        if self._headers is None and any(record[4] for record in records):
+            self._headers = [()] * len(self._offsets)
+        if self._headers is not None:
+            self._headers.extend(record[4] for record in records)
+        self._offsets.extend(range(self.end, self.end + count))
+        self._keys.extend(keys)
+        self._values.extend(values)
+        self._stamps_ms.extend([now_ms if record[5] is None else record[5] for record in records])
+        self._size_bytes += size_bytes(keys) + size_bytes(values)
+        self.end += count
 
     def settle(self, now_ms: int, tombstone_ms: int) -> None:
         """After a run of appends: bounds the log and wakes who waits for it."""
@@ -176,8 +179,7 @@ class PartitionLog:
         if count <= 0:
             return
         self.start = self._offsets[count - 1] + 1
-        self._size_bytes -= sum(len(key or b"") for key in self._keys[:count])
-        self._size_bytes -= sum(len(value or b"") for value in self._values[:count])
+        self._size_bytes -= size_bytes(self._keys[:count]) + size_bytes(self._values[:count])
         del self._offsets[:count], self._keys[:count], self._values[:count], self._stamps_ms[:count]
         if self._headers is not None:
             del self._headers[:count]
@@ -189,5 +191,8 @@ class PartitionLog:
         self._stamps_ms = [self._stamps_ms[i] for i in indices]
         if self._headers is not None:
             self._headers = [self._headers[i] for i in indices]
-        self._size_bytes = sum(len(key or b"") for key in self._keys)
-        self._size_bytes += sum(len(value or b"") for value in self._values)
+        self._size_bytes = size_bytes(self._keys) + size_bytes(self._values)
+
+
+def size_bytes(column: Iterable[bytes | None]) -> int:
+    return sum(map(len, filter(None, column)))
