@@ -1,0 +1,107 @@
+"""Key bytes -> partition: FNV-1a as the default, and the rules of other producers.
+
+FNV-1a: Fowler, Noll and Vo, draft-eastlake-fnv, 32 bits. murmur2: Austin Appleby's MurmurHash2 with
+the seed of Apache Kafka's Java client, which Faust uses too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamflow.errors import ConfigurationError
+
+Partitioner = Callable[[bytes, int], int]
+"""(key bytes, number of partitions) -> partition, from 0 up"""
+
+_FNV_OFFSET_BASIS = 0x811C9DC5
+_FNV_PRIME = 0x01000193
+_MURMUR2_SEED = 0x9747B28C
+_MURMUR2_M = 0x5BD1E995
+_U32 = 0xFFFFFFFF
+
+
+def fnv1a_32(key: bytes) -> int:
+    """The FNV-1a hash of 32 bits, unsigned."""
+    value = _FNV_OFFSET_BASIS
+    for byte in key:
+        value = (value ^ byte) * _FNV_PRIME & _U32
+    return value
+
+
+def murmur2_32(key: bytes) -> int:
+    """Kafka's murmur2 of 32 bits, unsigned (Java's ``int`` is the same bits, signed)."""
+    length = len(key)
+    whole = length & ~3
+    value = _MURMUR2_SEED ^ length
+    for at in range(0, whole, 4):
+        word = int.from_bytes(key[at : at + 4], "little") * _MURMUR2_M & _U32
+        word = (word ^ word >> 24) * _MURMUR2_M & _U32
+        value = value * _MURMUR2_M & _U32 ^ word
+    if length > whole:
+        value = (value ^ int.from_bytes(key[whole:], "little")) * _MURMUR2_M & _U32
+    value = (value ^ value >> 13) * _MURMUR2_M & _U32
+    return value ^ value >> 15
+
+
+def fnv1a(key: bytes, partitions: int) -> int:
+    """``FNV-1a-32(key) mod partitions``, unsigned: streamflow's default."""
+    value = _FNV_OFFSET_BASIS  # fnv1a_32 written out: this runs for every new key
+    for byte in key:
+        value = (value ^ byte) * _FNV_PRIME & _U32
+    return value % partitions
+
+
+def fnv1a_librdkafka(key: bytes, partitions: int) -> int:
+    """``abs(int32(FNV-1a-32(key))) mod partitions``: librdkafka's ``fnv1a`` and Sarama's hash partitioner.
+
+    The least int32 has no absolute value of 32 bits: both libraries then take 2**31 modulo partitions,
+    which is what unbounded integers give. librdkafka hashes a null key like an empty one.
+    """
+    value = fnv1a_32(key)
+    return (value if value < 0x80000000 else 0x100000000 - value) % partitions
+
+
+def murmur2(key: bytes, partitions: int) -> int:
+    """``toPositive(murmur2(key)) mod partitions``: the Java client's and Faust's.
+
+    ``toPositive`` clears the sign bit. The Java client places an empty key like any other and spreads
+    null keys; librdkafka calls this ``murmur2_random``.
+    """
+    return (murmur2_32(key) & 0x7FFFFFFF) % partitions
+
+
+PARTITIONERS: dict[str, Partitioner] = {
+    "fnv1a": fnv1a,
+    "fnv1a_librdkafka": fnv1a_librdkafka,
+    "murmur2": murmur2,
+}
+
+
+def partitioner_named(name: str) -> Partitioner:
+    """The rule of that name. Raises ConfigurationError."""
+    try:
+        return PARTITIONERS[name]
+    except KeyError:
+        known = ", ".join(PARTITIONERS)
+        raise ConfigurationError(f"partitioner={name!r}: there is none of that name, only {known}") from None
+
+
+class PartitionCache(dict[bytes, int]):
+    """Key bytes -> partition, remembered for at most ``keys_max`` keys: ``cache[key]`` always answers.
+
+    Hashing in Python costs 0.1 us a byte; a look-up that is found costs 0.03 us whatever the length.
+    """
+
+    __slots__ = ("_keys_max", "_partitioner", "_partitions")
+
+    def __init__(self, partitioner: Partitioner, partitions: int, keys_max: int = 65_536) -> None:
+        super().__init__()
+        self._partitioner = partitioner
+        self._partitions = partitions
+        self._keys_max = keys_max
+
+    def __missing__(self, key: bytes) -> int:
+        if len(self) >= self._keys_max:
+            self.clear()  # the keys in use are back after one look-up each
+        partition = self[key] = self._partitioner(key, self._partitions)
+        return partition
