@@ -1,0 +1,220 @@
+"""Who gets which partitions: co-partitioned, even, sticky; and what the workers tell each other with it.
+
+Runs in the group's leader. Partition ``p`` of all topics with the same number of partitions goes to
+one member: tables of co-partitioned topics need that. Members keep what they had as far as that
+leaves the load even. Two live members with one transactional id would abort each other's commits, so
+the second gets nothing and is told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
+
+from streamflow.transports.base import TopicPartition
+
+PROTOCOL_VERSION = 0
+# One number of partitions and one of its partitions: what has one owner.
+Unit = tuple[int, int]
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What a member says when it joins.
+
+    ``round``: of the assignment in which it got ``owned``; a claim from an older round counts less.
+    """
+
+    url: str
+    transactional_id: str | None
+    round: int = 0
+    owned: list[tuple[str, list[int]]] = []
+
+
+class Share(msgspec.Struct, frozen=True):
+    """One member in the map that every member gets."""
+
+    member_id: str
+    url: str
+    transactional_id: str | None
+    owned: list[tuple[str, list[int]]]
+
+    def partitions(self) -> frozenset[TopicPartition]:
+        return frozenset((topic, p) for topic, partitions in self.owned for p in partitions)
+
+
+class Map(msgspec.Struct, frozen=True):
+    """The whole assignment. ``refused``: members whose transactional id another live member has."""
+
+    round: int
+    shares: list[Share]
+    refused: list[str] = []
+
+
+EMPTY_MAP = Map(0, [])
+_encode = msgspec.msgpack.encode
+_offers = msgspec.msgpack.Decoder(Offer)
+_maps = msgspec.msgpack.Decoder(Map)
+
+
+class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
+    """One for each transport: it remembers what its member owns and what it learnt of the others.
+
+    aiokafka's base class has class methods; it calls them on whatever it was given, here an object.
+    """
+
+    name = "streamflow"
+
+    def __init__(self, url: str, transactional_id: str | None) -> None:
+        self._url = url
+        self._transactional_id = transactional_id
+        self.map = EMPTY_MAP
+        self._owned: list[tuple[str, list[int]]] = []
+
+    def metadata(self, topics: Iterable[str]) -> Any:
+        """What goes to the leader with the request to join."""
+        offer = Offer(self._url, self._transactional_id, self.map.round, self._owned)
+        return ConsumerProtocolMemberMetadata(PROTOCOL_VERSION, sorted(topics), _encode(offer))
+
+    def on_assignment(self, assignment: Any) -> None:
+        """Learns the map; called before the listener hears of the assignment."""
+        self.map = _maps.decode(assignment.user_data) if assignment.user_data else EMPTY_MAP
+        self._owned = [(topic, list(partitions)) for topic, partitions in assignment.assignment]
+
+    def assign(self, cluster: Any, members: Mapping[str, Any]) -> dict[str, Any]:
+        """The leader's work. ``members``: member id -> what its `metadata` returned."""
+        offers = {member: _decode_offer(metadata.user_data) for member, metadata in members.items()}
+        refused = refuse(offers)
+        wanted = {
+            member: frozenset(members[member].subscription) for member in offers if member not in refused
+        }
+        topics = sorted(frozenset().union(*wanted.values()))
+        counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+        shares = share_out(counts, wanted, claims(offers))
+        return self._answers(offers, shares, refused)
+
+    def _answers(
+        self, offers: Mapping[str, Offer], shares: Mapping[str, list[TopicPartition]], refused: Sequence[str]
+    ) -> dict[str, Any]:
+        owned = {member: _by_topic(shares.get(member, ())) for member in offers}
+        next_round = 1 + max(offer.round for offer in offers.values())
+        everything = Map(
+            next_round,
+            [
+                Share(member, offer.url, offer.transactional_id, owned[member])
+                for member, offer in sorted(offers.items())
+                if member not in refused
+            ],
+            list(refused),
+        )
+        user_data = _encode(everything)
+        return {
+            member: ConsumerProtocolMemberAssignment(PROTOCOL_VERSION, owned[member], user_data)
+            for member in offers
+        }
+
+
+def refuse(offers: Mapping[str, Offer]) -> list[str]:
+    """Members whose transactional id another one has, who was there before."""
+    keepers: dict[str, str] = {}
+    refused = []
+    # Who owned something in the newest round was there first.
+    for member in sorted(offers, key=lambda m: (-offers[m].round, not offers[m].owned, m)):
+        transactional_id = offers[member].transactional_id
+        if transactional_id is None or keepers.setdefault(transactional_id, member) == member:
+            continue
+        refused.append(member)
+    return refused
+
+
+def claims(offers: Mapping[str, Offer]) -> dict[TopicPartition, str]:
+    """partition -> the member that had it last."""
+    found: dict[TopicPartition, str] = {}
+    for member in sorted(offers, key=lambda m: (offers[m].round, m)):
+        for topic, partitions in offers[member].owned:
+            found.update(((topic, partition), member) for partition in partitions)
+    return found
+
+
+def share_out(
+    counts: Mapping[str, int],
+    wanted: Mapping[str, frozenset[str]],
+    owners: Mapping[TopicPartition, str],
+) -> dict[str, list[TopicPartition]]:
+    """member -> its partitions. Pure.
+
+    ``counts``: topic -> number of partitions (0: unknown, left out); ``wanted``: member -> topics it
+    subscribes to; ``owners``: who had a partition before.
+    """
+    load = dict.fromkeys(sorted(wanted), 0)  # member -> partitions so far
+    result: dict[str, list[TopicPartition]] = {member: [] for member in load}
+    for count, topics, candidates in _groups(counts, wanted):
+        had = {p: _former_owner(topics, p, owners) for p in range(count)}
+        for partition, member in _spread(count, candidates, had, load).items():
+            result[member] += [(topic, partition) for topic in topics]
+            load[member] += len(topics)
+    return result
+
+
+def _groups(
+    counts: Mapping[str, int], wanted: Mapping[str, frozenset[str]]
+) -> list[tuple[int, list[str], list[str]]]:
+    """(number of partitions, topics with it, members that may own them), the heaviest first.
+
+    All topics with one number stay together as long as one member wants them all: while a new
+    version of an app rolls out, its new topic must not tear apart what is joined with it.
+    """
+    groups = []
+    for count in sorted({count for count in counts.values() if count}):
+        topics = sorted(topic for topic, number in counts.items() if number == count)
+        together = sorted(member for member in wanted if wanted[member].issuperset(topics))
+        if together:
+            groups.append((count, topics, together))
+            continue
+        apart: dict[tuple[str, ...], list[str]] = {}
+        for topic in topics:
+            members = tuple(sorted(member for member in wanted if topic in wanted[member]))
+            apart.setdefault(members, []).append(topic)
+        groups += [(count, those, list(members)) for members, those in sorted(apart.items())]
+    return sorted(groups, key=lambda group: (-len(group[1]), -group[0], group[1]))
+
+
+def _former_owner(topics: Sequence[str], partition: int, owners: Mapping[TopicPartition, str]) -> str | None:
+    for topic in topics:
+        if (topic, partition) in owners:
+            return owners[topic, partition]
+    return None
+
+
+def _spread(
+    count: int, candidates: Sequence[str], had: Mapping[int, str | None], load: Mapping[str, int]
+) -> dict[int, str]:
+    """partition -> member: each gets ``count / members``, rounded; the least loaded get the odd ones."""
+    kept: dict[str, list[int]] = {member: [] for member in candidates}
+    for partition, member in sorted(had.items()):
+        if member in kept:
+            kept[member].append(partition)
+    share, odd = divmod(count, len(candidates))
+    by_need = sorted(candidates, key=lambda m: (load[m], -len(kept[m]), m))
+    quota = {member: share + (place < odd) for place, member in enumerate(by_need)}
+    result = {partition: member for member in candidates for partition in kept[member][: quota[member]]}
+    free = (partition for partition in range(count) if partition not in result)
+    for member in by_need:
+        missing = quota[member] - min(quota[member], len(kept[member]))
+        for partition in [next(free) for _ in range(missing)]:
+            result[partition] = member
+    return result
+
+
+def _decode_offer(user_data: bytes | None) -> Offer:
+    return _offers.decode(user_data) if user_data else Offer("", None)
+
+
+def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
+    found: dict[str, list[int]] = {}
+    for topic, partition in sorted(partitions):
+        found.setdefault(topic, []).append(partition)
+    return list(found.items())

@@ -1,0 +1,214 @@
+"""Membership of the group: joins, hears of its partitions, reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.structs import TopicPartition as KafkaPartition
+
+from streamflow.clock import Clock
+from streamflow.errors import ConfigurationError, TransportError
+from streamflow.transports.base import Assignment, Batch, Member, RebalanceListener, TopicPartition
+from streamflow.transports.kafka import columns
+from streamflow.transports.kafka.assignor import CopartitionedAssignor
+from streamflow.transports.kafka.columns import ColumnFetcher, replace_fetcher
+from streamflow.transports.kafka.getmany import RecordFetcher
+from streamflow.transports.kafka.offsets import GroupFence
+from streamflow.transports.kafka.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
+# aiokafka leaves the group of a consumer that does not fetch for so long; a recovery may take its time,
+# and a worker that hangs misses its heartbeats anyway.
+IDLE_MAX_MS = 2**31 - 1
+# Joining waits for the other members: a request must outlast a rebalance.
+JOIN_MARGIN_MS = 10_000
+
+
+def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
+    """aiokafka's consumer with what all of ours have in common; not started."""
+    return AIOKafkaConsumer(
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        fetch_max_wait_ms=settings.fetch_wait_ms,
+        max_partition_fetch_bytes=settings.fetch_bytes,
+        fetch_max_bytes=settings.fetch_bytes_max,
+        **options,
+        **settings.client_options(),
+    )
+
+
+async def start_consumer(
+    consumer: Any, settings: KafkaSettings, clock: Clock
+) -> ColumnFetcher | RecordFetcher:
+    """Starts it, with our reading side where aiokafka allows. Raises TransportError."""
+    try:
+        await asyncio.wait_for(consumer.start(), settings.start_timeout_ms / 1_000.0)
+    except (KafkaError, OSError, TimeoutError) as exc:
+        await stop_consumer(consumer)
+        raise TransportError(f"no broker of {', '.join(settings.bootstrap)} answers") from exc
+    if columns.supported():
+        return await replace_fetcher(consumer, clock)
+    log.warning("aiokafka is not the version that fast reading was written for: reading by getmany")
+    return RecordFetcher(consumer, clock)
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stops it, leaving the group; gives up after a while, for a broker that is gone can't be told."""
+    try:
+        await asyncio.wait_for(consumer.stop(), STOP_TIMEOUT_S)
+    except (KafkaError, OSError, TimeoutError) as exc:
+        log.warning("Stopping a consumer: %r", exc)
+
+
+class PausedAtFirst(SubscriptionState):  # type: ignore[misc]  # aiokafka ships no types
+    """Every partition is paused from the moment in which it is assigned.
+
+    It has a position, too, so that the Fetcher does not go and ask for the committed offset: it asks
+    in a version that does not see commits under way. The engine seeks before it resumes.
+    """
+
+    def assign_from_subscribed(self, assignment: Any) -> None:
+        super().assign_from_subscribed(assignment)
+        current = self.subscription.assignment
+        for tp in current.tps:
+            state = current.state_value(tp)
+            state.pause()
+            state.seek(0)
+
+
+class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """One worker's membership. `assignment` is the newest, None before the first and while it goes."""
+
+    def __init__(self, settings: KafkaSettings, clock: Clock, listener: RebalanceListener, url: str) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._listener = listener
+        self._assignor = CopartitionedAssignor(
+            url, settings.transactional_id if settings.transactions else None
+        )
+        self.assignment: Assignment | None = None
+        self._failure: Exception | None = None
+        self._fetcher: ColumnFetcher | RecordFetcher | None = None
+        self._consumer: Any = None
+
+    async def join(self, topics: Iterable[str]) -> None:
+        """Returns when the request to join is on its way. Raises TransportError."""
+        settings = self._settings
+        consumer = new_consumer(
+            settings,
+            group_id=settings.group_id,
+            group_instance_id=settings.group_instance_id,
+            partition_assignment_strategy=(self._assignor,),
+            session_timeout_ms=settings.session_timeout_ms,
+            rebalance_timeout_ms=settings.rebalance_timeout_ms,
+            heartbeat_interval_ms=settings.heartbeat_ms,
+            request_timeout_ms=settings.rebalance_timeout_ms + JOIN_MARGIN_MS,
+            max_poll_interval_ms=IDLE_MAX_MS,
+        )
+        consumer._subscription = PausedAtFirst()
+        self._fetcher = await start_consumer(consumer, settings, self._clock)
+        self._consumer = consumer
+        consumer.subscribe(list(topics), listener=self)
+
+    async def leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await stop_consumer(consumer)
+
+    async def fetch(self, wait_ms: float) -> list[Batch]:
+        """Raises TransportError; ConfigurationError when another live worker has our slot."""
+        if self._fetcher is None or self._consumer is None:
+            await self._clock.sleep_ms(wait_ms)
+            return []
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        try:
+            self._consumer._coordinator.check_errors()
+        except KafkaError as exc:
+            raise TransportError(f"the group {self._settings.group_id}: {exc!r}") from exc
+        return await self._fetcher.batches(wait_ms)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        tp = KafkaPartition(*partition)
+        try:
+            self._joined().seek(tp, offset)
+        except IllegalStateError as exc:
+            raise TransportError(f"{partition[0]}[{partition[1]}] is not assigned") from exc
+        if isinstance(self._fetcher, RecordFetcher):
+            self._fetcher.forget(tp)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Those that are not assigned (any more) are paused already."""
+        consumer = self._joined()
+        consumer.pause(*self._assigned(partitions))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        consumer = self._joined()
+        consumer.resume(*self._assigned(partitions))
+        if self._fetcher is not None:
+            self._fetcher.wake()
+
+    def _assigned(self, partitions: Iterable[TopicPartition]) -> list[KafkaPartition]:
+        assigned = self._joined().assignment()
+        return [tp for tp in (KafkaPartition(*partition) for partition in partitions) if tp in assigned]
+
+    def _joined(self) -> Any:
+        if self._consumer is None:
+            raise TransportError("not subscribed")
+        return self._consumer
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """aiokafka calls this before the first join too, when there is nothing to revoke."""
+        if self.assignment is None:
+            return
+        try:
+            await self._listener.on_revoked()
+        except Exception as exc:  # noqa: BLE001 - the next fetch raises it
+            self._fail(exc)
+        self.assignment = None
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        coordinator = self._consumer._coordinator
+        everything = self._assignor.map
+        if coordinator.member_id in everything.refused:
+            self._fail(
+                ConfigurationError(
+                    f"transactional_slot: another live worker of group {self._settings.group_id} has the id"
+                    f" {self._settings.transactional_id}; give each worker a slot of its own"
+                )
+            )
+        # Snapshot: these values change under us with the next rebalance, and this assignment is then void.
+        fence = GroupFence(
+            coordinator.generation,
+            coordinator.member_id,
+            coordinator._group_instance_id,
+            frozenset(share.transactional_id for share in everything.shares if share.transactional_id),
+        )
+        self.assignment = Assignment(
+            generation=coordinator.generation,
+            partitions=frozenset((tp.topic, tp.partition) for tp in assigned),
+            members=tuple(Member(s.member_id, s.url, s.partitions()) for s in everything.shares),
+            fence=fence,
+        )
+        try:
+            await self._listener.on_assigned(self.assignment)
+        except Exception as exc:  # noqa: BLE001 - the next fetch raises it
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        """The next fetch raises it: aiokafka would only log what a listener raises."""
+        log.error("The group %s: %r", self._settings.group_id, exc)
+        self._failure = exc
+        if isinstance(self._fetcher, ColumnFetcher):
+            self._fetcher.wake()

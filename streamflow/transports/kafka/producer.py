@@ -1,0 +1,271 @@
+"""An idempotent producer: batches in order, each once, every acknowledgement looked at.
+
+It is our own and not aiokafka's because a checkpoint knows all its records beforehand: no
+accumulator, no linger, no background task, and no way for a failed batch to go unnoticed
+(aiokafka commits a transaction some of whose batches have failed).
+
+One request is under way for each broker and one batch for each partition, so the order within a
+partition is the order given, through any number of retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import InitProducerIdRequest
+
+from streamflow.clock import Clock
+from streamflow.errors import RecordTooLarge, TransportError
+from streamflow.transports.base import Record, TopicPartition
+from streamflow.transports.kafka import batches, wire
+from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
+from streamflow.transports.kafka.settings import KafkaSettings
+
+ALL_REPLICAS = -1
+NO_TIMEOUT_MS = 2**31 - 1
+# Sequence numbers are 31 bits wide and begin again at 0.
+SEQUENCE_MASK = 0x7FFFFFFF
+REQUEST_BYTES_MAX = 4 << 20
+
+
+class ProducerFenced(TransportError):
+    """A newer life of this producer has begun, or the coordinator gave up its transaction: nothing stays."""
+
+
+class Refused(TransportError):
+    """The broker answered with an error that asking again does not cure. ``code``: the protocol's number."""
+
+    def __init__(self, doing: str, code: int) -> None:
+        self.code = code
+        super().__init__(f"{doing}: {wire.error_name(code)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What InitProducerId gave: each call begins a new life and fences the one before."""
+
+    producer_id: int
+    epoch: int
+
+
+def refusal(doing: str, code: int) -> TransportError:
+    if code in wire.PRODUCER_FENCED:
+        return ProducerFenced(f"{doing}: {wire.error_name(code)}")
+    return Refused(doing, code)
+
+
+async def begin_life(
+    connection: Connection, transactional_id: str | None, transaction_timeout_ms: int, deadline: Deadline
+) -> Life:
+    """InitProducerId: fences all older users of the id, and ends what they left open.
+
+    Returns when that transaction is decided. Raises TransportError.
+    """
+    request = InitProducerIdRequest(
+        transactional_id=transactional_id, transaction_timeout_ms=transaction_timeout_ms
+    )
+    place = None if transactional_id is None else (Coordinator.TRANSACTION, transactional_id)
+    answer = await connection.ask_coordinator(place, request, lambda a: (a.error_code,), deadline)
+    if answer.error_code != wire.NONE:
+        raise refusal(f"InitProducerId for {transactional_id}", answer.error_code)
+    return Life(answer.producer_id, answer.producer_epoch)
+
+
+class Producer:
+    """``transactional_id`` None: idempotent only. Not safe for two writes at a time; callers lock."""
+
+    def __init__(
+        self, connection: Connection, settings: KafkaSettings, clock: Clock, transactional_id: str | None
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._clock = clock
+        self.transactional_id = transactional_id
+        self._life: Life | None = None
+        self._beginning = asyncio.Lock()
+        self._sequences: dict[TopicPartition, int] = {}  # partition -> sequence number of its next record
+
+    @property
+    def life(self) -> Life | None:
+        """The life that writes now, if there is one."""
+        return self._life
+
+    async def ready(self, deadline: Deadline) -> Life:
+        """The life that writes now; begins one where there is none. Raises TransportError."""
+        async with self._beginning:
+            if self._life is None:
+                timeout_ms = self._settings.transaction_timeout_ms
+                self._life = await begin_life(
+                    self._connection,
+                    self.transactional_id,
+                    timeout_ms if self.transactional_id else NO_TIMEOUT_MS,
+                    deadline,
+                )
+                self._sequences.clear()
+            return self._life
+
+    def end_life(self) -> None:
+        """The next use begins a new life.
+
+        Called when it is unclear what the broker has of this one: a batch that was given up leaves a
+        gap in the sequence, and a late one must find its epoch fenced.
+        """
+        self._life = None
+
+    async def write(self, records: Sequence[Record], deadline: Deadline) -> list[batches.Building]:
+        """Writes the records; returns their batches when each of them is acknowledged.
+
+        Raises RecordTooLarge or TransportError; then some may have been written, and the life has ended.
+        """
+        life = await self.ready(deadline)
+        done: list[batches.Building] = []
+        queues = self._build(records, range(len(records)))
+        try:
+            attempt = 0
+            while queues:
+                before = len(done)
+                await self._round(life, records, queues, done, deadline)
+                if len(done) == before:
+                    await deadline.back_off(attempt)
+                    attempt += 1
+                deadline.check("waiting for the acknowledgements of the records")
+        except BaseException:
+            self.end_life()
+            raise
+        return done
+
+    def _build(
+        self, records: Sequence[Record], indices: Iterable[int]
+    ) -> dict[TopicPartition, deque[batches.Building]]:
+        return batches.build(
+            records,
+            indices,
+            self._settings.batch_bytes,
+            self._clock.now_ms(),
+            transactional=self.transactional_id is not None,
+        )
+
+    async def _round(
+        self,
+        life: Life,
+        records: Sequence[Record],
+        queues: dict[TopicPartition, deque[batches.Building]],
+        done: list[batches.Building],
+        deadline: Deadline,
+    ) -> None:
+        """Sends the first batch of each partition, and takes those acknowledged off ``queues``."""
+        leaders = await self._connection.leaders(queues, deadline)
+        requests = [
+            self._send(node_id, life, [queues[spot][0] for spot in spots], deadline)
+            for node_id, spots in leaders.items()
+        ]
+        # All are awaited even if one fails: no request of ours may be under way when the caller aborts.
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        refresh = False
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, TransportError):
+                    raise answer
+                refresh = True  # Nobody knows what came of it; the same bytes are sent again.
+                continue
+            for batch, code, base_offset in answer:
+                if code == wire.NONE:
+                    self._acknowledged(batch, base_offset, queues, done)
+                elif code in wire.TOO_LARGE:
+                    self._split(records, batch, queues)
+                elif code in wire.LEADER_MOVED:
+                    refresh = True
+                elif code not in wire.LEADER_BUSY:
+                    raise refusal(f"writing to {batch.spot[0]}[{batch.spot[1]}]", code)
+        if refresh:
+            await self._connection.refresh(deadline)
+
+    def _acknowledged(
+        self,
+        batch: batches.Building,
+        base_offset: int,
+        queues: dict[TopicPartition, deque[batches.Building]],
+        done: list[batches.Building],
+    ) -> None:
+        spot = batch.spot
+        batch.base_offset = base_offset
+        self._sequences[spot] = (self._sequences.get(spot, 0) + len(batch)) & SEQUENCE_MASK
+        queues[spot].popleft()
+        if not queues[spot]:
+            del queues[spot]
+        done.append(batch)
+
+    def _split(
+        self,
+        records: Sequence[Record],
+        batch: batches.Building,
+        queues: dict[TopicPartition, deque[batches.Building]],
+    ) -> None:
+        """Two halves for a batch that the topic finds too large; its records may fit by themselves.
+
+        The broker refuses before it counts: the halves take the same place in the sequence.
+        """
+        topic, partition = batch.spot
+        if len(batch) == 1:
+            record = records[batch.indices[0]]
+            size = len(record.key or b"") + len(record.value or b"")
+            raise RecordTooLarge(f"a record of {size} bytes is too large for {topic}[{partition}]")
+        queue = queues[batch.spot]
+        queue.popleft()
+        middle = len(batch) // 2
+        for half in (batch.indices[middle:], batch.indices[:middle]):
+            queue.extendleft(reversed(self._build(records, half)[batch.spot]))
+
+    async def _send(
+        self, node_id: int, life: Life, ready: list[batches.Building], deadline: Deadline
+    ) -> list[tuple[batches.Building, int, int]]:
+        """One request; (batch, error code, base offset) for each batch that the broker answered."""
+        sent: dict[TopicPartition, batches.Building] = {}
+        topics: dict[str, list[tuple[int, bytes]]] = {}
+        size_bytes = 0
+        for batch in ready:
+            data = batch.seal(life.producer_id, life.epoch, self._sequences.get(batch.spot, 0))
+            size_bytes += len(data)
+            if sent and size_bytes > REQUEST_BYTES_MAX:
+                break  # The next round sends the rest.
+            sent[batch.spot] = batch
+            topics.setdefault(batch.spot[0], []).append((batch.spot[1], data))
+        request = ProduceRequest(
+            transactional_id=self.transactional_id,
+            required_acks=ALL_REPLICAS,
+            timeout=self._settings.request_timeout_ms,
+            topics=list(topics.items()),
+        )
+        answer = await self._connection.ask(node_id, request, deadline)
+        return [
+            (sent[topic, partition], code, base_offset)
+            for topic, rows in answer.topics
+            for partition, code, base_offset, *_ in rows
+        ]
+
+
+def ends(written: Iterable[batches.Building]) -> dict[TopicPartition, int]:
+    """partition -> the offset behind its last record."""
+    found: dict[TopicPartition, int] = {}
+    for batch in written:  # within a partition in order
+        found[batch.spot] = batch.base_offset + len(batch)
+    return found
+
+
+def offsets(written: Iterable[batches.Building], count: int) -> list[int]:
+    """The offset of each of the ``count`` records."""
+    found = [-1] * count
+    for batch in written:
+        for place, index in enumerate(batch.indices):
+            found[index] = batch.base_offset + place
+    return found
+
+
+def partition_codes(answer: Any) -> list[int]:
+    """Error codes of an answer that lists topics and partitions under ``errors``."""
+    return [row[1] for _, rows, *_ in answer.errors for row in rows]

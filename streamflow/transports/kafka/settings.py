@@ -1,0 +1,119 @@
+"""How to reach a Kafka cluster, and the limits of this driver. Credentials never show in ``repr``."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamflow.errors import ConfigurationError
+
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER")
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Raises ConfigurationError for what can't work.
+
+    Attributes:
+        bootstrap: ``host:port`` of one or more brokers.
+        group_id: the consumer group; the app's id.
+        transactional_slot: tells this worker's transactional id from the others'; stable over restarts,
+            unique among live workers. Empty: the host's name.
+        transactions: off for brokers that have none; commits are then at least once.
+        group_instance_id: static membership of the group, or ``None``.
+        allow_sasl_without_tls: credentials may travel in clear.
+        fetch_bytes: what one fetch may return of one partition; larger ones fall out of the caches.
+        fetch_wait_ms: how long the broker holds an empty fetch. A resumed partition waits for the
+            fetch under way, so this bounds how late it is.
+        batch_bytes: what one produced batch holds at most, unless one record is larger.
+        commit_timeout_ms: when a commit that is not decided yet is given up; below the transaction timeout.
+        decide_timeout_ms: how long a sent decision is asked for again before its outcome is unknown.
+    """
+
+    bootstrap: tuple[str, ...]
+    group_id: str
+    client_id: str = "streamflow"
+    transactional_slot: str = ""
+    transactions: bool = True
+    group_instance_id: str | None = None
+
+    security_protocol: str = "PLAINTEXT"
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = field(default=None, repr=False)
+    sasl_password: str | None = field(default=None, repr=False)
+    sasl_token_provider: Any = field(default=None, repr=False)
+    allow_sasl_without_tls: bool = False
+
+    session_timeout_ms: int = 10_000
+    rebalance_timeout_ms: int = 30_000
+    heartbeat_ms: int = 3_000
+    transaction_timeout_ms: int = 10_000
+    commit_timeout_ms: int = 8_000
+    decide_timeout_ms: int = 15_000
+    committed_timeout_ms: int = 60_000
+    request_timeout_ms: int = 5_000
+    start_timeout_ms: int = 15_000
+    fetch_wait_ms: int = 100
+    fetch_bytes: int = 1 << 20
+    fetch_bytes_max: int = 50 << 20
+    batch_bytes: int = 256 << 10
+
+    def __post_init__(self) -> None:
+        if not self.bootstrap or not isinstance(self.bootstrap, tuple):
+            raise ConfigurationError("bootstrap: give a tuple of at least one 'host:port'")
+        if any("@" in server for server in self.bootstrap):
+            # What stands before the @ would be printed with every connection error.
+            raise ConfigurationError("bootstrap: no user or password here; use sasl_username, sasl_password")
+        if not self.group_id:
+            raise ConfigurationError("group_id: must not be empty")
+        if self.transactions and self.commit_timeout_ms >= self.transaction_timeout_ms:
+            raise ConfigurationError(
+                f"commit_timeout_ms ({self.commit_timeout_ms}) must be below"
+                f" transaction_timeout_ms ({self.transaction_timeout_ms})"
+            )
+        self._check_security()
+
+    def _check_security(self) -> None:
+        protocol = self.security_protocol
+        if protocol not in SECURITY_PROTOCOLS:
+            raise ConfigurationError(f"security_protocol: {protocol!r} is none of {SECURITY_PROTOCOLS}")
+        if protocol.endswith("SSL") and self.ssl_context is None:
+            raise ConfigurationError(f"security_protocol {protocol} needs an ssl_context")
+        if not protocol.startswith("SASL"):
+            if self.sasl_username or self.sasl_password or self.sasl_token_provider:
+                raise ConfigurationError(f"credentials are given, but security_protocol is {protocol}")
+            return
+        if self.sasl_mechanism not in SASL_MECHANISMS:
+            raise ConfigurationError(f"sasl_mechanism: {self.sasl_mechanism!r} is none of {SASL_MECHANISMS}")
+        if protocol == "SASL_PLAINTEXT" and not self.allow_sasl_without_tls:
+            raise ConfigurationError(
+                "security_protocol SASL_PLAINTEXT sends credentials in clear: use SASL_SSL,"
+                " or say so with allow_sasl_without_tls=True"
+            )
+
+    @property
+    def transactional_id(self) -> str:
+        """App id and slot: names this worker's transactional producer over its restarts."""
+        return f"{self.group_id}-{self.transactional_slot or socket.gethostname()}"
+
+    def client_options(self) -> dict[str, Any]:
+        """Keyword arguments that every client of aiokafka takes."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": list(self.bootstrap),
+            "client_id": self.client_id,
+            "security_protocol": self.security_protocol,
+            "ssl_context": self.ssl_context,
+            "retry_backoff_ms": 100,
+        }
+        if self.security_protocol.startswith("SASL"):
+            options |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password,
+                "sasl_oauth_token_provider": self.sasl_token_provider,
+            }
+        return options

@@ -1,0 +1,162 @@
+"""Topics: which exist, with how many partitions, from where to where; and their creation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.offset import OffsetRequest
+
+from streamflow.errors import TransportError
+from streamflow.transports.base import TopicPartition, TopicSpec
+from streamflow.transports.kafka import wire
+from streamflow.transports.kafka.connection import Connection, Deadline
+
+TOPICS_TIMEOUT_MS = 30_000
+OFFSETS_TIMEOUT_MS = 15_000
+EARLIEST = -2
+LATEST = -1
+READ_UNCOMMITTED = 0
+BROKER_CHOOSES = -1
+
+
+class Topics:
+    """Asks for topics and makes them, over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """topic -> number of partitions; missing ones are left out."""
+        deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
+        return {topic: len(leaders) for topic, leaders in (await self._leaders(topics, deadline)).items()}
+
+    async def create(self, specs: Iterable[TopicSpec]) -> None:
+        """Creates what is missing; returns when each partition of it has a leader. Raises TransportError."""
+        deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
+        wanted = {spec.name: spec for spec in specs}
+        existing = await self._leaders(wanted, deadline)
+        missing = [spec for name, spec in wanted.items() if name not in existing]
+        if not missing:
+            return
+        attempt = 0
+        while missing := await self._create(missing, deadline):
+            await deadline.back_off(attempt)
+            deadline.check(f"creating topic {missing[0].name}")
+            attempt += 1
+        await self._wait_visible(wanted, deadline)
+
+    async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return await self._offsets(partitions, EARLIEST)
+
+    async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        # Uncommitted: under read committed the broker would name the last stable offset.
+        return await self._offsets(partitions, LATEST)
+
+    async def _leaders(self, topics: Iterable[str], deadline: Deadline) -> dict[str, list[int]]:
+        """topic -> the leader of each of its partitions (-1: none), for those that exist."""
+        names = sorted(set(topics))
+        if not names:
+            return {}
+        # Asking must not create: a broker may make whatever topic is named to it.
+        request = MetadataRequest(names, allow_auto_topic_creation=False)
+        attempt = 0
+        while True:
+            try:
+                answer = await self._connection.ask_any(request, deadline)
+            except TransportError:
+                await deadline.back_off(attempt)
+                if deadline.left_s() <= 0:
+                    raise
+                attempt += 1
+            else:
+                # Each topic: error code, name, internal, partitions (error code, partition, leader, ...)
+                return {
+                    name: [leader for _, _, leader, *_ in partitions]
+                    for code, name, _, partitions in answer.topics
+                    if code == wire.NONE
+                }
+
+    async def _create(self, specs: list[TopicSpec], deadline: Deadline) -> list[TopicSpec]:
+        """Asks once; returns those that have to be asked for again."""
+        topics: list[Any] = [
+            (spec.name, spec.partitions, BROKER_CHOOSES, [], _configs(spec)) for spec in specs
+        ]
+        request = wire.CreateTopicsRequest(topics, TOPICS_TIMEOUT_MS, False)
+        try:
+            answer = await self._connection.ask_any(request, deadline)
+        except TransportError:
+            if deadline.left_s() <= 0:
+                raise
+            await self._connection.refresh(deadline)
+            return specs
+        again = set()
+        for name, code, message in answer.topic_errors:
+            if code in wire.COORDINATOR_MOVED | wire.COORDINATOR_BUSY or code == wire.NOT_CONTROLLER:
+                again.add(name)
+            elif code not in (wire.NONE, wire.TOPIC_ALREADY_EXISTS):
+                raise TransportError(f"creating topic {name}: {wire.error_name(code)}: {message}")
+        return [spec for spec in specs if spec.name in again]
+
+    async def _wait_visible(self, wanted: Iterable[str], deadline: Deadline) -> None:
+        names = set(wanted)
+        attempt = 0
+        while True:
+            found = await self._leaders(names, deadline)
+            pending = {name for name in names if name not in found or min(found[name], default=-1) < 0}
+            if not pending:
+                return
+            await deadline.back_off(attempt)
+            deadline.check(f"topic {min(pending)} was created and does not show")
+            attempt += 1
+
+    async def _offsets(self, partitions: Iterable[TopicPartition], which: int) -> dict[TopicPartition, int]:
+        deadline = self._connection.deadline(OFFSETS_TIMEOUT_MS)
+        missing = set(partitions)
+        found: dict[TopicPartition, int] = {}
+        attempt = 0
+        while missing:
+            for node_id, mine in (await self._connection.leaders(missing, deadline)).items():
+                request = OffsetRequest(
+                    -1,
+                    READ_UNCOMMITTED,
+                    [(topic, [(p, which) for p in ps]) for topic, ps in wire.by_topic(mine)],
+                )
+                try:
+                    answer = await self._connection.ask(node_id, request, deadline)
+                except TransportError:
+                    if deadline.left_s() <= 0:
+                        raise
+                else:
+                    found |= _found_offsets(answer)
+            missing -= found.keys()
+            if missing:
+                await self._connection.refresh(deadline)
+                await deadline.back_off(attempt)
+                deadline.check(f"the offsets of {min(missing)}")
+                attempt += 1
+        return found
+
+
+def _configs(spec: TopicSpec) -> list[tuple[str, str]]:
+    configs = []
+    if spec.compacted:
+        configs.append(("cleanup.policy", "compact"))
+    if spec.retention_ms is not None:
+        configs.append(("retention.ms", str(spec.retention_ms)))
+    if spec.record_bytes_max is not None:
+        configs.append(("max.message.bytes", str(spec.record_bytes_max)))
+    return configs
+
+
+def _found_offsets(answer: Any) -> dict[TopicPartition, int]:
+    """What the answer holds; raises TransportError for what asking again won't cure."""
+    found: dict[TopicPartition, int] = {}
+    for topic, rows in answer.topics:
+        for partition, code, _, offset, *_ in rows:
+            if code == wire.NONE:
+                found[topic, partition] = offset
+            elif code not in wire.LEADER_MOVED | wire.LEADER_BUSY:
+                raise TransportError(f"the offsets of {topic}[{partition}]: {wire.error_name(code)}")
+    return found
