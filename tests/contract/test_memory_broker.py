@@ -172,7 +172,12 @@ async def test_injected_errors_have_no_effect_and_a_dead_client_does_nothing(mak
     broker = make()
     worker, client, assignment = await joined(broker)
     broker.faults = Faults(error_chance=1.0)
-    for call in (client.send(numbered("log", 0, [1])), client.fetch(1), client.committed([SPOT])):
+    failing: list[Awaitable[object]] = [
+        client.send(numbered("log", 0, [1])),
+        client.fetch(1),
+        client.committed([SPOT]),
+    ]
+    for call in failing:
         with pytest.raises(TransportError):
             await call
     broker.faults = None
@@ -182,9 +187,9 @@ async def test_injected_errors_have_no_effect_and_a_dead_client_does_nothing(mak
         client.fetch(1),
         client.commit(Commit(assignment, numbered("log", 0, [2]), {SPOT: 1})),
     ]
-    for call in dead:
+    for dead_call in dead:
         with pytest.raises(ClientKilled):
-            await call
+            await dead_call
     await worker.client.stop()
     assert await texts(broker) == []
 
