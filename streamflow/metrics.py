@@ -224,7 +224,7 @@ class Metrics:
         self._process_metrics()
 
     def on_collect(self, collector: Callable[[], None]) -> None:
-        """``collector`` is called before each rendering, to set gauges that are cheaper to ask than to keep."""
+        """``collector`` is called before each rendering: for gauges that are cheaper asked than kept."""
         self._collectors.append(collector)
 
     def render(self, openmetrics: bool = False) -> str:

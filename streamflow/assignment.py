@@ -1,0 +1,274 @@
+"""What is ours: everything that one worker holds for the partitions of one assignment.
+
+`Ours` is made anew with each assignment and dropped with it. Its `cut` takes, in one synchronous
+step, all that is to be durable; its `committed` folds that into what may be shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamflow.folds import Fold, FoldSpec, State
+from streamflow.hand import Sent
+from streamflow.progress import Progress, ProgressKey
+from streamflow.shuffle import Closing, RowId, SecondStage, Sender
+from streamflow.stores.base import MISSING, Rows
+from streamflow.streams import Agent
+from streamflow.tables import AgentTable, TablePartition, keep_out
+from streamflow.transports.base import Assignment, Record, TopicPartition
+
+Emit = Callable[[FoldSpec, int, Any, State], Record]
+"""(aggregate, window start, group key, state) -> the record of a closed row"""
+
+
+@dataclass(slots=True)
+class FoldPart:
+    """One source partition of a declared aggregate. ``sender`` is ``None`` where nothing moves."""
+
+    fold: Fold
+    part: TablePartition
+    progress: Progress
+    sender: Sender | None
+    shown_closed_to_ms: int | None = None  # as of the newest durable checkpoint
+    closed: list[int] = field(default_factory=list)  # starts that the cut closes
+
+    def close(self, emit: Emit | None, records: list[Record]) -> None:
+        """Where rows are owned here: emits what this cut's watermark closes, and notes it in the progress."""
+        self.closed = []
+        window, watermark_ms = self.fold.spec.window, self.progress.watermark_ms
+        before_ms = self.progress.closed_to_ms
+        if window is None or watermark_ms is None or self.sender is not None or watermark_ms == before_ms:
+            return
+        cut = self.part.cut or {}
+        first = None if before_ms is None else window.first_open_start(before_ms)
+        starts = {start for start in (*self.part.store.starts(), *cut) if first is None or start >= first}
+        for start in sorted(starts):
+            if not window.closed(start, watermark_ms):
+                break
+            self.closed.append(start)
+            if emit is not None:
+                rows = {**self.part.store.window(start), **cut.get(start, {})}
+                records.extend(emit(self.fold.spec, start, key, state) for key, state in rows.items())
+        if self.closed:
+            self.progress.closed_to_ms = watermark_ms
+            self.progress.changed = True
+
+
+@dataclass(slots=True)
+class Folded:
+    """What a durable checkpoint did to one partition of a table, for those who watch it."""
+
+    table: str
+    partition: int
+    rows: Rows = field(default_factory=dict)
+    expired: dict[int, list[Any]] = field(default_factory=dict)  # start -> keys
+    closed: list[int] = field(default_factory=list)
+
+
+Watcher = Callable[[list[Folded]], None]
+
+
+class Ours:
+    """Everything held for one assignment.
+
+    ``clock_ms`` is a monotonic time. ``counts`` is topic -> number of partitions, ``progress_topic``
+    where progress goes. ``emit`` makes the record of a closed row.
+    """
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        *,
+        agents: Iterable[Agent],
+        tables: Iterable[AgentTable],
+        progress_topic: tuple[str, int],
+        emit: Emit,
+        clock_ms: Callable[[], float],
+    ) -> None:
+        self.assignment = assignment
+        self.agents = list(agents)
+        self.tables = list(tables)
+        self.folds: list[FoldPart] = []
+        self.stages: list[SecondStage] = []
+        self.progress: dict[ProgressKey, Progress] = {}
+        self.end_offsets: dict[TopicPartition, int] = {}  # last stable offset that a fetch told
+        self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
+        self.dead_letters: list[Record] = []
+        self.notes: list[Record] = []  # declarations and the like, written with the next checkpoint
+        self.taken = 0  # records taken since the newest cut
+        self._progress_topic, self._progress_partitions = progress_topic
+        self._emit = emit
+        self._clock_ms = clock_ms
+        self._sent: list[Sent] = []
+        self._hurry = False
+
+    def source_partitions(self) -> list[TopicPartition]:
+        return sorted(self.assignment.partitions)
+
+    def lag(self, progress: Progress) -> int | None:
+        """Records that a consumer has still to take; ``None`` while the end is not known."""
+        end = self.end_offsets.get((progress.topic, progress.partition))
+        return None if end is None else max(0, end - progress.position)
+
+    def hurry(self) -> None:
+        """The next cut sends every mark that has moved, for it may be this assignment's last."""
+        self._hurry = True
+
+    def due(self) -> bool:
+        """Is there anything that a checkpoint would make durable?"""
+        if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
+            return True
+        if any(agent.outbox or agent.hand.chunk is not None for agent in self.agents):
+            return True
+        now_ms = self._clock_ms()
+        return any(stage.due() for stage in self.stages) or any(
+            f.sender is not None and f.sender.due(f.progress, self.lag(f.progress), now_ms)
+            for f in self.folds
+        )
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The group's offsets: for each partition the least position of its consumers."""
+        least: dict[TopicPartition, int] = {}
+        for progress in self.progress.values():
+            at = (progress.topic, progress.partition)
+            if at in self.assignment.partitions and progress.position < least.get(at, progress.position + 1):
+                least[at] = progress.position
+        return least
+
+    # -- the checkpoint's side -----------------------------------------------------------------
+
+    def cut(self) -> tuple[list[Record], dict[TopicPartition, int]]:
+        """Takes all that is to be durable; returns the records, in order, and the group's offsets.
+
+        Synchronous: no event is torn. The order of records within a partition is part of the rules:
+        shares stand before the mark that covers them.
+        """
+        records: list[Record] = []
+        for agent in self.agents:
+            agent.settle()
+            self._sent.extend(agent.outbox)
+            agent.outbox = []
+        self._cut_tables(records)
+        now_ms = self._clock_ms()
+        for folded in self.folds:
+            if folded.sender is not None:
+                lag = self.lag(folded.progress)
+                folded.sender.marks(folded.progress, lag, now_ms, records, now=self._hurry)
+        records.extend(record for _, record, _ in self._sent)
+        records.extend(self.dead_letters)
+        records.extend(self.notes)
+        for folded in self.folds:
+            emits = folded.fold.spec.emit_closed is not None
+            folded.close(self._emit if emits else None, records)
+        for stage in self.stages:
+            stage.cut(records, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
+        self._cut_progress(records)
+        self.dead_letters, self.notes, self.taken = [], [], 0
+        return records, self.offsets()
+
+    def _cut_tables(self, records: list[Record]) -> None:
+        for table in self.tables:
+            for part in table.parts.values():
+                part.begin_cut(self._furthest_writer_ms(part))
+        for folded in self.folds:
+            folded.part.begin_cut(folded.progress.watermark_ms)
+        for agent in self.agents:
+            keep_out(agent.hand)
+        for part in self.table_partitions():
+            part.emit(records)
+        for folded in self.folds:
+            if folded.sender is not None:
+                folded.sender.shares(folded.part, records)
+
+    def table_partitions(self) -> Iterator[TablePartition]:
+        for table in self.tables:
+            yield from table.parts.values()
+        for folded in self.folds:
+            yield folded.part
+
+    def _furthest_writer_ms(self, part: TablePartition) -> int | None:
+        marks = [
+            progress.watermark_ms
+            for agent in self.agents
+            if agent.spec.consumer in part.writers
+            and (progress := agent.progress.get(part.partition)) is not None
+            and progress.watermark_ms is not None
+        ]
+        return max(marks, default=None)
+
+    def _stage_emit(self, stage: SecondStage) -> Callable[[int, Any, State], Record]:
+        return lambda start, group, state: self._emit(stage.spec, start, group, state)
+
+    def _cut_progress(self, records: list[Record]) -> None:
+        for table in self.tables:
+            for part in table.parts.values():
+                at = (table_consumer(table.spec.name), "", part.partition)
+                if part.expired_to_ms is not None:
+                    self.progress[at].raise_watermark(part.expired_to_ms)
+        for progress in self.progress.values():
+            if progress.changed:
+                progress.changed = False
+                partition = progress.partition % self._progress_partitions
+                records.append(
+                    Record(self._progress_topic, partition, progress.record_key(), progress.record_value())
+                )
+
+    def committed(self) -> list[Folded]:
+        """The cut is durable: folds it into the checkpointed rows. Returns what became visible."""
+        seen: list[Folded] = []
+        for table in self.tables:
+            for part in table.parts.values():
+                seen.append(_fold(part))
+        for folded in self.folds:
+            change = _fold(folded.part)
+            folded.shown_closed_to_ms = folded.progress.closed_to_ms
+            change.closed = folded.closed
+            if folded.sender is None:
+                seen.append(change)
+        seen.extend(_stage_folded(stage, stage.committed()) for stage in self.stages)
+        for _, record, future in self._sent:
+            if future is not None and not future.done():
+                future.set_result(record)
+        self._sent = []
+        return [change for change in seen if change.rows or change.expired or change.closed]
+
+    def drop(self) -> None:
+        """The partitions are gone: so is everything held for them."""
+        for agent in self.agents:
+            agent.clear()
+        for table in self.tables:
+            table.parts.clear()
+        for folded in self.folds:
+            folded.fold.parts.clear()
+        for _, _, future in self._sent:
+            if future is not None and not future.done():
+                future.set_exception(asyncio.CancelledError())
+        self._sent = []
+
+
+def table_consumer(name: str) -> str:
+    """The name under which a table in Faust's form keeps its own progress."""
+    return f"table:{name}"
+
+
+def _fold(part: TablePartition) -> Folded:
+    assert part.cut is not None
+    expired = {start: list(part.store.window(start)) for start in part.drops}
+    rows = {start: rows for start, rows in part.cut.items() if start not in expired}
+    part.fold_cut()
+    return Folded(part.spec.name, part.partition, rows, expired)
+
+
+def _stage_folded(stage: SecondStage, closing: Closing | None) -> Folded:
+    change = Folded(stage.spec.name, stage.partition)
+    if closing is not None:
+        change.closed = sorted({start for start, _ in closing.rows})
+        change.expired = {start: list(stage.shares.get(start, ())) for start in closing.expired}
+        stage.forget(closing)
+    return change
+
+
+__all__ = ["MISSING", "FoldPart", "Folded", "Ours", "RowId", "Watcher", "table_consumer"]

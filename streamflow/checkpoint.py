@@ -1,0 +1,93 @@
+"""The atomic commit, in numbered steps. It alone makes progress durable.
+
+Steps 1 and 5 stand here, 3 and 4 (acknowledgements, the group's offsets under the fence, the
+decision) are the transport's `commit`, whose contract is atomicity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from streamflow.assignment import Folded, Ours
+from streamflow.clock import Clock
+from streamflow.errors import CommitAborted
+from streamflow.transports.base import Commit, TopicPartition, Transport
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST_MS = 50.0
+RETRY_MAX_MS = 2_000.0
+
+
+class Checkpoint:
+    """Runs the checkpoints of one assignment, one at a time.
+
+    ``watcher`` is told, synchronously, what each one made visible. ``attempts_max`` bounds how often
+    a commit that had no effect is tried (``None``: until it works).
+    """
+
+    def __init__(
+        self, ours: Ours, transport: Transport, clock: Clock, watcher: Callable[[list[Folded]], None]
+    ) -> None:
+        self.attempts_max: int | None = None
+        self.in_flight = False
+        self.closed = False
+        self.last_seconds = 0.0
+        self._ours = ours
+        self._transport = transport
+        self._clock = clock
+        self._watcher = watcher
+        self._lock = asyncio.Lock()
+        self._committed: dict[TopicPartition, int] = {}
+
+    async def run(self) -> bool:
+        """One checkpoint; False if there was nothing to make durable, or if no more may be made.
+
+        Raises Fenced, CommitUnknown, and CommitAborted after the last attempt. After each of them
+        this assignment makes no more checkpoints: what it holds in memory is to be dropped.
+        """
+        async with self._lock:
+            if self.closed or not self._ours.due():
+                return False
+            try:
+                await self._run()
+            except BaseException:
+                # A cut whose fate is open must never be followed by another one.
+                self.closed = True
+                raise
+            return True
+
+    async def _run(self) -> None:
+        began_ms = self._clock.monotonic_ms()
+        # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
+        records, offsets = self._ours.cut()
+        if records or offsets != self._committed:
+            # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
+            self.in_flight = True
+            try:
+                await self._commit(Commit(self._ours.assignment, records, offsets))
+            finally:
+                self.in_flight = False
+            self._committed = offsets
+        # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
+        folded = self._ours.committed()
+        # Step 6. Tell the live subscribers.
+        self._watcher(folded)
+        self.last_seconds = (self._clock.monotonic_ms() - began_ms) / 1_000
+
+    async def _commit(self, commit: Commit) -> None:
+        attempt, wait_ms = 0, RETRY_FIRST_MS
+        while True:
+            attempt += 1
+            try:
+                await self._transport.commit(commit)
+                return
+            except CommitAborted as exc:
+                # It had no effect: the very same cut is tried again, while work goes on over it.
+                if self.attempts_max is not None and attempt >= self.attempts_max:
+                    raise
+                logger.warning("checkpoint aborted, trying again in %d ms: %s", wait_ms, exc)
+            await self._clock.sleep_ms(wait_ms)
+            wait_ms = min(wait_ms * 2, RETRY_MAX_MS)

@@ -1,0 +1,287 @@
+"""HOT PATH. A batch in; decode, route, hand to agents and aggregates.
+
+Everything here is per batch and column: one pass decodes the values, one looks up the keys (decoded
+and checked for their partition once, then remembered), and each consumer gets the chunk of good
+events. Bad records are set aside with their reason by the topic's decoder, once each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamflow.assignment import Ours
+from streamflow.chunk import Chunk
+from streamflow.codecs import KeyCodec, ProjectionCodec, ValueCodec
+from streamflow.dead_letter import dead_letter, headers_at, sentence
+from streamflow.errors import DecodeError
+from streamflow.folds import Fold
+from streamflow.metrics import Metrics
+from streamflow.progress import Progress
+from streamflow.streams import Agent
+from streamflow.transports.base import Batch
+
+logger = logging.getLogger(__name__)
+
+KEYS_REMEMBERED_MAX = 1 << 16
+"""Decoded keys remembered for each partition; the memory is emptied when it is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A topic as consumers read it: its name and how its bytes become events.
+
+    ``partitions`` is asked for where the app creates the topic.
+    """
+
+    name: str
+    key: KeyCodec
+    value: ValueCodec
+    partitions: int | None = None
+
+    @property
+    def schema(self) -> tuple[str, str, str]:
+        """Sources of one schema are decoded together."""
+        return self.name, self.key.name, self.value.name
+
+
+class KeyMemory(dict[bytes | None, Any]):
+    """Raw key -> decoded key, of one partition.
+
+    A key that hashes to another partition is counted each time, and so never remembered.
+    """
+
+    def __init__(self, codec: KeyCodec, partition: int, place: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self.misrouted = 0
+        self._decode = codec.decode
+        self._partition = partition
+        self._place = place
+
+    def __missing__(self, raw: bytes | None) -> Any:
+        key = self._decode(raw)
+        if raw is not None and self._place(raw) != self._partition:
+            self.misrouted += 1
+            return key
+        if len(self) >= KEYS_REMEMBERED_MAX:
+            self.clear()
+        self[raw] = key
+        return key
+
+
+@dataclass(slots=True)
+class Limits:
+    """What makes an event time bad input, besides its form."""
+
+    timestamp_min_ms: int
+    timestamp_max_ms: int
+    future_max_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Decoder:
+    """One schema of one topic, with the consumers that share what it decodes."""
+
+    source: Source
+    consumer: str
+    agents: list[Agent] = field(default_factory=list)
+    folds: list[Fold] = field(default_factory=list)
+    projection: ProjectionCodec | None = None
+    memories: dict[int, KeyMemory] = field(default_factory=dict)
+
+    def decide(self) -> None:
+        """With declared aggregates alone, only the fields that they need are decoded."""
+        wanted = [fold.paths() for fold in self.folds]
+        if self.agents or not wanted or any(paths is None for paths in wanted):
+            return
+        paths = sorted({path for paths in wanted if paths is not None for path in paths})
+        self.projection = self.source.value.project(paths)
+
+
+SetAside = Callable[[Chunk | Batch, int, DecodeError, str | None], None]
+
+
+class Dispatcher:
+    """Routes batches to the decoders of their topic. ``place`` is topic, key bytes -> partition."""
+
+    def __init__(
+        self, decoders: list[Decoder], limits: Limits, metrics: Metrics, place: Callable[[str, bytes], int]
+    ) -> None:
+        self.decoders: dict[str, list[Decoder]] = {}
+        for decoder in decoders:
+            decoder.decide()
+            self.decoders.setdefault(decoder.source.name, []).append(decoder)
+        self._limits = limits
+        self._metrics = metrics
+        self._place = place
+        self._misrouted_warned: set[str] = set()
+
+    def dispatch(self, batch: Batch, ours: Ours, letters: Letters) -> list[Agent]:
+        """Hands one batch to everybody who reads its topic; returns the agents whose buffer is full."""
+        full: list[Agent] = []
+        for decoder in self.decoders.get(batch.topic, ()):
+            progress = ours.progress[decoder.consumer, batch.topic, batch.partition]
+            chunk = self._decode(decoder, batch, progress, letters)
+            for fold in decoder.folds:
+                self._fold(fold, chunk, ours, letters)
+            for agent in decoder.agents:
+                agent.offer(chunk)
+                if agent.full():
+                    full.append(agent)
+        count = len(batch.offsets)
+        ours.taken += count
+        self._metrics.records_total.inc(count)
+        return full
+
+    def _fold(self, fold: Fold, chunk: Chunk, ours: Ours, letters: Letters) -> None:
+        spec = fold.spec
+        progress = ours.progress[spec.consumer, chunk.topic, chunk.partition]
+        late = progress.counters.get("late", 0)
+        rest = chunk.since(progress.position)
+        for index, error in fold.take(rest, progress):
+            letters.add_bad(rest, index, error, spec.consumer)
+        late = progress.counters.get("late", 0) - late
+        if late:
+            self._metrics.late_events_total.labels(spec.name).inc(late)
+
+    def _decode(self, decoder: Decoder, batch: Batch, progress: Progress, letters: Letters) -> Chunk:
+        bad: dict[int, DecodeError] = {}
+        keys = self._keys(decoder, batch, bad)
+        events: list[Any] | None = None
+        columns: dict[str, list[Any]] = {}
+        source = decoder.source
+        if decoder.projection is not None:
+            columns, times, bad_values = decoder.projection.decode_columns(batch.values, batch.timestamps_ms)
+        else:
+            events, times, bad_values = source.value.decode_column(batch.values, batch.timestamps_ms)
+        for index, error in bad_values:
+            bad.setdefault(index, error)
+        self._check_times(times, batch, bad)
+        chunk = Chunk(
+            batch.topic,
+            batch.partition,
+            offsets=batch.offsets,
+            keys=keys,
+            events=events,
+            columns=columns,
+            times_ms=times,
+            timestamps_ms=batch.timestamps_ms,
+            raw=(batch.keys, batch.values, batch.headers),
+            next_offset=batch.next_offset,
+        )
+        fresh = len(chunk.since(progress.position))
+        fresh_bad = [index for index in sorted(bad) if batch.offsets[index] >= progress.position]
+        for index in fresh_bad:
+            letters.add_bad(batch, index, bad[index], None)
+        if batch.next_offset > progress.position:
+            progress.take(batch.next_offset, counted=fresh - len(fresh_bad), bad=len(fresh_bad))
+        if bad:
+            chunk = chunk.select([index for index in range(len(chunk)) if index not in bad])
+        return chunk
+
+    def _keys(self, decoder: Decoder, batch: Batch, bad: dict[int, DecodeError]) -> list[Any]:
+        memory = decoder.memories.get(batch.partition)
+        if memory is None:
+            topic = batch.topic
+            memory = KeyMemory(decoder.source.key, batch.partition, lambda raw: self._place(topic, raw))
+            decoder.memories[batch.partition] = memory
+        memory.misrouted = 0
+        try:
+            keys = list(map(memory.__getitem__, batch.keys))
+        except DecodeError:
+            memory.misrouted = 0
+            keys = []
+            for index, raw in enumerate(batch.keys):
+                try:
+                    keys.append(memory[raw])
+                except DecodeError as exc:
+                    keys.append(None)
+                    bad[index] = exc
+        if memory.misrouted:
+            self._count_misrouted(batch, memory.misrouted)
+        return keys
+
+    def _count_misrouted(self, batch: Batch, count: int) -> None:
+        self._metrics.misrouted_records_total.labels(batch.topic).inc(count)
+        if batch.topic not in self._misrouted_warned:
+            self._misrouted_warned.add(batch.topic)
+            logger.warning(
+                "%s[%d] holds records whose key belongs to another partition by the app's partitioner: "
+                "queries by key miss them; see the setting `partitioner`",
+                batch.topic,
+                batch.partition,
+            )
+
+    def _check_times(self, times: list[int], batch: Batch, bad: dict[int, DecodeError]) -> None:
+        """Invariant of everything below: an event time lies in the range, so one absurd one moves nothing."""
+        limits = self._limits
+        if not times:
+            return
+        low, high = limits.timestamp_min_ms, limits.timestamp_max_ms
+        if not (low <= min(times) and max(times) < high):
+            for index, time_ms in enumerate(times):
+                if not low <= time_ms < high and index not in bad:
+                    bad[index] = DecodeError("bad-timestamp", f"event time {time_ms} ms is out of range")
+        if limits.future_max_ms is not None:
+            for index, (time_ms, stamp_ms) in enumerate(zip(times, batch.timestamps_ms, strict=True)):
+                if time_ms > stamp_ms + limits.future_max_ms and index not in bad:
+                    bad[index] = DecodeError(
+                        "bad-timestamp", f"event time lies {time_ms - stamp_ms} ms ahead of the record's own"
+                    )
+
+
+class Letters:
+    """Where dispatch and agents set events aside: the dead letters of the next checkpoint.
+
+    ``partitions`` is dead-letter topic -> number of partitions, ``targets`` consumer or topic -> its topic.
+    """
+
+    def __init__(
+        self,
+        ours: Callable[[], Ours | None],
+        partitions: Callable[[str], int],
+        target: Callable[[str], str],
+        metrics: Metrics,
+    ) -> None:
+        self._ours = ours
+        self._partitions = partitions
+        self._target = target
+        self._metrics = metrics
+
+    def add_bad(self, at: Chunk | Batch, index: int, error: DecodeError, consumer: str | None) -> None:
+        """A record that can't be decoded (``consumer`` is ``None``), or that one consumer can't use."""
+        self.add(at, index, error.reason, error, consumer, self._target(at.topic))
+
+    def add(
+        self,
+        at: Chunk | Batch,
+        index: int,
+        reason: str,
+        error: BaseException,
+        consumer: str | None,
+        target: str,
+    ) -> None:
+        ours = self._ours()
+        assert ours is not None
+        if isinstance(at, Chunk):
+            key, value = at.raw_keys[index], at.raw_values[index]
+        else:
+            key, value = at.keys[index], at.values[index]
+        source = (at.topic, at.partition, at.offsets[index])
+        ours.dead_letters.append(
+            dead_letter(
+                target,
+                self._partitions(target),
+                source=source,
+                key=key,
+                value=value,
+                headers=headers_at(at.headers, index),
+                reason=reason,
+                error=sentence(error),
+                consumer=consumer,
+            )
+        )
+        self._metrics.dead_letters_total.labels(target, reason).inc()
+        logger.debug("set aside %s[%d]@%d: %s", *source, error)

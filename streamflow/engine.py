@@ -1,0 +1,473 @@
+"""The running engine: declarations, one assignment at a time, and the loops that move it.
+
+It knows neither Faust nor Kafka: it is given a Transport, a Clock and declarations. Three loops run
+from start to stop: *fetch* dispatches batches, *tail* reads progress and shuffles, *checkpoint*
+makes progress durable; *recovery* brings each new assignment to life beside them. What one of them
+raises ends the engine: `failed` tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from typing import Any
+
+from streamflow.assignment import Folded, Ours
+from streamflow.checkpoint import Checkpoint
+from streamflow.chunk import Chunk
+from streamflow.clock import Clock
+from streamflow.dead_letter import dead_letter_topic
+from streamflow.dispatch import Decoder, Dispatcher, Letters, Limits, Source
+from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, StreamflowError
+from streamflow.folds import Fold, FoldSpec, State, closed_row
+from streamflow.forming import Declared, Forming
+from streamflow.hand import CURRENT, Hand
+from streamflow.metrics import Metrics
+from streamflow.partitioner import partitioner_named
+from streamflow.settings import Settings
+from streamflow.shuffle import RowId, SecondStage
+from streamflow.stores.memory import MemoryStore
+from streamflow.streams import Agent, AgentSpec
+from streamflow.tables import AgentTable, TableSpec
+from streamflow.tail import Tail
+from streamflow.topics import Topics
+from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
+from streamflow.watermarks import Board
+
+logger = logging.getLogger(__name__)
+
+RESTART_WAIT_MS = 200.0
+LAST_COMMIT_ATTEMPTS = 3
+
+
+class Engine:
+    """One worker's engine. Declare with the ``add_`` methods, then `start`; `stop` ends it for good.
+
+    ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a second stage
+    the reading of its shuffle changed.
+    """
+
+    def __init__(
+        self, settings: Settings, transport: Transport, clock: Clock, metrics: Metrics | None = None
+    ) -> None:
+        self.settings = settings
+        self.transport = transport
+        self.clock = clock
+        self.metrics = metrics or Metrics()
+        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
+        self.agents: list[Agent] = []
+        self.tables: dict[str, AgentTable] = {}
+        self.folds: dict[str, Fold] = {}
+        self.sources: dict[str, Source] = {}  # consumer -> what it reads
+        self.board = Board()
+        self.ours: Ours | None = None
+        self.live = False
+        self.members: tuple[Member, ...] = ()
+        self.failure: BaseException | None = None
+        self.failed = asyncio.Event()
+        self.watch: Callable[[list[Folded]], None] = _ignore
+        self.watch_stage: Callable[[SecondStage, list[RowId]], None] = _ignore
+        self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, self.metrics)
+        self._decoders: dict[tuple[str, str, str], Decoder] = {}
+        self._table_partitions: dict[str, int | None] = {}
+        self._checkpoint: Checkpoint | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._recovery: asyncio.Task[None] | None = None
+        self._stages: dict[TopicPartition, SecondStage] = {}
+        self._paused: set[TopicPartition] = set()
+        self._stopping = False
+
+    # -- declarations ---------------------------------------------------------------------------
+
+    def add_agent(self, spec: AgentSpec, source: Source) -> Agent:
+        agent = Agent(spec, self.clock, tables=lambda: list(self.tables.values()), give_up=self._give_up)
+        self.agents.append(agent)
+        self._decoder(source).agents.append(agent)
+        self.sources[spec.consumer] = source
+        if spec.dead_letter is not None:
+            self.topics.want(spec.dead_letter, source.partitions, letters=True)
+        return agent
+
+    def add_table(
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        key_bytes: Callable[[Any], bytes | None],
+        partitions: int | None = None,
+    ) -> AgentTable:
+        """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
+
+        ``key_bytes`` gives the record key of a row's key as the source topic's key codec writes it.
+        """
+        name = spec.name
+        self._check_name(name)
+
+        def place(key: Any) -> int:
+            raw = key_bytes(key)
+            return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
+
+        def on_late(hand: Hand, start: int) -> None:
+            self.metrics.late_events_total.labels(name).inc()
+            for agent in self.agents:
+                agent.note_late(hand)
+
+        table = AgentTable(
+            spec,
+            default,
+            hash_partition=place,
+            on_late=on_late,
+            on_scattered=lambda partition, key: self._count_scattered(name, partition, key),
+        )
+        self.tables[name] = table
+        self._table_partitions[name] = partitions
+        return table
+
+    def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
+        """A declared aggregate."""
+        self._check_name(spec.name)
+        fold = Fold(spec)
+        self.folds[spec.name] = fold
+        self._decoder(source).folds.append(fold)
+        self.sources[spec.consumer] = source
+        return fold
+
+    def _check_name(self, name: str) -> None:
+        if name in self.tables or name in self.folds:
+            raise ConfigurationError(f"two tables are named {name!r}")
+
+    def _decoder(self, source: Source) -> Decoder:
+        if source.schema not in self._decoders:
+            name = f"decoder:{source.value.name}:{source.key.name}"
+            self._decoders[source.schema] = Decoder(source, name)
+            self.topics.want(source.name, source.partitions)
+        return self._decoders[source.schema]
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def start(self, url: str = "") -> None:
+        """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
+        await self.transport.start()
+        await self.topics.create(self.transport)
+        self._size_tables()
+        await self.topics.create(self.transport)
+        limits = Limits(
+            self.settings.timestamp_min_ms,
+            self.settings.timestamp_max_ms,
+            None if self.settings.future_max_s is None else int(self.settings.future_max_s * 1_000),
+        )
+        self._dispatcher = Dispatcher(list(self._decoders.values()), limits, self.metrics, self.topics.place)
+        self._tail = Tail(self.transport.log_reader(), self._on_tail)
+        self._forming = Forming(
+            Declared(self._decoders.values(), self.agents, self.tables, self.folds),
+            transport=self.transport,
+            topics=self.topics,
+            board=self.board,
+            tail=self._tail,
+            clock=self.clock,
+            emit=self.closed_record,
+            new_store=lambda table, partition: MemoryStore(),
+        )
+        self._tail.follow(
+            (self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress))
+        )
+        self._spawn(self._tail.run(), "tail")
+        self._spawn(self._fetch_loop(), "fetch")
+        self._spawn(self._checkpoint_loop(), "checkpoint")
+        if self._decoders:
+            names = sorted({decoder.source.name for decoder in self._decoders.values()})
+            await self.transport.subscribe(names, self, url)
+
+    def _size_tables(self) -> None:
+        """Numbers of partitions of everything internal, now that those of the sources are known."""
+        topics = self.topics
+        sources = {decoder.source.name for decoder in self._decoders.values()}
+        for source in sources:
+            topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
+        agents_topics = sorted({agent.spec.topic for agent in self.agents})
+        for name, table in self.tables.items():
+            count = topics.agreed(agents_topics, f"table {name!r}", self._table_partitions[name])
+            table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
+            topics.want(table.spec.changelog, count, compacted=True)
+        for name, fold in self.folds.items():
+            count = topics.partitions(fold.spec.topic)
+            topics.want(topics.changelog(name), count, compacted=True)
+            if fold.spec.moves:
+                topics.want(topics.shuffle(name), count, compacted=True)
+            if fold.spec.emit_closed is not None:
+                topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
+        most = max((topics.partitions(source) for source in sources), default=1)
+        topics.want(topics.progress, most, compacted=True)
+
+    async def stop(self) -> None:
+        """A last checkpoint, then leaves the group. Idempotent."""
+        if self._stopping:
+            return
+        self._stopping = True
+        try:
+            await self.on_revoked()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self.transport.stop()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException as exc:  # noqa: BLE001 - whatever a loop raises ends the engine
+                self.fail(exc)
+
+        self._tasks.append(asyncio.create_task(guarded(), name=f"streamflow-{name}"))
+
+    def fail(self, exc: BaseException) -> None:
+        """Ends the engine: whoever runs it waits for `failed` and reads `failure`."""
+        if self.failure is None:
+            logger.error("the engine failed: %s", exc, exc_info=exc)
+            self.failure = exc
+            self.failed.set()
+
+    # -- rebalancing (RebalanceListener) ----------------------------------------------------------
+
+    async def on_revoked(self) -> None:
+        """A final checkpoint under the old assignment; then everything that was held is dropped."""
+        await self._end_recovery()
+        ours, checkpoint, was_live = self.ours, self._checkpoint, self.live
+        self.live = False
+        if ours is None or checkpoint is None:
+            return
+        for agent in ours.agents:
+            await agent.halt()
+        if was_live:
+            checkpoint.attempts_max = LAST_COMMIT_ATTEMPTS
+            ours.hurry()
+            try:
+                await checkpoint.run()
+            except (Fenced, CommitUnknown, CommitAborted) as exc:
+                logger.warning(
+                    "the last checkpoint before a revoke failed, its events will be taken again: %s", exc
+                )
+        self._drop()
+
+    async def on_assigned(self, assignment: Assignment) -> None:
+        """Recovery runs beside it: the partitions start to serve when their tables are back."""
+        self.members = assignment.members
+        await self._end_recovery()
+        self._drop()
+        self._recovery = asyncio.create_task(self._recover(assignment, 0.0), name="streamflow-recovery")
+
+    async def _end_recovery(self) -> None:
+        task, self._recovery = self._recovery, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _drop(self) -> None:
+        self.live = False
+        self._tail_leave()
+        self._paused.clear()
+        if self.ours is not None:
+            self.ours.drop()
+        self.ours = None
+        self._checkpoint = None
+
+    def _tail_leave(self) -> None:
+        if self._stages:
+            self._tail.leave(list(self._stages))
+            self._stages = {}
+
+    async def _recover(self, assignment: Assignment, wait_ms: float) -> None:
+        began_ms = self.clock.monotonic_ms()
+        try:
+            if wait_ms:
+                await self.clock.sleep_ms(wait_ms)
+            while True:
+                try:
+                    ours = await self._forming.form(assignment)
+                    break
+                except StreamflowError as exc:
+                    if not self._forming.curable(exc):
+                        raise
+                    logger.warning("recovery failed, trying again: %s", exc)
+                    await self.clock.sleep_ms(RESTART_WAIT_MS)
+            self._go_live(ours)
+            self.metrics.recovery_seconds.observe((self.clock.monotonic_ms() - began_ms) / 1_000)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
+            self.fail(exc)
+
+    def _go_live(self, ours: Ours) -> None:
+        """No await: from here on the assignment is taken, fetched and checkpointed."""
+        self._stages = {(stage.topic, stage.partition): stage for stage in ours.stages}
+        if self._stages:
+            self._tail.follow(self._stages)
+        positions = ours.offsets()
+        for at in ours.source_partitions():
+            if at in positions:
+                self.transport.seek(at, positions[at])
+        for agent in ours.agents:
+            agent.start()
+        self.ours = ours
+        self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded)
+        self.live = True
+        self.transport.resume(at for at in ours.source_partitions() if at in positions)
+
+    def _restart(self, exc: BaseException) -> None:
+        """What is held in memory can't be trusted any more: drop it, and read it back from the log."""
+        ours = self.ours
+        if ours is None:
+            return
+        logger.warning("restoring from the log: %s", exc)
+        assignment = ours.assignment
+        self.transport.pause(ours.source_partitions())
+        for agent in ours.agents:
+            agent.abandon()
+        self._drop()
+        self._recovery = asyncio.create_task(
+            self._recover(assignment, RESTART_WAIT_MS), name="streamflow-recovery"
+        )
+
+    # -- loops ------------------------------------------------------------------------------------
+
+    async def _fetch_loop(self) -> None:
+        while True:
+            if not self.live:
+                await self.clock.sleep_ms(5)
+                continue
+            ours = self.ours
+            batches = await self.transport.fetch(self.settings.fetch_wait_ms)
+            for batch in batches:
+                # What was fetched for an assignment that is gone, or twice after a seek, is not ours.
+                if self.ours is not ours or ours is None or not self.live:
+                    break
+                self._take(batch, ours)
+                await asyncio.sleep(0)
+            await self._hold_back()
+
+    def _take(self, batch: Batch, ours: Ours) -> None:
+        at = (batch.topic, batch.partition)
+        if at not in ours.assignment.partitions:
+            return
+        ours.end_offsets[at] = batch.end_offset
+        if batch.offsets:
+            ours.moved_ms[at] = self.clock.monotonic_ms()
+        if self._dispatcher.dispatch(batch, ours, self.letters):
+            self.transport.pause([at])
+            self._paused.add(at)
+
+    async def _hold_back(self) -> None:
+        """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
+        if self._paused and self.ours is not None and not any(agent.full() for agent in self.ours.agents):
+            self.transport.resume(self._paused)
+            self._paused.clear()
+        while self.live and self.ours is not None and self.ours.taken >= self.settings.commit_events_max:
+            await self.clock.sleep_ms(5)
+
+    async def _checkpoint_loop(self) -> None:
+        while True:
+            await self.clock.sleep_ms(self.settings.commit_interval_ms)
+            await self.checkpoint()
+
+    async def checkpoint(self) -> None:
+        """One checkpoint now, if partitions are live. What fails beyond repair is restored from the log."""
+        ours, checkpoint = self.ours, self._checkpoint
+        if not self.live or ours is None or checkpoint is None:
+            return
+        for agent in ours.agents:
+            if agent.failure is not None:
+                raise agent.failure
+        self._tick(ours)
+        try:
+            if await checkpoint.run():
+                self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
+        except (Fenced, CommitUnknown, CommitAborted) as exc:
+            if self.ours is ours and self.live:
+                self._restart(exc)
+
+    def _tick(self, ours: Ours) -> None:
+        """Idle ticks, just before the cut that makes them durable."""
+        now_ms = self.clock.monotonic_ms()
+        for folded in ours.folds:
+            window, progress = folded.fold.spec.window, folded.progress
+            at = (progress.topic, progress.partition)
+            if window is None or window.idle_close_ms is None:
+                continue
+            if progress.position < ours.end_offsets.get(at, 0):
+                continue
+            time_ms = self.board.idle_watermark_ms(
+                progress, self.topics.partitions(progress.topic), now_ms - ours.moved_ms[at], window, now_ms
+            )
+            if time_ms is not None:
+                progress.raise_watermark(time_ms)
+
+    def _on_tail(self, batch: Batch) -> None:
+        if batch.topic == self.topics.progress:
+            now_ms = self.clock.monotonic_ms()
+            for key, value in zip(batch.keys, batch.values, strict=True):
+                if key is not None:
+                    self.board.read(key, value, now_ms)
+            return
+        stage = self._stages.get((batch.topic, batch.partition))
+        if stage is not None:
+            changed = stage.read(batch)
+            if stage.ready:
+                self.watch_stage(stage, changed)
+
+    def _on_folded(self, folded: list[Folded]) -> None:
+        self.watch(folded)
+
+    # -- what agents do -----------------------------------------------------------------------------
+
+    def _give_up(self, agent: Agent, chunk: Chunk, index: int, exc: BaseException) -> None:
+        reason = getattr(exc, "reason", "agent-failed")
+        self.metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
+        place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
+        logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
+        if agent.spec.dead_letter is None:
+            raise exc
+        self.letters.add(chunk, index, reason, exc, agent.spec.name, agent.spec.dead_letter)
+
+    def _count_scattered(self, table: str, partition: int, key: Any) -> None:
+        counter = self.metrics.scattered_writes_total.labels(table)
+        if not counter.value:
+            logger.warning(
+                "table %s: key %r was written in partition %d, but its hash belongs to another: queries "
+                "for it answer 409; write keys of the event's own partition, or declare an aggregate",
+                table,
+                key,
+                partition,
+            )
+        counter.inc()
+
+    async def send(self, record: Record) -> asyncio.Future[Record]:
+        """Writes a record: with the checkpoint of the event in hand, or at once outside of one.
+
+        The future is resolved when the record is durable.
+        """
+        hand = CURRENT.get()
+        future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        if hand is not None:
+            hand.check()
+            hand.sends.append((hand.index, record, future))
+        else:
+            await self.transport.send([record])
+            future.set_result(record)
+        return future
+
+    def closed_record(self, spec: FoldSpec, start: int, key: Any, state: State) -> Record:
+        """The record that tells of a closed row."""
+        assert spec.emit_closed is not None
+        raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)
+        return Record(spec.emit_closed, self.topics.place(spec.emit_closed, raw), raw, value)
+
+    def source_topics(self) -> Iterable[str]:
+        return {decoder.source.name for decoder in self._decoders.values()}
+
+
+def _ignore(*_: object) -> None:
+    """Nobody watches."""

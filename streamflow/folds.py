@@ -1,0 +1,353 @@
+"""A declared aggregate: folds whole columns into its rows.
+
+`Values` is one aggregate or several by name with one state for each row; `Fold` is the consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any
+
+import orjson
+
+from streamflow.aggregates import Aggregate
+from streamflow.chunk import Chunk
+from streamflow.clock import rfc3339
+from streamflow.codecs import KeyCodec, field_getter, group_key_column, group_key_value, times_ms_column
+from streamflow.errors import ConfigurationError, DecodeError
+from streamflow.progress import Progress
+from streamflow.stores.base import MISSING, NO_WINDOW
+from streamflow.tables import TablePartition
+from streamflow.windows import TumblingWindow
+
+RUN_EVENTS_MIN = 16
+"""Shorter stretches of one window than this, on average, are folded all at once."""
+
+State = Any
+Bad = tuple[int, DecodeError]
+"""(index in the chunk, why it can't be folded)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """``by=Key()``: rows are grouped by the message's key, and nothing moves."""
+
+
+By = Key | str | Callable[[Any], Any] | None
+Field = str | Callable[[Any], Any]
+
+
+class Values:
+    """The aggregates of one row: a single one (the row's value is its result), or several by name.
+
+    The state of a row is the aggregate's own, or the list of all, in the order of their names.
+    """
+
+    def __init__(self, values: Aggregate | Mapping[str, Aggregate]) -> None:
+        self.scalar = isinstance(values, Aggregate)
+        self.names: tuple[str, ...] = ()
+        if isinstance(values, Aggregate):
+            self.aggregates: tuple[Aggregate, ...] = (values,)
+        else:
+            if not values:
+                raise ConfigurationError("values= names no aggregate")
+            self.names = tuple(values)
+            self.aggregates = tuple(values.values())
+
+    def fold_columns(self, groups: Sequence[Any], columns: Sequence[list[Any] | None]) -> dict[Any, State]:
+        """Group -> fresh state of the rows of one stretch; ``columns`` holds one for each aggregate."""
+        folded = [
+            aggregate.fold_column(groups, column)
+            for aggregate, column in zip(self.aggregates, columns, strict=True)
+        ]
+        if self.scalar:
+            return folded[0]
+        seen: dict[Any, None] = {}
+        for states in folded:
+            seen.update(dict.fromkeys(states))
+        return {
+            group: [
+                states[group] if group in states else aggregate.initial()
+                for aggregate, states in zip(self.aggregates, folded, strict=True)
+            ]
+            for group in seen
+        }
+
+    def copy(self, state: State) -> State:
+        if self.scalar:
+            return self.aggregates[0].copy(state)
+        return [aggregate.copy(part) for aggregate, part in zip(self.aggregates, state, strict=True)]
+
+    def merge(self, state: State, delta: State) -> State:
+        """May change ``state``, never ``delta``."""
+        if self.scalar:
+            return self.aggregates[0].merge(state, delta)
+        return [a.merge(s, d) for a, s, d in zip(self.aggregates, state, delta, strict=True)]
+
+    def merge_all(self, states: Sequence[State]) -> State:
+        """The merged state of at least one; changes none of them."""
+        merged = self.copy(states[0])
+        for state in states[1:]:
+            merged = self.merge(merged, state)
+        return merged
+
+    def result(self, state: State) -> Any:
+        """The row's value: the scalar's result, or name -> result."""
+        if self.scalar:
+            return self.aggregates[0].result(state)
+        return {n: a.result(s) for n, a, s in zip(self.names, self.aggregates, state, strict=True)}
+
+    def dump(self, state: State) -> Any:
+        """JSON value of a state."""
+        if self.scalar:
+            return self.aggregates[0].dump(state)
+        return [a.dump(s) for a, s in zip(self.aggregates, state, strict=True)]
+
+    def load(self, data: Any) -> State:
+        if self.scalar:
+            return self.aggregates[0].load(data)
+        return [a.load(d) for a, d in zip(self.aggregates, data, strict=True)]
+
+    def describe(self) -> Any:
+        """JSON description, to tell a changed declaration."""
+        described = [a.describe() for a in self.aggregates]
+        return described[0] if self.scalar else dict(zip(self.names, described, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSpec:
+    """A declared aggregate, apart from its rows. ``time`` is a field path, or ``None``: the decoder's."""
+
+    name: str
+    topic: str
+    by: By
+    window: TumblingWindow | None
+    values: Values
+    time: str | None = None
+    where: Field | None = None
+    emit_closed: str | None = None
+
+    @property
+    def consumer(self) -> str:
+        return f"aggregate:{self.name}"
+
+    @property
+    def moves(self) -> bool:
+        """True: rows are combined here and merged on the partition that owns their group key."""
+        return not isinstance(self.by, Key)
+
+    def describe(self) -> dict[str, Any]:
+        """JSON description, to tell a changed declaration over old state."""
+        by = "key" if isinstance(self.by, Key) else getattr(self.by, "__qualname__", self.by)
+        window = self.window.describe() if self.window is not None else None
+        return {
+            "topic": self.topic,
+            "by": by,
+            "window": window,
+            "values": self.values.describe(),
+            "time": self.time,
+            "where": getattr(self.where, "__qualname__", self.where),
+        }
+
+
+@dataclass(slots=True)
+class _Columns:
+    """What folding needs of each event: its group, time, whether it is wanted, and what to fold."""
+
+    groups: list[Any]
+    times: list[int]
+    wanted: list[Any] | None
+    values: list[list[Any] | None]
+
+    def select(self, indexes: list[int]) -> _Columns:
+        return _Columns(
+            [self.groups[i] for i in indexes],
+            [self.times[i] for i in indexes],
+            None if self.wanted is None else [self.wanted[i] for i in indexes],
+            [None if column is None else [column[i] for i in indexes] for column in self.values],
+        )
+
+
+class Fold:
+    """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions."""
+
+    def __init__(self, spec: FoldSpec) -> None:
+        self.spec = spec
+        self.parts: dict[int, TablePartition] = {}
+        self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
+        wanted = [spec.by, spec.where, spec.time, *self._fields]
+        self._paths = [field for field in wanted if isinstance(field, str)]
+        self._whole_events = any(callable(field) for field in wanted)
+        self._getters = {path: field_getter(path) for path in self._paths}
+
+    def paths(self) -> list[str] | None:
+        """The field paths that folding needs; ``None`` if it needs whole events, for somebody's function."""
+        return None if self._whole_events else self._paths
+
+    def take(self, chunk: Chunk, progress: Progress) -> list[Bad]:
+        """Folds a chunk and moves the progress past it, in one step. Returns what could not be folded.
+
+        The watermark is that of every usable event, filtered ones included.
+        """
+        bad: list[Bad] = []
+        if not len(chunk):
+            progress.take(chunk.next_offset)
+            return bad
+        columns = self._columns(chunk, bad)
+        total = len(columns.times)
+        late = filtered = 0
+        if total:
+            before_ms = progress.watermark_ms
+            progress.see(max(columns.times))
+            live, late, filtered = self._live(columns, before_ms, progress.watermark_ms)
+            if live is not None:
+                columns = columns.select(live)
+            if columns.times:
+                self._fold(self.parts[chunk.partition], columns)
+        counted = total - late - filtered
+        progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
+        return bad
+
+    def _columns(self, chunk: Chunk, bad: list[Bad]) -> _Columns:
+        """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""
+        wrong: dict[int, DecodeError] = {}
+        spec = self.spec
+        if isinstance(spec.by, Key):
+            groups = chunk.keys
+            if None in groups:
+                for index, key in enumerate(groups):
+                    if key is None:
+                        wrong[index] = DecodeError(
+                            "bad-key", "the record has no key to group by", field="key"
+                        )
+        elif spec.by is None:
+            groups = [None] * len(chunk)
+        else:
+            groups = group_key_column(self._read(chunk, spec.by, wrong))
+        times = chunk.times_ms
+        if spec.time is not None:
+            times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))
+            wrong.update(bad_times)
+        wanted = None if spec.where is None else self._read(chunk, spec.where, wrong)
+        values: list[list[Any] | None] = []
+        for aggregate, field in zip(spec.values.aggregates, self._fields, strict=True):
+            column = None if field is None else self._read(chunk, field, wrong)
+            if column is not None:
+                wrong.update(aggregate.check_column(column))
+            values.append(column)
+        columns = _Columns(groups, times, wanted, values)
+        if not wrong:
+            return columns
+        bad.extend(sorted(wrong.items()))
+        return columns.select([index for index in range(len(chunk)) if index not in wrong])
+
+    def _read(self, chunk: Chunk, field: Field, wrong: dict[int, DecodeError]) -> list[Any]:
+        """The column of a field path or of somebody's function; where that raises, the event is bad."""
+        if isinstance(field, str):
+            return chunk.column(field, self._getters[field])
+        assert chunk.events is not None
+        column: list[Any] = []
+        for index, event in enumerate(chunk.events):
+            try:
+                column.append(field(event))
+            except Exception as exc:  # noqa: BLE001 - the user's function may raise anything
+                name = getattr(field, "__qualname__", repr(field))
+                wrong[index] = DecodeError("agent-failed", f"{name} raised {type(exc).__name__}: {exc}")
+                column.append(None)
+        return column
+
+    def _live(
+        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+    ) -> tuple[list[int] | None, int, int]:
+        """(indexes of the events that count or ``None`` for all, late ones, filtered ones)."""
+        window, times, wanted = self.spec.window, columns.times, columns.wanted
+        assert after_ms is not None
+        # Nothing is late when even the oldest event's window is open at the end of the column.
+        suspect = window is not None and window.start_of(min(times)) < window.first_open_start(after_ms)
+        if not suspect and wanted is None:
+            return None, 0, 0
+        marks = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
+        next(marks)
+        late_at: set[int] = set()
+        if window is not None:
+            # Only what lies further behind than the grace can be late: the rest needs one comparison.
+            grace_ms = window.grace_ms
+            behind = [
+                (i, t, mark)
+                for i, (t, mark) in enumerate(zip(times, marks, strict=True))
+                if t < mark - grace_ms
+            ]
+            late_at = {i for i, t, mark in behind if t < window.first_open_start(mark)}
+        indexes = range(len(times)) if wanted is None else [i for i, want in enumerate(wanted) if want]
+        live = [i for i in indexes if i not in late_at] if late_at else list(indexes)
+        late = len(indexes) - len(live)
+        return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
+
+    def _fold(self, part: TablePartition, columns: _Columns) -> None:
+        """Folds columns into the partition's changes, one stretch of events of one window at a time."""
+        window, times = self.spec.window, columns.times
+        if window is None:
+            self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
+            return
+        first = window.start_of(min(times))
+        if first == window.start_of(max(times)):
+            self._fold_window(part, first, columns.groups, columns.values)
+            return
+        starts = window.starts_of_column(times)
+        runs = [(start, len(list(run))) for start, run in groupby(starts)]
+        if len(runs) * RUN_EVENTS_MIN > len(times):
+            self._fold_mixed(part, starts, columns)
+            return
+        at = 0
+        for start, length in runs:
+            stretch = slice(at, at + length)
+            values = [None if column is None else column[stretch] for column in columns.values]
+            self._fold_window(part, start, columns.groups[stretch], values)
+            at += length
+
+    def _fold_mixed(self, part: TablePartition, starts: list[int], columns: _Columns) -> None:
+        """Disorder: groups by window and group at once."""
+        folded = self.spec.values.fold_columns(list(zip(starts, columns.groups, strict=True)), columns.values)
+        by_start: dict[int, dict[Any, State]] = {}
+        for (start, group), delta in folded.items():
+            by_start.setdefault(start, {})[group] = delta
+        for start, deltas in by_start.items():
+            self._merge(part, start, deltas)
+
+    def _fold_window(
+        self, part: TablePartition, start: int, groups: list[Any], columns: list[list[Any] | None]
+    ) -> None:
+        self._merge(part, start, self.spec.values.fold_columns(groups, columns))
+
+    def _merge(self, part: TablePartition, start: int, deltas: dict[Any, State]) -> None:
+        """Merges fresh states into the changes; a state is copied when it is first changed after a cut."""
+        values = self.spec.values
+        rows = part.changes.get(start)
+        if rows is None:
+            rows = part.changes[start] = {}
+        for group, delta in deltas.items():
+            state = rows.get(group, MISSING)
+            if state is MISSING:
+                below = part.below(start, group)
+                rows[group] = delta if below is MISSING else values.merge(values.copy(below), delta)
+            else:
+                rows[group] = values.merge(state, delta)
+
+
+def closed_row(
+    spec: FoldSpec, key_codec: KeyCodec, start: int, key: Any, state: State
+) -> tuple[bytes, bytes]:
+    """Record key and value that tell of a closed row; a row without key goes by its window's start."""
+    assert spec.window is not None
+    value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(spec.window.end_of(start))}
+    raw: bytes | None = value["window_start"].encode()
+    if isinstance(spec.by, Key):
+        value["key"], raw = key, key_codec.encode(key)
+    elif spec.by is not None:
+        value["key"] = group_key_value(key)
+        raw = key.encode() if isinstance(key, str) else key
+    result = spec.values.result(state)
+    value |= {"value": result} if spec.values.scalar else result
+    return raw or b"", orjson.dumps(value)

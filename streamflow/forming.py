@@ -1,0 +1,227 @@
+"""Forms what is held for a new assignment: progress read back, tables restored, second stages begun.
+
+The order matters. First `committed`, which waits until no commit of a predecessor is undecided; then
+the ends of the logs, uncommitted records included; then everything below those ends is read. So
+nothing that a predecessor made durable is missed, and nothing it can still do has an effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from streamflow.assignment import Emit, FoldPart, Ours, table_consumer
+from streamflow.changelog import RowCodec
+from streamflow.clock import Clock
+from streamflow.codecs import group_key, group_key_value
+from streamflow.dispatch import Decoder
+from streamflow.errors import ConfigurationError, TransportError
+from streamflow.folds import Fold, FoldSpec
+from streamflow.progress import Progress
+from streamflow.recovery import end_of_logs, restore
+from streamflow.shuffle import SecondStage, Sender
+from streamflow.stores.base import Store
+from streamflow.streams import Agent
+from streamflow.tables import AgentTable, TablePartition, TableSpec
+from streamflow.tail import Tail
+from streamflow.topics import Topics
+from streamflow.transports.base import Assignment, Record, TopicPartition, Transport
+from streamflow.watermarks import Board
+
+
+@dataclass(slots=True)
+class Declared:
+    """Everything that an app declared, as recovery needs it."""
+
+    decoders: Iterable[Decoder]
+    agents: list[Agent]
+    tables: Mapping[str, AgentTable]
+    folds: Mapping[str, Fold]
+
+
+class Forming:
+    """Makes `Ours` of an assignment. ``new_store`` is (table, partition) -> an empty store."""
+
+    def __init__(
+        self,
+        declared: Declared,
+        *,
+        transport: Transport,
+        topics: Topics,
+        board: Board,
+        tail: Tail,
+        clock: Clock,
+        emit: Emit,
+        new_store: Callable[[str, int], Store],
+    ) -> None:
+        self._declared = declared
+        self._transport = transport
+        self._topics = topics
+        self._board = board
+        self._tail = tail
+        self._clock = clock
+        self._emit = emit
+        self._new_store = new_store
+        self.restored_records = 0
+
+    @staticmethod
+    def curable(exc: BaseException) -> bool:
+        """May the same be tried again?"""
+        return isinstance(exc, TransportError)
+
+    async def form(self, assignment: Assignment) -> Ours:
+        """Raises TransportError for what a retry may cure, ConfigurationError for a changed declaration."""
+        at_source = sorted(assignment.partitions)
+        committed = await self._transport.committed(at_source)
+        await self._read_progress(at_source)
+        ours = Ours(
+            assignment,
+            agents=self._declared.agents,
+            tables=self._declared.tables.values(),
+            progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
+            emit=self._emit,
+            clock_ms=self._clock.monotonic_ms,
+        )
+        starts = await self._starts(committed)
+        self._make_progress(ours, starts)
+        logs = self._make_parts(ours)
+        shuffles = self._shuffles(at_source)
+        ends = await end_of_logs(self._transport, [*logs, *shuffles])
+        reader = self._transport.log_reader()
+        try:
+            self.restored_records = await restore(reader, logs, ends)
+        finally:
+            await reader.close()
+        for part in ours.table_partitions():
+            part.forget_expired(self._expired_to_ms(ours, part))
+        for at, (spec, count) in shuffles.items():
+            ours.stages.append(SecondStage(spec, at[0], at[1], count, ends.get(at, 0)))
+        now_ms = self._clock.monotonic_ms()
+        ours.moved_ms = dict.fromkeys(at_source, now_ms)
+        ours.end_offsets = await end_of_logs(self._transport, at_source)
+        self._check_declarations(ours)
+        return ours
+
+    async def _read_progress(self, at_source: list[TopicPartition]) -> None:
+        topic = self._topics.progress
+        count = self._topics.partitions(topic)
+        wanted = {(topic, partition % count) for _, partition in at_source} | {(topic, 0)}
+        await self._tail.passed(await end_of_logs(self._transport, wanted))
+
+    async def _starts(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
+        """Where a consumer begins that has no progress yet: with the group, else at the beginning."""
+        new = [at for at, offset in committed.items() if offset is None]
+        earliest = await self._transport.earliest_offsets(new) if new else {}
+        return {at: earliest.get(at, 0) if offset is None else offset for at, offset in committed.items()}
+
+    def _progress(self, ours: Ours, consumer: str, topic: str, partition: int, start: int) -> Progress:
+        known = self._board.get(consumer, topic, partition)
+        if known is None:
+            progress = Progress(consumer, topic, partition, position=start)
+        else:
+            progress = replace(known, counters=dict(known.counters), changed=False)
+        ours.progress[consumer, topic, partition] = progress
+        return progress
+
+    def _make_progress(self, ours: Ours, starts: Mapping[TopicPartition, int]) -> None:
+        for agent in ours.agents:
+            agent.clear()
+        for decoder in self._declared.decoders:
+            for (topic, partition), start in starts.items():
+                if topic != decoder.source.name:
+                    continue
+                self._progress(ours, decoder.consumer, topic, partition, start)
+                for agent in decoder.agents:
+                    agent.progress[partition] = self._progress(
+                        ours, agent.spec.consumer, topic, partition, start
+                    )
+                for fold in decoder.folds:
+                    self._progress(ours, fold.spec.consumer, topic, partition, start)
+
+    def _make_parts(self, ours: Ours) -> dict[TopicPartition, TablePartition]:
+        """Changelog partition -> the empty table partition that it fills."""
+        logs: dict[TopicPartition, TablePartition] = {}
+        agents_topics = {agent.spec.topic for agent in ours.agents}
+        fed = {partition for topic, partition in ours.assignment.partitions if topic in agents_topics}
+        for name, table in self._declared.tables.items():
+            table.parts.clear()
+            for partition in sorted(p for p in fed if p < table.spec.partitions):
+                part = TablePartition(table.spec, partition, self._new_store(name, partition))
+                table.parts[partition] = part
+                logs[table.spec.changelog, partition] = part
+                self._progress(ours, table_consumer(name), "", partition, 0)
+        for fold in self._declared.folds.values():
+            fold.parts.clear()
+            for topic, partition in sorted(ours.assignment.partitions):
+                if topic == fold.spec.topic:
+                    folded = self._make_fold_part(ours, fold, partition)
+                    ours.folds.append(folded)
+                    logs[folded.part.spec.changelog, partition] = folded.part
+        return logs
+
+    def _make_fold_part(self, ours: Ours, fold: Fold, partition: int) -> FoldPart:
+        spec = fold.spec
+        count = self._topics.partitions(spec.topic)
+        table = fold_table(spec, self._topics.changelog(spec.name), count)
+        part = TablePartition(table, partition, self._new_store(spec.name, partition))
+        fold.parts[partition] = part
+        progress = ours.progress[spec.consumer, spec.topic, partition]
+        sender = Sender(spec, self._topics.shuffle(spec.name), partition, count) if spec.moves else None
+        return FoldPart(fold, part, progress, sender, progress.closed_to_ms)
+
+    def _expired_to_ms(self, ours: Ours, part: TablePartition) -> int | None:
+        for folded in ours.folds:
+            if folded.part is part:
+                return folded.progress.watermark_ms
+        return ours.progress[table_consumer(part.spec.name), "", part.partition].watermark_ms
+
+    def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[FoldSpec, int]]:
+        """Shuffle partitions that are ours: partition q follows partition q of the source topic."""
+        return {
+            (self._topics.shuffle(fold.spec.name), partition): (fold.spec, self._topics.partitions(topic))
+            for fold in self._declared.folds.values()
+            if fold.spec.moves
+            for topic, partition in at_source
+            if topic == fold.spec.topic
+        }
+
+    def _check_declarations(self, ours: Ours) -> None:
+        """Old state under a changed declaration would be read as something that it is not."""
+        for name, fold in self._declared.folds.items():
+            now = fold.spec.describe()
+            before = self._board.declarations.get(name)
+            if before is None:
+                key = orjson.dumps(["declaration", name])
+                ours.notes.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
+            elif before != orjson.loads(orjson.dumps(now)):
+                differs = ", ".join(
+                    f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"
+                    for field in sorted({*before, *now})
+                    if before.get(field) != orjson.loads(orjson.dumps(now.get(field)))
+                )
+                raise ConfigurationError(
+                    f"aggregate {name!r} is declared otherwise than its state was made ({differs}); "
+                    "give it another name, or start anew with `streamflow reset`"
+                )
+
+
+def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:
+    """The table of a declared aggregate's rows in their source partition.
+
+    Shares are forgotten as soon as their window closes: from then on the owner of the row has them.
+    """
+    window: Any = spec.window
+    if window is not None and spec.moves:
+        window = replace(window, retain_s=0)
+    key_out, key_in = (group_key_value, group_key) if spec.moves else (None, None)
+    codec = RowCodec(
+        window,
+        key_out=key_out,
+        value_out=spec.values.dump,
+        value_in=spec.values.load,
+        **({} if key_in is None else {"key_in": key_in}),
+    )
+    return TableSpec(spec.name, window, codec, changelog, partitions)

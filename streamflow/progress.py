@@ -1,0 +1,93 @@
+"""How far one consumer has come in one source partition, and what it did with what it took.
+
+The position never moves past an event that is not done. It is durable only as part of a
+checkpoint, together with everything that the events before it caused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+OUTCOMES = ("counted", "late", "filtered", "bad", "failed", "dropped")
+"""What may become of an event: for each consumer and partition ``in`` is their sum."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of one consumer in one source partition.
+
+    position: next offset to be taken (as Kafka's committed offset).
+    event_ms: highest event time seen; ``None`` before the first event.
+    watermark_ms: the highest of ``event_ms`` and of what idle ticks added; ``None`` likewise.
+    closed_to_ms: every window that a watermark up to here closes has been closed and emitted.
+    """
+
+    consumer: str
+    topic: str
+    partition: int
+    position: int = 0
+    event_ms: int | None = None
+    watermark_ms: int | None = None
+    closed_to_ms: int | None = None
+    counters: dict[str, int] = field(default_factory=dict)
+    changed: bool = False
+
+    def take(self, next_offset: int, **outcomes: int) -> None:
+        """Moves the position (never back) and adds to the counters, in one step."""
+        if next_offset > self.position:
+            self.position = next_offset
+        self.changed = True
+        counters = self.counters
+        for name, amount in outcomes.items():
+            if amount:
+                counters["in"] = counters.get("in", 0) + amount
+                counters[name] = counters.get(name, 0) + amount
+
+    def see(self, time_ms: int) -> None:
+        """Raises the event time and the watermark to ``time_ms``, never lowers them."""
+        if self.event_ms is None or time_ms > self.event_ms:
+            self.event_ms = time_ms
+            self.changed = True
+        self.raise_watermark(time_ms)
+
+    def raise_watermark(self, time_ms: int) -> None:
+        if self.watermark_ms is None or time_ms > self.watermark_ms:
+            self.watermark_ms = time_ms
+            self.changed = True
+
+    def record_key(self) -> bytes:
+        return orjson.dumps([self.consumer, self.topic, self.partition])
+
+    def record_value(self) -> bytes:
+        return orjson.dumps(
+            {
+                "position": self.position,
+                "event_ms": self.event_ms,
+                "watermark_ms": self.watermark_ms,
+                "closed_to_ms": self.closed_to_ms,
+                "counters": self.counters,
+            }
+        )
+
+
+ProgressKey = tuple[str, str, int]
+"""(consumer, topic, partition)"""
+
+
+def progress_from_record(key: bytes, value: bytes) -> Progress:
+    """The inverse of `Progress.record_key` and `record_value`."""
+    consumer, topic, partition = orjson.loads(key)
+    data: dict[str, Any] = orjson.loads(value)
+    return Progress(
+        consumer,
+        topic,
+        partition,
+        position=data["position"],
+        event_ms=data["event_ms"],
+        watermark_ms=data["watermark_ms"],
+        closed_to_ms=data["closed_to_ms"],
+        counters=data["counters"],
+    )

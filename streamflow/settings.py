@@ -1,0 +1,117 @@
+"""Every knob of the engine with its unit, default, range and environment name.
+
+A knob NAME is read from ``STREAMFLOW_NAME``. What wins: command line, STREAMFLOW_NAME, Faust's own
+variable, the app's code, the default; `app.py` brings them together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from streamflow.errors import ConfigurationError
+from streamflow.partitioner import PARTITIONERS
+
+PREFIX = "STREAMFLOW_"
+GUARANTEES = ("exactly_once", "at_least_once")
+YEAR_1900_MS = -2_208_988_800_000
+YEAR_2200_MS = 7_258_118_400_000
+
+
+def knob(
+    default: Any,
+    text: str,
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field with its description; ``low`` and ``high`` are the least and greatest value allowed."""
+    return field(
+        default=default, metadata={"text": text, "unit": unit, "low": low, "high": high, "choices": choices}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine is told when it is made. Frozen: state lives elsewhere."""
+
+    id: str = knob("streamflow", "Name of the app: its group, and the prefix of its internal topics.")
+    processing_guarantee: str = knob(
+        "exactly_once", "What a checkpoint promises about each event's effects.", choices=GUARANTEES
+    )
+    commit_interval: float = knob(0.5, "Time between checkpoints.", unit="s", low=0.01, high=60)
+    commit_events_max: int = knob(
+        1_000_000, "Events that may be taken while one checkpoint is on its way.", unit="events", low=1
+    )
+    partitioner: str = knob("fnv1a", "Key to partition.", choices=tuple(PARTITIONERS))
+    topic_partitions: int = knob(8, "Partitions of topics that the app creates.", low=1, high=10_000)
+    value_bytes_max: int = knob(1_048_576, "Larger values are bad input.", unit="bytes", low=1)
+    timestamp_min_ms: int = knob(YEAR_1900_MS, "Earlier event times are bad input.", unit="ms of epoch time")
+    timestamp_max_ms: int = knob(
+        YEAR_2200_MS, "Event times from here on are bad input.", unit="ms of epoch time"
+    )
+    future_max_s: float | None = knob(
+        None,
+        "Event times so far ahead of the record's own timestamp are bad input; None: off.",
+        unit="s",
+        low=0,
+    )
+    fetch_wait_ms: int = knob(100, "How long a fetch waits for records.", unit="ms", low=1, high=10_000)
+    session_timeout_ms: int = knob(10_000, "Silence after which a worker is dead.", unit="ms", low=500)
+    transaction_timeout_ms: int = knob(
+        10_000, "Age at which the broker ends a worker's open transaction.", unit="ms", low=500
+    )
+    transactional_slot: str = knob(
+        "",
+        "Part of the transactional id; unique among live workers, stable across restarts; empty: host, port.",
+    )
+
+    def __post_init__(self) -> None:
+        for knob_field in fields(self):
+            _check(knob_field.name, getattr(self, knob_field.name), knob_field.metadata)
+
+    @property
+    def commit_interval_ms(self) -> float:
+        return self.commit_interval * 1_000
+
+
+def _check(name: str, value: Any, about: Mapping[str, Any]) -> None:
+    choices, low, high = about["choices"], about["low"], about["high"]
+    if choices and value not in choices:
+        raise ConfigurationError(f"setting {name} is {value!r}; it can be one of {', '.join(choices)}")
+    if value is None or isinstance(value, str):
+        return
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigurationError(
+            f"setting {name} is {value!r} {about['unit']}; it must be {bounds}".replace("  ", " ")
+        )
+
+
+def environment_value(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """``STREAMFLOW_NAME`` of a knob, or ``None`` where it is not set."""
+    return environ.get(PREFIX + name.upper())
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The knobs of `Settings` that the environment sets, read by the type of their default.
+
+    Raises ConfigurationError for text that is no such value.
+    """
+    found: dict[str, Any] = {}
+    for knob_field in fields(Settings):
+        text = environment_value(knob_field.name, environ)
+        if text is None:
+            continue
+        kind: type = float if knob_field.name == "future_max_s" else type(knob_field.default)
+        try:
+            found[knob_field.name] = kind(text)
+        except ValueError as exc:
+            raise ConfigurationError(
+                f"{PREFIX}{knob_field.name.upper()}={text!r} is no {kind.__name__}"
+            ) from exc
+    return found

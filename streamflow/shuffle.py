@@ -1,0 +1,281 @@
+"""Shares on their way to the partition that owns their group key, and closing there.
+
+A source partition's *share* of a row goes, as a whole state and not as a difference, to the
+compacted topic ``<app>-<table>-shuffle``. Behind its shares each source partition sends a *mark*: its
+watermark and position. The owner keeps the newest share of each source partition and merges on
+read. The rules are those of the model of the two-stage checkpoint: whole, order, all watermarks,
+restore, owner; `tests/simulation` switches each off and sees it fail.
+
+Records of a shuffle partition, by the first element of the JSON key:
+``["share", source partition, group, window start]`` -> state, ``["mark", source partition]`` ->
+{watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from streamflow.codecs import group_key, group_key_bytes, group_key_value
+from streamflow.errors import StreamflowError
+from streamflow.folds import FoldSpec, State
+from streamflow.partitioner import fnv1a
+from streamflow.progress import Progress
+from streamflow.stores.base import NO_WINDOW
+from streamflow.tables import TablePartition
+from streamflow.transports.base import Batch, Record
+
+RowId = tuple[int, Any]
+"""(window start, group key)"""
+
+
+class ShuffleError(StreamflowError):
+    """A record of a shuffle topic that this version can't read."""
+
+
+@dataclass(slots=True)
+class Mark:
+    """How far a source partition's shares have come. ``lag``: records still to be read, if known."""
+
+    watermark_ms: int | None
+    position: int
+    lag: int | None = None
+
+
+class Sender:
+    """The first stage's side for one source partition: what goes to the shuffles in a checkpoint."""
+
+    __slots__ = ("_sent", "_sent_ms", "partition", "sources", "spec", "topic")
+
+    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
+        self.spec = spec
+        self.topic = topic
+        self.partition = partition
+        self.sources = sources  # number of source partitions, and of shuffle partitions
+        self._sent: Mark | None = None
+        self._sent_ms = 0.0
+
+    def target(self, start: int, group: Any) -> int:
+        """The shuffle partition that owns a row: by group key, or by window start where there is none."""
+        key = b"%d" % start if self.spec.by is None else group_key_bytes(group)
+        return fnv1a(key, self.sources)
+
+    def shares(self, part: TablePartition, records: list[Record]) -> None:
+        """Appends each share of the cut, whole."""
+        assert part.cut is not None
+        encode = part.spec.codec.encode_value
+        for start, rows in part.cut.items():
+            for group, state in rows.items():
+                records.append(
+                    Record(
+                        self.topic,
+                        self.target(start, group),
+                        share_key(self.partition, group, start),
+                        encode(state),
+                    )
+                )
+
+    def marks(
+        self, progress: Progress, lag: int | None, now_ms: float, records: list[Record], *, now: bool
+    ) -> None:
+        """Appends the mark for every shuffle partition, behind the shares, when it has moved.
+
+        At most once a second, unless ``now``.
+        """
+        mark = Mark(progress.watermark_ms, progress.position, lag)
+        if mark == self._sent or (not now and self._sent is not None and now_ms - self._sent_ms < 1_000):
+            return
+        self._sent, self._sent_ms = mark, now_ms
+        value = orjson.dumps({"watermark_ms": mark.watermark_ms, "position": mark.position, "lag": lag})
+        key = orjson.dumps(["mark", self.partition])
+        records.extend(Record(self.topic, q, key, value) for q in range(self.sources))
+
+    def due(self, progress: Progress, lag: int | None, now_ms: float) -> bool:
+        """Has the mark moved, and may it be sent again?"""
+        if self._sent is None:
+            return progress.watermark_ms is not None
+        return now_ms - self._sent_ms >= 1_000 and self._sent != Mark(
+            progress.watermark_ms, progress.position, lag
+        )
+
+
+def share_key(source: int, group: Any, start: int) -> bytes:
+    """The record key of a share."""
+    return orjson.dumps(["share", source, group_key_value(group), start])
+
+
+@dataclass(slots=True)
+class Closing:
+    """What one checkpoint closes and expires in one shuffle partition."""
+
+    closed_to_ms: int
+    rows: list[RowId] = field(default_factory=list)
+    expired: list[int] = field(default_factory=list)
+
+
+Emit = Callable[[int, Any, State], Record]
+"""(window start, group key, merged state) -> the record of a closed row"""
+
+
+class SecondStage:
+    """The owner's side of one shuffle partition: the newest share of each source partition, merged on read.
+
+    `ready` tells that it has read all that stood in the log when it was assigned; before that it
+    shows nothing and closes nothing.
+    """
+
+    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int, ready_at: int) -> None:
+        self.spec = spec
+        self.topic = topic
+        self.partition = partition
+        self.sources = sources
+        self.ready_at = ready_at
+        self.position = 0
+        self.shares: dict[
+            int, dict[Any, dict[int, State]]
+        ] = {}  # start -> group -> source partition -> state
+        self.marks: dict[int, Mark] = {}
+        self.closed_to_ms: int | None = None
+        self.closing: Closing | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.position >= self.ready_at
+
+    def read(self, batch: Batch) -> list[RowId]:
+        """Takes what has come; returns the rows that changed, each once."""
+        changed: dict[RowId, None] = {}
+        for offset, key, value in zip(batch.offsets, batch.keys, batch.values, strict=True):
+            try:
+                self._read_record(key, value, changed)
+            except (ValueError, TypeError, KeyError, IndexError) as exc:
+                raise ShuffleError(f"{batch.topic}[{batch.partition}]@{offset} can't be read: {exc}") from exc
+        was_ready = self.ready
+        self.position = batch.next_offset
+        if self.ready and not was_ready:
+            self._forget_expired()
+        return list(changed)
+
+    def _read_record(self, key: bytes | None, value: bytes | None, changed: dict[RowId, None]) -> None:
+        assert key is not None
+        kind, *rest = orjson.loads(key)
+        if kind == "mark":
+            if value is not None:
+                data = orjson.loads(value)
+                self.marks[rest[0]] = Mark(data["watermark_ms"], data["position"], data["lag"])
+        elif kind == "closed":
+            if value is not None:
+                self.closed_to_ms = orjson.loads(value)["closed_to_ms"]
+        elif kind == "share":
+            source, group_value, start = rest
+            group = group_key(group_value)
+            if value is None:
+                self._remove(source, group, start)
+            else:
+                shares = self.shares.setdefault(start, {}).setdefault(group, {})
+                shares[source] = self.spec.values.load(orjson.loads(value))
+            changed[start, group] = None
+        else:
+            raise ValueError(f"unknown kind {kind!r}")
+
+    def _remove(self, source: int, group: Any, start: int) -> None:
+        groups = self.shares.get(start, {})
+        shares = groups.get(group, {})
+        shares.pop(source, None)
+        if not shares:
+            groups.pop(group, None)
+        if not groups:
+            self.shares.pop(start, None)
+
+    def least_watermark_ms(self) -> int | None:
+        """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
+        low: int | None = None
+        for source in range(self.sources):
+            mark = self.marks.get(source)
+            if mark is None or mark.watermark_ms is None:
+                return None
+            low = mark.watermark_ms if low is None or mark.watermark_ms < low else low
+        return low
+
+    def due(self) -> bool:
+        """Would `cut` close or expire anything?"""
+        return self._plan() is not None
+
+    def _plan(self) -> Closing | None:
+        window = self.spec.window
+        low = self.least_watermark_ms()
+        if window is None or not self.ready or low is None:
+            return None
+        if self.closed_to_ms is not None and low <= self.closed_to_ms:
+            return None
+        closing = Closing(low)
+        first_open = None if self.closed_to_ms is None else window.first_open_start(self.closed_to_ms)
+        for start in sorted(s for s in self.shares if first_open is None or s >= first_open):
+            if not window.closed(start, low):
+                break
+            closing.rows.extend((start, group) for group in _in_order(self.shares[start]))
+        if self.shares and window.expired(min(self.shares), low):
+            closing.expired = sorted(start for start in self.shares if window.expired(start, low))
+        return closing if closing.rows or closing.expired else None
+
+    def is_closed(self, start: int) -> bool:
+        """Has the window been closed durably?"""
+        window = self.spec.window
+        return (
+            window is not None and self.closed_to_ms is not None and window.closed(start, self.closed_to_ms)
+        )
+
+    def cut(self, records: list[Record], emit: Emit | None) -> None:
+        """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
+        self.closing = self._plan()
+        if self.closing is None:
+            return
+        if emit is not None:
+            records.extend(emit(start, group, self.state(start, group)) for start, group in self.closing.rows)
+        for start in self.closing.expired:
+            for group, shares in self.shares[start].items():
+                for source in shares:
+                    records.append(Record(self.topic, self.partition, share_key(source, group, start), None))
+        value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
+        records.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+
+    def committed(self) -> Closing | None:
+        """The closing is durable; returns it. The rows that expired are gone."""
+        closing, self.closing = self.closing, None
+        if closing is not None:
+            self.closed_to_ms = closing.closed_to_ms
+        return closing
+
+    def forget(self, closing: Closing) -> None:
+        """Drops what a durable closing expired."""
+        for start in closing.expired:
+            self.shares.pop(start, None)
+
+    def _forget_expired(self) -> None:
+        """After a restore: what has expired goes, since its tombstone may have been compacted away."""
+        window = self.spec.window
+        if window is None or self.closed_to_ms is None:
+            return
+        for start in [start for start in self.shares if window.expired(start, self.closed_to_ms)]:
+            del self.shares[start]
+
+    def state(self, start: int, group: Any) -> State:
+        """The merged state of a row. Raises KeyError."""
+        shares = self.shares[start][group]
+        return self.spec.values.merge_all([shares[source] for source in sorted(shares)])
+
+    def rows(self) -> Iterator[RowId]:
+        for start, groups in self.shares.items():
+            for group in groups:
+                yield start, group
+
+
+def _in_order(groups: dict[Any, Any]) -> list[Any]:
+    """Groups by the bytes of their key, so that closed rows are emitted in one order always."""
+    return sorted(groups, key=group_key_bytes)
+
+
+__all__ = ["NO_WINDOW", "Closing", "Mark", "RowId", "SecondStage", "Sender", "ShuffleError", "share_key"]

@@ -1,0 +1,310 @@
+"""Keyed and windowed tables: for each partition the checkpointed rows and the changes over them.
+
+A write lands in the *changes*; no I/O. A checkpoint takes the changes as its *cut*, serialises them
+at once, and folds them into the *store* when it is durable. Agents read changes over cut over store;
+everybody else reads the store.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from streamflow.changelog import RowCodec
+from streamflow.hand import CURRENT, Hand, Undo
+from streamflow.stores.base import DELETED, MISSING, NO_WINDOW, Rows, Store
+from streamflow.transports.base import Record
+from streamflow.windows import TumblingWindow, Window
+
+_IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """What a table is, apart from its rows.
+
+    ``changelog`` is the topic its rows are rebuilt from, with ``partitions`` partitions.
+    """
+
+    name: str
+    window: Window | None
+    codec: RowCodec
+    changelog: str
+    partitions: int
+
+
+class TablePartition:
+    """One partition of a table. ``expired_to_ms``: windows that this watermark expires are gone."""
+
+    __slots__ = (
+        "changes",
+        "cut",
+        "drops",
+        "expired_to_ms",
+        "next_expiry_ms",
+        "open_from",
+        "partition",
+        "spec",
+        "store",
+        "writers",
+    )
+
+    def __init__(self, spec: TableSpec, partition: int, store: Store) -> None:
+        self.spec = spec
+        self.partition = partition
+        self.store = store
+        self.changes: Rows = {}
+        self.cut: Rows | None = None
+        self.drops: list[int] = []  # starts of the windows that the cut drops
+        self.expired_to_ms: int | None = None
+        # Invariant: an event whose window starts at or after `open_from` is not late.
+        self.open_from: int | None = None
+        self.writers: set[str] = set()  # consumers that wrote here: the furthest one's time expires rows
+
+    def get(self, start: int, key: Any) -> Any:
+        """The newest value, changes included, or `MISSING`."""
+        rows = self.changes.get(start)
+        if rows is not None:
+            value = rows.get(key, MISSING)
+            if value is not MISSING:
+                return MISSING if value is DELETED else value
+        return self.below(start, key)
+
+    def below(self, start: int, key: Any) -> Any:
+        """The value under the changes: the cut's, else the checkpointed one, else `MISSING`."""
+        if self.cut is not None:
+            rows = self.cut.get(start)
+            if rows is not None:
+                value = rows.get(key, MISSING)
+                if value is not MISSING:
+                    return MISSING if value is DELETED else value
+        return self.store.get(start, key)
+
+    def put(self, hand: Hand, start: int, key: Any, value: Any) -> None:
+        """Writes on behalf of the event in hand; remembers what to undo."""
+        rows = self.changes.get(start)
+        if rows is None:
+            rows = self.changes[start] = {}
+        hand.undo.append((hand.index, self, start, key, rows.get(key, MISSING)))
+        rows[key] = value
+        self.writers.add(hand.consumer)
+
+    def begin_cut(self, watermark_ms: int | None) -> None:
+        """Takes the changes as the cut, and drops the windows that the watermark expires."""
+        assert self.cut is None, "a cut is taken only when the one before is durable"
+        self.cut = {start: rows for start, rows in self.changes.items() if rows}
+        self.changes = {}
+        self.drops = []
+        window = self.spec.window
+        if window is None or watermark_ms is None:
+            return
+        if self.expired_to_ms is not None and watermark_ms <= self.expired_to_ms:
+            return
+        self.expired_to_ms = watermark_ms
+        first = self.store.first_start()
+        if self.cut and (first is None or min(self.cut) < first):
+            first = min(self.cut)
+        if first is not None and window.expired(first, watermark_ms):
+            self.drops = [s for s in {*self.store.starts(), *self.cut} if window.expired(s, watermark_ms)]
+
+    def emit(self, records: list[Record]) -> None:
+        """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
+        assert self.cut is not None
+        spec, topic, partition = self.spec, self.spec.changelog, self.partition
+        encode = spec.codec.encode_value
+        for start, rows in self.cut.items():
+            if start in self.drops:
+                continue
+            for key, value in zip(spec.codec.encode_keys(start, list(rows)), rows.values(), strict=True):
+                records.append(Record(topic, partition, key, None if value is DELETED else encode(value)))
+        for start in self.drops:
+            for key in spec.codec.encode_keys(start, list(self.store.window(start))):
+                records.append(Record(topic, partition, key, None))
+
+    def fold_cut(self) -> None:
+        """The cut is durable: it becomes part of the checkpointed rows."""
+        assert self.cut is not None
+        cut, self.cut = self.cut, None
+        for start in self.drops:
+            cut.pop(start, None)
+        self.store.apply(cut)
+        for start in self.drops:
+            self.store.drop_window(start)
+        self.drops = []
+
+    def forget_expired(self, watermark_ms: int | None) -> None:
+        """After a restore: what has expired goes without tombstones, which may have been compacted away."""
+        window = self.spec.window
+        if window is None or watermark_ms is None:
+            return
+        self.expired_to_ms = watermark_ms
+        for start in self.store.starts():
+            if window.expired(start, watermark_ms):
+                self.store.drop_window(start)
+
+
+def keep_out(hand: Hand) -> None:
+    """Puts what the event in hand wrote back from the cuts to the changes, as if written after them."""
+    kept: list[Undo] = []
+    seen: set[tuple[int, int, Any]] = set()
+    for index, part, start, key, before in hand.held_writes():
+        if part.cut is None or (id(part), start, key) in seen:
+            continue
+        seen.add((id(part), start, key))
+        rows = part.cut[start]
+        part.changes.setdefault(start, {})[key] = rows[key]
+        if before is MISSING:
+            del rows[key]
+            if not rows:
+                del part.cut[start]
+        else:
+            rows[key] = before
+        kept.append((index, part, start, key, MISSING))
+    hand.undo = kept
+
+
+class AgentTable:
+    """A table in Faust's form: agents read and write rows of the partition of their event.
+
+    ``hash_partition`` gives the partition that a key's bytes hash to; ``on_late`` and ``on_scattered``
+    are told of what they name.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        *,
+        hash_partition: Callable[[Any], int],
+        on_late: Callable[[Hand, int], None],
+        on_scattered: Callable[[int, Any], None],
+    ) -> None:
+        self.spec = spec
+        self.default = default
+        self.parts: dict[int, TablePartition] = {}
+        self._hash_partition = hash_partition
+        self._on_late = on_late
+        self._on_scattered = on_scattered
+        self._start_of = window.start_of if isinstance(window := spec.window, TumblingWindow) else None
+
+    def hand(self) -> Hand:
+        """The hand of the calling agent. Raises TypeError outside an event."""
+        hand = CURRENT.get()
+        if hand is None:
+            raise TypeError(f"table {self.spec.name!r} can be used only while an agent holds an event")
+        hand.check()
+        return hand
+
+    def part(self, hand: Hand) -> TablePartition:
+        try:
+            return self.parts[hand.partition]
+        except KeyError:
+            assert hand.chunk is not None
+            raise TypeError(
+                f"table {self.spec.name!r} has no partition {hand.partition}: the topic "
+                f"{hand.chunk.topic!r} has more partitions than the table's {self.spec.partitions}"
+            ) from None
+
+    def starts(self, hand: Hand) -> list[int]:
+        """Starts of the windows that hold the event in hand; `NO_WINDOW` for a table without windows."""
+        window = self.spec.window
+        if window is None:
+            return [NO_WINDOW]
+        return [start for start, _ in window.windows_of(hand.times[hand.index])]
+
+    def open_chunk(self, partition: int, watermark_ms: int) -> None:
+        """Told the watermark at the end of a chunk: only windows before `open_from` need a closer look."""
+        window, part = self.spec.window, self.parts.get(partition)
+        if window is None or part is None:
+            return
+        if part.expired_to_ms is not None and part.expired_to_ms > watermark_ms:
+            watermark_ms = part.expired_to_ms
+        first = window.first_open_start(watermark_ms)
+        if part.open_from is None or first > part.open_from:
+            part.open_from = first
+
+    def read(self, key: Any, start: int) -> Any:
+        """The row as the agent sees it, or `MISSING`."""
+        hand = self.hand()
+        return self.part(hand).get(start, key)
+
+    def base(self, part: TablePartition, start: int, key: Any) -> Any:
+        """The row's value, else the table's default. Raises KeyError where it has none."""
+        value = part.get(start, key)
+        if value is not MISSING:
+            return value if isinstance(value, _IMMUTABLE) else copy.deepcopy(value)
+        if self.default is None:
+            raise KeyError(key)
+        return self.default()
+
+    def write(self, key: Any, value: Any, start: int) -> None:
+        """Sets a row (`DELETED` takes it away).
+
+        Raises TypeError outside an event, StaleEvent when its partition was taken away.
+        """
+        hand = self.hand()
+        part = self.part(hand)
+        if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
+            self._on_late(hand, start)
+            return
+        if key is not hand.keys[hand.index]:
+            self._check_key(hand, key)
+        part.put(hand, start, key, value)
+
+    def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
+        """HOT PATH: ``row = operator(row, operand)`` in every window that holds the event in hand.
+
+        `write` written out for the common case: a tumbling window, an event that is not late.
+        """
+        hand = CURRENT.get()
+        if hand is None or not hand.holding or hand.stale:
+            hand = self.hand()
+        index = hand.index
+        part = self.parts.get(hand.partition)
+        if part is None:
+            part = self.part(hand)
+        if key is not hand.keys[index]:
+            self._check_key(hand, key)
+        for start in (self._start_of(hand.times[index]),) if self._start_of else self.starts(hand):
+            if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
+                self._on_late(hand, start)
+                continue
+            rows = part.changes.get(start)
+            if rows is None:
+                rows = part.changes[start] = {}
+            value = rows.get(key, MISSING)
+            hand.undo.append((index, part, start, key, value))
+            if value is MISSING or value is DELETED:
+                value = self.base(part, start, key)
+                part.writers.add(hand.consumer)
+            rows[key] = operator(value, operand)
+
+    def _is_late(self, hand: Hand, part: TablePartition, start: int) -> bool:
+        """Exactly: is the window closed by what this consumer saw up to and with this event?"""
+        window = self.spec.window
+        assert window is not None
+        if window.closed(start, hand.running_watermark_ms()):
+            return True
+        return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
+
+    def _check_key(self, hand: Hand, key: Any) -> None:
+        """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it."""
+        if key != hand.keys[hand.index] and self._hash_partition(key) != hand.partition:
+            self._on_scattered(hand.partition, key)
+
+    def keys_seen(self, hand: Hand) -> Iterator[Any]:
+        """Keys of the partition of the event in hand, changes included, each once."""
+        part = self.part(hand)
+        seen: set[Any] = set()
+        for layer in (part.changes, part.cut or {}):
+            for start, rows in layer.items():
+                for key in rows:
+                    if key not in seen and part.get(start, key) is not MISSING:
+                        seen.add(key)
+                        yield key
+        for start, key, _ in part.store.scan():
+            if key not in seen and part.get(start, key) is not MISSING:
+                seen.add(key)
+                yield key

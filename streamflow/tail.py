@@ -1,0 +1,66 @@
+"""Follows the logs that workers write for each other: the progress topic, and our shuffle partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from streamflow.transports.base import Batch, LogReader, TopicPartition
+
+READ_WAIT_MS = 100
+
+
+class Tail:
+    """One reader over a changing set of partitions; each keeps its position while it is followed.
+
+    ``on_batch`` is told every batch, in order; it must not block.
+    """
+
+    def __init__(self, reader: LogReader, on_batch: Callable[[Batch], None]) -> None:
+        self._reader = reader
+        self._on_batch = on_batch
+        self._positions: dict[TopicPartition, int] = {}
+        self._wanted: dict[TopicPartition, int] = {}
+        self._changed = False
+        self._moved = asyncio.Event()
+
+    def follow(self, partitions: Iterable[TopicPartition]) -> None:
+        """Begins to follow these from the beginning."""
+        self._wanted.update(dict.fromkeys(partitions, 0))
+        self._changed = True
+
+    def leave(self, partitions: Iterable[TopicPartition]) -> None:
+        for at in partitions:
+            self._wanted.pop(at, None)
+            self._positions.pop(at, None)
+        self._changed = True
+
+    def position(self, at: TopicPartition) -> int:
+        """Next offset to be read of a followed partition."""
+        return self._positions.get(at, 0)
+
+    async def passed(self, ends: dict[TopicPartition, int]) -> None:
+        """Returns when every one of these followed partitions has been read to its end offset."""
+        while any(self.position(at) < end for at, end in ends.items()):
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        while True:
+            if self._changed:
+                self._changed = False
+                self._positions = {at: self._positions.get(at, start) for at, start in self._wanted.items()}
+                await self._reader.assign(dict(self._positions))
+            if not self._wanted:
+                await asyncio.sleep(READ_WAIT_MS / 1_000)
+                continue
+            batches = await self._reader.read(READ_WAIT_MS)
+            if self._changed:
+                # Some of these may be of partitions that we left and took up again: read them anew.
+                batches = [batch for batch in batches if (batch.topic, batch.partition) in self._positions]
+            for batch in batches:
+                self._positions[batch.topic, batch.partition] = batch.next_offset
+                self._on_batch(batch)
+            if batches:
+                self._moved.set()

@@ -1,0 +1,97 @@
+"""The topics of an app: their names, their numbers of partitions, and where a key lies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from streamflow.dead_letter import EXTRA_BYTES
+from streamflow.errors import ConfigurationError
+from streamflow.transports.base import TopicSpec, Transport
+
+
+class Topics:
+    """Known topics and their partitions. ``partitioner`` is (key bytes, partitions) -> partition."""
+
+    def __init__(
+        self, app_id: str, partitioner: Callable[[bytes, int], int], partitions_default: int
+    ) -> None:
+        self.app_id = app_id
+        self.counts: dict[str, int] = {}
+        self._partitioner = partitioner
+        self._partitions_default = partitions_default
+        self._wanted: dict[str, TopicSpec] = {}
+        self._keyless = 0
+
+    @property
+    def progress(self) -> str:
+        return f"{self.app_id}-progress"
+
+    def changelog(self, table: str) -> str:
+        """Faust's name for it, so that an app can upgrade in place."""
+        return f"{self.app_id}-{table}-changelog"
+
+    def shuffle(self, table: str) -> str:
+        return f"{self.app_id}-{table}-shuffle"
+
+    def partitions(self, topic: str) -> int:
+        """Raises ConfigurationError for a topic that is not known yet."""
+        try:
+            return self.counts[topic]
+        except KeyError:
+            raise ConfigurationError(
+                f"topic {topic!r} is not known: declare it, or create it first"
+            ) from None
+
+    def place(self, topic: str, key: bytes | None) -> int:
+        """The partition of a key; records without key go to the partitions in turn."""
+        count = self.partitions(topic)
+        if key is None:
+            self._keyless += 1
+            return self._keyless % count
+        return self._partitioner(key, count)
+
+    def want(
+        self, name: str, partitions: int | None = None, *, compacted: bool = False, letters: bool = False
+    ) -> None:
+        """Notes a topic that has to be there; what was asked for first holds."""
+        if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
+            record_bytes_max = 1_048_588 + EXTRA_BYTES if letters else None
+            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, None, record_bytes_max)
+
+    async def create(self, transport: Transport) -> None:
+        """Learns the partitions of the wanted topics, and creates those that are missing."""
+        wanted, self._wanted = self._wanted, {}
+        self.counts.update(await transport.partition_counts(wanted))
+        missing = [
+            TopicSpec(
+                spec.name,
+                spec.partitions or self._partitions_default,
+                spec.compacted,
+                None,
+                spec.record_bytes_max,
+            )
+            for spec in wanted.values()
+            if spec.name not in self.counts
+        ]
+        if missing:
+            await transport.create_topics(missing)
+            self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
+        for spec in wanted.values():
+            found = self.counts.get(spec.name, 0)
+            if spec.compacted and spec.partitions and found != spec.partitions:
+                raise ConfigurationError(
+                    f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its source topic "
+                    "was given another number; `streamflow reset` starts anew"
+                )
+
+    def agreed(self, topics: Iterable[str], what: str, partitions: int | None) -> int:
+        """The number of partitions of a table: its topics' if they agree, else ``partitions``."""
+        counts = {topic: self.counts[topic] for topic in topics}
+        if partitions is not None:
+            return partitions
+        if len(set(counts.values())) == 1:
+            return next(iter(counts.values()))
+        found = ", ".join(f"{topic}: {count}" for topic, count in sorted(counts.items())) or "no topic"
+        raise ConfigurationError(
+            f"{what} can't take its number of partitions from the agents' topics ({found}); say partitions="
+        )
