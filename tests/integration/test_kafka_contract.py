@@ -38,6 +38,7 @@ class KafkaHarness:
         self._bootstrap = bootstrap
         self._clients: list[KafkaTransport] = []
         self._held: list[asyncio.Task[Any]] = []
+        self._asleep: dict[Transport, asyncio.Event] = {}
 
     async def client(self, group: str, name: str) -> KafkaTransport:
         settings = KafkaSettings(
@@ -54,24 +55,23 @@ class KafkaHarness:
         return client
 
     async def kill(self, client: Transport) -> None:
-        await self.stall(client, wait=False)
+        await self.stall(client)
+        await cut_off(client)
 
-    async def stall(self, client: Transport, wait: bool = True) -> None:
+    async def stall(self, client: Transport) -> None:
         """No heartbeat any more: the group gives up on it after its session timeout."""
-        consumer = consumer_of(client)
-        coordinator = consumer._coordinator
-        if coordinator._heartbeat_task is not None:
-            coordinator._heartbeat_task.cancel()
-        coordinator._do_heartbeat = self._never
-        if wait:
-            await asyncio.sleep(1.0)
-        else:
-            await cut_off(client)
+        coordinator = consumer_of(client)._coordinator
+        beat, awake = coordinator._do_heartbeat, asyncio.Event()
+
+        async def later() -> bool:
+            await awake.wait()
+            return bool(await beat())
+
+        coordinator._do_heartbeat = later
+        self._asleep[client] = awake
 
     async def wake(self, client: Transport) -> None:
-        coordinator = consumer_of(client)._coordinator
-        del coordinator._do_heartbeat
-        await coordinator._do_heartbeat()
+        self._asleep.pop(client).set()
 
     async def hold(self, client: Transport, commit: Commit) -> HeldCommit:
         assert isinstance(client, KafkaTransport)
@@ -100,10 +100,6 @@ class KafkaHarness:
             task.cancel()
         await asyncio.gather(*self._held, return_exceptions=True)
         await asyncio.gather(*(client.stop() for client in self._clients))
-
-    async def _never(self) -> bool:
-        await asyncio.Event().wait()
-        return False
 
 
 def consumer_of(client: Transport) -> Any:
