@@ -1,0 +1,240 @@
+"""The routes of the HTTP API, declared once: the server registers them and OpenAPI describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from streamflow.web.query import LIMIT_DEFAULT, SORTS, STATES
+
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    text: str
+    schema: Schema
+    where: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``name`` is that of the handler in `Api`; ``answer`` names a schema, or is a media type.
+
+    ``problems`` are the statuses of problem+json besides 401, 403 and 500, which every route can answer.
+    """
+
+    name: str
+    path: str
+    summary: str
+    answer: str
+    parameters: tuple[Parameter, ...] = ()
+    problems: tuple[int, ...] = ()
+    is_open: bool = False  # without a token
+
+    @property
+    def pattern(self) -> str:
+        """The path as aiohttp matches it: a key may be empty."""
+        return self.path.replace("{key}", "{key:[^{}/]*}")
+
+
+TEXT: Final[Schema] = {"type": "string"}
+TIME: Final[Schema] = {"type": "string", "description": "RFC 3339 with a zone, or epoch milliseconds"}
+
+TABLE: Final = Parameter("table", "Name of the table.", TEXT, "path")
+KEY: Final = Parameter(
+    "key",
+    "The key, percent-encoded once, read by the table's key type; ignored with `key_b64`.",
+    TEXT,
+    "path",
+)
+KEY_B64: Final = Parameter("key_b64", "The key as the topic's bytes, in base64 (either alphabet).", TEXT)
+MIN_POSITION: Final = Parameter(
+    "min_position",
+    "Waits until what stands before these source offsets is shown: `partition:offset`, comma-separated. "
+    "503 if that takes too long.",
+    TEXT,
+)
+LIST: Final = (
+    Parameter("prefix", "Only keys whose text begins so.", TEXT),
+    Parameter("start", "Only windows that start at or after this.", TIME),
+    Parameter("end", "Only windows that start before this.", TIME),
+    Parameter(
+        "state", "Only windows in this state; `closed` takes revised ones too.", {"enum": list(STATES)}
+    ),
+    Parameter(
+        "sort", "By window, then key; or by key, then window; `-` reverses the order.", {"enum": list(SORTS)}
+    ),
+    Parameter("limit", "Rows of a page.", {"type": "integer", "minimum": 1, "default": LIMIT_DEFAULT}),
+    Parameter("cursor", "`next` of the page before; everything else as it was.", TEXT),
+    Parameter("partitions", "Only these partitions of the table, comma-separated.", TEXT),
+    MIN_POSITION,
+)
+
+ROUTES: Final = (
+    Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400,)),
+    Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404)),
+    Route(
+        "rows",
+        "/v1/tables/{table}/rows",
+        "Rows of all partitions, page by page; all of them as application/x-ndjson.",
+        "Rows",
+        (TABLE, *LIST),
+        (400, 404, 503),
+    ),
+    Route(
+        "key",
+        "/v1/tables/{table}/keys/{key}",
+        "The row of a key: of its newest window, or of the one that holds `at`.",
+        "KeyRow",
+        (TABLE, KEY, KEY_B64, Parameter("at", "A time within the window.", TIME), MIN_POSITION),
+        (400, 404, 409, 503),
+    ),
+    Route(
+        "key_windows",
+        "/v1/tables/{table}/keys/{key}/windows",
+        "All windows of a key, oldest first.",
+        "Rows",
+        (TABLE, KEY, KEY_B64, MIN_POSITION),
+        (400, 404, 409, 503),
+    ),
+    Route(
+        "key_location",
+        "/v1/tables/{table}/keys/{key}/location",
+        "Which partition and worker a key belongs to, and where else the worker asked holds rows of it.",
+        "Location",
+        (TABLE, KEY, KEY_B64),
+        (400, 404),
+    ),
+    Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
+    Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
+    Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
+    Route("readyz", "/readyz", "Whether its tables are rebuilt.", "Health", problems=(503,), is_open=True),
+    Route("metrics", "/metrics", "Prometheus text format 0.0.4, or OpenMetrics 1.0.", "text/plain"),
+)
+
+_POSITION: Final[Schema] = {
+    "type": "object",
+    "description": "Source partition to the next offset to be taken, a decimal string.",
+    "additionalProperties": {"type": "string", "pattern": "^[0-9]+$"},
+}
+_LAG: Final[Schema] = {
+    "type": "object",
+    "description": "Source partition to the records still to be read; null while unknown.",
+    "additionalProperties": {"type": ["integer", "null"]},
+}
+_COMPLETENESS: Final[Mapping[str, Schema]] = {
+    "partial": {"type": "boolean", "description": "Some partitions are missing."},
+    "missing_partitions": {"type": "array", "items": {"type": "integer"}},
+    "position": _POSITION,
+    "lag": _LAG,
+}
+_ROW: Final[Mapping[str, Schema]] = {
+    "key": {"description": "Any JSON; null where a row is found by its window alone."},
+    "window": {"anyOf": [{"$ref": "#/components/schemas/Window"}, {"type": "null"}]},
+    "value": {"description": "Any JSON."},
+    "partition": {"type": "integer", "minimum": 0},
+}
+_INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
+_INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+
+
+def _object(properties: Mapping[str, Schema], *, required: tuple[str, ...] | None = None) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+    }
+
+
+SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Window": _object({"start": _INSTANT, "end": _INSTANT, "state": {"enum": ["open", "closed", "revised"]}}),
+    "Row": _object(_ROW),
+    "KeyRow": _object({**_ROW, **_COMPLETENESS}),
+    "Rows": _object(
+        {
+            "rows": {"type": "array", "items": {"$ref": "#/components/schemas/Row"}},
+            "next": {"type": ["string", "null"], "description": "Cursor of the next page."},
+            **_COMPLETENESS,
+        }
+    ),
+    "Table": _object(
+        {
+            "name": TEXT,
+            "kind": {"enum": ["agent", "aggregate"]},
+            "keyed": {"type": "boolean"},
+            "window": {
+                "anyOf": [
+                    _object(
+                        {
+                            "kind": TEXT,
+                            "size_ms": {"type": "integer"},
+                            "grace_ms": {"type": "integer"},
+                            "retain_ms": {"type": "integer"},
+                        }
+                    ),
+                    {"type": "null"},
+                ]
+            },
+            "source_topic": TEXT,
+            "partitions": {"type": "integer", "minimum": 1},
+            "description": {"type": "object"},
+            "rows": {"type": "integer", "minimum": 0},
+            "watermark": _INSTANT_OR_NULL,
+            "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
+            **_COMPLETENESS,
+        }
+    ),
+    "Tables": _object(
+        {
+            "tables": {"type": "array", "items": {"$ref": "#/components/schemas/Table"}},
+            "partial": {"type": "boolean"},
+        }
+    ),
+    "Location": _object(
+        {
+            "key": {"description": "Any JSON."},
+            "partition": {"type": "integer", "minimum": 0},
+            "owner": {"type": ["string", "null"], "description": "Address of the worker; null while moving."},
+            "scattered": {"type": "array", "items": {"type": "integer"}},
+        }
+    ),
+    "Worker": _object(
+        {
+            "url": TEXT,
+            "reachable": {"type": "boolean"},
+            "partitions": {
+                "type": "object",
+                "additionalProperties": {"type": "array", "items": {"type": "integer"}},
+            },
+            "ready": {"type": "boolean"},
+            "health": {"type": "object"},
+            "stats": {"type": "object"},
+            "checkpoint": {"type": "object"},
+            "memory_bytes": {"type": ["integer", "null"]},
+        },
+        required=("url", "reachable", "partitions"),
+    ),
+    "Status": _object(
+        {
+            "app_id": TEXT,
+            "url": TEXT,
+            "now": _INSTANT,
+            "workers": {"type": "array", "items": {"$ref": "#/components/schemas/Worker"}},
+            "partial": {"type": "boolean"},
+        }
+    ),
+    "Health": _object({"status": TEXT}),
+    "Problem": _object(
+        {
+            "type": {"type": "string", "format": "uri"},
+            "title": TEXT,
+            "status": {"type": "integer"},
+            "code": {"type": "string", "description": "The last word of `type`."},
+            "detail": TEXT,
+            "instance": TEXT,
+        }
+    ),
+}

@@ -1,0 +1,72 @@
+"""What the web view needs of an engine, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from streamflow.clock import Clock
+from streamflow.metrics import Metrics
+from streamflow.rows import Row, RowListener, TableReader
+from streamflow.transports.base import Member
+
+
+class Served(Protocol):
+    """One running worker. Who owns ``(table.source_topic, p)`` owns partition ``p`` of the table."""
+
+    @property
+    def app_id(self) -> str: ...
+
+    @property
+    def url(self) -> str:
+        """The address that this worker advertises to its peers, such as ``http://127.0.0.1:6066``."""
+        ...
+
+    @property
+    def tables(self) -> Mapping[str, TableReader]: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def metrics(self) -> Metrics: ...
+
+    def listen(self, listener: RowListener) -> Callable[[], None]:
+        """``listener`` is told of every checkpoint from now on; returns what ends that."""
+        ...
+
+    def members(self) -> tuple[Member, ...]:
+        """All live workers, this one included, with their source partitions."""
+        ...
+
+    def generation(self) -> int:
+        """Grows whenever rows were dropped or restored: what was shown of them must be read anew.
+
+        Listeners hear of what checkpoints change, and of nothing else.
+        """
+        ...
+
+    def ready(self) -> bool:
+        """Every owned partition is recovered."""
+        ...
+
+    def health(self) -> Mapping[str, Any]:
+        """``{"status": "ok" or another word, "error": str | None, ...}``."""
+        ...
+
+    def stats(self) -> Mapping[str, Any]:
+        """``{"records_total": int, "lag_records": int, "partitions": [...], "agents": {...}, ...}``."""
+        ...
+
+
+@runtime_checkable
+class WindowIndex(Protocol):
+    """What a `TableReader` may offer besides: its windows in order, so that a page needn't read them all."""
+
+    def window_starts(self, partition: int) -> list[int]:
+        """The starts of the windows that have rows in an owned partition, oldest first."""
+        ...
+
+    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
+        """The rows of one window of an owned partition, in no particular order."""
+        ...

@@ -1,0 +1,144 @@
+"""The web application of one worker, and the server that carries it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Final
+
+from aiohttp import web
+
+from streamflow.errors import ConfigurationError
+from streamflow.web import security
+from streamflow.web.api import Api
+from streamflow.web.dashboard import Dashboard
+from streamflow.web.live import Hub
+from streamflow.web.peers import Peers
+from streamflow.web.problems import problem_middleware
+from streamflow.web.routes import ROUTES
+from streamflow.web.served import Served
+from streamflow.web.settings import WebSettings, check
+
+log = logging.getLogger(__name__)
+
+PORTS_TRIED_MAX: Final = 100
+WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
+SHUTDOWN_S: Final = 2.0
+
+
+def create_web_app(served: Served, settings: WebSettings) -> web.Application:
+    """The whole web view of ``served``: HTTP, WebSocket and dashboard. Raises ConfigurationError."""
+    check(settings)
+    guard = security.Guard(settings, served.url)
+    peers = Peers(served, settings)
+    api = Api(served, settings, peers, guard)
+    hub = Hub(served, settings, peers, guard)
+    app = web.Application(
+        # In this order: a refused token is a problem too.
+        middlewares=[problem_middleware, security.middleware(guard)],
+        client_max_size=settings.request_bytes_max,
+    )
+    app.on_response_prepare.append(security.headers_signal(guard))
+    for route in ROUTES:
+        app.router.add_get(route.pattern, getattr(api, route.name), name=route.name)
+    app.router.add_get("/v1/ws", hub.websocket, name="ws")
+    Dashboard().add_routes(app.router)
+
+    async def start(_: web.Application) -> None:
+        await peers.start()
+        await hub.start()
+
+    async def drain(_: web.Application) -> None:
+        await hub.drain()
+
+    async def stop(_: web.Application) -> None:
+        await hub.stop()
+        await peers.stop()
+
+    app.on_startup.append(start)
+    app.on_shutdown.append(drain)
+    app.on_cleanup.append(stop)
+    return app
+
+
+class WebServer:
+    """Binds first, so that the worker can advertise its address when it joins its group; serves later.
+
+    server = WebServer(settings)
+    url = server.bind()
+    await server.start(served)      # served.url == url
+    await server.stop()
+    """
+
+    def __init__(self, settings: WebSettings) -> None:
+        check(settings)
+        self.settings = settings
+        self.url = ""
+        self._socket: socket.socket | None = None
+        self._runner: web.AppRunner | None = None
+
+    def bind(self) -> str:
+        """Claims the port; returns the address to advertise. Raises ConfigurationError if it can't be had."""
+        settings = self.settings
+        tries = 1 if settings.port_explicit or settings.port == 0 else PORTS_TRIED_MAX
+        for port in range(settings.port, min(settings.port + tries, 65_536)):
+            try:
+                self._socket = _listening(settings.host, port)
+                break
+            except OSError as exc:
+                if port == min(settings.port + tries, 65_536) - 1:
+                    address = f"{settings.host}:{settings.port}"
+                    raise ConfigurationError(f"the web view can't listen on {address}: {exc}") from exc
+        assert self._socket is not None
+        bound = self._socket.getsockname()[1]
+        if settings.port not in (0, bound):
+            log.warning("web port %d is busy: using %d", settings.port, bound)
+        self.url = settings.advertised_url or f"http://{_advertised_host(settings.host)}:{bound}"
+        return self.url
+
+    async def start(self, served: Served) -> None:
+        """Serves from now on; ``/readyz`` says 503 until the worker is ready."""
+        assert self._socket is not None, "bind() comes first"
+        self._runner = web.AppRunner(
+            create_web_app(served, self.settings),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def stop(self) -> None:
+        """Tells live clients to come back later, finishes what is being answered, closes. Idempotent."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            async with asyncio.timeout(3 * SHUTDOWN_S):
+                await runner.cleanup()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A listening socket: only listening, not binding, claims a port from others. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    server = socket.socket(family, kind, protocol)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setblocking(False)
+        server.bind(address)
+        server.listen(128)
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+def _advertised_host(host: str) -> str:
+    """A name that peers can call: a wildcard is none."""
+    if host in WILDCARDS:
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

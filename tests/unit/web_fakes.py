@@ -1,0 +1,288 @@
+"""Workers without an engine: tables that hold real rows, shared by a cluster in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from streamflow.clock import LoopClock
+from streamflow.errors import DecodeError
+from streamflow.metrics import Metrics
+from streamflow.rows import (
+    Operation,
+    Row,
+    RowChange,
+    RowListener,
+    State,
+    TableChanges,
+    TableReader,
+    TableStatus,
+)
+from streamflow.transports.base import Member
+from streamflow.web import WebServer, WebSettings
+from streamflow.windows import TumblingWindow, Window
+
+PARTITIONS = 3
+SIZE_MS = 10_000
+SETTINGS = WebSettings(port=0, ws_progress_s=0.05, peer_timeout_s=1.0, min_position_wait_s=0.3)
+
+
+def partition_of(key: Any) -> int:
+    return sum(str(key).encode()) % PARTITIONS if key is not None else 0
+
+
+class Data:
+    """The rows of one table on all its partitions, whoever owns them."""
+
+    def __init__(self, name: str, *, window: Window | None, keyed: bool = True, kind: str = "agent") -> None:
+        self.name = name
+        self.window = window
+        self.keyed = keyed
+        self.kind = kind
+        # partition -> (window start, key) -> row
+        self.rows: dict[int, dict[tuple[int | None, Any], Row]] = {p: {} for p in range(PARTITIONS)}
+        self.positions = dict.fromkeys(range(PARTITIONS), 0)
+        self.watermark_ms: int | None = None
+
+
+class FakeReader:
+    """A `TableReader` over `Data`, with the index of windows."""
+
+    description: Mapping[str, Any] = {"values": "count"}
+    source_topic = "events"
+    partitions = PARTITIONS
+
+    def __init__(self, data: Data, served: FakeServed) -> None:
+        self.data = data
+        self.served = served
+        self.name = data.name
+        self.kind: Any = data.kind
+        self.window = data.window
+        self.keyed = data.keyed
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.served.owned)
+
+    def parse_key(self, text: str) -> Any:
+        if text.startswith("!"):
+            raise DecodeError("bad-key", "a key does not begin with an exclamation mark", field="key")
+        return text
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        return raw.decode()
+
+    def partition_of(self, key: Any) -> int:
+        return partition_of(key)
+
+    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+        others = self.owned - {partition_of(key)}
+        return tuple(p for p in sorted(others) if any(k == key for _, k in self.data.rows[p]))
+
+    def windows(self, key: Any) -> list[Row]:
+        rows = [row for p in self.owned for (_, k), row in self.data.rows[p].items() if k == key]
+        return sorted(rows, key=lambda row: row.start_ms or 0)
+
+    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
+        rows = self.windows(key)
+        if at_ms is not None:
+            rows = [
+                row
+                for row in rows
+                if row.start_ms is not None and row.start_ms <= at_ms < row.start_ms + SIZE_MS
+            ]
+        return rows[-1] if rows else None
+
+    def rows(self, partition: int) -> Iterator[Row]:
+        assert partition in self.owned
+        return iter(self.data.rows[partition].values())
+
+    def window_starts(self, partition: int) -> list[int]:
+        return sorted({start for start, _ in self.data.rows[partition] if start is not None})
+
+    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
+        return (row for (start, _), row in self.data.rows[partition].items() if start == start_ms)
+
+    def status(self) -> TableStatus:
+        owned = sorted(self.owned)
+        return TableStatus(
+            positions={p: self.data.positions[p] for p in owned},
+            lags=dict.fromkeys(owned, 0),
+            watermark_ms=self.data.watermark_ms if owned else None,
+            rows=sum(len(self.data.rows[p]) for p in owned),
+            counters={"late": len(owned)},
+        )
+
+
+class PlainReader:
+    """The same without the index: what a table must offer at least."""
+
+    def __init__(self, full: FakeReader) -> None:
+        self._full = full
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("window_starts", "window_rows"):
+            raise AttributeError(name)
+        return getattr(self._full, name)
+
+
+class FakeServed:
+    """A worker of a `Cluster`; owns the partitions in ``owned``."""
+
+    app_id = "demo"
+
+    def __init__(self, cluster: Cluster, owned: Iterable[int], url: str) -> None:
+        self.cluster = cluster
+        self.owned = set(owned)
+        self.url = url
+        self.clock = LoopClock()
+        self.metrics = Metrics()
+        self.listeners: list[RowListener] = []
+        self.is_ready = True
+        self.error: str | None = None
+        self.generations = 0
+        self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
+
+    def listen(self, listener: RowListener) -> Callable[[], None]:
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
+    def members(self) -> tuple[Member, ...]:
+        return tuple(self.cluster.members)
+
+    def generation(self) -> int:
+        return self.generations
+
+    def ready(self) -> bool:
+        return self.is_ready
+
+    def health(self) -> Mapping[str, Any]:
+        return {"status": "ok" if self.error is None else "failed", "error": self.error}
+
+    def stats(self) -> Mapping[str, Any]:
+        return {
+            "records_total": self.cluster.events,
+            "lag_records": 0,
+            "partitions": sorted(self.owned),
+            "agents": {},
+            "workers": len(self.cluster.workers),
+        }
+
+    def tell(self, changes: Iterable[TableChanges]) -> None:
+        for listener in list(self.listeners):
+            listener(changes)
+
+
+class Cluster:
+    """Workers, and the tables that they share. Use as ``async with Cluster().run(2) as workers``."""
+
+    def __init__(self, settings: WebSettings = SETTINGS) -> None:
+        self.settings = settings
+        window = TumblingWindow(size_s=SIZE_MS / 1_000)
+        self.data = {
+            "counts": Data("counts", window=window),
+            "by_type": Data("by_type", window=window, kind="aggregate"),
+            "totals": Data("totals", window=window, keyed=False, kind="aggregate"),
+            "users": Data("users", window=None),
+        }
+        self.workers: list[FakeServed] = []
+        self.servers: list[WebServer] = []
+        self.members: list[Member] = []
+        self.events = 0
+
+    @asynccontextmanager
+    async def run(self, *owned: Iterable[int]) -> AsyncIterator[list[FakeServed]]:
+        """Starts one worker for each set of partitions; by default one that owns all."""
+        try:
+            for partitions in owned or (range(PARTITIONS),):
+                await self.add(partitions)
+            yield self.workers
+        finally:
+            for server in self.servers:
+                await server.stop()
+
+    async def add(self, partitions: Iterable[int], settings: WebSettings | None = None) -> FakeServed:
+        server = WebServer(settings or self.settings)
+        served = FakeServed(self, partitions, server.bind())
+        self.workers.append(served)
+        self.servers.append(server)
+        self.elect()
+        await server.start(served)
+        return served
+
+    def elect(self) -> None:
+        """What the group knows of its members becomes what they own."""
+        self.members = [
+            Member(f"m{i}", worker.url, frozenset(("events", p) for p in worker.owned))
+            for i, worker in enumerate(self.workers)
+        ]
+
+    async def kill(self, index: int) -> None:
+        """A worker that stops answering; the group still counts it as a member."""
+        await self.servers[index].stop()
+
+    def owner(self, partition: int) -> FakeServed | None:
+        return next((worker for worker in self.workers if partition in worker.owned), None)
+
+    def put(
+        self,
+        table: str,
+        key: Any,
+        value: Any,
+        *,
+        start_ms: int | None = None,
+        state: State = "open",
+        partition: int | None = None,
+        op: Operation = "upsert",
+    ) -> Row:
+        """One checkpoint with one change, told to the listeners of the owner."""
+        data = self.data[table]
+        where = partition_of(key) if partition is None else partition
+        if data.window is None:
+            row = Row(key, None, None, None, value, where)
+        else:
+            start = start_ms if start_ms is not None else 0
+            row = Row(key, start, start + SIZE_MS, state, value, where)
+        self.checkpoint(table, where, [RowChange(op, row)])
+        return row
+
+    def checkpoint(self, table: str, partition: int, changes: list[RowChange]) -> None:
+        data = self.data[table]
+        for change in changes:
+            place = (change.row.start_ms, change.row.key)
+            if change.op == "upsert":
+                data.rows[partition][place] = change.row
+            else:
+                data.rows[partition].pop(place, None)
+        self.events += len(changes)
+        data.positions[partition] += len(changes)
+        data.watermark_ms = max([data.watermark_ms or 0, *(change.row.start_ms or 0 for change in changes)])
+        owner = self.owner(partition)
+        if owner is not None:
+            positions = {partition: data.positions[partition]}
+            owner.tell([TableChanges(table, partition, tuple(changes), positions, data.watermark_ms)])
+
+    def table(self, name: str) -> dict[tuple[int, Any, int | None], Any]:
+        """The truth: (partition, key, window start) -> value."""
+        return {
+            (row.partition, row.key, row.start_ms): row.value
+            for rows in self.data[name].rows.values()
+            for row in rows.values()
+        }
+
+    def position(self, name: str) -> dict[str, str]:
+        return {str(p): str(offset) for p, offset in self.data[name].positions.items()}
+
+    def with_settings(self, **changes: Any) -> Cluster:
+        self.settings = replace(self.settings, **changes)
+        return self
+
+
+async def until(condition: Callable[[], bool], wait_s: float = 5.0) -> None:
+    """Returns when ``condition`` holds; fails after ``wait_s``."""
+    async with asyncio.timeout(wait_s):
+        while not condition():  # noqa: ASYNC110 - whatever it is, not only events
+            await asyncio.sleep(0.005)
