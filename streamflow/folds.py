@@ -15,7 +15,14 @@ import orjson
 from streamflow.aggregates import Aggregate
 from streamflow.chunk import Chunk
 from streamflow.clock import rfc3339
-from streamflow.codecs import KeyCodec, field_getter, group_key_column, group_key_value, times_ms_column
+from streamflow.codecs import (
+    KeyCodec,
+    field_getter,
+    group_key,
+    group_key_column,
+    group_key_value,
+    times_ms_column,
+)
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.progress import Progress
 from streamflow.stores.base import MISSING, NO_WINDOW
@@ -223,7 +230,7 @@ class Fold:
                             "bad-key", "the record has no key to group by", field="key"
                         )
         elif spec.by is None:
-            groups = [None] * len(chunk)
+            groups = [group_key(None)] * len(chunk)
         else:
             groups = group_key_column(self._read(chunk, spec.by, wrong))
         times = chunk.times_ms

@@ -1,0 +1,36 @@
+"""Bytes <-> events, keys and groups, in columns.
+
+canonical.py: group keys. keys.py: record keys. values.py: whole events. projections.py: only the
+fields that are needed. fields.py: field paths and event times.
+"""
+
+from streamflow.codecs.canonical import (
+    GroupKey,
+    canonical_json,
+    group_key,
+    group_key_bytes,
+    group_key_column,
+    group_key_text,
+    group_key_value,
+)
+from streamflow.codecs.fields import field_getter, time_ms, times_ms_column
+from streamflow.codecs.keys import KeyCodec
+from streamflow.codecs.projections import ProjectionCodec
+from streamflow.codecs.values import ValueCodec, encode_value
+
+__all__ = [
+    "GroupKey",
+    "KeyCodec",
+    "ProjectionCodec",
+    "ValueCodec",
+    "canonical_json",
+    "encode_value",
+    "field_getter",
+    "group_key",
+    "group_key_bytes",
+    "group_key_column",
+    "group_key_text",
+    "group_key_value",
+    "time_ms",
+    "times_ms_column",
+]

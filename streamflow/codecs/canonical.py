@@ -1,0 +1,62 @@
+"""Group keys: how values are told apart, hashed and written, whatever their JSON type.
+
+Values are compared as canonical JSON: keys sorted, no spaces, so that 1, 1.0, true and "1" differ.
+In memory a text is kept as it is and everything else as its canonical bytes: cheap for the common
+case, and the two never meet as dict keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+GroupKey = str | bytes
+"""A text as it is, or the canonical JSON bytes of anything else."""
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+_decode = msgspec.json.Decoder().decode
+_STR_ONLY = {str}
+
+
+def canonical_json(value: Any) -> bytes:
+    """``value`` as JSON with sorted keys and no spaces; equal bytes iff equal JSON values.
+
+    What JSON does not know is written as msgspec writes it (an aware datetime as RFC 3339, bytes as
+    base64, a Struct as an object, NaN as null). Raises TypeError for what can't be written at all and
+    UnicodeEncodeError for a lone surrogate.
+    """
+    return _encode(value)
+
+
+def group_key(value: Any) -> GroupKey:
+    """The dict key of a group. Raises as `canonical_json`."""
+    if type(value) is str:
+        return value
+    encoded = _encode(value)
+    # A datetime, an enum or a UUID is written as a text, and is that text's group.
+    return str(_decode(encoded)) if encoded[:1] == b'"' else encoded
+
+
+def group_key_column(values: Sequence[Any]) -> list[GroupKey]:
+    """`group_key` of each value, in order."""
+    if set(map(type, values)) == _STR_ONLY:
+        return list(values)
+    return [value if type(value) is str else group_key(value) for value in values]
+
+
+def group_key_value(key: GroupKey) -> Any:
+    """The JSON value that a group key stands for."""
+    return key if isinstance(key, str) else _decode(key)
+
+
+def group_key_bytes(key: GroupKey) -> bytes:
+    """The canonical JSON bytes of a group key: what is hashed for its partition."""
+    return _encode(key) if isinstance(key, str) else key
+
+
+def group_key_text(value: Any) -> str:
+    """A text for people: a str as it is, everything else as canonical JSON text."""
+    key = group_key(value)
+    return key if isinstance(key, str) else key.decode()
