@@ -20,7 +20,7 @@ from streamflow.chunk import Chunk
 from streamflow.clock import Clock
 from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder, Dispatcher, Letters, Limits, Source
-from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, StreamflowError
+from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, TransportError
 from streamflow.folds import Fold, FoldSpec, State, closed_row
 from streamflow.forming import Declared, Forming
 from streamflow.hand import CURRENT, Hand
@@ -285,16 +285,12 @@ class Engine:
         try:
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
-            while True:
+            while not self.live:
                 try:
-                    ours = await self._forming.form(assignment)
-                    break
-                except StreamflowError as exc:
-                    if not self._forming.curable(exc):
-                        raise
+                    self._go_live(await self._forming.form(assignment))
+                except TransportError as exc:
                     logger.warning("recovery failed, trying again: %s", exc)
                     await self.clock.sleep_ms(RESTART_WAIT_MS)
-            self._go_live(ours)
             self.metrics.recovery_seconds.observe((self.clock.monotonic_ms() - began_ms) / 1_000)
         except asyncio.CancelledError:
             raise

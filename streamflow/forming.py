@@ -18,7 +18,7 @@ from streamflow.changelog import RowCodec
 from streamflow.clock import Clock
 from streamflow.codecs import group_key, group_key_value
 from streamflow.dispatch import Decoder
-from streamflow.errors import ConfigurationError, TransportError
+from streamflow.errors import ConfigurationError
 from streamflow.folds import Fold, FoldSpec
 from streamflow.progress import Progress
 from streamflow.recovery import end_of_logs, restore
@@ -66,11 +66,6 @@ class Forming:
         self._emit = emit
         self._new_store = new_store
         self.restored_records = 0
-
-    @staticmethod
-    def curable(exc: BaseException) -> bool:
-        """May the same be tried again?"""
-        return isinstance(exc, TransportError)
 
     async def form(self, assignment: Assignment) -> Ours:
         """Raises TransportError for what a retry may cure, ConfigurationError for a changed declaration."""

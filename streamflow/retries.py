@@ -28,5 +28,5 @@ class Retry:
 
     def wait_ms(self, attempt: int) -> float:
         """How long to wait after the ``attempt``-th one failed (1: the first)."""
-        wait_s = min(self.wait_max_s, self.first_wait_s * 2 ** min(attempt - 1, 60))
-        return wait_s * 1_000 * (random.uniform(0.5, 1.0) if self.jitter else 1.0)  # noqa: S311
+        wait_s: float = min(self.wait_max_s, self.first_wait_s * 2 ** min(attempt - 1, 60))
+        return wait_s * 1_000 * (random.uniform(0.5, 1.0) if self.jitter else 1.0)

@@ -80,8 +80,8 @@ class Topics:
             found = self.counts.get(spec.name, 0)
             if spec.compacted and spec.partitions and found != spec.partitions:
                 raise ConfigurationError(
-                    f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its source topic "
-                    "was given another number; `streamflow reset` starts anew"
+                    f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
+                    "source topic was given another number; `streamflow reset` starts anew"
                 )
 
     def agreed(self, topics: Iterable[str], what: str, partitions: int | None) -> int:

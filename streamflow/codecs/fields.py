@@ -57,7 +57,9 @@ def time_ms(value: Any) -> int:
     raise DecodeError("bad-timestamp", f"{str(value)[:80]!r} is no event time")
 
 
-def times_ms_column(values: Sequence[Any], field: str | None = None) -> tuple[list[int], list[tuple[int, DecodeError]]]:
+def times_ms_column(
+    values: Sequence[Any], field: str | None = None
+) -> tuple[list[int], list[tuple[int, DecodeError]]]:
     """(epoch ms of each, what could not be read by index); a bad one is 0 in the column."""
     kinds = set(map(type, values))
     if kinds == _DATETIME_ONLY:

@@ -26,9 +26,7 @@ class ProjectionCodec:
     pass, but an object of free form is skipped over but for the keys that are needed.
     """
 
-    def __init__(
-        self, model: ValueCodec, paths: Sequence[str], explain: Callable[..., DecodeError]
-    ) -> None:
+    def __init__(self, model: ValueCodec, paths: Sequence[str], explain: Callable[..., DecodeError]) -> None:
         self._model = model
         self._explain = explain
         self._is_event = issubclass(model.value_type, Event)
@@ -61,7 +59,9 @@ class ProjectionCodec:
             if info.required:
                 fields.append((info.name, kind, msgspec.field(name=name)))
             elif info.default_factory is not msgspec.NODEFAULT:
-                fields.append((info.name, kind, msgspec.field(name=name, default_factory=info.default_factory)))
+                fields.append(
+                    (info.name, kind, msgspec.field(name=name, default_factory=info.default_factory))
+                )
             else:
                 fields.append((info.name, kind, msgspec.field(name=name, default=info.default)))
         return msgspec.defstruct("Projection", fields, gc=False, kw_only=True)
@@ -126,5 +126,3 @@ def _walk(value: Any, path: list[str]) -> Any:
     for name in path:
         value = step(value, name)
     return value
-
-

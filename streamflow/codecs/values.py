@@ -95,7 +95,9 @@ class ValueCodec:
                 return None
             raise DecodeError("null-value", f"the value is null, not {self.name}")
         if len(raw) > self.value_bytes_max:
-            raise DecodeError("too-large", f"the value has {len(raw)} bytes, more than {self.value_bytes_max}")
+            raise DecodeError(
+                "too-large", f"the value has {len(raw)} bytes, more than {self.value_bytes_max}"
+            )
         try:
             try:
                 return self._fast(raw)
@@ -190,8 +192,8 @@ def _loose_decoder(kind: type[Event]) -> Callable[[bytes], Event]:
             raise DecodeError("wrong-type", f"Expected `object`, got `{_json_name(data)}`")
         extra = {name: data.pop(name) for name in [name for name in data if name not in names]}
         stamp = data.get("timestamp")
-        in_ms = type(stamp) is int
-        if in_ms:
+        in_ms = isinstance(stamp, int) and not isinstance(stamp, bool)
+        if isinstance(stamp, int) and in_ms:
             data["timestamp"] = datetime_of_ms(stamp)
         event = msgspec.convert(data, kind)
         if extra:
@@ -204,7 +206,9 @@ def _loose_decoder(kind: type[Event]) -> Callable[[bytes], Event]:
 
 
 def _json_name(value: Any) -> str:
-    return {list: "array", str: "str", type(None): "null", bool: "bool"}.get(type(value), type(value).__name__)
+    return {list: "array", str: "str", type(None): "null", bool: "bool"}.get(
+        type(value), type(value).__name__
+    )
 
 
 def _text(raw: bytes) -> str:

@@ -137,11 +137,12 @@ class Describing:
             urls = self.reading.peers.others()
             others: list[dict[str, Any]] = []
             for url, answer in zip(urls, await self.reading.ask_each(urls, "/v1/status"), strict=True):
-                worker = (
-                    answer.body["workers"][0]
-                    if isinstance(answer, PeerAnswer) and answer.status == 200
-                    else {}
-                )
+                try:
+                    if not isinstance(answer, PeerAnswer) or answer.status != 200:
+                        raise ValueError(f"{url} has not answered")
+                    worker = dict(answer.body["workers"][0])
+                except UNUSABLE:
+                    worker = {}
                 known = {"reachable": bool(worker), "partitions": _by_topic(partitions.get(url, ()))}
                 others.append({**worker, **known, "url": url})
             self._others = others

@@ -30,11 +30,15 @@ REPLAY_ROWS = 500
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one checkpoint of one worker changed. ``position``: that of the table with it, as JSON."""
+    """What one checkpoint of one worker changed.
+
+    ``position``: that of the table with it, as JSON; ``before``: without it.
+    """
 
     seq: int
     items: Sequence[Item]
     position: bytes
+    before: bytes
 
 
 class Channel:
@@ -50,6 +54,7 @@ class Channel:
         self._held: list[Item] = []
         self._held_by_id: dict[RowId, Item] = {}
         self._skipped = 0
+        self._first: Delta | None = None  # of those that are held
         self._last: Delta | None = None
         self._sent_at_ms = float("-inf")
         self._timer: asyncio.Task[None] | None = None
@@ -59,6 +64,8 @@ class Channel:
         if not items:
             return
         self._last = delta
+        if self._first is None:
+            self._first = delta
         if self._interval_ms == 0.0:
             self._emit(items, 0)
             return
@@ -93,9 +100,11 @@ class Channel:
             self._emit(held, skipped)
 
     def _emit(self, items: Sequence[Item], skipped: int) -> None:
-        assert self._last is not None
+        assert self._first is not None and self._last is not None
         meta = self.feed.meta(self._last.seq, self._fingerprint, self._last.position)
-        emission = Emission(items, meta, skipped)
+        before = self.feed.meta(self._first.seq - 1, self._fingerprint, self._first.before)
+        self._first = None
+        emission = Emission(items, meta, before, skipped)
         for sub in list(self.subscriptions):
             sub.offer(emission)
 
@@ -125,7 +134,9 @@ class Feed:
         self._seen: dict[int, int] = {}  # our positions one progress tick ago
         self._told: bytes = b""  # the progress told last
         self._loads: set[asyncio.Task[None]] = set()
-        self._topology: object = None  # of the last look
+        self._owned: frozenset[int] = frozenset()  # at the last look
+        self._moves = 0  # how often that changed
+        self._topology: object = None  # at the last look
         self._topology_since_ms = 0.0
         self._synced: object = None  # topology that the subscribers' rows come from; None: none yet
         self._missing: frozenset[int] = frozenset()  # told to the subscribers
@@ -185,13 +196,15 @@ class Feed:
 
     def on_local(self, changes: Sequence[TableChanges]) -> None:
         """A checkpoint of this worker. The rows already hold it."""
+        before = self.position()
         self._read_local_position()
-        self._publish([Item.of(change) for part in changes for change in part.changes])
+        self._publish([Item.of(change) for part in changes for change in part.changes], before)
 
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
+        before = self.position()
         self._positions[url] = position
-        self._publish(items)
+        self._publish(items, before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
         self._positions[url] = position
@@ -200,11 +213,11 @@ class Feed:
     def watermark_of(self, url: str) -> int | None:
         return self._watermarks.get(url)
 
-    def _publish(self, items: list[Item]) -> None:
+    def _publish(self, items: list[Item], before: bytes) -> None:
         if not items:
             return
         self.seq += 1
-        delta = Delta(self.seq, items, self.position())
+        delta = Delta(self.seq, items, self.position(), before)
         self._remember(delta)
         for channel in self._channels.values():
             channel.offer(delta)
@@ -263,12 +276,15 @@ class Feed:
 
     def _replay(self, sub: Subscription, deltas: Sequence[Delta]) -> None:
         held: list[Item] = []
+        first = None
         for index, delta in enumerate(deltas):
+            first = first or delta
             held.extend(item for item in map(sub.filter.view, delta.items) if item is not None)
             if held and (len(held) >= REPLAY_ROWS or index == len(deltas) - 1):
                 meta = self.meta(delta.seq, sub.filter.fingerprint, delta.position)
-                sub.session.put(Emission(held, meta).frame(sub.id_json), sub)
-                held = []
+                before = self.meta(first.seq - 1, sub.filter.fingerprint, first.before)
+                sub.session.put(Emission(held, meta, before).frames(sub.id_json), sub)
+                held, first = [], None
         self._go_live(sub)
 
     def _go_live(self, sub: Subscription) -> None:
@@ -389,7 +405,11 @@ class Feed:
         if not self.own_rows_only:
             self._choose_upstreams(partitions - owned)
         sources = tuple(sorted((url, up.epoch, up.covered) for url, up in self._upstreams.items()))
-        topology = (self.served.generation(), owned, sources)
+        if owned != self._owned:
+            # What went and came back may have changed meanwhile, so that the same set is not the same rows.
+            self._owned = owned
+            self._moves += 1
+        topology = (self.served.generation(), self._moves, sources)
         now_ms = self.served.clock.monotonic_ms()
         if topology != self._topology:
             self._topology = topology

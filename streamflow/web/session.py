@@ -25,54 +25,90 @@ BEHIND_FRAMES = 8
 """With so many messages waiting, a client counts as slow and gets the latest values only."""
 
 DRAIN_POLL_MS = 10.0
+FRAME_BYTES = 256 * 1024
+"""Larger messages are split: many clients take no more than 1 MiB."""
 
 
 class Emission:
-    """Changes of one filter, as one message: encoded once for each subscription id, mostly one in all."""
+    """Changes of one filter: encoded once for each subscription id, mostly one in all.
 
-    __slots__ = ("_frames", "_rows", "items", "meta", "skipped")
+    ``meta`` is cursor and position as JSON members, ``before`` those before these changes. Usually one
+    message; a large step is split, and all but its last message carry ``before`` and ``"more": true``.
+    """
 
-    def __init__(self, items: Sequence[Item], meta: bytes, skipped: int = 0) -> None:
+    __slots__ = ("_frames", "_parts", "before", "items", "meta", "skipped")
+
+    def __init__(self, items: Sequence[Item], meta: bytes, before: bytes, skipped: int = 0) -> None:
         self.items = items
-        self.meta = meta  # `"cursor":…,"position":…` as JSON members
+        self.meta = meta
+        self.before = before
         self.skipped = skipped
-        self._frames: dict[bytes, bytes] = {}  # id as JSON -> message
-        self._rows: bytes | None = None
+        self._frames: dict[bytes, list[bytes]] = {}  # id as JSON -> messages
+        self._parts: list[bytes] = []  # rows of each message, as JSON array
 
-    def frame(self, id_json: bytes) -> bytes:
-        frame = self._frames.get(id_json)
-        if frame is None:
-            if self._rows is None:
-                self._rows = b",".join([item.raw for item in self.items])
-            tail = b'%b,"rows":[%b],"skipped":%d}' % (self.meta, self._rows, self.skipped)
-            frame = self._frames[id_json] = splice("changes", id_json, tail)
-        return frame
+    def frames(self, id_json: bytes) -> list[bytes]:
+        frames = self._frames.get(id_json)
+        if frames is None:
+            if not self._parts:
+                self._parts = json_arrays([item.raw for item in self.items])
+            tails = [
+                b'%b,"rows":%b,"skipped":0,"more":true}' % (self.before, part) for part in self._parts[:-1]
+            ]
+            tails.append(b'%b,"rows":%b,"skipped":%d}' % (self.meta, self._parts[-1], self.skipped))
+            frames = self._frames[id_json] = [splice("changes", id_json, tail) for tail in tails]
+        return frames
+
+
+def json_arrays(values: Sequence[bytes]) -> list[bytes]:
+    """JSON arrays of about `FRAME_BYTES` at most, in which all ``values`` stand in order; at least one."""
+    arrays: list[bytes] = []
+    part: list[bytes] = []
+    size = 0
+    for value in values:
+        if part and size + len(value) > FRAME_BYTES:
+            arrays.append(b"[%b]" % b",".join(part))
+            part, size = [], 0
+        part.append(value)
+        size += len(value) + 1
+    arrays.append(b"[%b]" % b",".join(part))
+    return arrays
 
 
 class Snapshot:
-    """The rows of one filter at one moment, encoded chunk by chunk as clients take them, and shared."""
+    """The rows of one filter at one moment, encoded message by message as clients take them, and shared."""
 
     def __init__(self, rows: Sequence[Item], chunk_rows: int) -> None:
-        self.rows = rows
+        self._rows = rows
         self._chunk_rows = chunk_rows
-        self._tails: dict[int, bytes] = {}  # first row of the chunk -> the rest of its message
+        self._taken = 0  # rows that are encoded
+        self._tails: list[bytes] = []  # the rest of each message behind its id
 
-    def frames(self, id_json: bytes) -> list[Callable[[], bytes]]:
-        """Makers of the messages, so that a table is not held encoded for a slow client."""
-        starts = range(0, max(len(self.rows), 1), self._chunk_rows)
-        return [lambda start=start: splice("snapshot", id_json, self._tail(start)) for start in starts]  # type: ignore[misc]  # mypy can't infer a lambda's default
+    def tail(self, index: int) -> bytes | None:
+        """The rest of the message number ``index``; ``None`` behind the last one."""
+        while index >= len(self._tails) and (self._taken < len(self._rows) or not self._tails):
+            chunk = self._rows[self._taken : self._taken + self._chunk_rows]
+            self._taken += len(chunk)
+            arrays = json_arrays([encoding.encode(encoding.row_object(item.row)) for item in chunk])
+            for number, array in enumerate(arrays):
+                more = number < len(arrays) - 1 or self._taken < len(self._rows)
+                self._tails.append(b'"rows":%b,"more":%b}' % (array, b"true" if more else b"false"))
+        return self._tails[index] if index < len(self._tails) else None
 
-    def _tail(self, start: int) -> bytes:
-        tail = self._tails.get(start)
-        if tail is None:
-            end = start + self._chunk_rows
-            rows = [encoding.row_object(item.row) for item in self.rows[start:end]]
-            more = end < len(self.rows)
-            tail = self._tails[start] = b'"rows":%b,"more":%b}' % (
-                encoding.encode(rows),
-                b"true" if more else b"false",
-            )
-        return tail
+
+class Waiting:
+    """A snapshot on its way out: encoded while it leaves, so that a table isn't held twice."""
+
+    __slots__ = ("_index", "_snapshot", "_sub")
+
+    def __init__(self, snapshot: Snapshot, sub: Subscription) -> None:
+        self._snapshot = snapshot
+        self._sub = sub
+        self._index = 0
+
+    def take(self) -> bytes | None:
+        tail = self._snapshot.tail(self._index)
+        self._index += 1
+        return None if tail is None else splice("snapshot", self._sub.id_json, tail)
 
 
 class Subscription:
@@ -93,6 +129,7 @@ class Subscription:
         self.must_resync = False
         self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
         self._pending_meta = b""
+        self._pending_before = b""
         self._skipped = 0
 
     @property
@@ -101,7 +138,7 @@ class Subscription:
 
     def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
         """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""
-        self.session.put(splice(name, self.id_json, tail), None if lasts else self)
+        self.session.put([splice(name, self.id_json, tail)], None if lasts else self)
 
     def offer(self, emission: Emission) -> None:
         """Queues changes; conflates them, or ends the connection, when the client is slow."""
@@ -110,7 +147,7 @@ class Subscription:
         if self.mode == "latest" and (self._pending or self.session.is_behind):
             self._conflate(emission)
         else:
-            self.session.put(emission.frame(self.id_json), self)
+            self.session.put(emission.frames(self.id_json), self)
 
     def offer_progress(self, tail: bytes) -> None:
         """Progress must not overtake changes, and needs no place in a slow client's queue."""
@@ -123,6 +160,8 @@ class Subscription:
             self._pending[item.id] = item
         replaced = before + len(emission.items) - len(self._pending)
         self._skipped += replaced + emission.skipped
+        if not before:
+            self._pending_before = emission.before
         self._pending_meta = emission.meta
         self.session.metrics.ws_skipped_changes_total.inc(replaced)
         if len(self._pending) > self.session.settings.ws_pending_rows_max:
@@ -130,13 +169,14 @@ class Subscription:
             self._pending = {}
         self.session.wake()
 
-    def take_pending(self) -> bytes | None:
-        """The conflated changes as one message, once everything queued before has left."""
+    def take_pending(self) -> list[bytes]:
+        """The conflated changes as messages, once everything queued before has left."""
         if not self._pending:
-            return None
-        emission = Emission(list(self._pending.values()), self._pending_meta, self._skipped)
+            return []
+        items = list(self._pending.values())
+        emission = Emission(items, self._pending_meta, self._pending_before, self._skipped)
         self.forget_pending()
-        return emission.frame(self.id_json)
+        return emission.frames(self.id_json)
 
     def forget_pending(self) -> None:
         self._pending = {}
@@ -164,8 +204,7 @@ class Session:
         self.failure: tuple[Close, str] | None = None
         self.failed = asyncio.Event()
         self._send = send
-        # (message or its maker, its length, whose it is)
-        self._queue: deque[tuple[bytes | Callable[[], bytes], int, Subscription | None]] = deque()
+        self._queue: deque[tuple[bytes | Waiting, Subscription | None]] = deque()  # with whose it is
         self._bytes = 0
         self._wake = asyncio.Event()
 
@@ -176,28 +215,29 @@ class Session:
     def wake(self) -> None:
         self._wake.set()
 
-    def put(self, frame: bytes, owner: Subscription | None = None) -> None:
-        """Queues one message; a client that leaves too many of them waiting is let go."""
+    def put(self, frames: Sequence[bytes], owner: Subscription | None = None) -> None:
+        """Queues messages; a client that leaves too many waiting is let go.
+
+        What waits already is what counts, not how much comes at once: one step may be large.
+        """
         limit = self.settings
-        too_long = self._bytes + len(frame) > limit.ws_queue_bytes_max and self._queue
-        if too_long or len(self._queue) >= limit.ws_queue_frames_max:
+        if self._bytes > limit.ws_queue_bytes_max or len(self._queue) >= limit.ws_queue_frames_max:
             self.metrics.ws_slow_disconnects_total.inc()
             self.fail(Close.SLOW, "the client is too slow: subscribe with mode latest, or to less")
             return
-        self._queue.append((frame, len(frame), owner))
-        self._bytes += len(frame)
+        self._queue.extend((frame, owner) for frame in frames)
+        self._bytes += sum(map(len, frames))
         self._wake.set()
 
     def put_snapshot(self, snapshot: Snapshot, owner: Subscription) -> None:
-        """Queues a snapshot, to be encoded as it leaves; it does not count as being slow."""
-        self._queue.extend((maker, 0, owner) for maker in snapshot.frames(owner.id_json))
+        """Queues a snapshot, to be encoded as it leaves; waiting for it is not being slow."""
+        self._queue.append((Waiting(snapshot, owner), owner))
         self._wake.set()
 
     def purge(self, owner: Subscription) -> None:
         """Takes back what has not left yet, before a reset makes it void."""
-        kept = [entry for entry in self._queue if entry[2] is not owner]
-        self._queue = deque(kept)
-        self._bytes = sum(size for _, size, _ in kept)
+        self._queue = deque(entry for entry in self._queue if entry[1] is not owner)
+        self._bytes = sum(len(frame) for frame, _ in self._queue if isinstance(frame, bytes))
         owner.forget_pending()
 
     def fail(self, code: Close, reason: str) -> None:
@@ -210,7 +250,7 @@ class Session:
         self._wake.set()
 
     def say(self, name: str, **members: object) -> None:
-        self.put(message(name, **members))
+        self.put([message(name, **members)])
 
     async def drain(self, clock: Clock) -> None:
         """Returns when all that waits has left."""
@@ -234,18 +274,32 @@ class Session:
             await self._send(frame)
 
     def _next(self) -> bytes | None:
-        if self._queue:
-            frame, size, _ = self._queue.popleft()
-            self._bytes -= size
-            return frame if isinstance(frame, bytes) else frame()
+        """The next message, or ``None`` when nothing waits."""
+        while True:
+            while self._queue:
+                frame = self._queue[0][0]
+                if isinstance(frame, bytes):
+                    self._queue.popleft()
+                    self._bytes -= len(frame)
+                    return frame
+                part = frame.take()
+                if part is not None:
+                    return part
+                self._queue.popleft()
+            if not self._refill():
+                return None
+
+    def _refill(self) -> bool:
+        """Queues what was held back from a client that has caught up now."""
         for sub in list(self.subscriptions.values()):
             if sub.must_resync:
                 sub.feed.resync(sub, "too-far-behind")
-                return self._next()
-            pending = sub.take_pending()
-            if pending is not None:
-                return pending
-        return None
+                return True
+            frames = sub.take_pending()
+            if frames:
+                self.put(frames, sub)
+                return True
+        return False
 
     def close(self) -> None:
         """Leaves every feed."""
