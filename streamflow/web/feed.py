@@ -100,7 +100,8 @@ class Channel:
             self._emit(held, skipped)
 
     def _emit(self, items: Sequence[Item], skipped: int) -> None:
-        assert self._first is not None and self._last is not None
+        assert self._first is not None
+        assert self._last is not None
         meta = self.feed.meta(self._last.seq, self._fingerprint, self._last.position)
         before = self.feed.meta(self._first.seq - 1, self._fingerprint, self._first.before)
         self._first = None

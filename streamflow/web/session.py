@@ -206,6 +206,7 @@ class Session:
         self._send = send
         self._queue: deque[tuple[bytes | Waiting, Subscription | None]] = deque()  # with whose it is
         self._bytes = 0
+        self._is_closed = False
         self._wake = asyncio.Event()
 
     @property
@@ -255,7 +256,7 @@ class Session:
     async def drain(self, clock: Clock) -> None:
         """Returns when all that waits has left."""
         self._wake.set()
-        while self.failure is None and not self._is_empty:
+        while self.failure is None and not self._is_closed and not self._is_empty:
             await clock.sleep_ms(DRAIN_POLL_MS)
 
     @property
@@ -302,7 +303,8 @@ class Session:
         return False
 
     def close(self) -> None:
-        """Leaves every feed."""
+        """Leaves every feed; nothing leaves any more."""
+        self._is_closed = True
         for sub in list(self.subscriptions.values()):
             sub.feed.leave(sub)
         self.subscriptions.clear()

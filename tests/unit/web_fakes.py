@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 from streamflow.clock import LoopClock
 from streamflow.errors import DecodeError
@@ -31,7 +32,7 @@ SETTINGS = WebSettings(port=0, ws_progress_s=0.05, peer_timeout_s=1.0, min_posit
 
 
 def partition_of(key: Any) -> int:
-    return sum(str(key).encode()) % PARTITIONS if key is not None else 0
+    return crc32(str(key).encode()) % PARTITIONS if key is not None else 0
 
 
 class Data:
@@ -284,5 +285,5 @@ class Cluster:
 async def until(condition: Callable[[], bool], wait_s: float = 5.0) -> None:
     """Returns when ``condition`` holds; fails after ``wait_s``."""
     async with asyncio.timeout(wait_s):
-        while not condition():  # noqa: ASYNC110 - whatever it is, not only events
+        while not condition():  # noqa: ASYNC110  - whatever it is, not only events
             await asyncio.sleep(0.005)
