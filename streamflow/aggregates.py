@@ -249,7 +249,7 @@ class Sum(_OfNumbers):
 
     State: an int, or once a float came ``(sum of the ints, exact sum of the floats)`` where the second
     is a tuple of floats, each the rest's nearest float (see `_exact`). An int beyond 64 bits is shown
-    as a float, since hardly any JSON reader would take it. The sum of nothing is 0.
+    as a float. The sum of nothing is 0.
     """
 
     name = "sum"
@@ -269,7 +269,7 @@ class Sum(_OfNumbers):
 
     def result(self, state: State) -> int | float:
         if type(state) is int:
-            return state if _INT64_MIN <= state <= _UINT64_MAX else float(state)
+            return _shown(state)
         return float(_fraction(state))
 
     def dump(self, state: State) -> Any:
@@ -353,6 +353,15 @@ class _Extreme(_OfNumbers):
             return state if isinstance(state, int) else delta
         return self._pick((state, delta))
 
+    def result(self, state: State) -> int | float | None:
+        return _shown(state) if isinstance(state, int) else state
+
+    def dump(self, state: State) -> Any:
+        return _dumped_int(state) if isinstance(state, int) else state
+
+    def load(self, data: Any) -> State:
+        return int(data) if isinstance(data, str) else data
+
 
 class Min(_Extreme):
     """The least value of a field of numbers. null where there are none."""
@@ -426,6 +435,11 @@ def _added(amount: State, delta: State) -> State:
 def _fraction(amount: State) -> Fraction:
     whole, parts = (amount, ()) if type(amount) is int else amount
     return sum(map(Fraction, parts), Fraction(whole))
+
+
+def _shown(number: int) -> int | float:
+    """An int beyond 64 bits as a float: hardly any JSON reader would take it."""
+    return number if _INT64_MIN <= number <= _UINT64_MAX else float(number)
 
 
 def _dumped_int(number: int) -> int | str:
