@@ -24,6 +24,8 @@ from streamflow.web.upstream import Collector, Upstream
 
 SETTLE_MS = 2_000.0
 """How long partitions may be without an owner before subscribers start without them."""
+FIRST_CONNECT_MS = 300.0
+"""The first connection to the peers may take so long before anybody is told of missing partitions."""
 HISTORY_DELTAS_MAX = 2_000
 REPLAY_ROWS = 500
 
@@ -423,7 +425,7 @@ class Feed:
         is_settled = now_ms - self._topology_since_ms >= SETTLE_MS
         if self.own_rows_only or not missing or is_settled:
             self._sync_all(missing)
-        else:
+        elif self._synced is not None or now_ms - self._topology_since_ms >= FIRST_CONNECT_MS:
             self._tell_missing(missing)
 
     def _choose_upstreams(self, partitions: frozenset[int]) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 PORTS_TRIED_MAX: Final = 100
 WILDCARDS: Final = frozenset({"", "0.0.0.0", "::"})
 SHUTDOWN_S: Final = 2.0
+HUB: Final = web.AppKey("HUB", Hub)
 
 
 def create_web_app(served: Served, settings: WebSettings) -> web.Application:
@@ -39,6 +40,7 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
         middlewares=[problem_middleware, security.middleware(guard)],
         client_max_size=settings.request_bytes_max,
     )
+    app[HUB] = hub
     app.on_response_prepare.append(security.headers_signal(guard))
     for route in ROUTES:
         app.router.add_get(route.pattern, getattr(api, route.name), name=route.name)
