@@ -5,7 +5,7 @@ Nothing here is ever taken back: a row appears only after the checkpoint that ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -45,7 +45,7 @@ class TableChanges:
 
     table: str
     partition: int
-    changes: tuple[RowChange, ...]
+    changes: Sequence[RowChange]
     positions: Mapping[int, int]
     watermark_ms: int | None
 

@@ -1,0 +1,496 @@
+"""The tables of one engine as they may be seen: checkpointed rows, and what changes them.
+
+One reader for each kind of table: `AgentReader` (Faust's form), `KeyedReader` (declared, ``by=Key()``)
+and `StageReader` (declared, grouped otherwise: the merged shares of a second stage). A key outside is
+always a JSON value. `watching.py` tells of changes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import orjson
+
+from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value
+from streamflow.engine import Engine
+from streamflow.errors import DecodeError
+from streamflow.folds import Fold, FoldSpec, Key
+from streamflow.partitioner import fnv1a
+from streamflow.progress import Progress
+from streamflow.rows import Row, State, TableStatus
+from streamflow.shuffle import SecondStage
+from streamflow.stores.base import MISSING
+from streamflow.tables import AgentTable
+from streamflow.windows import Window
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class EngineReader(ABC):
+    """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
+
+    Invariant: between two awaits its answers are of one checkpoint.
+    """
+
+    kind: Literal["agent", "aggregate"]
+    keyed = True
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        window: Window | None,
+        *,
+        source_topic: str,
+        partitions: int,
+        key_codec: KeyCodec,
+        description: Mapping[str, Any],
+    ) -> None:
+        self.engine = engine
+        self.name = name
+        self.window = window
+        self.source_topic = source_topic
+        self.partitions = partitions
+        self.description = description
+        self._key_codec = key_codec
+
+    # -- what the kinds of tables answer -------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def owned(self) -> frozenset[int]: ...
+
+    @abstractmethod
+    def starts(self, partition: int) -> list[int]:
+        """Starts of the windows that have rows, oldest first."""
+
+    @abstractmethod
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        """The keys of one window's rows, as they are kept."""
+
+    @abstractmethod
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        """The row's value as JSON, or `MISSING`; ``key`` as it is kept."""
+
+    @abstractmethod
+    def is_closed(self, partition: int, start: int) -> bool:
+        """Does the durable state say that the window takes no more events?"""
+
+    @abstractmethod
+    def partition_of(self, key: Any) -> int: ...
+
+    @abstractmethod
+    def row_count(self) -> int: ...
+
+    @abstractmethod
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        """Source partition -> next offset to be taken, as of the rows of one or of all owned partitions."""
+
+    @abstractmethod
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        """The least watermark, as of the same rows."""
+
+    @abstractmethod
+    def lags(self) -> dict[int, int | None]: ...
+
+    @abstractmethod
+    def consumers(self) -> list[str]:
+        """Those whose progress feeds the table."""
+
+    def kept(self, key: Any) -> Any:
+        """The key as it is kept, of the JSON value."""
+        return key
+
+    def shown(self, key: Any) -> Any:
+        """The JSON value of a kept key."""
+        return plain(key)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def parse_key(self, text: str) -> Any:
+        """Raises DecodeError."""
+        return self.shown(self._key_codec.parse_text(text))
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        """Raises DecodeError."""
+        return self.shown(self._key_codec.decode(raw))
+
+    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+        return ()
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def row(self, partition: int, start: int, key: Any, value: Any) -> Row:
+        """The row of a kept key."""
+        if self.window is None:
+            return Row(self.shown(key), None, None, None, value, partition)
+        state: State = "closed" if self.is_closed(partition, start) else "open"
+        return Row(self.shown(key), start, self.window.end_of(start), state, value, partition)
+
+    def rows(self, partition: int) -> Iterator[Row]:
+        for start in self.starts(partition):
+            yield from self.window_rows(partition, start)
+
+    def window_starts(self, partition: int) -> list[int]:
+        return self.starts(partition)
+
+    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
+        for key in self.keys(partition, start_ms):
+            yield self.row(partition, start_ms, key, self.value(partition, start_ms, key))
+
+    def windows(self, key: Any) -> list[Row]:
+        kept = self.kept(key)
+        rows = [
+            self.row(partition, start, kept, value)
+            for partition in self.owned
+            for start in self.starts(partition)
+            if (value := self.value(partition, start, kept)) is not MISSING
+        ]
+        return sorted(rows, key=lambda row: row.start_ms or 0)
+
+    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
+        partition, kept = self.partition_of(key), self.kept(key)
+        if partition not in self.owned:
+            return None
+        starts: Iterable[int] = reversed(self.starts(partition))
+        if at_ms is not None and self.window is not None:
+            starts = [start for start, _ in reversed(self.window.windows_of(at_ms))]
+        for start in starts:
+            value = self.value(partition, start, kept)
+            if value is not MISSING:
+                return self.row(partition, start, kept, value)
+        return None
+
+    # -- status --------------------------------------------------------------------------------
+
+    def status(self) -> TableStatus:
+        counters: dict[str, int] = {}
+        for progress in self.progress():
+            for name, amount in progress.counters.items():
+                counters[name] = counters.get(name, 0) + amount
+        return TableStatus(self.positions(), self.lags(), self.watermark_ms(), self.row_count(), counters)
+
+    def progress(self, partition: int | None = None) -> list[Progress]:
+        """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
+        ours = self.engine.ours
+        if ours is None:
+            return []
+        wanted = set(self.consumers())
+        return [
+            progress
+            for (consumer, topic, at), progress in ours.shown.items()
+            if consumer in wanted and topic and partition in (None, at)
+        ]
+
+    def own_positions(self, partition: int | None = None) -> dict[int, int]:
+        least: dict[int, int] = {}
+        for progress in self.progress(partition):
+            at = progress.partition
+            least[at] = min(progress.position, least.get(at, progress.position))
+        return least
+
+    def own_watermark_ms(self, partition: int | None = None) -> int | None:
+        marks = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
+        return min(marks, default=None)
+
+    def own_lags(self) -> dict[int, int | None]:
+        ours = self.engine.ours
+        lags: dict[int, int | None] = {}
+        for progress in self.progress() if ours is not None else ():
+            assert ours is not None
+            lag, worst = ours.lag(progress), lags.get(progress.partition)
+            lags[progress.partition] = lag if worst is None or lag is None else max(lag, worst)
+        return lags
+
+
+class AgentReader(EngineReader):
+    """A table in Faust's form."""
+
+    kind: Literal["agent", "aggregate"] = "agent"
+
+    def __init__(self, engine: Engine, table: AgentTable) -> None:
+        spec = table.spec
+        topics = {agent.spec.topic: agent.spec.consumer for agent in engine.agents}
+        fitting = [topic for topic in sorted(topics) if engine.topics.partitions(topic) == spec.partitions]
+        self._topic = fitting[0] if fitting else ""
+        source = engine.sources.get(topics.get(self._topic, ""))
+        super().__init__(
+            engine,
+            spec.name,
+            spec.window,
+            source_topic=self._topic,
+            partitions=spec.partitions,
+            key_codec=source.key if source is not None else KeyCodec(None),
+            description={"values": "agent"},
+        )
+        self._table = table
+        self.closed_to_ms: dict[int, int | None] = {}  # partition -> watermark of its newest checkpoint
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self._table.parts) if self.engine.live else frozenset()
+
+    def starts(self, partition: int) -> list[int]:
+        return self._table.parts[partition].store.starts()
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self._table.parts[partition].store.window(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        try:
+            found = self._table.parts[partition].store.get(start, key)
+        except TypeError:  # an array or an object is no key of any row
+            return MISSING
+        return found if found is MISSING else plain(found, self._table.spec.codec.encode_value)
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        watermark_ms = self.closed_to_ms.get(partition)
+        return (
+            self.window is not None and watermark_ms is not None and self.window.closed(start, watermark_ms)
+        )
+
+    def partition_of(self, key: Any) -> int:
+        try:
+            raw = self._key_codec.encode(self.kept(key))
+        except TypeError:
+            return 0
+        return 0 if raw is None else self.engine.topics.place(self._table.spec.changelog, raw)
+
+    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+        home, kept = self.partition_of(key), self.kept(key)
+        return tuple(
+            partition
+            for partition in sorted(self.owned - {home})
+            if any(self.value(partition, start, kept) is not MISSING for start in self.starts(partition))
+        )
+
+    def kept(self, key: Any) -> Any:
+        if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
+            return key.encode(errors="surrogateescape")
+        return tuple(key) if isinstance(key, list) else key
+
+    def row_count(self) -> int:
+        return sum(len(part.store) for part in self._table.parts.values())
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return self.own_positions(partition)
+
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        return self.own_watermark_ms(partition)
+
+    def lags(self) -> dict[int, int | None]:
+        return self.own_lags()
+
+    def consumers(self) -> list[str]:
+        """The agents that were seen to write it; before that, whoever reads its topic."""
+        agents = [agent.spec.consumer for agent in self.engine.agents if agent.spec.topic == self._topic]
+        writers = {name for part in self._table.parts.values() for name in part.writers}
+        return [name for name in agents if name in writers] or agents
+
+
+class FoldReader(EngineReader):
+    """What both kinds of declared tables share."""
+
+    kind: Literal["agent", "aggregate"] = "aggregate"
+
+    def __init__(self, engine: Engine, fold: Fold) -> None:
+        spec = fold.spec
+        super().__init__(
+            engine,
+            spec.name,
+            spec.window,
+            source_topic=spec.topic,
+            partitions=engine.topics.partitions(spec.topic),
+            key_codec=engine.sources[spec.consumer].key,
+            description=described(spec),
+        )
+        self.fold = fold
+
+    def consumers(self) -> list[str]:
+        return [self.fold.spec.consumer]
+
+
+class KeyedReader(FoldReader):
+    """A declared table that is grouped by the message's key."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.fold.parts) if self.engine.live else frozenset()
+
+    def starts(self, partition: int) -> list[int]:
+        return self.fold.parts[partition].store.starts()
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self.fold.parts[partition].store.window(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        try:
+            state = self.fold.parts[partition].store.get(start, key)
+        except TypeError:
+            return MISSING
+        return state if state is MISSING else self.fold.spec.values.result(state)
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        if self.window is None or self.engine.ours is None:
+            return False
+        for folded in self.engine.ours.folds:
+            if folded.fold is self.fold and folded.part.partition == partition:
+                to_ms = folded.shown_closed_to_ms
+                return to_ms is not None and self.window.closed(start, to_ms)
+        return False
+
+    def partition_of(self, key: Any) -> int:
+        try:
+            raw = self._key_codec.encode(key)
+        except TypeError:
+            return 0
+        return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
+
+    def row_count(self) -> int:
+        return sum(len(part.store) for part in self.fold.parts.values())
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return self.own_positions(partition)
+
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        return self.own_watermark_ms(partition)
+
+    def lags(self) -> dict[int, int | None]:
+        return self.own_lags()
+
+
+class StageReader(FoldReader):
+    """A declared table that is grouped by a field, or has one row for each window.
+
+    A partition is served when its second stage has read what stood in the log when it was assigned.
+    """
+
+    def __init__(self, engine: Engine, fold: Fold) -> None:
+        super().__init__(engine, fold)
+        self.keyed = fold.spec.by is not None
+
+    def stages(self) -> dict[int, SecondStage]:
+        """The second stages that are ready, by partition."""
+        ours = self.engine.ours
+        if ours is None or not self.engine.live:
+            return {}
+        return {s.partition: s for s in ours.stages if s.spec.name == self.name and s.ready}
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.stages())
+
+    def starts(self, partition: int) -> list[int]:
+        return sorted(self.stages()[partition].shares)
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self.stages()[partition].shares.get(start, {})
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        try:
+            state = self.stages()[partition].state(start, key)
+        except KeyError:
+            return MISSING
+        return self.fold.spec.values.result(state)
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        return self.stages()[partition].is_closed(start)
+
+    def kept(self, key: Any) -> Any:
+        return group_key(key)
+
+    def shown(self, key: Any) -> Any:
+        return None if not self.keyed else group_key_value(key)
+
+    def parse_key(self, text: str) -> Any:
+        """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
+        for stage in self.stages().values():
+            for groups in stage.shares.values():
+                group = next(iter(groups), None)
+                if isinstance(group, str):
+                    return text
+                if group is not None:
+                    return _json_or_text(text)
+        return text
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        """The canonical JSON of a group. Raises DecodeError."""
+        try:
+            return orjson.loads(raw)
+        except ValueError as exc:
+            raise DecodeError("bad-key", f"the key is no JSON: {exc}", field="key") from exc
+
+    def partition_of(self, key: Any) -> int:
+        return fnv1a(group_key_bytes(group_key(key)), self.partitions)
+
+    def windows(self, key: Any) -> list[Row]:
+        # Nothing scatters here: only one partition can hold the rows of a group.
+        partition, kept = self.partition_of(key), self.kept(key)
+        if partition not in self.owned:
+            return []
+        return [
+            self.row(partition, start, kept, value)
+            for start in self.starts(partition)
+            if (value := self.value(partition, start, kept)) is not MISSING
+        ]
+
+    def row_count(self) -> int:
+        return sum(len(groups) for stage in self.stages().values() for groups in stage.shares.values())
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        least: dict[int, int] = {}
+        for at, stage in self.stages().items():
+            if partition in (None, at):
+                for source, mark in stage.marks.items():
+                    least[source] = min(mark.position, least.get(source, mark.position))
+        return dict(sorted(least.items()))
+
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        stages = [stage for at, stage in self.stages().items() if partition in (None, at)]
+        marks = [stage.least_watermark_ms() for stage in stages]
+        return min((mark for mark in marks if mark is not None), default=None) if None not in marks else None
+
+    def lags(self) -> dict[int, int | None]:
+        lags: dict[int, int | None] = {}
+        for stage in self.stages().values():
+            for source, mark in stage.marks.items():
+                lags[source] = mark.lag
+        # Of our own source partitions we know more than we were told.
+        return dict(sorted({**lags, **self.own_lags()}.items()))
+
+
+def make_readers(engine: Engine) -> dict[str, EngineReader]:
+    """A reader for each table, once the engine knows its partitions."""
+    readers: dict[str, EngineReader] = {
+        name: AgentReader(engine, table) for name, table in engine.tables.items()
+    }
+    for name, fold in engine.folds.items():
+        readers[name] = StageReader(engine, fold) if fold.spec.moves else KeyedReader(engine, fold)
+    return readers
+
+
+def described(spec: FoldSpec) -> dict[str, Any]:
+    """How the table was declared."""
+    return {
+        **spec.describe(),
+        "by": "key" if isinstance(spec.by, Key) else getattr(spec.by, "__qualname__", spec.by),
+        "emit_closed": spec.emit_closed,
+    }
+
+
+def plain(value: Any, encode: Any = None) -> Any:
+    """The JSON value of whatever a table keeps."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    return orjson.loads(orjson.dumps(value) if encode is None else encode(value))
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return text
