@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from tests.integration.kafka_clients import Clients
 from tests.support import kafka_server
 
 
@@ -32,3 +33,11 @@ def kafka() -> Iterator[str]:
         yield server.bootstrap
     finally:
         server.stop()
+
+
+@pytest.fixture
+async def clients(kafka: str) -> AsyncIterator[Clients]:
+    """Makes started Kafka transports, and stops them after the test."""
+    clients = Clients(kafka)
+    yield clients
+    await clients.close()

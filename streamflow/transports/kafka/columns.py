@@ -49,7 +49,6 @@ USED = (
     "_proc_offset_request",
     "_set_error",
     "close",
-    "seek_to",
 )
 
 _headers_of = attrgetter("headers")
@@ -159,8 +158,9 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
         self._clock = clock
-        # partition -> (next offset, end offset) as last reported; a seek forgets it
+        # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        self._silent: set[int] = set()  # brokers that did not answer the last fetch
         super().__init__(*arguments, **options)
 
     async def batches(self, wait_ms: float) -> list[Batch]:
@@ -193,9 +193,9 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         for waiter in self._fetch_waiters:
             self._notify(waiter)
 
-    def seek_to(self, tp: KafkaPartition, offset: int) -> None:
+    def forget(self, tp: KafkaPartition) -> None:
+        """After a seek: the end is to be reported again, even if it has not moved."""
         self._reported.pop(tp, None)
-        super().seek_to(tp, offset)
 
     def _take(self) -> list[Batch]:
         batches: list[Batch] = []
@@ -238,11 +238,16 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         try:
             response = await self._client.send(node_id, request)
         except KafkaError as exc:
-            log.warning("Fetching from broker %s failed: %r", node_id, exc)
+            if node_id not in self._silent:
+                self._silent.add(node_id)
+                log.warning("Fetching from broker %s fails, and is tried again: %r", node_id, exc)
             await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
             return False
         except asyncio.CancelledError:
             return False  # Closing, or the assignment is gone; as in the class above.
+        if node_id in self._silent:
+            self._silent.discard(node_id)
+            log.warning("Fetching from broker %s works again", node_id)
         if not assignment.active:
             return False
         asked = {(topic, row[0]): row[1] for topic, rows in request.topics for row in rows}
@@ -297,7 +302,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         log.warning(
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )
-        self._reported.pop(tp, None)
+        self.forget(tp)
         state.seek(earliest)
 
 

@@ -53,7 +53,7 @@ class RecordFetcher:
         """Nothing to do: paused partitions keep nothing here."""
 
     def forget(self, tp: KafkaPartition) -> None:
-        """After a seek: the end is to be reported again."""
+        """As `ColumnFetcher.forget`."""
         self._reported.pop(tp, None)
 
     async def _batch(self, tp: KafkaPartition, records: Sequence[Any]) -> Batch:

@@ -145,7 +145,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
             self._joined().seek(tp, offset)
         except IllegalStateError as exc:
             raise TransportError(f"{partition[0]}[{partition[1]}] is not assigned") from exc
-        if isinstance(self._fetcher, RecordFetcher):
+        if self._fetcher is not None:
             self._fetcher.forget(tp)
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:

@@ -38,7 +38,9 @@ class KafkaLogReader:
         self._consumer.assign([KafkaPartition(*partition) for partition in positions])
         for partition, offset in positions.items():
             # At once, so that the Fetcher never sees a partition without a position.
-            self._consumer.seek(KafkaPartition(*partition), offset)
+            tp = KafkaPartition(*partition)
+            self._consumer.seek(tp, offset)
+            self._fetcher.forget(tp)
         self._fetcher.wake()
 
     async def read(self, wait_ms: int) -> list[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Iterable, Sequence
 
 from streamflow.clock import Clock
@@ -55,6 +56,7 @@ class KafkaTransport:
         else:
             self._commits = PlainCommits(self._connection, settings, self._offsets, self._committer)
         self._group: Group | None = None
+        self._readers: weakref.WeakSet[KafkaLogReader] = weakref.WeakSet()
         self._ended: set[tuple[int, str]] = (
             set()
         )  # (generation, transactional id) of predecessors that we ended
@@ -66,6 +68,8 @@ class KafkaTransport:
         group, self._group = self._group, None
         if group is not None:
             await group.leave()
+        for reader in list(self._readers):
+            await reader.close()
         await self._connection.stop()
 
     async def create_topics(self, specs: Iterable[TopicSpec]) -> None:
@@ -142,7 +146,9 @@ class KafkaTransport:
             return offsets(await self._sender.write(records, deadline), len(records))
 
     def log_reader(self) -> LogReader:
-        return KafkaLogReader(self._settings, self._clock)
+        reader = KafkaLogReader(self._settings, self._clock)
+        self._readers.add(reader)
+        return reader
 
     def _joined(self) -> Group:
         if self._group is None:

@@ -1,0 +1,402 @@
+"""What the Kafka driver adds to the contract, and what it does when brokers or answers are missing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import EndTxnRequest
+
+from streamflow.errors import (
+    CommitAborted,
+    CommitUnknown,
+    ConfigurationError,
+    Fenced,
+    RecordTooLarge,
+    TransportError,
+)
+from streamflow.transports.base import Commit, Record, TopicSpec, Transport
+from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka.producer import SEQUENCE_MASK, Producer
+from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
+from tests.integration.kafka_clients import LIMIT_S, Clients
+from tests.support import kafka_server
+
+
+async def seen(clients: Clients, topic: str) -> list[int]:
+    got = await read_all(await clients.maker(), [(topic, 0)], LIMIT_S)
+    return numbers_in(got[topic, 0])
+
+
+def lose_answers(
+    monkeypatch: pytest.MonkeyPatch, kind: type, number: int, *, arrive: bool = True
+) -> list[Any]:
+    """The first ``number`` requests of a kind get no answer; unless ``arrive`` they get nowhere, too."""
+    ask = Connection.ask
+    lost: list[Any] = []
+
+    async def losing(self: Connection, node_id: int, request: Any, *rest: Any, **options: Any) -> Any:
+        if not isinstance(request, kind) or len(lost) >= number:
+            return await ask(self, node_id, request, *rest, **options)
+        lost.append(request)
+        if arrive:
+            await ask(self, node_id, request, *rest, **options)
+        raise TransportError("the answer is lost")
+
+    monkeypatch.setattr(Connection, "ask", losing)
+    return lost
+
+
+async def fetch_until_it_raises(client: Transport) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            await client.fetch(100)
+
+
+async def test_topics_are_created_as_their_specifications_say(clients: Clients) -> None:
+    client = await clients.maker()
+    log, short = unique("log"), unique("short")
+    await client.create_topics(
+        [
+            TopicSpec(log, 1, compacted=True, record_bytes_max=5_000_000),
+            TopicSpec(short, 1, retention_ms=60_000),
+        ]
+    )
+    admin = AIOKafkaAdminClient(bootstrap_servers=clients.bootstrap)
+    await admin.start()
+    try:
+        found: dict[str, dict[str, str]] = {}
+        for name in (log, short):
+            [answer] = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+            found[name] = {row[0]: row[1] for row in answer.resources[0][4]}
+    finally:
+        await admin.close()
+    assert found[log]["cleanup.policy"] == "compact"
+    assert found[log]["max.message.bytes"] == "5000000"
+    assert found[short]["cleanup.policy"] == "delete"
+    assert found[short]["retention.ms"] == "60000"
+
+
+async def test_records_that_fit_one_by_one_are_written_where_their_batch_does_not(clients: Clients) -> None:
+    client = await clients.maker()
+    small = await make_topic(client, "small", 1, record_bytes_max=10_000)
+    records = [Record(small, 0, b"k", b"%04d" % n + b"x" * 996) for n in range(100)]
+    assert await client.send(records) == list(range(100))
+    got = await read_all(client, [(small, 0)], LIMIT_S)
+    assert [row.value for row in got[small, 0]] == [record.value for record in records]
+    with pytest.raises(RecordTooLarge):
+        await client.send([*records[:3], Record(small, 0, b"k", b"x" * 20_000)])
+    # The failure left no gap in the producer's sequence.
+    assert len(await client.send(records[:2])) == 2
+
+
+async def test_a_repeated_request_writes_nothing_twice(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await clients.maker()
+    log = await make_topic(client, "log", 1)
+    lost = lose_answers(monkeypatch, ProduceRequest, 2)
+    assert await client.send(numbered(log, 0, [1, 2])) == [0, 1]
+    assert await client.send(numbered(log, 0, [3])) == [2]
+    assert len(lost) == 2
+    assert await seen(clients, log) == [1, 2, 3]
+
+
+async def test_sequence_numbers_begin_again_behind_the_largest(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that is new to a partition may begin anywhere; the step over the edge must be right."""
+    client = await clients.maker()
+    log = await make_topic(client, "log", 1)
+    sender = client._sender
+    deadline = client._connection.deadline(5_000)
+    await sender.ready(deadline)
+    sequences: dict[Any, int] = {}
+    monkeypatch.setattr(sender, "_sequences", sequences)
+    batch = next(iter(sender._build(numbered(log, 0, range(5)), range(5)).values()))[0]
+    sequences[log, 0] = SEQUENCE_MASK - 2
+    Producer._acknowledged(sender, batch, 0, {(log, 0): deque([batch])}, [])
+    assert sequences[log, 0] == 2
+
+
+async def test_a_decision_whose_answer_is_lost_is_asked_for_again(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1)
+    lose_answers(monkeypatch, EndTxnRequest, 3)
+    spot = (topic, 0)
+    assert await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [1]), {spot: 5}))
+    assert await worker.client.committed([spot]) == {spot: 5}
+    assert await seen(clients, log) == [1]
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_decision_that_stays_unknown_is_told_and_the_log_tells_the_truth(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1, decide_timeout_ms=200)
+    newest, spot = worker.listener.newest, (topic, 0)
+    with monkeypatch.context() as patched:
+        lose_answers(patched, EndTxnRequest, 10**6, arrive=arrives)
+        with pytest.raises(CommitUnknown):
+            await worker.client.commit(Commit(newest, numbered(log, 0, [1]), {spot: 5}))
+    assert await worker.client.committed([spot]) == {spot: 5 if arrives else None}
+    await worker.client.commit(Commit(newest, numbered(log, 0, [2]), {spot: 6}))
+    assert await seen(clients, log) == ([1, 2] if arrives else [2])
+
+
+async def test_a_commit_that_does_not_get_through_is_aborted_in_time_and_may_be_tried_again(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1, commit_timeout_ms=300)
+    commit = Commit(worker.listener.newest, numbered(log, 0, [1]), {(topic, 0): 5})
+    with monkeypatch.context() as patched:
+        lose_answers(patched, ProduceRequest, 10**6)
+        with pytest.raises(CommitAborted):
+            await worker.client.commit(commit)
+    # At once: no reader waits for what was aborted.
+    assert await asyncio.wait_for(seen(clients, log), 2) == []
+    await worker.client.commit(commit)
+    assert await seen(clients, log) == [1]
+
+
+async def test_a_cancelled_commit_leaves_a_transport_that_commits(clients: Clients) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1)
+    newest, spot = worker.listener.newest, (topic, 0)
+    held = await clients.hold(worker.client, Commit(newest, numbered(log, 0, [1]), {spot: 1}))
+    held.task.cancel()
+    await asyncio.wait([held.task])
+    assert await asyncio.wait_for(worker.client.committed([spot]), 3) == {spot: None}
+    await worker.client.commit(Commit(newest, numbered(log, 0, [2]), {spot: 2}))
+    assert await seen(clients, log) == [2]
+
+
+async def test_a_producer_fenced_while_the_group_still_knows_it_tries_again(clients: Clients) -> None:
+    """As when the coordinator has given up a transaction that took too long."""
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1)
+    newest, spot = worker.listener.newest, (topic, 0)
+    await worker.client.commit(Commit(newest, [], {spot: 1}))
+    other = AIOKafkaProducer(
+        bootstrap_servers=clients.bootstrap,
+        transactional_id=worker.client._settings.transactional_id,  # type: ignore[attr-defined]  # the driver's inside
+    )
+    await other.start()
+    await other.stop()
+    commit = Commit(newest, numbered(log, 0, [1]), {spot: 2})
+    with pytest.raises(CommitAborted):
+        await worker.client.commit(commit)
+    await worker.client.commit(commit)
+    assert await seen(clients, log) == [1]
+
+
+async def test_a_commit_held_over_a_takeover_has_no_effect(clients: Clients) -> None:
+    """A zombie that wakes between its offsets and its decision."""
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
+    group = unique("group")
+    first = await clients.worker(group, topic)
+    await first.owns(partitions_of(topic, 2))
+    second = await clients.worker(group, topic)
+    await second.owns_number(1)
+    await first.owns_number(1)
+    newest = first.listener.newest
+    spot = min(newest.partitions)
+    await first.client.commit(Commit(newest, numbered(log, 0, [1]), {spot: 1}))
+    held = await clients.hold(first.client, Commit(newest, numbered(log, 0, [2]), {spot: 2}))
+    await clients.stall(first.client)
+    assignment = await second.owns(partitions_of(topic, 2))
+    # Its transaction is ended at once, not after its timeout of ten seconds.
+    assert await asyncio.wait_for(second.client.committed([spot]), 3) == {spot: 1}
+    await second.client.commit(Commit(assignment, numbered(log, 0, [3]), {spot: 3}))
+    with pytest.raises(Fenced):
+        await held.release()
+    await clients.wake(first.client)
+    assert await seen(clients, log) == [1, 3]
+    assert await second.client.committed([spot]) == {spot: 3}
+
+
+async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: Clients) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    group, slot = unique("group"), unique("slot")
+    first = Worker(await clients.client(group, slot), LIMIT_S)
+    await first.join([topic])
+    await first.owns([(topic, 0)])
+    spot = (topic, 0)
+    await clients.hold(first.client, Commit(first.listener.newest, numbered(log, 0, [1]), {spot: 1}))
+    await clients.kill(first.client)
+    again = Worker(await clients.client(group, slot), LIMIT_S)
+    await again.join([topic])
+    await again.owns([spot])
+    # It had never committed before, so that only the id tells whose the open transaction is.
+    assert await asyncio.wait_for(again.client.committed([spot]), 3) == {spot: None}
+    assert await asyncio.wait_for(seen(clients, log), 3) == []
+
+
+async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it(clients: Clients) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
+    group, slot = unique("group"), unique("slot")
+    first = Worker(await clients.client(group, slot), LIMIT_S)
+    await first.join([topic])
+    await first.owns_number(2)
+    second = Worker(await clients.client(group, slot), LIMIT_S)
+    await second.join([topic])
+    with pytest.raises(ConfigurationError, match="transactional_slot"):
+        await fetch_until_it_raises(second.client)
+    assignment = await first.listener.until(lambda a: a.generation > 1 and len(a.partitions) == 2, LIMIT_S)
+    await first.client.commit(Commit(assignment, numbered(log, 0, [1]), {(topic, 0): 1}))
+    assert await seen(clients, log) == [1]
+
+
+async def test_offsets_of_partitions_that_are_not_assigned_are_refused(clients: Clients) -> None:
+    topic = await make_topic(await clients.maker(), "events", 1)
+    worker = await clients.alone(topic, 1)
+    with pytest.raises(ValueError, match="not in the assignment"):
+        await worker.client.commit(Commit(worker.listener.newest, [], {(topic, 5): 1}))
+    with pytest.raises(ValueError, match="at least one"):
+        await worker.client.commit(Commit(worker.listener.newest, [], {}))
+
+
+async def test_what_a_listener_raises_comes_out_of_fetch(clients: Clients) -> None:
+    topic = await make_topic(await clients.maker(), "events", 1)
+
+    class Failing:
+        async def on_revoked(self) -> None: ...
+
+        async def on_assigned(self, assignment: object) -> None:
+            raise RuntimeError("no room for these partitions")
+
+    client = await clients.client(unique("group"), unique("worker"))
+    await client.subscribe([topic], Failing(), "")
+    with pytest.raises(RuntimeError, match="no room"):
+        await fetch_until_it_raises(client)
+
+
+async def test_subscribing_to_a_topic_that_does_not_exist_names_it(clients: Clients) -> None:
+    client = await clients.client(unique("group"), unique("worker"))
+    with pytest.raises(TransportError, match="never-made"):
+        await client.subscribe(["never-made"], Worker(client, 1).listener, "")
+
+
+class TestWithoutTransactions:
+    """Features(transactions=False): at least once, and still fenced."""
+
+    async def test_records_and_offsets_are_committed(self, clients: Clients) -> None:
+        maker = await clients.maker()
+        topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+        worker = await clients.alone(topic, 1, transactions=False)
+        assert not worker.client.features.transactions
+        spot = (topic, 0)
+        commit = Commit(worker.listener.newest, numbered(log, 0, [1, 2]), {spot: 5})
+        assert await worker.client.commit(commit) == {(log, 0): 2}
+        assert await worker.client.committed([spot]) == {spot: 5}
+        assert await seen(clients, log) == [1, 2]
+
+    async def test_an_old_assignment_is_fenced_before_it_writes(self, clients: Clients) -> None:
+        maker = await clients.maker()
+        topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
+        group = unique("group")
+        first = await clients.worker(group, topic, transactions=False)
+        stale = await first.owns(partitions_of(topic, 2))
+        second = await clients.worker(group, topic, transactions=False)
+        await second.owns_number(1)
+        await first.owns_number(1)
+        with pytest.raises(Fenced):
+            await first.client.commit(Commit(stale, numbered(log, 0, [1]), {(topic, 0): 5}))
+        assert await seen(clients, log) == []
+        assert await first.client.committed([(topic, 0)]) == {(topic, 0): None}
+
+
+@pytest.fixture
+def own_broker(kafka: str) -> Iterator[kafka_server.KafkaServer]:
+    """A broker that the test may break. ``kafka`` stands for: there are brokers to be had here."""
+    try:
+        server = kafka_server.KafkaServer()
+        server.start()
+    except kafka_server.NoBroker as exc:
+        pytest.skip(f"no broker of our own: {exc}")
+    yield server
+    server.stop()
+
+
+async def test_a_broker_that_goes_away_is_told_in_time_and_found_again(
+    own_broker: kafka_server.KafkaServer,
+) -> None:
+    clients = Clients(own_broker.bootstrap)
+    try:
+        maker = await clients.maker()
+        topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+        worker = await clients.alone(topic, 1, commit_timeout_ms=1_000, decide_timeout_ms=1_000)
+        spot = (topic, 0)
+        worker.begin({spot: 0})
+        await worker.client.send(numbered(topic, 0, [1]))
+        await worker.take(1)
+        await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [1]), {spot: 1}))
+        await asyncio.to_thread(own_broker.kill)
+        started_s = time.monotonic()
+        with pytest.raises(CommitAborted):
+            await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [2]), {spot: 2}))
+        with pytest.raises(TransportError):
+            await worker.client.send(numbered(topic, 0, [2]))
+        assert await worker.client.fetch(100) == []
+        assert time.monotonic() - started_s < 8
+        await asyncio.to_thread(own_broker.restart)
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                try:
+                    newest = worker.listener.newest
+                    await worker.client.commit(Commit(newest, numbered(log, 0, [3]), {spot: 3}))
+                    break
+                except (CommitAborted, Fenced):
+                    await worker.client.fetch(100)
+        assert await worker.client.committed([spot]) == {spot: 3}
+        worker.begin({spot: 0})
+        await worker.client.send(numbered(topic, 0, [3]))
+        assert numbers_in((await worker.take(2))[spot]) == [1, 3]
+        assert await seen(clients, log) == [1, 3]
+    finally:
+        await clients.close()
+
+
+async def test_a_broker_that_freezes_in_the_middle_loses_and_repeats_nothing(
+    own_broker: kafka_server.KafkaServer,
+) -> None:
+    clients = Clients(own_broker.bootstrap)
+    try:
+        maker = await clients.maker()
+        topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+        worker = await clients.alone(topic, 1, request_timeout_ms=500, session_timeout_ms=10_000)
+        newest, spot = worker.listener.newest, (topic, 0)
+        await worker.client.commit(Commit(newest, numbered(log, 0, [1]), {spot: 1}))
+        own_broker.pause()
+        commit = asyncio.create_task(
+            worker.client.commit(Commit(newest, numbered(log, 0, [2, 3]), {spot: 3}))
+        )
+        done, _ = await asyncio.wait([commit], timeout=1.2)
+        assert not done
+        own_broker.unpause()
+        await asyncio.wait_for(commit, LIMIT_S)
+        assert await seen(clients, log) == [1, 2, 3]
+        assert await worker.client.committed([spot]) == {spot: 3}
+    finally:
+        own_broker.unpause()
+        await clients.close()
