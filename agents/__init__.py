@@ -1,0 +1,1 @@
+"""Modules to start from and to run: ``faust -A agents.events worker -l info``."""
