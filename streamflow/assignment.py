@@ -6,7 +6,6 @@ step, all that is to be durable; its `committed` folds that into what may be sho
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +93,7 @@ class Ours:
         self.folds: list[FoldPart] = []
         self.stages: list[SecondStage] = []
         self.progress: dict[ProgressKey, Progress] = {}
+        self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
         self.end_offsets: dict[TopicPartition, int] = {}  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
         self.dead_letters: list[Record] = []
@@ -103,6 +103,7 @@ class Ours:
         self._emit = emit
         self._clock_ms = clock_ms
         self._sent: list[Sent] = []
+        self._cut: list[Progress] = []  # copies of what the cut in flight makes durable
         self._hurry = False
 
     def source_partitions(self) -> list[TopicPartition]:
@@ -211,6 +212,7 @@ class Ours:
         for progress in self.progress.values():
             if progress.changed:
                 progress.changed = False
+                self._cut.append(progress.copy())
                 partition = progress.partition % self._progress_partitions
                 records.append(
                     Record(self._progress_topic, partition, progress.record_key(), progress.record_value())
@@ -219,6 +221,8 @@ class Ours:
     def committed(self) -> list[Folded]:
         """The cut is durable: folds it into the checkpointed rows. Returns what became visible."""
         seen: list[Folded] = []
+        self.show(self._cut)
+        self._cut = []
         for table in self.tables:
             for part in table.parts.values():
                 seen.append(_fold(part))
@@ -235,6 +239,11 @@ class Ours:
         self._sent = []
         return [change for change in seen if change.rows or change.expired or change.closed]
 
+    def show(self, durable: Iterable[Progress]) -> None:
+        """Takes copies of progress that is durable now."""
+        for progress in durable:
+            self.shown[progress.consumer, progress.topic, progress.partition] = progress
+
     def drop(self) -> None:
         """The partitions are gone: so is everything held for them."""
         for agent in self.agents:
@@ -245,7 +254,7 @@ class Ours:
             folded.fold.parts.clear()
         for _, _, future in self._sent:
             if future is not None and not future.done():
-                future.set_exception(asyncio.CancelledError())
+                future.cancel()
         self._sent = []
 
 

@@ -46,7 +46,7 @@ class Engine:
     """One worker's engine. Declare with the ``add_`` methods, then `start`; `stop` ends it for good.
 
     ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a second stage
-    the reading of its shuffle changed.
+    the reading of its shuffle changed, ``watch_ours`` that all rows have gone or come back.
     """
 
     def __init__(
@@ -64,11 +64,13 @@ class Engine:
         self.board = Board()
         self.ours: Ours | None = None
         self.live = False
+        self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
         self.watch: Callable[[list[Folded]], None] = _ignore
         self.watch_stage: Callable[[SecondStage, list[RowId]], None] = _ignore
+        self.watch_ours: Callable[[], None] = _ignore
         self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, self.metrics)
         self._decoders: dict[tuple[str, str, str], Decoder] = {}
         self._table_partitions: dict[str, int | None] = {}
@@ -77,6 +79,7 @@ class Engine:
         self._recovery: asyncio.Task[None] | None = None
         self._stages: dict[TopicPartition, SecondStage] = {}
         self._paused: set[TopicPartition] = set()
+        self._tail: Tail | None = None
         self._stopping = False
 
     # -- declarations ---------------------------------------------------------------------------
@@ -158,13 +161,13 @@ class Engine:
             None if self.settings.future_max_s is None else int(self.settings.future_max_s * 1_000),
         )
         self._dispatcher = Dispatcher(list(self._decoders.values()), limits, self.metrics, self.topics.place)
-        self._tail = Tail(self.transport.log_reader(), self._on_tail)
+        self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
         self._forming = Forming(
             Declared(self._decoders.values(), self.agents, self.tables, self.folds),
             transport=self.transport,
             topics=self.topics,
             board=self.board,
-            tail=self._tail,
+            tail=tail,
             clock=self.clock,
             emit=self.closed_record,
             new_store=lambda table, partition: MemoryStore(),
@@ -172,7 +175,7 @@ class Engine:
         self._tail.follow(
             (self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress))
         )
-        self._spawn(self._tail.run(), "tail")
+        self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         if self._decoders:
@@ -211,6 +214,8 @@ class Engine:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._tail is not None:
+                await self._tail.close()
             await self.transport.stop()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -268,15 +273,17 @@ class Engine:
 
     def _drop(self) -> None:
         self.live = False
+        self.epoch += 1
         self._tail_leave()
         self._paused.clear()
         if self.ours is not None:
             self.ours.drop()
         self.ours = None
         self._checkpoint = None
+        self.watch_ours()
 
     def _tail_leave(self) -> None:
-        if self._stages:
+        if self._stages and self._tail is not None:
             self._tail.leave(list(self._stages))
             self._stages = {}
 
@@ -300,7 +307,7 @@ class Engine:
     def _go_live(self, ours: Ours) -> None:
         """No await: from here on the assignment is taken, fetched and checkpointed."""
         self._stages = {(stage.topic, stage.partition): stage for stage in ours.stages}
-        if self._stages:
+        if self._stages and self._tail is not None:
             self._tail.follow(self._stages)
         positions = ours.offsets()
         for at in ours.source_partitions():
@@ -309,8 +316,11 @@ class Engine:
         for agent in ours.agents:
             agent.start()
         self.ours = ours
+        ours.show(progress.copy() for progress in ours.progress.values())
         self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded)
         self.live = True
+        self.epoch += 1
+        self.watch_ours()
         self.transport.resume(at for at in ours.source_partitions() if at in positions)
 
     def _restart(self, exc: BaseException) -> None:
@@ -335,8 +345,15 @@ class Engine:
             if not self.live:
                 await self.clock.sleep_ms(5)
                 continue
+            try:
+                batches = await self.transport.fetch(self.settings.fetch_wait_ms)
+            except TransportError as exc:
+                logger.warning("fetching failed, trying again: %s", exc)
+                await self.clock.sleep_ms(RESTART_WAIT_MS)
+                continue
+            # Asked now and not before: a restart while the fetch waited has sought anew, and what came
+            # then came from there.
             ours = self.ours
-            batches = await self.transport.fetch(self.settings.fetch_wait_ms)
             for batch in batches:
                 # What was fetched for an assignment that is gone, or twice after a seek, is not ours.
                 if self.ours is not ours or ours is None or not self.live:

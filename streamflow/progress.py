@@ -6,7 +6,7 @@ checkpoint, together with everything that the events before it caused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -57,6 +57,10 @@ class Progress:
         if self.watermark_ms is None or time_ms > self.watermark_ms:
             self.watermark_ms = time_ms
             self.changed = True
+
+    def copy(self) -> Progress:
+        """What it is now, whatever becomes of it."""
+        return replace(self, counters=dict(self.counters))
 
     def record_key(self) -> bytes:
         return orjson.dumps([self.consumer, self.topic, self.partition])

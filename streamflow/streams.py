@@ -209,6 +209,7 @@ class Agent:
             raise exc
         index = hand.index
         hand.revert()
+        self._late.discard(index)  # its outcome is still open: late again, counted, or failed
         hand.holding = False
         hand.index = index - 1
         self.finish_block(hand)

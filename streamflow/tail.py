@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
+from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, LogReader, TopicPartition
+
+logger = logging.getLogger(__name__)
 
 READ_WAIT_MS = 100
 
@@ -45,22 +49,34 @@ class Tail:
             self._moved.clear()
             await self._moved.wait()
 
+    async def close(self) -> None:
+        """Closes the reader; `run` must have ended."""
+        await self._reader.close()
+
     async def run(self) -> None:
-        """Reads until cancelled."""
+        """Reads until cancelled; what a retry may cure is tried again."""
         while True:
-            if self._changed:
-                self._changed = False
-                self._positions = {at: self._positions.get(at, start) for at, start in self._wanted.items()}
-                await self._reader.assign(dict(self._positions))
-            if not self._wanted:
+            try:
+                await self._read_once()
+            except TransportError as exc:
+                logger.warning("can't read what other workers wrote, trying again: %s", exc)
+                self._changed = True  # it may have been the assigning that failed
                 await asyncio.sleep(READ_WAIT_MS / 1_000)
-                continue
-            batches = await self._reader.read(READ_WAIT_MS)
-            if self._changed:
-                # Some of these may be of partitions that we left and took up again: read them anew.
-                batches = [batch for batch in batches if (batch.topic, batch.partition) in self._positions]
-            for batch in batches:
-                self._positions[batch.topic, batch.partition] = batch.next_offset
-                self._on_batch(batch)
-            if batches:
-                self._moved.set()
+
+    async def _read_once(self) -> None:
+        if self._changed:
+            self._changed = False
+            self._positions = {at: self._positions.get(at, start) for at, start in self._wanted.items()}
+            await self._reader.assign(dict(self._positions))
+        if not self._wanted:
+            await asyncio.sleep(READ_WAIT_MS / 1_000)
+            return
+        batches = await self._reader.read(READ_WAIT_MS)
+        if self._changed:
+            # Some of these may be of partitions that we left and took up again: read them anew.
+            batches = [batch for batch in batches if (batch.topic, batch.partition) in self._positions]
+        for batch in batches:
+            self._positions[batch.topic, batch.partition] = batch.next_offset
+            self._on_batch(batch)
+        if batches:
+            self._moved.set()
