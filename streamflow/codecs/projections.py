@@ -83,16 +83,24 @@ class ProjectionCodec:
         rows: list[Any] = []
         for index, value in enumerate(values):
             try:
-                if value is None or len(value) > self._model.value_bytes_max:
-                    self._model.decode(value)
-                rows.append(self._decode(value))  # type: ignore[arg-type]  # None has raised
-            except (msgspec.MsgspecError, DecodeError, ValueError, RecursionError) as exc:
+                rows.append(self._row(value))
+            except DecodeError as exc:
                 rows.append(None)
-                bad.append((index, self._explain(exc, missing_type=self._is_event)))
+                bad.append((index, exc))
         filler = next((row for row in rows if row is not None), None)
         if filler is None:
             return []
         return [filler if row is None else row for row in rows]
+
+    def _row(self, value: bytes | None) -> Any:
+        """One value. Raises the whole model's DecodeError, so that the reason is the same on both roads."""
+        if value is None or len(value) > self._model.value_bytes_max:
+            self._model.decode(value)
+        try:
+            return self._decode(value)  # type: ignore[arg-type]  # None has raised
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            self._model.decode(value)
+            raise self._explain(exc, missing_type=self._is_event) from exc
 
     def _times(
         self, rows: list[Any], timestamps_ms: Sequence[int], bad: list[tuple[int, DecodeError]]
