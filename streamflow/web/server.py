@@ -99,6 +99,12 @@ class WebServer:
         self.url = settings.advertised_url or f"http://{_advertised_host(settings.host)}:{bound}"
         return self.url
 
+    def release(self) -> None:
+        """Gives a bound port back without having served."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     async def start(self, served: Served) -> None:
         """Serves from now on; ``/readyz`` says 503 until the worker is ready."""
         assert self._socket is not None, "bind() comes first"
