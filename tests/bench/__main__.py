@@ -1,0 +1,116 @@
+"""``python -m tests.bench [--quick] [--out FILE]``; EVENTS, KEYS, ROUNDS and ONLY in the environment."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from tests.bench import report, topics
+from tests.bench.contestants import Contestant, contestants
+from tests.bench.harness import Outcome, compete
+from tests.bench.workload import PARTITIONS
+from tests.support import kafka_server
+
+RESULTS = pathlib.Path(__file__).parent / "results.json"
+EVENTS = 1_000_000
+KEYS = 1_000
+QUICK_EVENTS = 100_000
+QUICK_SHARE = 5  # a slow contestant counts this many times fewer events
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 1 where a contestant failed or counted wrong, 2 where there is no broker."""
+    options = parse(arguments)
+    try:
+        chosen = choose(contestants(), os.environ.get("ONLY", ""))
+        with broker() as (bootstrap, kafka):
+            return asyncio.run(bench(bootstrap, kafka, chosen, options))
+    except kafka_server.NoBroker as exc:
+        print(f"no broker: {exc}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer events, one round: only to see that it runs"
+    )
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=RESULTS, help="where the results go (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    options.events = int(os.environ.get("EVENTS") or (QUICK_EVENTS if options.quick else EVENTS))
+    options.keys = int(os.environ.get("KEYS") or KEYS)
+    options.rounds = 1 if options.quick else int(os.environ.get("ROUNDS") or 0)
+    return options
+
+
+def choose(every: list[Contestant], only: str) -> list[Contestant]:
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    unknown = set(names) - {contestant.name for contestant in every}
+    if unknown:
+        known = ", ".join(contestant.name for contestant in every)
+        sys.exit(f"ONLY: unknown {', '.join(sorted(unknown))}; there are {known}")
+    return [contestant for contestant in every if not names or contestant.name in names]
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[tuple[str, str]]:
+    """(host:port, what it is)."""
+    external = kafka_server.external_bootstrap()
+    if external is not None:
+        yield external, "external"
+        return
+    print("starting Kafka ...", flush=True)
+    with kafka_server.KafkaServer(heap_mb=1_024) as server:
+        yield server.bootstrap, f"Apache Kafka {kafka_server.VERSION}, one node on the same machine"
+
+
+async def bench(bootstrap: str, kafka: str, chosen: list[Contestant], options: argparse.Namespace) -> int:
+    run = os.urandom(4).hex()
+    sizes = {contestant.name: size_for(contestant, options) for contestant in chosen}
+    try:
+        print(f"filling {options.events:,} events of {options.keys:,} keys ...", flush=True)
+        right = await topics.fill(bootstrap, run, sorted(set(sizes.values())), options.keys)
+        outcomes: dict[str, list[Outcome]] = {contestant.name: [] for contestant in chosen}
+        for number in range(max((options.rounds or contestant.rounds) for contestant in chosen)):
+            for contestant in chosen:
+                before = outcomes[contestant.name]
+                if number >= (options.rounds or contestant.rounds) or (before and before[-1].status != "ok"):
+                    continue
+                events = sizes[contestant.name]
+                outcome = await compete(
+                    contestant, bootstrap, run, events, right[events][contestant.grouping]
+                )
+                before.append(outcome)
+                print(progress(contestant, outcome), flush=True)
+    finally:
+        await topics.remove(bootstrap, run)
+    entries = [report.summarise(contestant, outcomes[contestant.name]) for contestant in chosen]
+    report.add_ratios(entries)
+    told = {"events": options.events, "keys": options.keys, "partitions": PARTITIONS, "quick": options.quick}
+    report.write(report.document(entries, told, kafka), options.out)
+    print(f"\n{report.table(entries)}\n\nwritten to {options.out}")
+    return 1 if any(entry["status"] in {"wrong", "failed"} for entry in entries) else 0
+
+
+def size_for(contestant: Contestant, options: argparse.Namespace) -> int:
+    if contestant.events_max is None:
+        return int(options.events)
+    share = QUICK_SHARE if options.quick else 1
+    return min(int(options.events), contestant.events_max // share)
+
+
+def progress(contestant: Contestant, outcome: Outcome) -> str:
+    if outcome.cpu_s == 0:
+        return f"  {contestant.name}: {outcome.status}: {outcome.reason}"
+    return f"  {contestant.name}: {outcome.cpu_s / outcome.events * 1e6:.2f} us/event, {outcome.status}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,130 @@
+"""Who takes part, and the command that starts each."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+
+from tests.bench.setups import Unavailable, kafka_streams_class_path, quix_python
+
+RULER = "hand_written"
+CHEAP_ROUNDS = 5
+PROGRAMS = "tests.bench.programs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """``grouping``: what it counts by (key, type, window); ``events_max``: where more would take too long."""
+
+    name: str
+    title: str
+    guarantee: str
+    command: Callable[[], list[str]]  # raises Unavailable
+    grouping: str = "key"
+    events_max: int | None = None
+    rounds: int = 1
+
+
+def contestants() -> list[Contestant]:
+    """In the order of the table. The cheap ones run often: a round is short and the machine is shared."""
+    return [
+        Contestant(
+            RULER,
+            "hand-written: aiokafka getmany, msgspec, dict",
+            "at least once",
+            lambda: python("hand_written"),
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
+            "hand_written_lean",
+            "the same, decoding nothing but the timestamp",
+            "at least once",
+            lambda: [*python("hand_written"), "--only-time"],
+            rounds=CHEAP_ROUNDS,
+        ),
+        *streamflow_contestants(),
+        Contestant(
+            "kafka_streams_memory",
+            "Kafka Streams, 1 thread, in memory",
+            "at least once",
+            lambda: kafka_streams("memory", "at_least_once"),
+        ),
+        Contestant(
+            "kafka_streams_rocksdb",
+            "Kafka Streams, 1 thread, RocksDB",
+            "exactly once v2",
+            lambda: kafka_streams("rocksdb", "exactly_once_v2"),
+        ),
+        Contestant(
+            "quix_streams",
+            "Quix Streams, tumbling count, RocksDB",
+            "at least once",
+            lambda: [quix_python(), "-m", f"{PROGRAMS}.quix_streams"],
+            events_max=100_000,
+        ),
+        Contestant(
+            "stock_faust",
+            "stock Faust, memory store, tumbling table",
+            "at least once",
+            lambda: faust_worker("stock_faust"),
+            events_max=20_000,
+        ),
+    ]
+
+
+def streamflow_contestants() -> list[Contestant]:
+    return [
+        Contestant(
+            "streamflow_agent",
+            "streamflow: async for, windowed table",
+            "exactly once",
+            lambda: streamflow_worker("streamflow_agent"),
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
+            "streamflow_key",
+            "streamflow: app.aggregate by Key()",
+            "exactly once",
+            lambda: streamflow_worker("streamflow_key"),
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
+            "streamflow_field",
+            'streamflow: app.aggregate by "type"',
+            "exactly once",
+            lambda: streamflow_worker("streamflow_field"),
+            grouping="type",
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
+            "streamflow_window",
+            "streamflow: app.aggregate by None",
+            "exactly once",
+            lambda: streamflow_worker("streamflow_window"),
+            grouping="window",
+            rounds=CHEAP_ROUNDS,
+        ),
+    ]
+
+
+def python(program: str) -> list[str]:
+    return [sys.executable, "-m", f"{PROGRAMS}.{program}"]
+
+
+def faust_worker(program: str) -> list[str]:
+    return [sys.executable, "-m", "faust", "-A", f"{PROGRAMS}.{program}", "worker", "-l", "info"]
+
+
+def streamflow_worker(program: str) -> list[str]:
+    if importlib.util.find_spec("streamflow.app") is None:
+        raise Unavailable("streamflow.App does not exist yet")
+    return faust_worker(program)
+
+
+def kafka_streams(store: str, guarantee: str) -> list[str]:
+    class_path = kafka_streams_class_path()
+    java = shutil.which("java") or "java"
+    return [java, "-Xmx2g", "-cp", class_path, "WindowedCount", store, guarantee]
