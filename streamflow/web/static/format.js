@@ -1,0 +1,82 @@
+// Numbers, times and values as people read them. Pure.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
+const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
+
+export function count(value) {
+  return Math.abs(value) < 100_000 ? whole.format(value) : short.format(value);
+}
+
+export function number(value) {
+  return Number.isInteger(value) ? count(value) : precise.format(value);
+}
+
+export function milliseconds(seconds) {
+  if (seconds === null || seconds === undefined) return null;
+  const ms = seconds * 1000;
+  if (ms >= 10_000) return { text: precise.format(seconds), unit: "s" };
+  return { text: ms < 10 ? ms.toFixed(1) : whole.format(ms), unit: "ms" };
+}
+
+export function bytes(value) {
+  if (value < 1024 * 1024) return `${whole.format(value / 1024)} KiB`;
+  const mib = value / (1024 * 1024);
+  return mib < 1024 ? `${whole.format(mib)} MiB` : `${(mib / 1024).toFixed(1)} GiB`;
+}
+
+export function time(iso) {
+  const at = new Date(iso);
+  return Number.isNaN(at.getTime()) ? iso : clock.format(at);
+}
+
+/** "" for today, else the date. */
+export function date(iso) {
+  const at = new Date(iso);
+  if (Number.isNaN(at.getTime()) || at.toDateString() === new Date().toDateString()) return "";
+  return day.format(at);
+}
+
+export function duration(ms) {
+  for (const [unit, size] of [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1000]]) {
+    if (ms >= size && ms % size === 0) return `${ms / size} ${unit}`;
+  }
+  return `${ms} ms`;
+}
+
+export function key(value) {
+  if (value === null) return "all";
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/**
+ * The number that a row's bar shows, its text, and what else there is to it:
+ * {size: number | null, text: string, parts: [[name, text]]}.
+ */
+export function value(raw) {
+  if (typeof raw === "number") return { size: raw, text: number(raw), parts: [] };
+  if (raw === null || typeof raw !== "object") return { size: null, text: String(raw), parts: [] };
+  const entries = Object.entries(raw);
+  const first = entries.find(([, item]) => typeof item === "number");
+  const parts = [];
+  for (const [name, item] of entries) {
+    if (first && name === first[0]) continue;
+    if (item !== null && typeof item === "object" && !Array.isArray(item)) parts.push(...largest(item));
+    else parts.push([name, typeof item === "number" ? number(item) : plain(item)]);
+  }
+  if (first) return { size: first[1], text: number(first[1]), parts: parts.slice(0, 6) };
+  return { size: null, text: parts.length ? "" : plain(raw), parts: parts.slice(0, 6) };
+}
+
+function largest(map) {
+  const pairs = Object.entries(map);
+  pairs.sort((a, b) => (Number(b[1]) || 0) - (Number(a[1]) || 0) || (a[0] < b[0] ? -1 : 1));
+  return pairs.slice(0, 5).map(([name, item]) => [name, typeof item === "number" ? number(item) : plain(item)]);
+}
+
+function plain(item) {
+  const text = typeof item === "string" ? item : JSON.stringify(item);
+  return text.length > 60 ? `${text.slice(0, 59)}…` : text;
+}
