@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
 
-from tests.bench.setups import Unavailable, kafka_streams_class_path, quix_python
+from tests.bench.setups import kafka_streams_class_path, quix_python
 
 RULER = "hand_written"
 CHEAP_ROUNDS = 5
@@ -22,7 +21,7 @@ class Contestant:
     name: str
     title: str
     guarantee: str
-    command: Callable[[], list[str]]  # raises Unavailable
+    command: Callable[[], list[str]]  # raises setups.Unavailable
     grouping: str = "key"
     events_max: int | None = None
     rounds: int = 1
@@ -81,21 +80,21 @@ def streamflow_contestants() -> list[Contestant]:
             "streamflow_agent",
             "streamflow: async for, windowed table",
             "exactly once",
-            lambda: streamflow_worker("streamflow_agent"),
+            lambda: faust_worker("streamflow_agent"),
             rounds=CHEAP_ROUNDS,
         ),
         Contestant(
             "streamflow_key",
             "streamflow: app.aggregate by Key()",
             "exactly once",
-            lambda: streamflow_worker("streamflow_key"),
+            lambda: faust_worker("streamflow_key"),
             rounds=CHEAP_ROUNDS,
         ),
         Contestant(
             "streamflow_field",
             'streamflow: app.aggregate by "type"',
             "exactly once",
-            lambda: streamflow_worker("streamflow_field"),
+            lambda: faust_worker("streamflow_field"),
             grouping="type",
             rounds=CHEAP_ROUNDS,
         ),
@@ -103,7 +102,7 @@ def streamflow_contestants() -> list[Contestant]:
             "streamflow_window",
             "streamflow: app.aggregate by None",
             "exactly once",
-            lambda: streamflow_worker("streamflow_window"),
+            lambda: faust_worker("streamflow_window"),
             grouping="window",
             rounds=CHEAP_ROUNDS,
         ),
@@ -116,12 +115,6 @@ def python(program: str) -> list[str]:
 
 def faust_worker(program: str) -> list[str]:
     return [sys.executable, "-m", "faust", "-A", f"{PROGRAMS}.{program}", "worker", "-l", "info"]
-
-
-def streamflow_worker(program: str) -> list[str]:
-    if importlib.util.find_spec("streamflow.app") is None:
-        raise Unavailable("streamflow.App does not exist yet")
-    return faust_worker(program)
 
 
 def kafka_streams(store: str, guarantee: str) -> list[str]:

@@ -37,10 +37,10 @@ class Meter:
         # name of the moment -> (CPU s, wall s)
         self._moments: dict[str, tuple[float, float]] = {}
 
-    def first(self) -> None:
-        """May be called for every record: after the first call it costs next to nothing."""
+    def first(self, moment: tuple[float, float] | None = None) -> None:
+        """``moment``: when it was, where that is not now. May be called for every record: costs little."""
         if "first" not in self._moments:
-            self._moments["first"] = now()
+            self._moments["first"] = moment or now()
 
     def last(self) -> None:
         self._moments["last"] = now()

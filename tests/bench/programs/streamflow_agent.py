@@ -1,0 +1,21 @@
+"""streamflow, Faust's form: a plain ``async for`` and a windowed table, exactly once."""
+
+from __future__ import annotations
+
+from streamflow import App, Event
+from tests.bench.meter import Job
+from tests.bench.programs.streamflow_report import report
+
+job = Job()
+app = App(job.group, broker=f"kafka://{job.broker}")
+events = app.topic(job.topic, key_type=str, value_type=Event)
+counts = app.Table("counts", default=int).tumbling(10)
+
+
+@app.agent(events)
+async def count_events(stream):
+    async for user, _event in stream.items():  # noqa: PERF102 - a stream, not a dict
+        counts[user] += 1
+
+
+report(app, job, "counts")
