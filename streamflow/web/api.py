@@ -113,7 +113,8 @@ class Api:
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         health = dict(self.served.health())
-        status = 200 if health.get("status") == "ok" else 503
+        # Not while it is recovering: whoever restarts what is unhealthy would never let it finish.
+        status = 200 if health.get("error") is None else 503
         if not self.guard.request_ok(request):
             health = {"status": health.get("status")}  # an error's text may tell more than a probe may know
         return answer(request, health, status=status)

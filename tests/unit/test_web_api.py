@@ -339,6 +339,8 @@ async def test_tables_tell_what_they_are(client: Client) -> None:
 async def test_health_readiness_and_metrics(client: Client) -> None:
     assert (await client.ok("/healthz"))["status"] == "ok"
     assert (await client.ok("/readyz"))["status"] == "ready"
+    client.served.status = "recovering"
+    assert (await client.ok("/healthz"))["status"] == "recovering"
     client.served.is_ready = False
     client.served.error = "the broker is away"
     body = await client.problem("/readyz", 503, "not-ready")

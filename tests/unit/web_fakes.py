@@ -143,6 +143,7 @@ class FakeServed:
         self.metrics = Metrics()
         self.listeners: list[RowListener] = []
         self.is_ready = True
+        self.status = "ok"
         self.error: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
@@ -161,7 +162,7 @@ class FakeServed:
         return self.is_ready
 
     def health(self) -> Mapping[str, Any]:
-        return {"status": "ok" if self.error is None else "failed", "error": self.error}
+        return {"status": self.status if self.error is None else "failed", "error": self.error}
 
     def stats(self) -> Mapping[str, Any]:
         return {

@@ -140,10 +140,14 @@ class Card {
     this.drawFacts(table);
     this.empty.hidden = groups.length > 0;
     this.empty.textContent = table.isLoading ? "Loading…" : "No rows yet. They appear with the first checkpoint after an event.";
-    const largest = Math.max(1, ...groups.flatMap((group) => group.ids.map((id) => Math.abs(table.rows.get(id)?.view.size ?? 0))));
+    // Windows with one row are compared with each other, the rows of larger ones within the window.
+    const isSingle = groups.every((group) => group.ids.length < 2);
+    const sizes = groups.map((group) => Math.max(0, ...group.ids.map((id) => Math.abs(table.rows.get(id)?.view.size ?? 0))));
+    const overall = Math.max(...sizes, 0);
     const shown = new Set();
     let place = this.table.querySelector("caption").nextElementSibling;
-    for (const group of groups) {
+    for (const [index, group] of groups.entries()) {
+      const largest = (isSingle ? overall : sizes[index]) || 1;
       shown.add(group.start);
       const body = this.body(group, table);
       if (body.root !== place) this.table.insertBefore(body.root, place);
