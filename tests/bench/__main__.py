@@ -78,10 +78,10 @@ async def bench(bootstrap: str, kafka: str, chosen: list[Contestant], options: a
         print(f"filling {options.events:,} events of {options.keys:,} keys ...", flush=True)
         right = await topics.fill(bootstrap, run, sorted(set(sizes.values())), options.keys)
         outcomes: dict[str, list[Outcome]] = {contestant.name: [] for contestant in chosen}
-        for number in range(max((options.rounds or contestant.rounds) for contestant in chosen)):
+        for number in range(max(rounds_for(contestant, options) for contestant in chosen)):
             for contestant in chosen:
                 before = outcomes[contestant.name]
-                if number >= (options.rounds or contestant.rounds) or (before and before[-1].status != "ok"):
+                if number >= rounds_for(contestant, options) or (before and before[-1].status != "ok"):
                     continue
                 events = sizes[contestant.name]
                 outcome = await compete(
@@ -104,6 +104,11 @@ def size_for(contestant: Contestant, options: argparse.Namespace) -> int:
         return int(options.events)
     share = QUICK_SHARE if options.quick else 1
     return min(int(options.events), contestant.events_max // share)
+
+
+def rounds_for(contestant: Contestant, options: argparse.Namespace) -> int:
+    """ROUNDS is for those that are cheap enough to run more than once."""
+    return options.rounds if options.rounds and contestant.rounds > 1 else contestant.rounds
 
 
 def progress(contestant: Contestant, outcome: Outcome) -> str:

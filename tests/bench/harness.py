@@ -6,7 +6,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
+import sys
 import tempfile
 import time
 from typing import Any
@@ -20,8 +22,8 @@ from tests.support.kafka_server import die_with_parent
 ROOT = pathlib.Path(__file__).parents[2]
 TIME_LIMIT_S = 600.0
 STOP_S = 15.0
-# After the result: a worker that stops in order may still commit.
-LOG_TAIL = 1_500
+LOG_CHARACTERS = 3_000
+BRIEF_CHARACTERS = 200
 
 
 @dataclasses.dataclass
@@ -59,7 +61,8 @@ async def compete(contestant: Contestant, broker: str, run: str, events: int, ri
         }
         result, log = execute(command, environment, folder)
     if result is None:
-        return Outcome("failed", log, events)
+        print(f"{contestant.name} failed; the end of its log:\n{log}", file=sys.stderr)
+        return Outcome("failed", brief(log), events)
     outcome = Outcome(
         "ok", "", events, result["cpu_s"], result["wall_s"], result["rss_mb"], result["versions"]
     )
@@ -94,7 +97,7 @@ def execute(
         stop(process)
     if result.exists():
         return json.loads(result.read_text()), ""
-    text = (folder / "log").read_text(errors="replace")[-LOG_TAIL:].strip()
+    text = (folder / "log").read_text(errors="replace")[-LOG_CHARACTERS:].strip()
     return None, text or f"no result and no output (exit code {process.returncode})"
 
 
@@ -107,6 +110,13 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def brief(log: str) -> str:
+    """The line that names the error: results.json is no place for a machine's paths."""
+    lines = [line.strip() for line in log.splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines)[-1].replace(str(ROOT), ".")[:BRIEF_CHARACTERS]
 
 
 def difference(counted: Answer, right: Answer) -> str:
