@@ -170,11 +170,19 @@ def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str,
             key_bytes = base64.b64decode(padded.encode() + b"=" * (-len(padded) % 4), validate=True)
             return KeyPath(reader.parse_key_bytes(key_bytes), "-", key_b64)
         text = raw.decode()
-        return KeyPath(reader.parse_key(text), text, None)
+        return KeyPath(read_key_text(reader, text), text, None)
     except binascii.Error:
         raise Problem(400, "bad-key", "key_b64 is not base64") from None
     except UnicodeDecodeError:
         raise Problem(400, "bad-key", "the key is not UTF-8: give its bytes as ?key_b64=") from None
+    except DecodeError as exc:
+        raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
+
+
+def read_key_text(reader: TableReader, text: str) -> Any:
+    """Raises Problem 400 for text that is no key of the table."""
+    try:
+        return reader.parse_key(text)
     except DecodeError as exc:
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
 

@@ -6,7 +6,7 @@ Every message is a JSON object with its name in ``t``. Close codes beyond the st
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -18,6 +18,8 @@ SUBPROTOCOL: Final = "streamflow.v1+json"
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 WindowState = Literal["current", "closed", "all"]
 Mode = Literal["all", "latest"]
+WINDOWS: Final = get_args(WindowState)
+MODES: Final = get_args(Mode)
 
 
 class Close(IntEnum):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from streamflow.web.messages import MODES, WINDOWS
 from streamflow.web.query import LIMIT_DEFAULT, SORTS, STATES
 
 Schema = Mapping[str, Any]
@@ -107,6 +108,23 @@ ROUTES: Final = (
         "Location",
         (TABLE, KEY, KEY_B64),
         (400, 404),
+    ),
+    Route(
+        "changes",
+        "/v1/tables/{table}/changes",
+        "The rows and their changes as they come: the messages of /v1/ws as server-sent events.",
+        "text/event-stream",
+        (
+            TABLE,
+            Parameter("key", "Only this key.", TEXT),
+            Parameter("prefix", "Only keys whose text begins so.", TEXT),
+            Parameter("window", "Only windows that are open, or that have closed.", {"enum": list(WINDOWS)}),
+            Parameter("snapshot", "First the rows as they are.", {"type": "boolean", "default": True}),
+            Parameter("since", "Cursor to resume from; the header `Last-Event-ID` goes before.", TEXT),
+            Parameter("mode", "All changes, or the latest for a slow client.", {"enum": list(MODES)}),
+            Parameter("max_hz", "At most so many messages a second.", {"type": "number"}),
+        ),
+        (400, 404, 503),
     ),
     Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),

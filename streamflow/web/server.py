@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -19,6 +20,7 @@ from streamflow.web.problems import problem_middleware
 from streamflow.web.routes import ROUTES
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings, check
+from streamflow.web.sse import Changes
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
     peers = Peers(served, settings)
     api = Api(served, settings, peers, guard)
     hub = Hub(served, settings, peers, guard)
+    changes = Changes(api, hub)
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard)],
@@ -43,7 +46,11 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
     app[HUB] = hub
     app.on_response_prepare.append(security.headers_signal(guard))
     for route in ROUTES:
-        app.router.add_get(route.pattern, getattr(api, route.name), name=route.name)
+        handlers = changes if route.name == "changes" else api
+        # Without HEAD where answering has no end.
+        app.router.add_get(
+            route.pattern, getattr(handlers, route.name), name=route.name, allow_head=handlers is api
+        )
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 
@@ -105,11 +112,17 @@ class WebServer:
             self._socket.close()
             self._socket = None
 
-    async def start(self, served: Served) -> None:
-        """Serves from now on; ``/readyz`` says 503 until the worker is ready."""
+    async def start(self, served: Served, extend: Callable[[web.Application], None] | None = None) -> None:
+        """Serves from now on; ``/readyz`` says 503 until the worker is ready.
+
+        ``extend`` may add routes of the app's own to the application.
+        """
         assert self._socket is not None, "bind() comes first"
+        application = create_web_app(served, self.settings)
+        if extend is not None:
+            extend(application)
         self._runner = web.AppRunner(
-            create_web_app(served, self.settings),
+            application,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
