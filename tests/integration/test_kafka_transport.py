@@ -345,12 +345,16 @@ async def test_a_broker_that_goes_away_is_told_in_time_and_found_again(
     try:
         maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
-        worker = await clients.alone(topic, 1, commit_timeout_ms=1_000, decide_timeout_ms=1_000)
+        worker = await clients.alone(topic, 1, commit_timeout_ms=2_000, decide_timeout_ms=2_000)
         spot = (topic, 0)
         worker.begin({spot: 0})
         await worker.client.send(numbered(topic, 0, [1]))
         await worker.take(1)
         await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [1]), {spot: 1}))
+        # Until its markers are written: a single broker that is killed before, and coordinates again
+        # before it knows its topics, takes the commit for complete and never writes them (4.3.1).
+        assert await worker.client.committed([spot]) == {spot: 1}
+        assert await seen(clients, log) == [1]
         await asyncio.to_thread(own_broker.kill)
         started_s = time.monotonic()
         with pytest.raises(CommitAborted):
@@ -358,7 +362,7 @@ async def test_a_broker_that_goes_away_is_told_in_time_and_found_again(
         with pytest.raises(TransportError):
             await worker.client.send(numbered(topic, 0, [2]))
         assert await worker.client.fetch(100) == []
-        assert time.monotonic() - started_s < 8
+        assert time.monotonic() - started_s < 10
         await asyncio.to_thread(own_broker.restart)
         async with asyncio.timeout(LIMIT_S):
             while True:
