@@ -1,4 +1,4 @@
-"""Counts events by user, by type and in total, in tumbling windows of event time.
+"""Counts events by user, by type and in all, in tumbling windows of event time.
 
 Run it: ``faust -A agents.events worker -l info``
 """
@@ -8,25 +8,29 @@ import os
 from streamflow import App, Count, CountBy, Event, TumblingWindow
 
 WINDOW_S = float(os.environ.get("STREAMFLOW_WINDOW_S", "10"))
-DAY_S = 86_400
 
 app = App("events")
-events = app.topic("events", key_type=str, value_type=Event, partitions=6)
+events = app.topic("events", key_type=str, value_type=Event, partitions=6)  # keyed by user
 window_results = app.topic("window-results", partitions=1)
 
-# Faust's form: the table's key is the topic's key, so rows stay in their events' partition.
-events_by_user = app.Table("events_by_user", default=int).tumbling(WINDOW_S, expires=DAY_S)
+# A window closes when event time has passed its end; its rows are kept for a day.
+window = TumblingWindow(size_s=WINDOW_S, grace_s=0, retain_s=86_400, idle_close_s=10)
+
+# Faust's form: an agent writes a table. The table's key is the topic's key, so that a row lies in the
+# partition of its events.
+events_by_user = app.Table("events_by_user", default=int, window=window)
 
 
 @app.agent(events)
-async def count_events(stream):  # type: ignore[no-untyped-def]  # as a newcomer writes it
-    async for user, _event in stream.items():  # noqa: PERF102 - a stream, not a dict
+async def count_by_user(stream):  # type: ignore[no-untyped-def]  # as people write it
+    async for user, _event in stream.items():  # noqa: PERF102  # a stream, not a dict
         events_by_user[user] += 1
 
 
 # Declared form: no agent, whole columns at a time, right whatever the topic is keyed by.
-window = TumblingWindow(WINDOW_S, retain_s=DAY_S)
 events_by_type = app.aggregate("events_by_type", events, by="type", window=window, values=Count())
+
+# One row for each window. When it closes it goes to the topic `window-results`, once.
 window_totals = app.aggregate(
     "window_totals",
     events,

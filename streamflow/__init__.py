@@ -1,11 +1,18 @@
 """Stream processing on Kafka, in Python: Faust's form, exactly once, live in the browser.
 
-General layout: `app` is what people import; `faust_adapters` puts our parts in Faust's places; `engine`
-runs declarations over `transports`, `stores` and a `clock`; `web` shows the tables. A module imports only
-from the floors below its own: see docs/ARCHITECTURE.md.
-"""
+General layout
+--------------
+Floors, top to bottom; a module imports only from those below its own (docs/ARCHITECTURE.md says why):
 
-from faust import Record
+    cli, testing        the `streamflow` command; a manual clock and a simulated event loop for tests
+    app                 App: wiring only
+    faust_adapters      our parts in Faust's places: the only code besides these that knows Faust
+    web                 HTTP, WebSocket and the dashboard, over watching and readers: what may be shown
+    engine              runs what was declared: forming, dispatch, checkpoint, recovery, tail
+    assignment          what is ours; shuffle, folds, streams, tables, hand: state and its changes
+    transports, stores  drivers: kafka, memory; rows in memory
+    the ground          windows, aggregates, codecs, event, partitioner, metrics, settings, clock, errors
+"""
 
 from streamflow.aggregates import Count, CountBy, Max, Mean, Min, Sum
 from streamflow.app import App
@@ -21,6 +28,7 @@ from streamflow.errors import (
     WindowError,
 )
 from streamflow.event import Event
+from streamflow.faust_adapters.record import Record
 from streamflow.folds import Key
 from streamflow.retries import Retry
 from streamflow.windows import TumblingWindow

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import faust
+from yarl import URL
 
 from streamflow.aggregates import Aggregate
 from streamflow.buffer import Buffer
@@ -18,73 +18,74 @@ from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.agents import runner
 from streamflow.faust_adapters.aggregate import AggregateTable
-from streamflow.faust_adapters.boot import BootStrategy, EngineService, NoTransport
+from streamflow.faust_adapters.boot import BootStrategy, EngineService, NoProducer, NoTransport
+from streamflow.faust_adapters.credentials import kafka_security
 from streamflow.faust_adapters.router import EventRouter
+from streamflow.faust_adapters.sending import Sender
+from streamflow.faust_adapters.settings import Settings as AppSettings
+from streamflow.faust_adapters.settings import without_old_names
 from streamflow.faust_adapters.table import Table
 from streamflow.faust_adapters.topic import Topic
 from streamflow.folds import By, Field, FoldSpec, Values
 from streamflow.retries import Retry
-from streamflow.settings import Settings, environment_value, from_environment
+from streamflow.settings import Settings as EngineSettings
 from streamflow.streams import AgentSpec
 from streamflow.transports.base import Transport
-from streamflow.transports.connecting import connect
-from streamflow.web.settings import DEFAULT_PORT, WebSettings
+from streamflow.transports.connecting import connect, scheme_of
 from streamflow.windows import TumblingWindow
 
-BROKER_DEFAULT = "memory://"
-_KNOBS = frozenset(knob.name for knob in fields(Settings)) - {"id"}
-_SHARED_WITH_FAUST = frozenset({"processing_guarantee", "topic_partitions"})
+TASKS_END_S = 5.0
+# Of Faust's tables: what changes nothing here.
+TABLE_OPTIONS_IGNORED = frozenset(
+    {"key_type", "store", "recovery_buffer_size", "standby_buffer_size", "use_partitioner", "options"}
+)
 
 
 class App(faust.App):
     """A faust.App: the same decorators, on streamflow's engine.
 
-    ``broker``: kafka://host:port[;...] or memory:// (the default). Every knob of
-    `streamflow.settings.Settings` may be given by name. ``transport`` and ``web`` are for tests.
-    Raises ConfigurationError.
+    ``broker``: ``kafka://host:port[;...]`` or ``memory://`` (the default). Every knob of
+    `streamflow.settings.Settings` may be given by name; see `faust_adapters.settings` for what wins.
+    ``transport`` takes the place of the broker, for tests. Raises ConfigurationError when the
+    configuration is first read.
     """
 
     BootStrategy = BootStrategy
+    Settings = AppSettings
 
     def __init__(
         self,
-        id: str,  # noqa: A002 - Faust's name
+        id: str,  # noqa: A002  # Faust's name
         *,
-        broker: str | None = None,
         transport: Transport | None = None,
         **options: Any,
     ) -> None:
-        app_id = environment_value("id") or id
-        knobs = {name: options[name] for name in _KNOBS & options.keys()}
-        knobs.update({name: value for name, value in from_environment().items() if name != "id"})
-        options = {name: value for name, value in options.items() if name not in _KNOBS}
-        options.update({name: knobs[name] for name in _SHARED_WITH_FAUST & knobs.keys()})
-        self.engine_settings = Settings(id=app_id, **knobs)
-        self.broker_url = (
-            environment_value("broker") or os.environ.get("FAUST_BROKER_URL") or broker or BROKER_DEFAULT
-        )
         self._given_transport = transport
-        self._web_tokens = tuple(
-            filter(None, (environment_value("web_token") or options.pop("web_token", "")).split(","))
-        )
-        self._web_allow_insecure = _flag(
-            environment_value("web_allow_insecure"), options.pop("web_allow_insecure", False)
-        )
-        port = environment_value("web_port")
-        self._port_asked = port is not None or "web_port" in options
-        options["web_port"] = int(port) if port is not None else options.get("web_port", DEFAULT_PORT)
-        options["web_bind"] = environment_value("web_bind") or options.get("web_bind", "127.0.0.1")
-        self._port_at_start = options["web_port"]
         self._agent_options: dict[str, dict[str, Any]] = {}
         self._own_tables: dict[str, Table] = {}
-        self._aggregates: dict[str, tuple[AggregateTable, Any]] = {}
-        self._closed_topics: list[Any] = []
-        self._engine: Engine | None = None
-        options.setdefault("Topic", Topic)
-        super().__init__(app_id, broker=self.broker_url, **options)
+        self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
+        self._topics: list[Topic] = []  # as declared, to be known before the first send
+        self._client: tuple[Engine, Sender] | None = None  # outside of a worker
+        self._connecting = asyncio.Lock()
+        self.has_pages = False
+        super().__init__(id, **options)
         self.engine_service = EngineService(self)
 
+    def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
+        ours = without_old_names(options)
+        return {**super()._prepare_compat_settings(options), **ours}
+
     # -- declarations -----------------------------------------------------------------------------
+
+    def topic(self, *topics: str, key_type: Any = None, value_type: Any = None, **options: Any) -> Any:
+        """A topic by name; ``value_type`` may be `Event`, a msgspec.Struct or a Record.
+
+        ``partitions`` counts where the app creates the topic.
+        """
+        topic: Any = super().topic(*topics, key_type=key_type, value_type=value_type, **options)
+        if isinstance(topic, Topic) and len(topic.topics) == 1 and self.engine_service_engine is None:
+            self._topics.append(topic)
+        return topic
 
     def agent(
         self,
@@ -95,7 +96,12 @@ class App(faust.App):
         buffer: Buffer | None = None,
         **options: Any,
     ) -> Callable[[Any], Any]:
-        """Declares an agent; ``retry``, ``dead_letter``, ``buffer``: what becomes of events it can't take."""
+        """Declares an agent.
+
+        ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
+        it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
+        ``buffer``: how many events wait for it.
+        """
         declare = super().agent(channel, **options)
 
         def decorate(fun: Any) -> Any:
@@ -109,19 +115,37 @@ class App(faust.App):
 
         return decorate
 
-    def topic(self, *topics: str, key_type: Any = None, value_type: Any = None, **options: Any) -> Any:
-        """A topic by name; ``value_type`` may be `Event`, a msgspec.Struct or a Record."""
-        return super().topic(*topics, key_type=key_type, value_type=value_type, **options)
-
-    def Table(  # type: ignore[override]
-        self, name: str, *, default: Callable[[], Any] | None = None, partitions: int | None = None, **_: Any
-    ) -> Table:
-        """Declares a table for agents; `Table.tumbling` gives it windows."""
-        if name in self._own_tables:
+    def Table(
+        self,
+        name: str,
+        *,
+        default: Callable[[], Any] | None = None,
+        window: Any = None,
+        partitions: int | None = None,
+        help: str | None = None,  # noqa: A002  # Faust's name
+        value_type: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Declares a table for agents; ``window`` or `Table.tumbling` give it windows."""
+        unknown = sorted(options.keys() - TABLE_OPTIONS_IGNORED)
+        if unknown:
+            raise ConfigurationError(f"table {name!r}: {', '.join(unknown)} is not on this engine yet")
+        if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
-        table = Table(name, default, partitions, None)
+        table = Table(name, default, partitions=partitions, value_type=value_type, help=help or "")
         self._own_tables[name] = table
-        return table
+        cast("Any", self.tables).data[name] = table  # for Faust's commands
+        return table.using_window(window) if window is not None else table
+
+    def GlobalTable(self, name: str, **_: Any) -> Any:
+        """Raises ConfigurationError."""
+        raise ConfigurationError(f"table {name!r}: GlobalTable is not on this engine yet")
+
+    def SetTable(self, name: str, **_: Any) -> Any:
+        """Raises ConfigurationError."""
+        raise ConfigurationError(f"table {name!r}: SetTable is not on this engine yet")
+
+    SetGlobalTable = GlobalTable
 
     def aggregate(
         self,
@@ -135,16 +159,24 @@ class App(faust.App):
         where: Field | None = None,
         emit_closed: Any = None,
     ) -> AggregateTable:
-        """Declares a table that the engine folds by whole columns. See ``docs/reference``."""
+        """Declares a table that the engine folds by whole columns.
+
+        ``by``: `Key()`, a field path, a function of the event, or None (one row for each window).
+        ``time``: the field of the event time; by default the model's own, else the record's timestamp.
+        ``emit_closed``: the topic, or its name, that each closed row is written to, once.
+        """
+        if name in self._own_tables or name in self._aggregates:
+            raise ConfigurationError(f"two tables are named {name!r}")
+        if emit_closed is not None and window is None:
+            raise ConfigurationError(f"aggregate {name!r}: rows without a window are never closed")
         if emit_closed is not None and not isinstance(emit_closed, str):
-            self._closed_topics.append(emit_closed)
             emit_closed = emit_closed.get_topic_name()
         source = topic.source()
         if time is not None and time == source.value.time_field:
-            time = None
+            time = None  # the decoder reads it already
         spec = FoldSpec(name, source.name, by, window, Values(values), time, where, emit_closed)
         table = AggregateTable(spec)
-        self._aggregates[name] = (table, source)
+        self._aggregates[name] = (table, topic)
         return table
 
     def event_router(self, topic: Any, **options: Any) -> EventRouter:
@@ -158,26 +190,63 @@ class App(faust.App):
         self.agent(topic, name=name, **options)(route)
         return router
 
-    # -- running ------------------------------------------------------------------------------------
+    def page(self, path: str, **options: Any) -> Callable[[Any], Any]:
+        """Faust's page, on the worker's own web server."""
+        self.has_pages = True
+        return super().page(path, **options)
+
+    # -- the engine ---------------------------------------------------------------------------------
+
+    @property
+    def broker_url(self) -> str:
+        """All brokers of one cluster, as one URL."""
+        return ";".join(str(url) for url in self.conf.broker)
+
+    @property
+    def settings(self) -> AppSettings:
+        """`conf`, by the type that it has."""
+        return cast("AppSettings", self.conf)
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        return self.settings.engine_settings(self.conf.id)
+
+    @property
+    def engine_service_engine(self) -> Engine | None:
+        """The worker's engine, if there is one yet."""
+        service = getattr(self, "engine_service", None)
+        return None if service is None else service.engine
 
     @property
     def engine(self) -> Engine:
-        """The running engine. Raises TypeError before the worker has started."""
-        if self._engine is None:
+        """The worker's engine. Raises TypeError before it has started."""
+        engine = self.engine_service_engine
+        if engine is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
-        return self._engine
+        return engine
 
-    def prepare_engine(self) -> Engine:
+    def connect(self, url: str) -> Transport:
+        """A transport to the broker, not started, for the worker that is reached at ``url``."""
+        if self._given_transport is not None:
+            return self._given_transport
+        conf = self.conf
+        kafka = kafka_security(conf.broker_credentials, conf.ssl_context)
+        if conf.consumer_group_instance_id:
+            kafka["group_instance_id"] = conf.consumer_group_instance_id
+        # Two workers of one machine have two ports, and each has its own again when it comes back.
+        slot = str(URL(url).port) if url else ""
+        return connect(self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka)
+
+    def prepare_engine(self, url: str = "") -> Engine:
         """Makes the engine of everything declared; it is not started yet."""
-        clock = SystemClock()
-        transport = self._given_transport or connect(
-            self.broker_url, self.engine_settings, clock, self.conf.web_port
-        )
-        engine = self._engine = Engine(self.engine_settings, transport, clock)
-        keys: list[KeyCodec] = []
+        engine = Engine(self.engine_settings, self.connect(url), SystemClock())
+        keys: dict[str, KeyCodec] = {}
         for agent in self.agents.values():
-            source = agent.channel.source()
-            keys.append(source.key)
+            channel = agent.channel
+            if not isinstance(channel, Topic):
+                raise ConfigurationError(f"agent {agent.name}: an agent reads a topic, not {channel!r}")
+            source = channel.source()
+            keys[source.name] = source.key
             options = self._agent_options[agent.name]
             letters = options["dead_letter"]
             target = dead_letter_topic(source.name) if letters is True else (letters or None)
@@ -185,43 +254,102 @@ class App(faust.App):
                 agent.name, source.name, runner(agent), options["retry"], target, options["buffer"]
             )
             engine.add_agent(spec, source)
+        key = keys[min(keys)] if keys else KeyCodec(str)
         for table in self._own_tables.values():
-            table.attach(engine, keys[0] if keys else KeyCodec(str))
-        for topic in self._closed_topics:
-            engine.topics.want(topic.get_topic_name(), topic.partitions)
-        for aggregate, source in self._aggregates.values():
+            table.attach(engine, key)
+        for aggregate, topic in self._aggregates.values():
+            engine.add_fold(aggregate.spec, topic.source())
             aggregate.attach(engine)
-            engine.add_fold(aggregate.spec, source)
+        if self.conf.topic_allow_declare:
+            for topic in self._topics:
+                engine.topics.want(topic.topics[0], topic.partitions)
         return engine
 
-    def web_settings(self) -> WebSettings:
-        port = int(self.conf.web_port)
-        return WebSettings(
-            host=self.conf.web_bind,
-            port=port,
-            port_explicit=self._port_asked or port != self._port_at_start,
-            tokens=self._web_tokens,
-            allow_insecure=self._web_allow_insecure,
-        )
+    # -- sending --------------------------------------------------------------------------------------
+
+    def sender_now(self) -> Sender:
+        """Raises TypeError while the app is not connected."""
+        if self.engine_service.sender is not None:
+            return self.engine_service.sender
+        if self._client is None:
+            raise TypeError(f"app {self.conf.id!r} is not running")
+        return self._client[1]
+
+    async def sender(self) -> Sender:
+        """The worker's, or outside of one a connection that only sends.
+
+        Raises ConfigurationError where no other process could see what is sent.
+        """
+        if self.engine_service.sender is not None:
+            return self.engine_service.sender
+        async with self._connecting:
+            if self._client is None:
+                if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
+                    raise ConfigurationError(
+                        "memory:// lives inside one worker: nothing can be sent to it from outside"
+                    )
+                engine = Engine(self.engine_settings, self.connect(""), SystemClock())
+                await engine.transport.start()
+                self._client = engine, Sender(engine, self.conf.producer_max_request_size)
+        return self._client[1]
+
+    async def disconnect(self) -> None:
+        """Ends the connection of `sender` that was made outside of a worker. Idempotent."""
+        client, self._client = self._client, None
+        if client is not None:
+            engine, sender = client
+            await sender.close()
+            await engine.transport.stop()
+
+    # -- Faust's life, without its parts that the engine takes the place of -----------------------------
 
     async def on_first_start(self) -> None:
-        """Nothing is kept in Faust's data directory, so none is made."""
+        """Faust makes its data directory here; the engine's state is in the log."""
 
     async def on_start(self) -> None:
         self.finalize()
 
+    async def on_started(self) -> None:
+        await super().on_started()
+        self.engine_service.settle()
+
     async def _wait_for_table_recovery_completed(self) -> bool:
-        return False
+        return await self.wait_for_stopped(self.engine_service.live.wait())
 
     async def on_stop(self) -> None:
         await self.on_before_shutdown.send()
+        # Timers and tasks first: what they send must still find the engine.
+        tasks = [task for task in self._futures if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=TASKS_END_S)
         await self._maybe_close_http_client()
+        await self.disconnect()
+
+    def worker_init_post_autodiscover(self) -> None:
+        self.on_worker_init.send()
+
+    def is_leader(self) -> bool:
+        """One worker of all: the owner of the first partition."""
+        engine = self.engine_service_engine
+        if engine is None or engine.ours is None:
+            return False
+        every = [at for member in engine.members for at in member.partitions]
+        return bool(every) and min(every) in engine.ours.assignment.partitions
+
+    @property
+    def web_server_url(self) -> URL:
+        web = self.engine_service.web
+        if web is not None and web.url:
+            return URL(web.url)
+        return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
 
     def _new_transport(self) -> Any:
         return NoTransport(self.conf.broker_consumer, self)
 
-    _new_producer_transport = _new_transport
+    def _new_producer_transport(self) -> Any:
+        return self._new_transport()
 
-
-def _flag(text: str | None, default: bool) -> bool:
-    return default if text is None else text.lower() in ("1", "true", "yes", "on")
+    def _new_producer(self) -> Any:
+        return NoProducer(self)

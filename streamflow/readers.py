@@ -461,14 +461,17 @@ class StageReader(FoldReader):
         return dict(sorted({**lags, **self.own_lags()}.items()))
 
 
+def make_reader(engine: Engine, name: str) -> EngineReader:
+    """The reader of one table, once the engine knows its partitions. Raises KeyError."""
+    if name in engine.tables:
+        return AgentReader(engine, engine.tables[name])
+    fold = engine.folds[name]
+    return StageReader(engine, fold) if fold.spec.moves else KeyedReader(engine, fold)
+
+
 def make_readers(engine: Engine) -> dict[str, EngineReader]:
-    """A reader for each table, once the engine knows its partitions."""
-    readers: dict[str, EngineReader] = {
-        name: AgentReader(engine, table) for name, table in engine.tables.items()
-    }
-    for name, fold in engine.folds.items():
-        readers[name] = StageReader(engine, fold) if fold.spec.moves else KeyedReader(engine, fold)
-    return readers
+    """A reader for each table."""
+    return {name: make_reader(engine, name) for name in (*engine.tables, *engine.folds)}
 
 
 def described(spec: FoldSpec) -> dict[str, Any]:

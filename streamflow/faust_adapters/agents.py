@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any
 
+from faust.agents import agent as faust_agent
+
+from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.stream import AgentStream
 from streamflow.streams import EventStream
 
+logger = logging.getLogger(__name__)
+
 
 def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
-    """Calls the agent's function with a stream; what an agent yields goes to its sinks."""
+    """Calls the agent's function with a stream; what an agent yields goes to its sinks.
 
-    async def run(stream: EventStream) -> None:
-        result = agent.fun(AgentStream(stream))
-        if inspect.isasyncgen(result):
-            await _drain(agent, result)
-        else:
-            await result
+    Raises ConfigurationError, when the agent runs, for sinks of an agent that yields nothing.
+    """
+    if agent.concurrency > 1:
+        logger.warning("agent %s: concurrency=%d runs as 1 on this engine", agent.name, agent.concurrency)
+
+    async def run(source: EventStream) -> None:
+        stream = AgentStream(source, agent.app, agent.name)
+        stream.become_current()
+        faust_agent._current_agent.set(agent)
+        result = agent.fun(stream)
+        if isinstance(result, AsyncIterable):
+            async for value in result:
+                await agent._delegate_to_sinks(value)
+            return
+        if agent._sinks:
+            result.close()
+            raise ConfigurationError(f"agent {agent.name}: an agent must yield to have sinks")
+        await result
 
     return run
-
-
-async def _drain(agent: Any, results: AsyncIterator[Any]) -> None:
-    async for value in results:
-        await agent._delegate_to_sinks(value)

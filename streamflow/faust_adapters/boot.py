@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,14 +10,15 @@ from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.transport.base import Transport as FaustTransport
 from mode import Service
 
+from streamflow.faust_adapters.pages import add_pages
+from streamflow.faust_adapters.sending import Sender
+from streamflow.faust_adapters.worker import QuietCollector
 from streamflow.watching import Watcher
 from streamflow.web.server import WebServer
 
 if TYPE_CHECKING:
     from streamflow.app import App
-
-GC_THRESHOLDS = (50_000, 20, 50)
-"""Collections are rare, not off: users' cyclic data is still found."""
+    from streamflow.engine import Engine
 
 
 class NoTransport(FaustTransport):
@@ -26,42 +27,86 @@ class NoTransport(FaustTransport):
     driver_version = "streamflow"
 
 
+class NoProducer(Service):
+    """Stands where Faust's commands expect a producer that they can stop."""
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        self.app = app
+        super().__init__(**kwargs)
+
+    async def on_stop(self) -> None:
+        await self.app.disconnect()
+
+
 class EngineService(Service):
     """Owns the engine and the web view. An engine that fails crashes the worker with its error."""
+
+    abstract = False
 
     def __init__(self, app: App, **kwargs: Any) -> None:
         self.app = app
         self.web: WebServer | None = None
+        self.engine: Engine | None = None
+        self.watcher: Watcher | None = None
+        self.sender: Sender | None = None
+        self.live = asyncio.Event()  # since partitions are live for the first time
+        self._collector = QuietCollector()
         super().__init__(**kwargs)
 
     async def on_start(self) -> None:
         app = self.app
-        engine = app.prepare_engine()
+        # Step 1. Claim the port: its number is part of what tells this worker from others on this machine.
         url = ""
         if app.conf.web_enabled:
-            self.web = WebServer(app.web_settings())
+            self.web = WebServer(app.settings.web_settings())
             url = self.web.bind()
-            watcher = Watcher(engine, url)
-            await self.web.start(watcher)
+        # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
+        self.engine = engine = app.prepare_engine(url)
+        self.sender = Sender(
+            engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
+        )
+        self.watcher = watcher = Watcher(engine, url)
+        watcher.is_live = self.live.set
+        # Step 3. Serve, so that probes are answered while tables come back.
+        if self.web is not None:
+            await self.web.start(watcher, extend=self._extend)
             self.log.info("web view at %s", url)
-            await engine.start(url)
-            watcher.open()
-        else:
-            await engine.start(url)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        # Step 4. Join the group, advertising the address that was bound.
+        await engine.start(url)
+        watcher.open()
+        if not engine.sources:
+            self.live.set()
+        self.add_future(self._crash_with_engine())
+
+    def _extend(self, application: Any) -> None:
+        if self.app.has_pages:
+            add_pages(self.app.web, application)
+
+    def settle(self) -> None:
+        """Told when everything has been started: what lives now lives long."""
+        if self.app.in_worker:
+            self._collector.begin()
 
     async def on_stop(self) -> None:
-        if self.web is not None:
-            await self.web.stop()
-        await self.app.engine.stop()
-        gc.unfreeze()
+        try:
+            # Step 1. What was sent outside of events is on its way still.
+            if self.sender is not None:
+                await self.sender.close()
+            # Step 2. Live clients are asked to come back later, elsewhere or here.
+            if self.web is not None:
+                await self.web.stop()
+        except TimeoutError:
+            self.log.warning("the web view did not end in time")
+        finally:
+            # Step 3. A last checkpoint; the partitions go to others at once.
+            if self.engine is not None:
+                await self.engine.stop()
+            self._collector.end()
 
-    @Service.task
-    async def _watch(self) -> None:
-        engine = self.app.engine
-        await self.wait(engine.failed.wait())
+    async def _crash_with_engine(self) -> None:
+        engine = self.engine
+        assert engine is not None
+        await engine.failed.wait()
         if engine.failure is not None and not self.should_stop:
             await self.crash(engine.failure)
 

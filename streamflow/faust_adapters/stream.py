@@ -2,70 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NoReturn
 
-from streamflow.hand import Hand
+import faust
+from faust import streams as faust_streams
+from faust.exceptions import Skip
+from faust.types.tuples import Message
+from mode.utils.futures import maybe_async
+
+from streamflow.errors import ConfigurationError
 from streamflow.streams import EventStream
 
-
-class StreamEvent(NamedTuple):
-    """What `AgentStream.events` gives: an event with its place in the log."""
-
-    key: Any
-    value: Any
-    headers: dict[str, bytes]
-    topic: str
-    partition: int
-    offset: int
-    timestamp: float  # of the record, seconds since the epoch
+_NO_EVENT: Any = None
 
 
-class AgentStream:
-    """``async for value in stream``, ``stream.items()``, ``stream.events()``.
+class AgentStream(faust.Stream):
+    """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
-    The iterators are the engine's own generators: nothing is added for each event.
+    HOT PATH: without processors the iterators are the engine's own generators, and nothing is added
+    for each event.
     """
 
-    def __init__(self, stream: EventStream) -> None:
-        self._stream = stream
+    def __init__(self, source: EventStream, app: Any, name: str) -> None:
+        super().__init__(_NO_EVENT, app=app, prefix=name)
+        self._source = source
+        self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        return self._stream.values()
+        if self._processors:
+            return self._processed()
+        return self._source.values()
 
-    def items(self) -> AsyncIterator[tuple[Any, Any]]:
+    def items(self) -> AsyncIterator[tuple[Any, Any]]:  # type: ignore[override]  # a generator as well
         """Each event's key and value."""
-        return self._stream.items()
+        if self._processors:
+            return self._processed_items()
+        return self._source.items()
 
-    async def events(self) -> AsyncIterator[StreamEvent]:
-        """Each event with key, value, headers and place."""
-        async for _ in self._stream.values():
-            event = self.current_event
-            assert event is not None
-            yield event
+    async def events(self) -> AsyncIterator[Any]:  # type: ignore[override]  # likewise
+        """Each event as a faust.Event, with its message: key, headers, place and time."""
+        async for _ in self:
+            yield self.current_event
 
-    async def enumerate(self, start: int = 0) -> AsyncIterator[tuple[int, Any]]:
-        """Each event's number and value."""
-        number = start
-        async for value in self._stream.values():
-            yield number, value
-            number += 1
+    async def _processed(self) -> AsyncIterator[Any]:
+        async for _, value in self._processed_items():
+            yield value
+
+    async def _processed_items(self) -> AsyncIterator[tuple[Any, Any]]:
+        async for key, value in self._source.items():
+            try:
+                for processor in self._processors:
+                    value = await maybe_async(processor(value))
+            except Skip:
+                continue
+            yield key, value
 
     @property
-    def current_event(self) -> StreamEvent | None:
-        """The event that the agent holds, or ``None`` between events."""
-        hand: Hand = self._stream.hand
+    def current_event(self) -> Any:
+        """The event that the agent holds as a faust.Event, or ``None`` between events."""
+        hand = self._source.hand
         chunk, index = hand.chunk, hand.index
         if chunk is None or not hand.holding:
             return None
+        if self._seen[0] is chunk and self._seen[1] == index:
+            return self._seen[2]
         assert chunk.events is not None
         headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
-        return StreamEvent(
-            chunk.keys[index],
-            chunk.events[index],
-            headers,
-            chunk.topic,
-            chunk.partition,
-            chunk.offsets[index],
-            chunk.timestamps_ms[index] / 1_000,
+        raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
+        message: Any = Message(
+            topic=chunk.topic,
+            partition=chunk.partition,
+            offset=chunk.offsets[index],
+            timestamp=chunk.timestamps_ms[index] / 1_000,
+            timestamp_type=0,
+            headers=headers,
+            key=raw_key,
+            value=raw_value,
+            checksum=None,
+            serialized_key_size=len(raw_key or b""),
+            serialized_value_size=len(raw_value or b""),
         )
+        event = self.app.create_event(chunk.keys[index], chunk.events[index], headers, message)
+        self._seen = (chunk, index, event)
+        return event
+
+    @current_event.setter
+    def current_event(self, event: Any) -> None:
+        """Faust's base class clears it; ours is looked up."""
+
+    def become_current(self) -> None:
+        """`faust.current_event()` gives this stream's event to the calling task, made when asked for."""
+        lookup: Any = lambda: self.current_event  # noqa: E731  # stands where Faust has a weak reference
+        faust_streams._current_event.set(lookup)
+
+    # -- not on this engine yet: an error at once beats events that are lost ---------------------
+
+    def take(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("take")
+
+    def take_events(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("take_events")
+
+    def take_with_timestamp(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("take_with_timestamp")
+
+    def noack(self) -> NoReturn:
+        self._refuse("noack")
+
+    def group_by(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("group_by", "declare an aggregate with by=, or send to a topic of your own")
+
+    def through(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("through", "send to a topic of your own")
+
+    def combine(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("combine")
+
+    def _join(self, *_: Any, **__: Any) -> NoReturn:
+        self._refuse("joins")
+
+    def _refuse(self, what: str, instead: str = "") -> NoReturn:
+        hint = f"; {instead}" if instead else ""
+        raise ConfigurationError(f"stream.{what} is not on this engine yet{hint}")
+
+
+StreamFunction = Callable[[AgentStream], Any]

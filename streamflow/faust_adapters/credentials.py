@@ -1,0 +1,26 @@
+"""Faust's ``broker_credentials`` as fields of `KafkaSettings`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def kafka_security(credentials: Any, ssl_context: Any = None) -> dict[str, Any]:
+    """Security protocol, mechanism and secrets; empty without credentials."""
+    if credentials is None:
+        return {} if ssl_context is None else {"security_protocol": "SSL", "ssl_context": ssl_context}
+    context = (
+        getattr(credentials, "context", None) or getattr(credentials, "ssl_context", None) or ssl_context
+    )
+    protocol = credentials.protocol.value
+    if context is not None and protocol == "SASL_PLAINTEXT":
+        protocol = "SASL_SSL"
+    fields: dict[str, Any] = {"security_protocol": protocol, "ssl_context": context}
+    if protocol.startswith("SASL"):
+        fields |= {
+            "sasl_mechanism": credentials.mechanism.value,
+            "sasl_username": getattr(credentials, "username", None),
+            "sasl_password": getattr(credentials, "password", None),
+            "sasl_token_provider": getattr(credentials, "oauth_cb", None),
+        }
+    return fields
