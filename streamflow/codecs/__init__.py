@@ -1,7 +1,8 @@
 """Bytes <-> events, keys and groups, in columns.
 
-canonical.py: group keys. keys.py: record keys. values.py: whole events. projections.py: only the
-fields that are needed. fields.py: field paths and event times.
+canonical.py: group keys. keys.py: record keys. values.py: whole events, and events.py: those that came
+in an unusual form. projections.py: only the fields that are needed. fields.py: field paths and event
+times. reasons.py: what is wrong with bad input.
 """
 
 from streamflow.codecs.canonical import (

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from streamflow.clock import EPOCH
+from streamflow.codecs.reasons import Bad
 from streamflow.errors import DecodeError
 
 _MS = timedelta(milliseconds=1)
-_DATETIME_ONLY = {datetime}
-_INT_ONLY = {int}
-_to_datetime = msgspec.json.Decoder(datetime).decode
+_YEAR_1_MS = -62_135_596_800_000
+_YEAR_10000_MS = 253_402_300_800_000
+_BLOCK = 64
+"""Times that are converted together; where one takes the slow road, so many do."""
+_SECONDS_MASK = (1 << 34) - 1
+_pack = msgspec.msgpack.Encoder().encode
 
 
 def step(value: Any, name: str) -> Any:
-    """One step of a path: a dict's item or an object's attribute; what is missing is ``None``."""
+    """One step of a path: a dict's item, a model's field, an Event's unknown field; else ``None``."""
     if isinstance(value, dict):
         return value.get(name)
-    return getattr(value, name, None)
+    kind = type(value)
+    if hasattr(kind, "__struct_fields__"):
+        if name in kind.__struct_fields__:
+            return getattr(value, name)
+        kept = getattr(value, "__dict__", None)
+        return kept["_extra"].get(name) if kept and "_extra" in kept else None
+    if kind in _PLAIN or name.startswith("_"):
+        return None
+    found = getattr(value, name, None)
+    return None if callable(found) else found
+
+
+_PLAIN = {str, bytes, int, float, bool, list, type(None), datetime}
 
 
 def field_getter(path: str) -> Callable[[Any], Any]:
@@ -32,57 +49,100 @@ def field_getter(path: str) -> Callable[[Any], Any]:
     if len(rest) == 1:
         second = rest[0]
         return lambda event: step(step(event, first), second)
-
-    def walk(event: Any) -> Any:
-        for name in (first, *rest):
-            event = step(event, name)
-        return event
-
-    return walk
+    return lambda event: walk(step(event, first), rest)
 
 
-def time_ms(value: Any) -> int:
-    """Epoch ms of an aware datetime, an integer of epoch ms, or RFC 3339 text. Raises DecodeError."""
+def walk(value: Any, names: Sequence[str]) -> Any:
+    """`step` by step."""
+    for name in names:
+        value = step(value, name)
+    return value
+
+
+def time_ms(value: Any, field: str | None = None) -> int:
+    """Epoch ms, rounded down, of an aware datetime, an integer of epoch ms, or RFC 3339 text.
+
+    Raises DecodeError, with ``field`` in it, for anything else and outside the years 1 to 9999.
+    """
     if isinstance(value, str):
         try:
-            value = _to_datetime(msgspec.json.encode(value))
-        except (msgspec.MsgspecError, UnicodeEncodeError) as exc:
-            raise DecodeError("bad-timestamp", f"{value[:80]!r} is no RFC 3339 time") from exc
+            value = msgspec.convert(value, datetime)
+        except msgspec.ValidationError:
+            raise DecodeError("bad-timestamp", f"{value[:80]!r} is no RFC 3339 time", field=field) from None
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise DecodeError("bad-timestamp", f"{value} has no time zone")
+            raise DecodeError("bad-timestamp", f"{value} has no time zone", field=field)
         return (value - EPOCH) // _MS
     if type(value) is int:
-        return value
-    raise DecodeError("bad-timestamp", f"{str(value)[:80]!r} is no event time")
+        if _YEAR_1_MS <= value < _YEAR_10000_MS:
+            return value
+        shown = f"{value} ms" if value.bit_length() <= 64 else "a time in ms"
+        raise DecodeError("bad-timestamp", f"{shown} lies outside the years 1 to 9999", field=field)
+    shown = "null or missing" if value is None else f"{type(value).__name__} {str(value)[:80]!r}"
+    message = f"{shown}, neither RFC 3339 text nor integer milliseconds"
+    raise DecodeError("bad-timestamp", message, field=field)
 
 
-def times_ms_column(
-    values: Sequence[Any], field: str | None = None
-) -> tuple[list[int], list[tuple[int, DecodeError]]]:
-    """(epoch ms of each, what could not be read by index); a bad one is 0 in the column."""
-    kinds = set(map(type, values))
-    if kinds == _DATETIME_ONLY:
-        try:
-            return [(value - EPOCH) // _MS for value in values], []
-        except TypeError:  # a naive one among them
-            pass
-    elif kinds == _INT_ONLY:
-        return list(values), []
+def datetime_of_ms(value: int, field: str | None = None) -> datetime:
+    """The UTC datetime of epoch ms. Raises DecodeError outside the years 1 to 9999."""
+    return EPOCH + time_ms(value, field) * _MS
+
+
+def times_ms_column(values: Sequence[Any], field: str | None = None) -> tuple[list[int], list[Bad]]:
+    """(`time_ms` of each value, what could not be read); a bad one is 0 in the column."""
     times: list[int] = []
-    bad: list[tuple[int, DecodeError]] = []
-    for index, value in enumerate(values):
+    bad: list[Bad] = []
+    if _are_texts(values):
         try:
-            times.append(time_ms(value))
-        except DecodeError as exc:
-            times.append(0)
-            bad.append((index, DecodeError(exc.reason, exc.message, field=field)))
+            values = msgspec.convert(values, list[datetime])
+        except msgspec.ValidationError:
+            pass
+    elif _are_good_ints(values):
+        return list(values), bad
+    for at in range(0, len(values), _BLOCK):
+        block = values[at : at + _BLOCK]
+        stamps = _stamps(block)
+        if stamps is not None:
+            times += stamps
+            continue
+        for index, value in enumerate(block, at):
+            try:
+                times.append(time_ms(value, field))
+            except DecodeError as exc:
+                times.append(0)
+                bad.append((index, exc))
     return times, bad
 
 
-def datetime_of_ms(value: int) -> datetime:
-    """The UTC datetime of epoch ms. Raises DecodeError outside the years 1 to 9999."""
+def _are_texts(values: Sequence[Any]) -> bool:
+    return len(values) > 0 and type(values[0]) is str and set(map(type, values)) == {str}
+
+
+def _are_good_ints(values: Sequence[Any]) -> bool:
+    if not values or type(values[0]) is not int or set(map(type, values)) != {int}:
+        return False
+    return bool(min(values) >= _YEAR_1_MS and max(values) < _YEAR_10000_MS)
+
+
+def _stamps(block: Sequence[Any]) -> list[int] | None:
+    """Epoch ms of a block of aware datetimes, or ``None`` where it holds anything else.
+
+    HOT PATH, less than half the cost of subtracting datetimes: MessagePack writes an aware datetime
+    of 1970 to 2514 as its timestamp 64, the bytes D7 FF, 30 bits of nanoseconds and 34 bits of seconds;
+    or, if it is a whole second before 2106, as its timestamp 32, D6 FF and 32 bits of seconds. Nothing
+    else begins with these bytes, so where each one begins behind the one before, there is nothing else.
+    """
     try:
-        return datetime.fromtimestamp(0, UTC) + value * _MS
-    except OverflowError as exc:
-        raise DecodeError("bad-timestamp", f"{value} ms lies outside the years 1 to 9999") from exc
+        packed = _pack(block)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    count = len(block)
+    head = 1 if count < 16 else 3  # of the array: its length
+    if len(packed) == head + 10 * count and packed[head::10].count(0xD7) == count:
+        return [
+            (stamp & _SECONDS_MASK) * 1_000 + (stamp >> 34) // 1_000_000
+            for stamp in struct.unpack_from(f">{'xxQ' * count}", packed, head)
+        ]
+    if len(packed) == head + 6 * count and packed[head::6].count(0xD6) == count:
+        return [second * 1_000 for second in struct.unpack_from(f">{'xxI' * count}", packed, head)]
+    return None

@@ -7,22 +7,33 @@ from typing import Any
 import msgspec
 import orjson
 
-from streamflow.errors import DecodeError
+from streamflow.codecs.canonical import canonical_json
+from streamflow.errors import ConfigurationError, DecodeError
+
+_TEXT_MAX = 80
 
 
 class KeyCodec:
-    """The keys of a topic, by their type: str is UTF-8 text, bytes (and None) raw, all else JSON."""
+    """The keys of a topic, by their type, as Faust writes them: str is UTF-8 text, bytes (and None) are
+    raw, all else is JSON. A null key is the key ``None`` whatever the type.
+    """
 
     def __init__(self, key_type: Any = None) -> None:
         self.key_type = key_type
         self.name = "raw" if key_type is None else str(getattr(key_type, "__name__", key_type))
+        self._untyped = key_type in (Any, object)
+        self._record = hasattr(key_type, "from_data") and not hasattr(key_type, "__struct_fields__")
         if key_type is str:
             self.decode = _decode_text
         elif key_type in (None, bytes):
             self.decode = _decode_raw
         else:
-            decoder = msgspec.json.Decoder(key_type if key_type is not object else Any)
-            self.decode = lambda raw: _decode_json(decoder, raw)
+            try:
+                decoder = msgspec.json.Decoder(Any if self._untyped or self._record else key_type)
+            except TypeError as exc:
+                raise ConfigurationError(f"key_type {key_type!r} can't be decoded: {exc}") from exc
+            self._decode = decoder.decode
+            self.decode = self._decode_json
 
     def encode(self, key: Any) -> bytes | None:
         """The record key; ``None`` stays. Raises TypeError for what the type can't be."""
@@ -32,11 +43,37 @@ class KeyCodec:
             if not isinstance(key, str):
                 raise TypeError(f"key {key!r} is {type(key).__name__}, not {self.name}")
             return key.encode()
-        return orjson.dumps(key)
+        if self.key_type in (int, float) and (isinstance(key, bool) or not isinstance(key, int | float)):
+            raise TypeError(f"key {key!r} is {type(key).__name__}, not {self.name}")
+        if hasattr(key, "to_representation"):
+            key = key.to_representation()
+        try:
+            return orjson.dumps(key)
+        except TypeError:  # a Struct, or an int beyond 64 bits
+            return canonical_json(key)
 
     def parse_text(self, text: str) -> Any:
-        """The key that a URL's text means. Raises DecodeError."""
-        return self.decode(text.encode(errors="surrogatepass"))
+        """The key that a URL's text means: for JSON keys JSON, or of any type the text itself.
+
+        Raises DecodeError.
+        """
+        raw = text.encode(errors="surrogatepass")
+        if not self._untyped:
+            return self.decode(raw)
+        try:
+            return self.decode(raw)
+        except DecodeError:
+            return _decode_text(raw)
+
+    def _decode_json(self, raw: bytes | None) -> Any:
+        if raw is None:
+            return None
+        try:
+            key = self._decode(raw)
+            return self.key_type.from_data(key) if self._record else key
+        except Exception as exc:  # a model's own code may raise anything
+            message = f"{raw[:_TEXT_MAX]!r} is no key of type {self.name}: {exc}"
+            raise DecodeError("bad-key", message[:300], field="key") from exc
 
 
 def _decode_text(raw: bytes | None) -> Any:
@@ -45,17 +82,8 @@ def _decode_text(raw: bytes | None) -> Any:
     try:
         return str(raw, "utf-8")
     except UnicodeDecodeError as exc:
-        raise DecodeError("bad-key", f"the key is no UTF-8: {exc}", field="key") from exc
+        raise DecodeError("bad-key", f"{raw[:_TEXT_MAX]!r} is not UTF-8", field="key") from exc
 
 
 def _decode_raw(raw: bytes | None) -> Any:
     return raw
-
-
-def _decode_json(decoder: msgspec.json.Decoder[Any], raw: bytes | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise DecodeError("bad-key", f"the key can't be read: {exc}", field="key") from exc

@@ -1,148 +1,174 @@
 """Record values <-> events, a column at a time.
 
-The fast road is one list comprehension over a compiled decoder; only when something in the column
-is wrong is the column read value by value, so a good column pays nothing for that.
+The fast road is a `map` of a compiled decoder over the column. What it refuses is looked at on its
+own, and the road goes on behind it, so a good value pays nothing for a bad one.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
-from streamflow.codecs.fields import datetime_of_ms, times_ms_column
+from streamflow.clock import EPOCH
+from streamflow.codecs.events import encode_event, loose_road, ms_road
+from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
+from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.event import Event
 
-Column = tuple[list[Any], list[int], list[tuple[int, DecodeError]]]
-"""(events, event times in ms, what could not be read by index); a bad event is None, its time 0."""
+Decode = Callable[[bytes], Any]
+Column = tuple[list[Any], list[int], list[Bad]]
+"""(events, event times in ms, what could not be read); a bad event is None and its time says nothing."""
 
 VALUE_BYTES_MAX = 1_048_576
-_PATH = re.compile(r" - at `\$\.?([^`]*)`")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
-
-
-def decode_error(exc: BaseException, *, missing_type: bool = False) -> DecodeError:
-    """What an exception of a decoder means: a reason, a sentence, the field."""
-    if isinstance(exc, DecodeError):
-        return exc
-    if not isinstance(exc, msgspec.ValidationError):
-        return DecodeError("not-json", f"the value is no JSON: {exc}"[:300])
-    text = str(exc)
-    found = _PATH.search(text)
-    path = found.group(1) if found else ""
-    message = _PATH.sub("", text)
-    missing = _MISSING.search(text)
-    if missing:
-        field = f"{path}.{missing.group(1)}" if path else missing.group(1)
-        reason = "missing-type" if missing_type and field == "type" else "missing-field"
-        return DecodeError(reason, message, field=field)
-    reason = "bad-timestamp" if "datetime" in text or "RFC3339" in text else "wrong-type"
-    return DecodeError(reason, message, field=path or None)
+_UNTYPED = (None, object, Any)
+_NULLABLE = (None, object, Any, dict, bytes, str, int, float)
+_WHOLE = (None, object, Any, dict, bytes, str, int, float)
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 class ValueCodec:
-    """The values of a topic, by their model.
+    """The values of a topic, by their model: an Event, a Struct, anything msgspec knows, a Record.
 
-    ``decode`` turns one value into an event and raises what `decode_error` understands. ``time_field``
-    is the model's field of the event time, or ``None``: the record's own timestamp counts.
+    None is JSON of any shape, str UTF-8 text, bytes raw. ``time_field`` is the model's field of the
+    event time, or ``None``: the record's own timestamp counts. A null value is bad input for a model
+    only. Raises ConfigurationError for a type that can't be decoded.
     """
 
     def __init__(self, value_type: Any = None, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
         self.value_type = value_type
         self.value_bytes_max = value_bytes_max
-        self.name = "json" if value_type is None else _type_name(value_type)
+        self.name = "json" if value_type is None else str(getattr(value_type, "__name__", value_type))
         self.time_field: str | None = getattr(value_type, "time_field", None)
-        self._is_event = isinstance(value_type, type) and issubclass(value_type, Event)
-        self._nullable = value_type in (None, dict, bytes, object, Any)
-        self._fast, self._slow = self._decoders()
+        self.is_event = isinstance(value_type, type) and issubclass(value_type, Event)
+        self._nullable = value_type in _NULLABLE
+        # What msgspec skips over it does not check for UTF-8; a decoder of everything skips nothing.
+        self._skips = value_type not in _WHOLE and value_type is not Event
+        # The first one is tried on whole columns, and may change; the last one's errors count.
+        self._roads = self._make_roads()
+        self._first = self._roads[0]
 
-    def _decoders(self) -> tuple[Callable[[bytes], Any], Callable[[bytes], Any]]:
+    def _make_roads(self) -> list[Decode]:
         kind = self.value_type
-        if kind in (None, object, Any):
-            decode = msgspec.json.Decoder().decode
-            return decode, decode
         if kind is bytes:
-            return bytes, bytes
+            return [bytes]
         if kind is str:
-            return _text, _text
+            return [_text]
         if hasattr(kind, "from_data") and not hasattr(kind, "__struct_fields__"):
-            return self._decode_record, self._decode_record
+            self._skips = False
+            return [self._decode_record]
         try:
-            decode = msgspec.json.Decoder(kind).decode
+            if kind in _UNTYPED:
+                return [msgspec.json.Decoder().decode, msgspec.json.Decoder(float_hook=number).decode]
+            strict = msgspec.json.Decoder(kind).decode
+            if self.is_event:
+                return [strict, ms_road(kind), loose_road(kind)]
+            return [strict, msgspec.json.Decoder(kind, float_hook=number).decode]
         except TypeError as exc:
             raise ConfigurationError(f"value_type {kind!r} can't be decoded: {exc}") from exc
-        if self._is_event:
-            return decode, _loose_decoder(kind)
-        return decode, decode
 
     def _decode_record(self, raw: bytes) -> Any:
-        """A Record of Faust's: anything that is made from a dict."""
-        data = orjson.loads(raw)
-        try:
-            return self.value_type.from_data(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise DecodeError("wrong-type", f"{self.name}: {exc}") from exc
+        """A Record of Faust's: anything that is made from a dict by its ``from_data``."""
+        data = _decode_any(raw)
+        if not isinstance(data, dict):
+            raise DecodeError("wrong-type", f"Expected `object` for {self.name}, got {type(data).__name__}")
+        return self.value_type.from_data(data)
 
     def decode(self, raw: bytes | None) -> Any:
         """One value. Raises DecodeError."""
+        return self._decode_by(raw, {})
+
+    def _decode_by(self, raw: bytes | None, taken: dict[Decode, int]) -> Any:
+        """One value on the first road that it can take, which is counted."""
+        if not self.check(raw):
+            return None
+        assert raw is not None
+        for road in self._roads:
+            try:
+                event = road(raw)
+            except Exception as exc:  # a model's own code may raise anything
+                # Broken JSON is broken on every road.
+                if road is self._roads[-1] or not isinstance(exc, msgspec.ValidationError):
+                    raise self.error(exc) from exc
+                continue
+            taken[road] = taken.get(road, 0) + 1
+            return event
+        raise AssertionError("no road")
+
+    def check(self, raw: bytes | None) -> bool:
+        """Is there a value to decode, in what can be told without decoding? Raises DecodeError."""
         if raw is None:
             if self._nullable:
-                return None
+                return False
             raise DecodeError("null-value", f"the value is null, not {self.name}")
         if len(raw) > self.value_bytes_max:
             raise DecodeError(
                 "too-large", f"the value has {len(raw)} bytes, more than {self.value_bytes_max}"
             )
-        try:
-            try:
-                return self._fast(raw)
-            except msgspec.ValidationError:
-                if self._slow is self._fast:
-                    raise
-                return self._slow(raw)
-        except (msgspec.MsgspecError, DecodeError, ValueError, RecursionError) as exc:
-            raise decode_error(exc, missing_type=self._is_event) from exc
+        if self._skips and not raw.isascii():
+            check_utf8(raw)
+        return True
+
+    def error(self, exc: BaseException) -> DecodeError:
+        """What is wrong with a value whose decoding raised this."""
+        return decode_error(exc, event=self.is_event, time_field=self.time_field)
 
     def decode_column(self, values: Sequence[bytes | None], timestamps_ms: Sequence[int]) -> Column:
         """Every value of a batch; ``timestamps_ms`` are the records' own."""
-        bad: list[tuple[int, DecodeError]] = []
-        fast = self._fast
-        try:
-            if values and max(map(len, values)) > self.value_bytes_max:  # type: ignore[arg-type]  # None: slow road
-                raise ValueError
-            events = [fast(value) for value in values]  # type: ignore[arg-type]  # None raises TypeError
-        except (msgspec.MsgspecError, DecodeError, ValueError, TypeError, RecursionError):
-            events = []
-            for index, value in enumerate(values):
+        events: list[Any] = []
+        bad: list[Bad] = []
+        if self.plain(values):
+            taken: dict[Decode, int] = {}
+            rest = iter(values)
+            while True:
                 try:
-                    events.append(self.decode(value))
-                except DecodeError as exc:
-                    events.append(None)
-                    bad.append((index, exc))
+                    # HOT PATH. `extend` keeps what came before an exception, and `rest` goes on behind it.
+                    events.extend(map(self._first, rest))  # type: ignore[arg-type]  # plain: no null
+                    break
+                except Exception:  # noqa: BLE001  # a model's own code may raise anything
+                    self._one(values[len(events)], events, bad, taken)
+            self._choose_road(len(values), taken)
+        else:
+            for value in values:
+                self._one(value, events, bad, {})
         return events, self._times(events, timestamps_ms, bad), bad
 
-    def _times(
-        self, events: list[Any], timestamps_ms: Sequence[int], bad: list[tuple[int, DecodeError]]
-    ) -> list[int]:
+    def _one(self, value: bytes | None, events: list[Any], bad: list[Bad], taken: dict[Decode, int]) -> None:
+        try:
+            events.append(self._decode_by(value, taken))
+        except DecodeError as exc:
+            bad.append((len(events), exc))
+            events.append(None)
+
+    def _choose_road(self, count: int, taken: dict[Decode, int]) -> None:
+        """Where most values of a column had to take another road, the next column begins with that one."""
+        for road, times in taken.items():
+            if times * 2 > count:
+                self._first = road
+
+    def plain(self, values: Sequence[bytes | None]) -> bool:
+        """Does `check` hold for each value of the column, with no null among them?"""
+        try:
+            if max(map(len, values), default=0) > self.value_bytes_max:  # type: ignore[arg-type]  # null raises
+                return False
+        except TypeError:
+            return False
+        return not self._skips or are_utf8(values)  # type: ignore[arg-type]  # no null is left
+
+    def _times(self, events: list[Any], timestamps_ms: Sequence[int], bad: list[Bad]) -> list[int]:
         if self.time_field is None:
             return list(timestamps_ms)
         name = self.time_field
-        if not bad:
-            times, wrong = times_ms_column([getattr(event, name) for event in events], name)
-            bad.extend(wrong)
-            return times
-        good = [index for index, event in enumerate(events) if event is not None]
-        good_times, wrong = times_ms_column([getattr(events[index], name) for index in good], name)
-        bad.extend((good[at], error) for at, error in wrong)
-        # A bad event's time is a good one's, so that the range check has nothing to say of it.
-        times = [good_times[0] if good_times else 0] * len(events)
-        for index, time in zip(good, good_times, strict=True):
-            times[index] = time
+        if bad:
+            stamps = [EPOCH if event is None else getattr(event, name) for event in events]
+        else:
+            stamps = [getattr(event, name) for event in events]
+        times, wrong = times_ms_column(stamps, name)
+        bad.extend(wrong)
         return times
 
     def encode(self, value: Any) -> bytes | None:
@@ -154,66 +180,26 @@ class ValueCodec:
         return encode_value(value)
 
     def project(self, paths: Sequence[str]) -> ProjectionCodec | None:
-        """Decodes these paths only, or ``None`` where the model has no fixed fields."""
-        if not hasattr(self.value_type, "__struct_fields__"):
-            return None
-        return ProjectionCodec(self, paths, decode_error)
+        """Decodes these paths only, or ``None`` where the model can't be taken apart."""
+        return ProjectionCodec.of(self, paths)
 
 
 def encode_value(value: Any) -> bytes:
-    """JSON of an event: Structs, dicts, and what describes itself by ``asdict``."""
+    """JSON of an event: Structs, dicts, and what describes itself by ``to_representation``."""
     if isinstance(value, Event):
-        return _encode_event(value)
+        return encode_event(value)
     if hasattr(value, "__struct_fields__"):
-        return msgspec.json.encode(value)
+        return _encoder.encode(value)
     if hasattr(value, "to_representation"):
         value = value.to_representation()
-    return orjson.dumps(value)
-
-
-def _encode_event(event: Event) -> bytes:
-    kept = event.__dict__
-    if not kept:
-        return msgspec.json.encode(event)
-    data = msgspec.to_builtins(event)
-    if kept.get("_in_ms"):
-        data["timestamp"] = event.timestamp_ms
-    return msgspec.json.encode({**data, **kept.get("_extra", {})})
-
-
-def _loose_decoder(kind: type[Event]) -> Callable[[bytes], Event]:
-    """The slower road: integer timestamps, and fields that the class does not know, which are kept."""
-    names = {info.encode_name for info in msgspec.structs.fields(kind)}
-    decode = msgspec.json.Decoder().decode
-
-    def loose(raw: bytes) -> Event:
-        data = decode(raw)
-        if not isinstance(data, dict):
-            raise DecodeError("wrong-type", f"Expected `object`, got `{_json_name(data)}`")
-        extra = {name: data.pop(name) for name in [name for name in data if name not in names]}
-        stamp = data.get("timestamp")
-        in_ms = isinstance(stamp, int) and not isinstance(stamp, bool)
-        if isinstance(stamp, int) and in_ms:
-            data["timestamp"] = datetime_of_ms(stamp)
-        event = msgspec.convert(data, kind)
-        if extra:
-            event.__dict__["_extra"] = extra
-        if in_ms:
-            event.__dict__["_in_ms"] = True
-        return event
-
-    return loose
-
-
-def _json_name(value: Any) -> str:
-    return {list: "array", str: "str", type(None): "null", bool: "bool"}.get(
-        type(value), type(value).__name__
-    )
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # a Struct within, a Decimal, an int beyond 64 bits
+        return _encoder.encode(value)
 
 
 def _text(raw: bytes) -> str:
     return str(raw, "utf-8")
 
 
-def _type_name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind))
+_decode_any = msgspec.json.Decoder(float_hook=number).decode
