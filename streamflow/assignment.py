@@ -247,6 +247,7 @@ class Ours:
     def drop(self) -> None:
         """The partitions are gone: so is everything held for them."""
         for agent in self.agents:
+            agent.abandon()  # else what still runs would write into what the next assignment holds
             agent.clear()
         for table in self.tables:
             table.parts.clear()

@@ -81,6 +81,9 @@ class Engine:
         self._paused: set[TopicPartition] = set()
         self._tail: Tail | None = None
         self._stopping = False
+        # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
+        # assignment fills the very tables and agents that this checkpoint cuts.
+        self._turning = asyncio.Lock()
 
     # -- declarations ---------------------------------------------------------------------------
 
@@ -240,9 +243,14 @@ class Engine:
 
     async def on_revoked(self) -> None:
         """A final checkpoint under the old assignment; then everything that was held is dropped."""
-        await self._end_recovery()
+        async with self._turning:
+            await self._revoke()
+
+    async def _revoke(self) -> None:
+        # Not live before anything is awaited: a commit that fails meanwhile must not begin a recovery.
         ours, checkpoint, was_live = self.ours, self._checkpoint, self.live
         self.live = False
+        await self._end_recovery()
         if ours is None or checkpoint is None:
             return
         for agent in ours.agents:
@@ -261,9 +269,12 @@ class Engine:
     async def on_assigned(self, assignment: Assignment) -> None:
         """Recovery runs beside it: the partitions start to serve when their tables are back."""
         self.members = assignment.members
-        await self._end_recovery()
-        self._drop()
-        self._recovery = asyncio.create_task(self._recover(assignment, 0.0), name="streamflow-recovery")
+        async with self._turning:
+            if self._stopping:
+                return
+            await self._end_recovery()
+            self._drop()
+            self._recovery = asyncio.create_task(self._recover(assignment, 0.0), name="streamflow-recovery")
 
     async def _end_recovery(self) -> None:
         task, self._recovery = self._recovery, None
@@ -331,8 +342,6 @@ class Engine:
         logger.warning("restoring from the log: %s", exc)
         assignment = ours.assignment
         self.transport.pause(ours.source_partitions())
-        for agent in ours.agents:
-            agent.abandon()
         self._drop()
         self._recovery = asyncio.create_task(
             self._recover(assignment, RESTART_WAIT_MS), name="streamflow-recovery"

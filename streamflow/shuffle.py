@@ -168,7 +168,10 @@ class SecondStage:
                 self.marks[rest[0]] = Mark(data["watermark_ms"], data["position"], data["lag"])
         elif kind == "closed":
             if value is not None:
-                self.closed_to_ms = orjson.loads(value)["closed_to_ms"]
+                # It may be our own of some checkpoints ago: what was closed since stays closed.
+                closed_to_ms = orjson.loads(value)["closed_to_ms"]
+                if self.closed_to_ms is None or closed_to_ms > self.closed_to_ms:
+                    self.closed_to_ms = closed_to_ms
         elif kind == "share":
             source, group_value, start = rest
             group = group_key(group_value)

@@ -1,21 +1,23 @@
 """One table, live: changes of all its owners in one order, with a history to resume from.
 
 What is promised to every subscription: its snapshot, folded with the changes that follow, equals its
-view of the table at the ``position`` of the last message. Where that can't be kept (partitions moved, a
-peer was away too long) it is told ``reset`` and starts again.
+view of the table at the ``position`` of the last message, but for the partitions that it was told are
+missing. Where that can't be kept (partitions moved, a peer was away too long) it hears nothing more
+until it is told ``reset`` and starts again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from streamflow.rows import TableChanges, TableReader
 from streamflow.web import encoding
-from streamflow.web.filters import Filter, Item, RowId
+from streamflow.web.channel import Channel, Delta
+from streamflow.web.filters import Filter, Item
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
 from streamflow.web.session import Emission, Snapshot, Subscription
@@ -29,92 +31,8 @@ FIRST_CONNECT_MS = 300.0
 HISTORY_DELTAS_MAX = 2_000
 REPLAY_ROWS = 500
 
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one checkpoint of one worker changed.
-
-    ``position``: that of the table with it, as JSON; ``before``: without it.
-    """
-
-    seq: int
-    items: Sequence[Item]
-    position: bytes
-    before: bytes
-
-
-class Channel:
-    """The subscriptions that get the very same messages: one filter, one rate."""
-
-    def __init__(self, feed: Feed, view: Filter, conflates: bool, max_hz: float | None) -> None:
-        self.feed = feed
-        self.filter = view
-        self.subscriptions: set[Subscription] = set()
-        self._fingerprint = view.fingerprint
-        self._conflates = conflates
-        self._interval_ms = 0.0 if max_hz is None else 1_000.0 / max_hz
-        self._held: list[Item] = []
-        self._held_by_id: dict[RowId, Item] = {}
-        self._skipped = 0
-        self._first: Delta | None = None  # of those that are held
-        self._last: Delta | None = None
-        self._sent_at_ms = float("-inf")
-        self._timer: asyncio.Task[None] | None = None
-
-    def offer(self, delta: Delta) -> None:
-        items = [item for item in map(self.filter.view, delta.items) if item is not None]
-        if not items:
-            return
-        self._last = delta
-        if self._first is None:
-            self._first = delta
-        if self._interval_ms == 0.0:
-            self._emit(items, 0)
-            return
-        self._hold(items)
-        wait_ms = self._sent_at_ms + self._interval_ms - self.feed.served.clock.monotonic_ms()
-        if wait_ms <= 0:
-            self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.create_task(self._flush_in(wait_ms))
-
-    def _hold(self, items: list[Item]) -> None:
-        if not self._conflates:
-            self._held.extend(items)
-            return
-        before = len(self._held_by_id)
-        for item in items:
-            self._held_by_id[item.id] = item
-        self._skipped += before + len(items) - len(self._held_by_id)
-
-    async def _flush_in(self, wait_ms: float) -> None:
-        await self.feed.served.clock.sleep_ms(wait_ms)
-        self._timer = None
-        self.flush()
-
-    def flush(self) -> None:
-        """Sends what the rate has held back."""
-        held = self._held or list(self._held_by_id.values())
-        skipped, self._skipped = self._skipped, 0
-        self._held, self._held_by_id = [], {}
-        if held:
-            self._sent_at_ms = self.feed.served.clock.monotonic_ms()
-            self._emit(held, skipped)
-
-    def _emit(self, items: Sequence[Item], skipped: int) -> None:
-        assert self._first is not None
-        assert self._last is not None
-        meta = self.feed.meta(self._last.seq, self._fingerprint, self._last.position)
-        before = self.feed.meta(self._first.seq - 1, self._fingerprint, self._first.before)
-        self._first = None
-        emission = Emission(items, meta, before, skipped)
-        for sub in list(self.subscriptions):
-            sub.offer(emission)
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+Source = tuple[str, int]
+"""Address of the peer ("" for ourselves) and an epoch, which is another one when the rows may be others."""
 
 
 class Feed:
@@ -138,10 +56,14 @@ class Feed:
         self._told: bytes = b""  # the progress told last
         self._loads: set[asyncio.Task[None]] = set()
         self._owned: frozenset[int] = frozenset()  # at the last look
-        self._moves = 0  # how often that changed
-        self._topology: object = None  # at the last look
-        self._topology_since_ms = 0.0
-        self._synced: object = None  # topology that the subscribers' rows come from; None: none yet
+        self._generation = -1  # at the last look
+        self._epoch = 0  # that of our own rows
+        self._epochs = itertools.count(1)
+        self._sources: dict[int, Source] = {}  # partition -> where its rows come from, at the last look
+        self._sources_since_ms = 0.0
+        self._synced: dict[int, Source] | None = None  # those of the subscribers' rows; None: none yet
+        self._sync_count = 0
+        self._must_sync = False
         self._missing: frozenset[int] = frozenset()  # told to the subscribers
         self._start_history()
 
@@ -199,15 +121,17 @@ class Feed:
 
     def on_local(self, changes: Sequence[TableChanges]) -> None:
         """A checkpoint of this worker. The rows already hold it."""
+        self.check()  # what was gained or restored with these changes is no change of what was shown
         before = self.position()
         self._read_local_position()
         self._publish([Item.of(change) for part in changes for change in part.changes], before)
 
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
+        self.check()
         before = self.position()
         self._positions[url] = position
-        self._publish(items, before)
+        self._publish([item for item in items if self._comes_from(item, url)], before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
         self._positions[url] = position
@@ -217,8 +141,8 @@ class Feed:
         return self._watermarks.get(url)
 
     def _publish(self, items: list[Item], before: bytes) -> None:
-        if not items:
-            return
+        if not items or not self._is_synced:
+            return  # who is not synced starts again, with these
         self.seq += 1
         delta = Delta(self.seq, items, self.position(), before)
         self._remember(delta)
@@ -228,6 +152,9 @@ class Feed:
     def tell_progress(self) -> None:
         """Positions move without changes too. Ours counts when it is one tick old: until then changes
         that belong to it may still be on their way to us."""
+        self.check()
+        if not self._is_synced:
+            return
         if self.reader.owned:
             status = self.reader.status()
             if "" in self._positions:
@@ -267,7 +194,11 @@ class Feed:
 
     @property
     def _is_synced(self) -> bool:
-        return self._synced is not None and self._synced == self._topology
+        """Whether what the subscribers have comes from where the rows are now. Missing ones don't matter:
+        what was shown of them stands, and is told to be old."""
+        if self._synced is None or self._must_sync:
+            return False
+        return all(self._synced.get(partition) == source for partition, source in self._sources.items())
 
     def _tell_subscribed(self, sub: Subscription, *, recovered: bool) -> None:
         if not self._positions:
@@ -351,12 +282,12 @@ class Feed:
             if not collectors:
                 self._deliver(view, waiting, [])
                 continue
-            task = asyncio.create_task(self._load(view, waiting, collectors, self._synced))
+            task = asyncio.create_task(self._load(view, waiting, collectors, self._sync_count))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
 
     async def _load(
-        self, view: Filter, waiting: list[Subscription], collectors: list[Collector], topology: object
+        self, view: Filter, waiting: list[Subscription], collectors: list[Collector], sync_count: int
     ) -> None:
         """Waits for the peers' rows; ours are read when theirs are complete, all in one step."""
         try:
@@ -364,9 +295,11 @@ class Feed:
             refused = [collector.error for collector in collectors if collector.error]
             if refused:
                 self._refuse(waiting, refused[0])
-            elif topology == self._synced and not any(collector.is_lost for collector in collectors):
-                self._deliver(view, waiting, collectors)
-            # Else they are started again: with the new owners, or when the peer is back.
+            elif sync_count == self._sync_count:  # else all were started again meanwhile
+                if any(collector.is_lost for collector in collectors):
+                    self._must_sync = True  # with the next owner, or when the peer is back
+                else:
+                    self._deliver(view, waiting, collectors)
         finally:
             for collector in collectors:
                 collector.close()
@@ -375,7 +308,8 @@ class Feed:
         rows = [Item("upsert", row) for row in view.rows(self.reader)]
         self._read_local_position()
         for collector in collectors:
-            rows.extend(collector.rows.values())
+            url = collector.upstream.url
+            rows.extend(item for item in collector.rows.values() if self._comes_from(item, url))
         if len(rows) > self.settings.ws_snapshot_rows_max:
             self._refuse(
                 waiting, f"{len(rows)} rows: subscribe to some keys or a prefix, or without a snapshot"
@@ -396,36 +330,48 @@ class Feed:
 
     # -- owners --------------------------------------------------------------------------------
 
+    def next_epoch(self) -> int:
+        """A number that no source of this feed has had."""
+        return next(self._epochs)
+
     def covered(self) -> frozenset[int]:
         """The partitions whose rows this feed shows now."""
-        remote: frozenset[int] = frozenset().union(*(up.covered for up in self._upstreams.values()))
-        return self.reader.owned | remote
+        return frozenset(self._sources)
+
+    def _comes_from(self, item: Item, url: str) -> bool:
+        return self._sources.get(item.row.partition, ("", 0))[0] == url
+
+    def _look(self) -> None:
+        """Finds out where the rows of each partition come from now."""
+        owned, generation = self.reader.owned, self.served.generation()
+        if generation != self._generation or owned - self._owned:
+            # What went and came back may have changed meanwhile: the same partitions are not the same rows.
+            self._epoch = self.next_epoch()
+        self._owned, self._generation = owned, generation
+        if not self.own_rows_only:
+            self._choose_upstreams(frozenset(range(self.reader.partitions)) - owned)
+        sources: dict[int, Source] = {}
+        for url, upstream in self._upstreams.items():
+            sources.update(dict.fromkeys(upstream.covered, (url, upstream.epoch)))
+        sources.update(dict.fromkeys(owned, ("", self._epoch)))
+        if sources != self._sources:
+            self._sources = sources
+            self._sources_since_ms = self.served.clock.monotonic_ms()
 
     def check(self) -> None:
         """Looks who owns what; starts subscribers again when the rows come from elsewhere than before."""
-        owned = self.reader.owned
-        partitions = frozenset(range(self.reader.partitions))
-        if not self.own_rows_only:
-            self._choose_upstreams(partitions - owned)
-        sources = tuple(sorted((url, up.epoch, up.covered) for url, up in self._upstreams.items()))
-        if owned != self._owned:
-            # What went and came back may have changed meanwhile, so that the same set is not the same rows.
-            self._owned = owned
-            self._moves += 1
-        topology = (self.served.generation(), self._moves, sources)
-        now_ms = self.served.clock.monotonic_ms()
-        if topology != self._topology:
-            self._topology = topology
-            self._topology_since_ms = now_ms
-        missing = partitions - self.covered()
-        if self._is_synced:
-            if missing != self._missing and not self.own_rows_only:
-                self._tell_missing(missing)
-            return
-        is_settled = now_ms - self._topology_since_ms >= SETTLE_MS
-        if self.own_rows_only or not missing or is_settled:
+        self._look()
+        missing = frozenset(range(self.reader.partitions)) - self.covered()
+        since_ms = self.served.clock.monotonic_ms() - self._sources_since_ms
+        if self.own_rows_only:
+            # A peer takes every change of what we own as a new start, and knows itself what is missing.
+            if not self._is_synced or self._synced != self._sources:
+                self._sync_all(frozenset())
+        elif self._is_synced:
+            self._tell_missing(missing)
+        elif not missing or since_ms >= SETTLE_MS:
             self._sync_all(missing)
-        elif self._synced is not None or now_ms - self._topology_since_ms >= FIRST_CONNECT_MS:
+        elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
             self._tell_missing(missing)
 
     def _choose_upstreams(self, partitions: frozenset[int]) -> None:
@@ -440,7 +386,7 @@ class Feed:
 
     def void(self) -> None:
         """Something went wrong: all subscribers start again at the next look."""
-        self._synced = ("void",)
+        self._must_sync = True
 
     def _missing_tail(self) -> bytes:
         return b'"partitions":%b}' % encoding.encode(sorted(self._missing))
@@ -458,8 +404,10 @@ class Feed:
     def _sync_all(self, missing: frozenset[int]) -> None:
         """A new start for everybody: old cursors say nothing about the new sources."""
         is_first = self._synced is None
-        self._synced = self._topology
-        self._missing = frozenset() if self.own_rows_only else missing
+        self._synced = dict(self._sources)
+        self._sync_count += 1
+        self._must_sync = False
+        self._missing = missing
         self._start_history()
         self._read_local_position()
         self._seen = {}

@@ -67,7 +67,7 @@ class Collector:
 
 
 class Upstream:
-    """``covered``: partitions that the peer shows. ``epoch`` grows when what we had of it is void."""
+    """``covered``: partitions that the peer shows. ``epoch`` changes when what we had of it is void."""
 
     def __init__(self, feed: Feed, url: str) -> None:
         self.feed = feed
@@ -123,7 +123,7 @@ class Upstream:
             if self._collectors:
                 # Who waits for them must start again, even if the peer is back before anybody looks.
                 self._lose_collectors()
-                self.epoch += 1
+                self.epoch = self.feed.next_epoch()
             if clock.monotonic_ms() - away_since_ms >= AWAY_MS:
                 self.covered = frozenset()
                 self.feed.check()
@@ -186,7 +186,7 @@ class Upstream:
             self.feed.on_remote_progress(self.url, encoding.position_from(said["position"]), watermark_ms)
         elif kind in ("subscribed", "synced", "reset"):
             if kind == "reset" or (kind == "subscribed" and not said["recovered"]):
-                self.epoch += 1
+                self.epoch = self.feed.next_epoch()
             self.covered = frozenset(said["partitions"])
             self._cursor = None if kind == "reset" else said["cursor"]
             self.is_connected = True

@@ -155,6 +155,10 @@ class MemoryBroker:
             offsets.append(offset)
         return offsets
 
+    def undecided(self) -> bool:
+        """Is there a commit that is not yet visible everywhere, or gone everywhere?"""
+        return bool(self._open)
+
     # Groups
 
     def group(self, name: str) -> Group:

@@ -62,7 +62,7 @@ class Positions:
             return
         self._changed.clear()
         for log in logs:
-            log.waiters.add(self._changed)
+            log.waiters[self._changed] = None
         timer = asyncio.ensure_future(self._clock.sleep_ms(wait_ms))
         timer.add_done_callback(self._time_over)
         try:
@@ -70,7 +70,7 @@ class Positions:
         finally:
             timer.cancel()
             for log in logs:
-                log.waiters.discard(self._changed)
+                log.waiters.pop(self._changed, None)
 
     def _time_over(self, timer: asyncio.Task[None]) -> None:
         # Not when it was called off: that would wake the next wait, which calls its own timer off, and so on.

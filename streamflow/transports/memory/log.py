@@ -65,7 +65,7 @@ class PartitionLog:
         self.start = 0
         self.end = 0
         self.undecided: dict[int, int] = {}
-        self.waiters: set[asyncio.Event] = set()
+        self.waiters: dict[asyncio.Event, None] = {}  # in the order in which they came
         self._offsets: list[int] = []
         self._keys: list[bytes | None] = []
         self._values: list[bytes | None] = []
