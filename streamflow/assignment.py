@@ -120,6 +120,8 @@ class Ours:
 
     def due(self) -> bool:
         """Is there anything that a checkpoint would make durable?"""
+        if not self.progress:
+            return False  # without partitions nothing is ours, and nothing would fence the commit
         if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
             return True
         if any(agent.outbox or agent.hand.chunk is not None for agent in self.agents):

@@ -17,7 +17,7 @@ from streamflow.streams import EventStream
 _NO_EVENT: Any = None
 
 
-class AgentStream(faust.Stream):
+class AgentStream(faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
     HOT PATH: without processors the iterators are the engine's own generators, and nothing is added
@@ -34,13 +34,13 @@ class AgentStream(faust.Stream):
             return self._processed()
         return self._source.values()
 
-    def items(self) -> AsyncIterator[tuple[Any, Any]]:  # type: ignore[override]  # a generator as well
+    def items(self) -> AsyncIterator[tuple[Any, Any]]:
         """Each event's key and value."""
         if self._processors:
             return self._processed_items()
         return self._source.items()
 
-    async def events(self) -> AsyncIterator[Any]:  # type: ignore[override]  # likewise
+    async def events(self) -> AsyncIterator[Any]:
         """Each event as a faust.Event, with its message: key, headers, place and time."""
         async for _ in self:
             yield self.current_event

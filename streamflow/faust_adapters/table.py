@@ -348,7 +348,7 @@ class _Rows(dict[Any, WindowedRow]):
         self._change = inner.change
 
     def _not_yet(self, *_: Any) -> None:
-        _ = self._table.inner  # raises TypeError
+        self._table.inner.hand()  # raises TypeError
 
     def __missing__(self, key: Any) -> WindowedRow:
         if len(self) >= ROWS_REMEMBERED_MAX:

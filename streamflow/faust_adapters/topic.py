@@ -61,7 +61,7 @@ class Topic(faust.Topic):
         raw_value, opened = self.prepare_value(value, value_serializer, schema, opened)
         return raw_key, raw_value, wire_headers(opened)
 
-    async def send(  # type: ignore[override]  # the acknowledgement is ours
+    async def send(
         self,
         *,
         key: Any = None,
