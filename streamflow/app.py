@@ -64,7 +64,7 @@ class App(faust.App):
         self._agent_options: dict[str, dict[str, Any]] = {}
         self._own_tables: dict[str, Table] = {}
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
-        self._topics: list[Topic] = []  # as declared, to be known before the first send
+        self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
         self._client: tuple[Engine, Sender] | None = None  # outside of a worker
         self._connecting = asyncio.Lock()
         self.has_pages = False
@@ -84,7 +84,7 @@ class App(faust.App):
         """
         topic: Any = super().topic(*topics, key_type=key_type, value_type=value_type, **options)
         if isinstance(topic, Topic) and len(topic.topics) == 1 and self.engine_service_engine is None:
-            self._topics.append(topic)
+            self.declared_topics.append(topic)
         return topic
 
     def agent(
@@ -261,7 +261,7 @@ class App(faust.App):
             engine.add_fold(aggregate.spec, topic.source())
             aggregate.attach(engine)
         if self.conf.topic_allow_declare:
-            for topic in self._topics:
+            for topic in self.declared_topics:
                 engine.topics.want(topic.topics[0], topic.partitions)
         return engine
 

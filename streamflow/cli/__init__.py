@@ -1,18 +1,50 @@
-"""The ``streamflow`` command: one file for each subcommand."""
+"""The `streamflow` command: one file for each of its commands, imported when it is called."""
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
 import click
 
-from streamflow.cli.demo import demo
-from streamflow.cli.worker import worker
+from streamflow.errors import StreamflowError
+
+COMMANDS = {
+    "demo": "A worker, a generator of events and a live dashboard; needs no broker.",
+    "worker": "Start a worker of an app.",
+    "send": "Send one message to a topic of an app.",
+    "tables": "What a running worker shows: its tables, the rows of one, or one key.",
+    "lag": "How far a running app is behind its topics.",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="streamflow")
+class Commands(click.Group):
+    """Commands by name; ``--help`` needs to import none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"streamflow.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except StreamflowError as exc:
+            click.secho(f"Error: {exc}", fg="red", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("streamflow"), prog_name="streamflow")
 def main() -> None:
-    """Stream processing on Kafka: run workers, see a live demo."""
-
-
-main.add_command(demo)
-main.add_command(worker)
+    """Stream processing on Kafka: exactly once, in windows of event time, live in the browser."""

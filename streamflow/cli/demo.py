@@ -1,120 +1,106 @@
-"""``streamflow demo``: a worker, a generator of events and the dashboard, in one process."""
+"""``streamflow demo``: from nothing to a live dashboard."""
 
 from __future__ import annotations
 
-import asyncio
-import math
-import os
-import random
+import signal
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.text import Text
 
-from streamflow.settings import PREFIX
-
-if TYPE_CHECKING:
-    from streamflow.app import App
-    from streamflow.event import Event
-
-TICK_S = 0.1
-TYPES = {"page_view": 60, "click": 25, "search": 9, "add_to_cart": 4, "purchase": 2}
-USERS = [
-    "ada", "alan", "barbara", "claude", "donald", "edsger", "frances", "grace", "hedy", "john", "katherine",
-    "ken", "leslie", "linus", "margaret", "niklaus", "radia", "rózsa", "sophie", "tim",
-]  # fmt: skip
+from streamflow.cli.demo_app import CLOSED_TOPIC, TOPIC, WINDOW_S, make_app
+from streamflow.errors import ConfigurationError
+from streamflow.faust_adapters.worker import Worker
+from streamflow.transports.connecting import scheme_of
+from streamflow.web.server import WebServer
+from streamflow.web.settings import DEFAULT_PORT
 
 
 @click.command()
-@click.option(
-    "--rate", default=200, show_default=True, type=click.IntRange(1, 5_000), help="Events a second."
-)
-@click.option(
-    "-p", "--port", type=click.IntRange(0, 65_535), help="Port of the dashboard (6066, or the next free)."
-)
-@click.option("--broker", help="Broker URL, such as kafka://localhost:9092; by default nothing is needed.")
-def demo(rate: int, port: int | None, broker: str | None) -> None:
-    """Counts a stream of made-up events live: open the dashboard that it names."""
+@click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(0, 20_000), help="Events/s.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the dashboard; busy: an error.")
+@click.option("--broker", metavar="URL", help="kafka://host:port; without it everything is in memory.")
+def command(rate: float, port: int | None, broker: str | None) -> None:
+    """A worker, a generator of events and a live dashboard; needs no broker."""
+    app = make_app(rate, broker)
     if port is not None:
-        os.environ[PREFIX + "WEB_PORT"] = str(port)
-    if broker:
-        os.environ[PREFIX + "BROKER"] = broker
-    sys.path.insert(0, "")
-    try:
-        from agents.events import app, events
-    except ModuleNotFoundError as exc:
-        raise click.UsageError(
-            "the demo runs agents/events.py: start it in a checkout of streamflow"
-        ) from exc
-    from streamflow.cli.running import run_worker
-
-    @app.task  # type: ignore[untyped-decorator]  # Faust's decorator
-    async def generate() -> None:
-        while not app.engine.live:  # noqa: ASYNC110 - a glance ten times a second, at the start only
-            await asyncio.sleep(TICK_S)
-        web = app.engine_service.web
-        click.echo(welcome(web.url if web is not None else "", app, rate))
-        for batch in batches(rate, random.Random()):
-            await asyncio.gather(*[events.send(key=event.data["user"], value=event) for event in batch])
-            await asyncio.sleep(TICK_S)
-
-    run_worker(app, "warn")
+        app.conf.web_port = port
+        # Told before anything starts, and not out of the middle of it.
+        probe = WebServer(app.settings.web_settings())
+        try:
+            probe.bind()
+        except ConfigurationError as exc:
+            raise click.UsageError(f"{exc}; choose another port, or leave --port out") from exc
+        probe.release()
+    worker = DemoWorker(app, rate)
+    worker.execute_from_commandline()
 
 
-def batches(rate: int, rnd: random.Random) -> Iterator[list[Event]]:
-    """The events of each tick, for ever: their number swings slowly around ``rate`` a second."""
-    number, owed, tick = 0, 0.0, 0
-    weights = [1 / (place + 1) for place in range(len(USERS))]
-    while True:
-        tick += 1
-        owed += rate * TICK_S * (1 + 0.3 * math.sin(tick * TICK_S / 8)) * rnd.uniform(0.8, 1.2)
-        users = rnd.choices(USERS, weights, k=int(owed))
-        owed -= len(users)
-        batch = []
-        for user in users:
-            number += 1
-            batch.append(made_up(number, user, rnd))
-        yield batch
+class DemoWorker(Worker):
+    """A worker that says what to do next when it runs."""
+
+    def __init__(self, app: Any, rate: float) -> None:
+        super().__init__(app, loglevel="WARN", redirect_stdouts=False)
+        self.spinner = None
+        self._rate = rate
+
+    def _setproctitle(self, info: str, *, ident: str = "[streamflow:demo]") -> None:
+        super()._setproctitle(info, ident=ident)
+
+    async def on_startup_finished(self) -> None:
+        if not self._shutdown_immediately:
+            show(self.app, self._rate)
+
+    def _on_sigint(self) -> None:
+        self._flag_as_shutdown_by_signal()
+        click.echo("\nstopping: a last checkpoint, then the partitions are given back")
+        self._schedule_shutdown(signal.SIGINT)
 
 
-def made_up(number: int, user: str, rnd: random.Random) -> Event:
-    """One event, now."""
-    from streamflow.event import Event
+def show(app: Any, rate: float) -> None:
+    """The address, and what to try next. Lines are not wrapped: they are there to be copied."""
+    url = str(app.web_server_url).rstrip("/")
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    port = app.web_server_url.port
+    broker = "memory://" if scheme_of(app.broker_url) == "memory" else app.broker_url
+    moved = (
+        f"   (port {DEFAULT_PORT} is busy)"
+        if "web_port" not in app.settings.given and port != DEFAULT_PORT
+        else ""
+    )
 
-    kind = rnd.choices(list(TYPES), list(TYPES.values()))[0]
-    data: dict[str, Any] = {"user": user}
-    if kind == "purchase":
-        data["amount"] = round(rnd.uniform(3, 120), 2)
-    return Event(id=f"demo-{number}", type=kind, timestamp=now(), data=data)
+    def line(name: str, text: str, style: str = "") -> None:
+        console.print(Text.assemble(("  " + name.ljust(13), "bold"), (text, style)))
 
+    def command_line(text: str, about: str) -> None:
+        console.print(Text.assemble(("    " + text, "cyan"), ("  # " + about, "dim")))
 
-def now() -> datetime:
-    """The time of the machine, as an aware datetime."""
-    from streamflow.clock import SystemClock
-
-    return datetime.fromtimestamp(SystemClock().now_ms() / 1_000, UTC)
-
-
-def welcome(url: str, app: App, rate: int) -> str:
-    """What the newcomer reads first."""
-    line = click.style("─" * 72, dim=True)
-    title = click.style("streamflow is running", bold=True)
-    link = click.style(url, fg="cyan", bold=True)
-    return f"""
-{line}
-  {title}: about {rate} events a second on {app.broker_url}
-
-  Dashboard       {link}
-
-  Try next
-    curl {url}/v1/tables
-    curl {url}/v1/tables/events_by_user/keys/ada
-    curl '{url}/v1/tables/window_totals/rows?state=closed&limit=3'
-    WebSocket     {url.replace("http", "ws", 1)}/v1/ws   (subprotocol streamflow.v1+json)
-    The code      agents/events.py
-
-  Ctrl-C stops it.
-{line}
-"""
+    console.print()
+    console.print(Text("  streamflow demo", style="bold green"), end="")
+    console.print(f"  {rate:g} events/s into {TOPIC}, windows of {WINDOW_S:g} s, broker {broker}")
+    console.print()
+    line("Dashboard", url + moved, "bold underline")
+    console.print()
+    console.print(Text("  Try", style="bold"))
+    command_line(f"curl {url}/v1/tables", "all tables")
+    command_line(f"curl {url}/v1/tables/events_by_user/keys/ann", "one key, its newest window")
+    command_line(f"curl '{url}/v1/tables/events_by_type/rows?state=open'", "the windows that count now")
+    command_line(
+        f"curl '{url}/v1/tables/window_totals/rows?state=closed'", f"final, once each in {CLOSED_TOPIC}"
+    )
+    command_line(f"curl {url}/metrics", "for Prometheus")
+    socket = url.replace("http", "ws", 1)
+    command_line(f"npx wscat -s streamflow.v1+json -c {socket}/v1/ws", "live; then type these two lines")
+    console.print(Text('      {"t":"init"}', style="cyan"))
+    console.print(
+        Text(
+            '      {"t":"subscribe","id":"1","table":"events_by_type","window":"current","snapshot":true,'
+            '"mode":"latest"}',
+            style="cyan",
+        )
+    )
+    console.print()
+    line("Stop", "Ctrl-C")
+    console.print()

@@ -1,29 +1,32 @@
-"""``streamflow worker -A MODULE``."""
+"""``streamflow worker -A MODULE``: as ``faust -A MODULE worker``."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-
 import click
 
-from streamflow.settings import PREFIX
+from streamflow.cli.apps import app_option, load
+
+LEVELS = ("crit", "error", "warn", "info", "debug")
 
 
 @click.command()
-@click.option("-A", "--app", "module", required=True, metavar="MODULE", help="Module that has the app.")
-@click.option("-p", "--port", type=click.IntRange(0, 65_535), help="Port of the web view.")
-@click.option("-l", "--loglevel", default="info", show_default=True)
-def worker(module: str, port: int | None, loglevel: str) -> None:
-    """Runs a worker of an app until it is stopped."""
-    from streamflow.app import App
-    from streamflow.cli.running import run_worker
+@app_option
+@click.option("-l", "--loglevel", default="info", show_default=True, type=click.Choice(LEVELS))
+@click.option("-p", "--web-port", type=click.IntRange(0, 65_535), help="Of the web view; busy: an error.")
+@click.option("-b", "--web-bind", metavar="HOST", help="Address of the web view.")
+@click.option("--without-web", is_flag=True, help="No web view: other workers can't ask this one.")
+def command(
+    module: str, loglevel: str, web_port: int | None, web_bind: str | None, without_web: bool
+) -> None:
+    """Start a worker of an app; Ctrl-C or SIGTERM end it cleanly."""
+    from faust.cli.faust import cli
 
-    if port is not None:
-        os.environ[PREFIX + "WEB_PORT"] = str(port)
-    sys.path.insert(0, "")
-    found = getattr(importlib.import_module(module), "app", None)
-    if not isinstance(found, App):
-        raise click.UsageError(f"module {module!r} has no streamflow.App named app")
-    run_worker(found, loglevel)
+    load(module)  # what is wrong with it is told in a sentence
+    arguments = ["--app", module, "worker", "--loglevel", loglevel]
+    if web_port is not None:
+        arguments += ["--web-port", str(web_port)]
+    if web_bind is not None:
+        arguments += ["--web-bind", web_bind]
+    if without_web:
+        arguments.append("--without-web")
+    cli.main(args=arguments, prog_name="streamflow")

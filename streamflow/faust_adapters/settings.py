@@ -79,6 +79,11 @@ class Settings(FaustSettings):
             self._given.add(name)  # the command line sets what it was given
         super().__setattr__(name, value)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that somebody gave a value, wherever."""
+        return frozenset(self._given)
+
     def engine_settings(self, app_id: str) -> EngineSettings:
         """The engine's part. Raises ConfigurationError."""
         values: dict[str, Any] = {}

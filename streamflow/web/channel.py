@@ -85,6 +85,12 @@ class Channel:
             self._sent_at_ms = self.feed.served.clock.monotonic_ms()
             self._emit(held, skipped)
 
+    def offer_progress(self, tail: bytes) -> None:
+        """Not while changes are held back: their position comes with them."""
+        if not self._held and not self._held_by_id:
+            for sub in list(self.subscriptions):
+                sub.offer_progress(tail)
+
     def _emit(self, items: Sequence[Item], skipped: int) -> None:
         assert self._first is not None
         assert self._last is not None

@@ -53,7 +53,6 @@ class Feed:
         self._positions: dict[str, dict[int, int]] = {}  # address -> source partition -> next offset
         self._watermarks: dict[str, int | None] = {}  # address -> epoch ms
         self._seen: dict[int, int] = {}  # our positions one progress tick ago
-        self._told: bytes = b""  # the progress told last
         self._loads: set[asyncio.Task[None]] = set()
         self._owned: frozenset[int] = frozenset()  # at the last look
         self._generation = -1  # at the last look
@@ -62,6 +61,8 @@ class Feed:
         self._sources: dict[int, Source] = {}  # partition -> where its rows come from, at the last look
         self._sources_since_ms = 0.0
         self._synced: dict[int, Source] | None = None  # those of the subscribers' rows; None: none yet
+        self._disputed: frozenset[int] = frozenset()  # partitions that several claim, at the last look
+        self._synced_disputed: frozenset[int] = frozenset()
         self._sync_count = 0
         self._must_sync = False
         self._missing: frozenset[int] = frozenset()  # told to the subscribers
@@ -166,10 +167,8 @@ class Feed:
             self._seen = dict(status.positions)
         watermark = encoding.time_text(encoding.least_watermark(self._watermarks.values()))
         tail = b'"position":%b,"watermark":%b}' % (self.position(), encoding.encode(watermark))
-        if tail != self._told:
-            self._told = tail
-            for sub in list(self.subscriptions):
-                sub.offer_progress(tail)
+        for channel in list(self._channels.values()):
+            channel.offer_progress(tail)
 
     # -- subscribers ---------------------------------------------------------------------------
 
@@ -196,7 +195,7 @@ class Feed:
     def _is_synced(self) -> bool:
         """Whether what the subscribers have comes from where the rows are now. Missing ones don't matter:
         what was shown of them stands, and is told to be old."""
-        if self._synced is None or self._must_sync:
+        if self._synced is None or self._must_sync or self._disputed - self._synced_disputed:
             return False
         return all(self._synced.get(partition) == source for partition, source in self._sources.items())
 
@@ -265,7 +264,11 @@ class Feed:
     # -- snapshots -----------------------------------------------------------------------------
 
     def _start(self, sub: Subscription) -> None:
-        self._start_all([sub])
+        self._look()
+        if self._is_synced:
+            self._start_all([sub])
+        else:
+            self._must_sync = True  # which starts all of them
 
     def _start_all(self, subs: Sequence[Subscription]) -> None:
         """Brings subscriptions to life, those of one filter with one snapshot."""
@@ -276,9 +279,7 @@ class Feed:
             else:
                 self._go_live(sub)
         for view, waiting in by_filter.items():
-            collectors = [
-                upstream.collect(view) for upstream in self._upstreams.values() if upstream.is_connected
-            ]
+            collectors = [up.collect(view) for up in self._upstreams.values() if up.covered]
             if not collectors:
                 self._deliver(view, waiting, [])
                 continue
@@ -295,11 +296,14 @@ class Feed:
             refused = [collector.error for collector in collectors if collector.error]
             if refused:
                 self._refuse(waiting, refused[0])
-            elif sync_count == self._sync_count:  # else all were started again meanwhile
-                if any(collector.is_lost for collector in collectors):
-                    self._must_sync = True  # with the next owner, or when the peer is back
-                else:
-                    self._deliver(view, waiting, collectors)
+                return
+            self.check()
+            if sync_count != self._sync_count:
+                return  # all were started again meanwhile
+            if self._is_synced and not any(collector.is_lost for collector in collectors):
+                self._deliver(view, waiting, collectors)
+            else:
+                self._must_sync = True  # with the next owner, or when the peer is back
         finally:
             for collector in collectors:
                 collector.close()
@@ -351,9 +355,12 @@ class Feed:
         if not self.own_rows_only:
             self._choose_upstreams(frozenset(range(self.reader.partitions)) - owned)
         sources: dict[int, Source] = {}
+        claims = [owned, *(upstream.covered for upstream in self._upstreams.values())]
         for url, upstream in self._upstreams.items():
             sources.update(dict.fromkeys(upstream.covered, (url, upstream.epoch)))
         sources.update(dict.fromkeys(owned, ("", self._epoch)))
+        # Two that claim a partition: one has not told us yet that it is gone. Its position can't be used.
+        self._disputed = frozenset(p for p in sources if sum(p in claim for claim in claims) > 1)
         if sources != self._sources:
             self._sources = sources
             self._sources_since_ms = self.served.clock.monotonic_ms()
@@ -369,7 +376,7 @@ class Feed:
                 self._sync_all(frozenset())
         elif self._is_synced:
             self._tell_missing(missing)
-        elif not missing or since_ms >= SETTLE_MS:
+        elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
             self._sync_all(missing)
         elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
             self._tell_missing(missing)
@@ -398,13 +405,19 @@ class Feed:
         for sub in list(self.subscriptions):
             if missing:
                 sub.tell("rebalancing", self._missing_tail())
-            elif sub.is_live:
-                self._tell_synced(sub)
+        if not missing:
+            for channel in list(self._channels.values()):
+                channel.flush()
+                for sub in list(channel.subscriptions):
+                    if not sub.must_resync:
+                        sub.flush()
+                        self._tell_synced(sub)
 
     def _sync_all(self, missing: frozenset[int]) -> None:
         """A new start for everybody: old cursors say nothing about the new sources."""
         is_first = self._synced is None
         self._synced = dict(self._sources)
+        self._synced_disputed = self._disputed
         self._sync_count += 1
         self._must_sync = False
         self._missing = missing

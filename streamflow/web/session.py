@@ -130,6 +130,7 @@ class Subscription:
         self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
         self._pending_meta = b""
         self._pending_before = b""
+        self._progress = b""  # told last
         self._skipped = 0
 
     @property
@@ -151,8 +152,10 @@ class Subscription:
 
     def offer_progress(self, tail: bytes) -> None:
         """Progress must not overtake changes, and needs no place in a slow client's queue."""
-        if self.is_live and not self._pending and not self.must_resync and not self.session.is_behind:
-            self.tell("progress", tail)
+        if tail == self._progress or self._pending or self.must_resync or self.session.is_behind:
+            return
+        self._progress = tail
+        self.tell("progress", tail)
 
     def _conflate(self, emission: Emission) -> None:
         before = len(self._pending)
@@ -177,6 +180,12 @@ class Subscription:
         emission = Emission(items, self._pending_meta, self._pending_before, self._skipped)
         self.forget_pending()
         return emission.frames(self.id_json)
+
+    def flush(self) -> None:
+        """Queues the conflated changes now, since a position is told next that has them."""
+        frames = self.take_pending()
+        if frames:
+            self.session.put(frames, self)
 
     def forget_pending(self) -> None:
         self._pending = {}

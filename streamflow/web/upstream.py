@@ -90,13 +90,18 @@ class Upstream:
         self._count += 1
         collector = Collector(self, f"s{self._count}", view)
         self._collectors[collector.id] = collector
+        if self.is_connected:
+            self._ask(collector)
+        return collector
+
+    def _ask(self, collector: Collector) -> None:
+        view = collector.filter
         wanted: dict[str, Any] = {"id": collector.id, "table": self.feed.reader.name, "window": view.window}
         if view.keys is not None:
             wanted["keys"] = [encoding.decode(key) for key in view.keys]
         if view.prefix is not None:
             wanted["prefix"] = view.prefix
         self._outbox.put_nowait(message("subscribe", snapshot=True, mode="all", **wanted))
-        return collector
 
     def forget(self, collector: Collector) -> None:
         self._collectors.pop(collector.id, None)
@@ -189,7 +194,10 @@ class Upstream:
                 self.epoch = self.feed.next_epoch()
             self.covered = frozenset(said["partitions"])
             self._cursor = None if kind == "reset" else said["cursor"]
-            self.is_connected = True
+            if not self.is_connected:
+                self.is_connected = True
+                for collector in self._collectors.values():
+                    self._ask(collector)
             if kind != "reset":
                 position = encoding.position_from(said["position"])
                 self.feed.on_remote_progress(self.url, position, self.feed.watermark_of(self.url))

@@ -6,7 +6,7 @@ import ctypes
 import random
 from collections import Counter
 
-import confluent_kafka  # type: ignore[import-untyped]
+import confluent_kafka
 import confluent_kafka.cimpl
 import pytest
 
