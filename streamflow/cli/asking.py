@@ -1,0 +1,55 @@
+"""Questions to a running worker, over its web view."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlsplit
+from urllib.request import Request, urlopen
+
+import click
+
+from streamflow.app import App
+
+TIMEOUT_S = 10.0
+
+url_option = click.option(
+    "--url", metavar="URL", help="Any worker of the app; by default one on this machine."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for programs.")
+
+
+def base_url(app: App, url: str | None) -> str:
+    """The worker to ask: ``url``, or where the app's settings say that one listens."""
+    if url is None:
+        return str(app.web_server_url).rstrip("/")
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise click.BadParameter(f"{url!r} is no http address", param_hint="--url")
+    return url.rstrip("/")
+
+
+def ask(app: App, url: str | None, *path: str, query: str = "") -> Any:
+    """The answer of ``GET /v1/path``. Raises ClickException with what the worker says is wrong."""
+    base = base_url(app, url)
+    address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
+    headers = {"Accept": "application/json"}
+    tokens = app.settings.web_settings().tokens
+    if tokens:
+        headers["Authorization"] = f"Bearer {tokens[0]}"
+    try:
+        with urlopen(Request(address, headers=headers), timeout=TIMEOUT_S) as answer:
+            return json.load(answer)
+    except HTTPError as exc:
+        raise click.ClickException(_detail(exc)) from exc
+    except (URLError, OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", exc)
+        raise click.ClickException(f"no worker answers at {base} ({reason}); name one with --url") from exc
+
+
+def _detail(exc: HTTPError) -> str:
+    try:
+        problem = json.load(exc)
+        return str(problem.get("detail") or problem.get("title") or exc)
+    except ValueError:
+        return str(exc)
