@@ -1,0 +1,257 @@
+"""What must hold when a world has become quiet. Each check appends a sentence for what it finds wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import orjson
+
+from streamflow.clock import rfc3339
+from streamflow.engine import Engine
+from streamflow.progress import Progress, progress_from_record
+from streamflow.transports.memory import MemoryBroker
+from tests.simulation.cluster import APP, LETTERS, Cluster
+from tests.simulation.scenario import ECHO, EVENTS, SOURCES, Expected, SimEvent
+
+FOLDS = ("by_key", "by_type", "totals")
+Faults = list[str]
+
+
+def records_of(broker: MemoryBroker, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
+    """(partition, key, value) of all that is committed in a topic, in order within each partition."""
+    found = []
+    for partition in range(broker.partition_count(topic)):
+        batch = broker.log((topic, partition)).read(0, 10**9)
+        if batch is not None:
+            found += [(partition, k, v) for k, v in zip(batch.keys, batch.values, strict=True)]
+    return found
+
+
+def digest(broker: MemoryBroker) -> str:
+    """Of every visible record of every topic, with its place and its stamp."""
+    found = hashlib.sha256()
+    for topic in broker.topics():
+        for partition in range(broker.partition_count(topic)):
+            found.update(repr(broker.log((topic, partition)).read(0, 10**9)).encode())
+    return found.hexdigest()[:16]
+
+
+def live_rows(broker: MemoryBroker, topic: str) -> dict[tuple[int, bytes], bytes]:
+    """(partition, key) -> value as a compacted topic stands for it."""
+    rows: dict[tuple[int, bytes], bytes] = {}
+    for partition, key, value in records_of(broker, topic):
+        assert key is not None
+        if value is None:
+            rows.pop((partition, key), None)
+        else:
+            rows[partition, key] = value
+    return rows
+
+
+def durable_progress(broker: MemoryBroker) -> dict[tuple[str, int], Progress]:
+    """(consumer, source partition) -> what is checkpointed."""
+    found: dict[tuple[str, int], Progress] = {}
+    for (_, key), value in live_rows(broker, f"{APP}-progress").items():
+        if orjson.loads(key)[0] != "declaration":
+            progress = progress_from_record(key, value)
+            found[progress.consumer, progress.partition] = progress
+    return found
+
+
+def consumers() -> list[str]:
+    return ["agent:count", *(f"aggregate:{name}" for name in FOLDS)]
+
+
+def ends(broker: MemoryBroker) -> dict[int, int]:
+    return {p: broker.log((EVENTS, p)).end for p in range(SOURCES)}
+
+
+def has_become_quiet(cluster: Cluster, time_ms: int) -> bool:
+    """Everything is taken and durable, and what ``time_ms`` closes or expires is closed and gone."""
+    if cluster.broker.undecided():
+        return False
+    progress = durable_progress(cluster.broker)
+    end = ends(cluster.broker)
+    for consumer in consumers():
+        for p in range(SOURCES):
+            mine = progress.get((consumer, p))
+            if mine is None or mine.position < end[p] or mine.watermark_ms is None:
+                return False
+            if mine.watermark_ms < time_ms:
+                return False
+    engines = [w.engine for w in cluster.workers.values() if w.engine.live and w.engine.ours is not None]
+    owned = sorted(at for engine in engines if engine.ours for at in engine.ours.assignment.partitions)
+    if owned != [(EVENTS, p) for p in range(SOURCES)]:
+        return False
+    return all(engine.ours is not None and _is_done(engine, time_ms) for engine in engines)
+
+
+def _is_done(engine: Engine, time_ms: int) -> bool:
+    ours = engine.ours
+    assert ours is not None
+    for stage in ours.stages:
+        least_ms = stage.least_watermark_ms()
+        if not stage.ready or least_ms is None or least_ms < time_ms or stage.due():
+            return False
+    return not any(part.cut is not None or any(part.changes.values()) for part in ours.table_partitions())
+
+
+def emitted(broker: MemoryBroker, fold: str, wrong: Faults) -> dict[tuple[str, Any], Any]:
+    """(window start, key) -> content of the closed rows; each may be there once only."""
+    found: dict[tuple[str, Any], Any] = {}
+    for _, _, value in records_of(broker, f"{fold}-closed"):
+        assert value is not None
+        row = orjson.loads(value)
+        at = row.pop("window_start"), row.pop("key", None)
+        row.pop("window_end")
+        content = row.get("value", row)
+        if at in found:
+            wrong.append(f"{fold}: row {at} was emitted twice, as {found[at]} and as {content}")
+        found[at] = content
+    return found
+
+
+def check_closed_rows(cluster: Cluster, expected: Expected, open_from_ms: int, wrong: Faults) -> None:
+    """Each row of each closed window once, with what was accepted for it."""
+    for fold in FOLDS:
+        found = emitted(cluster.broker, fold, wrong)
+        rows: dict[Any, Any] = getattr(expected, fold)
+        want = {(rfc3339(start), key): v for (start, key), v in rows.items() if start < open_from_ms}
+        _compare(f"{fold}, closed rows", found, want, wrong)
+
+
+def check_no_event_lost_or_twice(cluster: Cluster, open_from_ms: int, wrong: Faults) -> None:
+    """For worlds with idle ticks, where time decides what is late: emitted + late == events."""
+    progress = durable_progress(cluster.broker)
+    open_events = sum(e.time_ms >= open_from_ms for e in _known_good(cluster))
+    for fold in FOLDS:
+        found = emitted(cluster.broker, fold, wrong)
+        closed = [content for (start, _), content in found.items() if start < rfc3339(open_from_ms)]
+        total = sum(content if isinstance(content, int) else content["total_events"] for content in closed)
+        late = sum(progress[f"aggregate:{fold}", p].counters.get("late", 0) for p in range(SOURCES))
+        events = len(_known_good(cluster)) - open_events
+        if total + late != events:
+            wrong.append(f"{fold}: emitted {total} + late {late} != {events} events")
+
+
+def _known_good(cluster: Cluster) -> list[SimEvent]:
+    return [e for part in cluster.scenario.events for e in part if e.fate != "bad"] + cluster.flushed
+
+
+def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
+    """What the owners show, of every window that is not expired."""
+    shown: dict[str, dict[tuple[int, Any], Any]] = {name: {} for name in ("by_user", *FOLDS)}
+    for worker in cluster.workers.values():
+        ours = worker.engine.ours
+        if ours is None:
+            continue
+        for part in worker.table.parts.values():
+            shown["by_user"].update({(start, key): value for start, key, value in part.store.scan()})
+        for folded in ours.folds:
+            spec = folded.fold.spec
+            if not spec.moves:
+                scanned = folded.part.store.scan()
+                shown[spec.name].update({(s, k): spec.values.result(v) for s, k, v in scanned})
+        for stage in ours.stages:
+            spec = stage.spec
+            for start, key in stage.rows():
+                shown_key = None if spec.by is None else key
+                shown[spec.name][start, shown_key] = spec.values.result(stage.state(start, key))
+    for name, found in shown.items():
+        _compare(f"{name}, rows", found, getattr(expected, name), wrong)
+
+
+def check_progress(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
+    """The counters of each consumer and partition account for every event."""
+    progress = durable_progress(cluster.broker)
+    for p in range(SOURCES):
+        total = expected.decodable[p]
+        fold = {"in": total, "late": expected.late[p], "counted": total - expected.late[p]}
+        failed, late = expected.hopeless[p], expected.agent_late[p]
+        agent = {"in": total, "late": late, "failed": failed, "counted": total - late - failed}
+        for consumer in consumers():
+            want = agent if consumer.startswith("agent") else fold
+            found = {name: n for name, n in progress[consumer, p].counters.items() if n}
+            _compare(f"{consumer}[{p}], counters", found, {n: c for n, c in want.items() if c}, wrong)
+
+
+def check_outputs(cluster: Cluster, events: list[list[SimEvent]], wrong: Faults) -> None:
+    """What agents send and what is set aside: each once, sends in the order of their events."""
+    sent: dict[int, list[str]] = {p: [] for p in range(SOURCES)}
+    for p, _, value in records_of(cluster.broker, ECHO):
+        sent[p].append((value or b"").decode())
+    letters: Counter[bytes] = Counter(value or b"" for _, _, value in records_of(cluster.broker, LETTERS))
+    want: Counter[bytes] = Counter()
+    for p, part in enumerate(events):
+        good = [e.id for e in part if e.fate in ("good", "flaky")]
+        if sent[p] != good:
+            wrong.append(
+                f"{ECHO}[{p}]: sent {_difference(Counter(sent[p]), Counter(good)) or 'in wrong order'}"
+            )
+        want.update(e.record().value or b"" for e in part if e.fate in ("bad", "hopeless"))
+    if letters != want:
+        wrong.append(f"dead letters: {_difference(letters, want)}")
+
+
+def check_offsets(cluster: Cluster, wrong: Faults) -> None:
+    committed = cluster.broker.group(APP).committed
+    for p, end in ends(cluster.broker).items():
+        if committed.get((EVENTS, p), 0) < end:
+            wrong.append(f"{EVENTS}[{p}]: the group's offset is {committed.get((EVENTS, p))}, the end {end}")
+
+
+def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
+    """When everything before ``time_ms`` has expired nothing is left of it, in topics nor in memory."""
+    broker = cluster.broker
+    for name in ("by_user", *FOLDS):
+        left = [
+            key for _, key in live_rows(broker, f"{APP}-{name}-changelog") if _start_of_row(key) < time_ms
+        ]
+        if left:
+            wrong.append(f"{name}: {len(left)} rows are left in the changelog, such as {left[0]!r}")
+    for name in ("by_type", "totals"):
+        shares = [
+            key
+            for _, key in live_rows(broker, f"{APP}-{name}-shuffle")
+            if key.startswith(b'["share"') and orjson.loads(key)[3] < time_ms
+        ]
+        if shares:
+            wrong.append(f"{name}: {len(shares)} shares are left, such as {shares[0]!r}")
+    for worker in cluster.workers.values():
+        ours = worker.engine.ours
+        if ours is None:
+            continue
+        starts = [start for part in ours.table_partitions() for start in part.store.starts()]
+        starts += [start for stage in ours.stages for start in stage.shares]
+        if any(start < time_ms for start in starts):
+            wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
+
+
+def _start_of_row(key: bytes) -> int:
+    start_s: float = orjson.loads(key)[1][0]
+    return round(start_s * 1_000)
+
+
+def _compare(what: str, found: dict[Any, Any], want: dict[Any, Any], wrong: Faults) -> None:
+    if found == want:
+        return
+    missing = {k: v for k, v in want.items() if k not in found}
+    extra = {k: v for k, v in found.items() if k not in want}
+    other = {k: (found[k], want[k]) for k in found if k in want and found[k] != want[k]}
+    parts = [
+        f"{len(part)} {name}, such as {next(iter(part.items()))}"
+        for name, part in (("missing", missing), ("extra", extra), ("wrong (found, wanted)", other))
+        if part
+    ]
+    wrong.append(f"{what}: {'; '.join(parts)}")
+
+
+def _difference(found: Counter[Any], want: Counter[Any]) -> str:
+    missing, extra = want - found, found - want
+    return "; ".join(
+        f"{sum(part.values())} {name}, such as {next(iter(part))!r}"
+        for name, part in (("missing", missing), ("too many", extra))
+        if part
+    )

@@ -1,0 +1,317 @@
+"""Workers as simulated processes: real engines over the memory transport, and what the world does to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import operator
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from streamflow.aggregates import Count, CountBy
+from streamflow.changelog import RowCodec
+from streamflow.clock import LoopClock
+from streamflow.engine import Engine
+from streamflow.folds import FoldSpec, Key, Values
+from streamflow.retries import Retry
+from streamflow.settings import Settings
+from streamflow.streams import AgentSpec, EventStream
+from streamflow.tables import TableSpec
+from streamflow.testing import SimulationLoop
+from streamflow.transports.base import Record, TopicSpec
+from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
+from streamflow.windows import TumblingWindow
+from tests.simulation.codecs import source, type_of
+from tests.simulation.scenario import (
+    ECHO,
+    EVENTS,
+    GRACE_MS,
+    RETAIN_MS,
+    SIZE_MS,
+    SOURCES,
+    Scenario,
+    SimEvent,
+)
+
+APP = "app"
+LETTERS = f"{EVENTS}-dead-letters"
+SESSION_MS = 1_000.0
+TRANSACTION_MS = 1_500.0
+STOP_LIMIT_S = 20.0
+MOVABLE_MAX = 4  # live workers at any time
+
+
+class Hopeless(Exception):
+    """What the agent raises for an event that it can't handle."""
+
+
+class Worker:
+    """One simulated process: an engine with everything that the app declares."""
+
+    def __init__(self, cluster: Cluster, slot: str, number: int) -> None:
+        self.slot = slot
+        self.owner = f"{slot}#{number}"
+        self.frozen = False
+        self.stopping = False
+        self.client = MemoryTransport(cluster.broker, APP, slot, cluster.clock)
+        trouble = cluster.scenario.trouble
+        settings = Settings(id=APP, commit_interval=trouble.commit_interval_s, fetch_wait_ms=100)
+        self.engine = Engine(settings, self.client, cluster.clock)
+        self._cluster = cluster
+        self._failed_once: set[str] = set()
+        self._random = cluster.scenario.dice(f"agent {self.owner}")
+        self._declare(trouble.idle_close_s)
+
+    def _declare(self, idle_close_s: float | None) -> None:
+        window = TumblingWindow(
+            SIZE_MS / 1_000, grace_s=GRACE_MS / 1_000, retain_s=RETAIN_MS / 1_000, idle_close_s=idle_close_s
+        )
+        events = source()
+        self.engine.topics.want(ECHO, SOURCES)
+        self.table = self.engine.add_table(
+            TableSpec("by_user", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
+        )
+        retry = Retry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
+        self.engine.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
+        counts = {"total_events": Count(), "event_types": CountBy(type_of)}
+        for name, by, values in (
+            ("by_key", Key(), Values(Count())),
+            ("by_type", type_of, Values(Count())),
+            ("totals", None, Values(counts)),
+        ):
+            self.engine.add_fold(
+                FoldSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
+            )
+
+    async def _count(self, stream: EventStream) -> None:
+        """The agent: writes a row and sends a record, then may fail or dawdle with the event in hand."""
+        known = self._cluster.known
+        async for key, event in stream.items():
+            self.table.change(key, operator.add, 1)
+            fate, partition = known[event["id"]]
+            await self.engine.send(Record(ECHO, partition, key.encode(), event["id"].encode()))
+            if self._random.random() < 0.05:
+                await self._cluster.clock.sleep_ms(self._random.uniform(0, 300))
+            if fate == "hopeless":
+                raise Hopeless(event["id"])
+            if fate == "flaky" and event["id"] not in self._failed_once:
+                self._failed_once.add(event["id"])
+                raise Hopeless("once")
+
+
+class Cluster:
+    """The broker, the producer, the workers, and the troubles that the scenario has in store for them."""
+
+    def __init__(self, loop: SimulationLoop, scenario: Scenario, **broken: Any) -> None:
+        self.loop = loop
+        self.scenario = scenario
+        self.clock = LoopClock()
+        trouble = scenario.trouble
+        self.faults = Faults(
+            scenario.dice("faults"),
+            control_records=trouble.control_records,
+            gap_chance=trouble.gap_chance,
+            fetch_records_max=trouble.fetch_records_max,
+            delay_chance=trouble.delay_chance,
+            delay_ms_max=trouble.delay_ms_max,
+            visible_ms_max=trouble.visible_ms_max,
+            error_chance=trouble.error_chance,
+            abort_chance=trouble.abort_chance,
+            unknown_chance=trouble.unknown_chance,
+            undecided_ms_max=800.0,
+            on_point=self._on_point,
+            **broken,
+        )
+        self.broker = MemoryBroker(
+            self.clock,
+            faults=self.faults,
+            session_timeout_ms=SESSION_MS,
+            rebalance_timeout_ms=5_000.0,
+            transaction_timeout_ms=TRANSACTION_MS,
+        )
+        self.broker.create_topics([TopicSpec(EVENTS, SOURCES)])
+        self.workers: dict[str, Worker] = {}  # owner -> live worker
+        self.known: dict[str, tuple[str, int]] = {}  # event id -> (fate, partition)
+        self.flushed: list[SimEvent] = []
+        self.story: list[str] = []  # what happened, for people who replay a seed
+        self.calm = False
+        self._chaos = scenario.dice("chaos")
+        self._numbers = 0
+        self._slots = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Processes
+
+    def tell(self, what: str) -> None:
+        self.story.append(f"{self.loop.time():9.3f} {what}")
+
+    def boot(self, slot: str | None = None) -> Worker:
+        """A new process; without a slot one that no other had before."""
+        if slot is None:
+            self._slots += 1
+            slot = f"w{self._slots}"
+        self._numbers += 1
+        worker = Worker(self, slot, self._numbers)
+        self.workers[worker.owner] = worker
+        self.tell(f"boot {worker.owner}")
+        with self.loop.owned_by(worker.owner):
+            self.loop.create_task(self._run(worker), name=f"main of {worker.owner}")
+        return worker
+
+    async def _run(self, worker: Worker) -> None:
+        try:
+            await worker.engine.start(f"http://{worker.slot}")
+        except BaseException as exc:
+            worker.engine.fail(exc)
+            raise
+
+    def kill(self, worker: Worker, why: str) -> None:
+        """SIGKILL, now. What runs it from inside must not go on: it has to await something."""
+        self.tell(f"kill {worker.owner} {why}")
+        self.workers.pop(worker.owner, None)
+        self.loop.kill(worker.owner)
+        worker.client.kill()
+
+    def freeze(self, worker: Worker, delay_s: float, why: str) -> None:
+        """SIGSTOP, and SIGCONT after ``delay_s``; past the session timeout that makes a zombie."""
+        self.tell(f"freeze {worker.owner} for {delay_s:.3f} s {why}")
+        worker.frozen = True
+        self.loop.freeze(worker.owner)
+        worker.client.stall()
+
+        async def thaw() -> None:
+            await asyncio.sleep(delay_s)
+            self.thaw(worker)
+
+        self.spawn(thaw())
+
+    def thaw(self, worker: Worker) -> None:
+        if worker.frozen and worker.owner in self.workers:
+            self.tell(f"thaw {worker.owner}")
+            worker.frozen = False
+            worker.client.wake()
+            self.loop.thaw(worker.owner)
+
+    async def stop(self, worker: Worker) -> None:
+        """SIGTERM: the process stops cleanly and exits."""
+        self.tell(f"stop {worker.owner}")
+        worker.stopping = True
+        with self.loop.owned_by(worker.owner):
+            stopping = self.loop.create_task(worker.engine.stop(), name=f"stop of {worker.owner}")
+        await asyncio.wait([stopping], timeout=STOP_LIMIT_S)
+        if worker.owner in self.workers:
+            if not stopping.done() and self.calm:
+                raise AssertionError(f"{worker.owner} does not stop")
+            if stopping.done() and not stopping.cancelled() and stopping.exception() is not None:
+                raise AssertionError(f"{worker.owner} failed to stop") from stopping.exception()
+            self.kill(worker, "after its stop")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of the world, whoever runs now."""
+        task = self.loop.create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Troubles
+
+    async def _on_point(self, client: MemoryTransport, point: str) -> None:
+        worker = self.workers.get(self.loop.owner or "")
+        if self.calm or worker is None or worker.client is not client:
+            return
+        trouble, draw = self.scenario.trouble, self._chaos.random()
+        if draw < trouble.kill_chance:
+            self.kill(worker, f"at {point}")
+            self.spawn(self._boot_later(worker.slot))
+        elif draw < trouble.kill_chance + trouble.freeze_chance and not worker.frozen:
+            self.freeze(worker, self._chaos.uniform(0.05, trouble.freeze_s_max), f"at {point}")
+        else:
+            return
+        await asyncio.sleep(0)
+
+    async def _boot_later(self, slot: str) -> None:
+        """Something restarts a dead worker: in its slot, so that it ends what is open, or in a new one."""
+        again = self._chaos.random() < 0.6
+        await asyncio.sleep(self._chaos.choice((0.0, 0.3, 3.0)))
+        taken = any(worker.slot == slot for worker in self.workers.values())
+        self.boot(slot if again and not taken else None)
+
+    async def harass(self) -> None:
+        """Comings, goings and compactions, until the trouble's time is over."""
+        trouble, rnd = self.scenario.trouble, self._chaos
+        end_s = self.loop.time() + trouble.duration_s
+        while self.loop.time() < end_s:
+            await asyncio.sleep(rnd.uniform(0.05, 0.25))
+            if rnd.random() < trouble.compactions_per_s * 0.15:
+                self.compact(rnd)
+            if rnd.random() < trouble.moves_per_s * 0.15:
+                await self._move(rnd)
+
+    async def _move(self, rnd: random.Random) -> None:
+        awake = [w for w in self.workers.values() if not (w.frozen or w.stopping)]
+        if awake and rnd.random() < 0.5:
+            worker = rnd.choice(awake)
+            if rnd.random() < 0.5:
+                self.spawn(self._stop_and_replace(worker))
+            elif rnd.random() < 0.5:
+                self.kill(worker, "by the operator")
+                self.spawn(self._boot_later(worker.slot))
+            else:
+                self.freeze(worker, rnd.uniform(0.05, self.scenario.trouble.freeze_s_max), "by the operator")
+        elif len(self.workers) < MOVABLE_MAX:
+            self.boot()
+
+    async def _stop_and_replace(self, worker: Worker) -> None:
+        await self.stop(worker)
+        await self._boot_later(worker.slot)
+
+    def compact(self, rnd: random.Random) -> None:
+        topics = [
+            topic for topic in self.broker.topics() if topic.endswith(("-changelog", "-shuffle", "-progress"))
+        ]
+        if not topics:
+            return
+        topic = rnd.choice(topics)
+        log = self.broker.log((topic, rnd.randrange(self.broker.partition_count(topic))))
+        log.compact(rnd.randint(0, log.end), lambda _: rnd.random() < 0.3)
+
+    def calm_down(self) -> None:
+        """No more troubles; what is slow or odd without being wrong stays (gaps, small fetches)."""
+        self.tell("calm")
+        self.calm = True
+        faults = self.faults
+        faults.error_chance = faults.abort_chance = faults.unknown_chance = faults.delay_chance = 0.0
+        for worker in list(self.workers.values()):
+            self.thaw(worker)
+        if not any(not worker.stopping for worker in self.workers.values()):
+            self.boot()
+
+    # Events
+
+    def produce(self, events: list[SimEvent]) -> None:
+        for event in events:
+            self.known[event.id] = event.fate, event.partition
+        self.broker.write([event.record() for event in events])
+
+    async def feed(self, until_s: float) -> None:
+        """All events over the time given, partition 2 only when most of the others' are there."""
+        rnd = self.scenario.dice("producer")
+        left = [list(part) for part in self.scenario.events]
+        total = sum(map(len, left))
+        pause_s = until_s / (total / 3)
+        while any(left):
+            await asyncio.sleep(rnd.uniform(0, 2 * pause_s))
+            first = sum(map(len, left[:2]))
+            open_parts = [p for p, part in enumerate(left) if part and (p != 2 or first <= total / 4)]
+            part = left[rnd.choice(open_parts)]
+            count = rnd.randint(0, 6)
+            self.produce(part[:count])
+            del part[:count]
+
+    async def until(self, done: Callable[[], bool], what: str, limit_s: float = 120.0) -> None:
+        """Waits in virtual time. Raises AssertionError."""
+        end_s = self.loop.time() + limit_s
+        while not done():
+            if self.loop.time() > end_s:
+                raise AssertionError(f"not within {limit_s:.0f} s: {what}")
+            await asyncio.sleep(0.25)

@@ -1,0 +1,59 @@
+"""The plainest codecs: keys are text, events are JSON objects with their time in ``timestamp``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from streamflow.dispatch import Source
+from streamflow.errors import DecodeError
+from tests.simulation.scenario import EVENTS, SOURCES
+
+Bad = tuple[int, DecodeError]
+
+
+class TextKey:
+    name = "text"
+
+    def decode(self, raw: bytes | None) -> str | None:
+        return None if raw is None else raw.decode()
+
+    def encode(self, key: Any) -> bytes | None:
+        return None if key is None else str(key).encode()
+
+
+class JsonEvent:
+    name = "json"
+
+    def decode_column(
+        self, values: Sequence[bytes | None], timestamps_ms: Sequence[int]
+    ) -> tuple[list[Any], list[int], list[Bad]]:
+        """Events, their times, and (index, why) of what is none; such have ``None`` and the record's time."""
+        events: list[Any] = []
+        times_ms: list[int] = []
+        bad: list[Bad] = []
+        for index, (value, stamp_ms) in enumerate(zip(values, timestamps_ms, strict=True)):
+            try:
+                event = orjson.loads(value or b"")
+                events.append(event)
+                times_ms.append(event["timestamp"])
+            except orjson.JSONDecodeError as exc:
+                bad.append((index, DecodeError("not-json", str(exc))))
+                events.append(None)
+                times_ms.append(stamp_ms)
+        return events, times_ms, bad
+
+    def project(self, paths: Sequence[str]) -> None:
+        """Whole events always."""
+        return
+
+
+def type_of(event: dict[str, Any]) -> str:
+    found: str = event["type"]
+    return found
+
+
+def source() -> Source:
+    return Source(EVENTS, TextKey(), JsonEvent(), SOURCES)  # type: ignore[arg-type]  # plainer than the real ones

@@ -1,0 +1,172 @@
+"""The rules of the checkpoint, each of which can be switched off to see that the simulation notices.
+
+A rule is broken where it lives: in the transport (its ``broken_...`` switches) or by replacing one method
+of the engine. What is broken here is exactly one thing; everything else runs as it does for users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+
+from streamflow import forming
+from streamflow.hand import Hand
+from streamflow.shuffle import SecondStage, Sender, share_key
+from streamflow.stores.base import MISSING
+from streamflow.tables import TablePartition
+from streamflow.transports.base import Commit, Record, TopicPartition
+from streamflow.transports.memory import MemoryTransport
+
+Broken = dict[str, Any]
+"""Switches for the transport's `Faults`."""
+
+
+def not_atomic(patch: pytest.MonkeyPatch) -> Broken:
+    """A crash leaves the first records of a checkpoint, and readers see it grow."""
+    return {"broken_atomic": True}
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> Broken:
+    """A worker that has lost its partitions still commits."""
+    return {"broken_fence": lambda commit: True}
+
+
+def no_second_fence(patch: pytest.MonkeyPatch) -> Broken:
+    """The second stage's closing goes out whoever sends it; the rest of the checkpoint is fenced."""
+    commit = MemoryTransport.commit
+
+    async def closing_first(self: MemoryTransport, whole: Commit) -> dict[TopicPartition, int]:
+        closing = [record for record in whole.records if _is_closing(record)]
+        if closing:
+            self._broker.write(closing)
+        rest = [record for record in whole.records if not _is_closing(record)]
+        return await commit(self, Commit(whole.assignment, rest, whole.offsets))
+
+    patch.setattr(MemoryTransport, "commit", closing_first)
+    return {}
+
+
+def _is_closing(record: Record) -> bool:
+    if record.topic in {"by_type-closed", "totals-closed"}:
+        return True
+    return record.topic.endswith("-shuffle") and (
+        record.value is None or (record.key or b"")[:9] == b'["closed"'
+    )
+
+
+def marks_first(patch: pytest.MonkeyPatch) -> Broken:
+    """In the shuffles a checkpoint's watermark stands before its shares."""
+
+    def reorder(records: Sequence[Record]) -> list[Record]:
+        return sorted(records, key=lambda record: not (record.key or b"").startswith(b'["mark"'))
+
+    return {"broken_order": reorder}
+
+
+def some_watermarks(patch: pytest.MonkeyPatch) -> Broken:
+    """The second stage closes by the watermarks that it has, not waiting for all source partitions."""
+
+    def least(self: SecondStage) -> int | None:
+        known = [mark.watermark_ms for mark in self.marks.values() if mark.watermark_ms is not None]
+        return min(known, default=None)
+
+    patch.setattr(SecondStage, "least_watermark_ms", least)
+    return {}
+
+
+class DifferenceSender(Sender):
+    """Sends what has been added since the last checkpoint, where the share is a plain number."""
+
+    def shares(self, part: TablePartition, records: list[Record]) -> None:
+        if self.spec.name != "by_type":
+            super().shares(part, records)
+            return
+        for start, rows in (part.cut or {}).items():
+            for group, state in rows.items():
+                before = part.store.get(start, group)
+                added = state - (0 if before is MISSING else before)
+                key = share_key(self.partition, group, start)
+                records.append(Record(self.topic, self.target(start, group), key, orjson.dumps(added)))
+
+
+def differences(patch: pytest.MonkeyPatch) -> Broken:
+    """Shares are differences that the second stage adds up, not whole states."""
+    read = SecondStage._read_record
+
+    def adding(self: SecondStage, key: bytes | None, value: bytes | None, changed: dict[Any, None]) -> None:
+        kind, *rest = orjson.loads(key or b"")
+        if self.spec.name == "by_type" and kind == "share" and value is not None:
+            source, group, start = rest
+            shares = self.shares.setdefault(start, {}).setdefault(group, {})
+            shares[source] = shares.get(source, 0) + orjson.loads(value)
+            changed[start, group] = None
+        else:
+            read(self, key, value, changed)
+
+    patch.setattr(SecondStage, "_read_record", adding)
+    patch.setattr(forming, "Sender", DifferenceSender)
+    return {}
+
+
+def no_restore(patch: pytest.MonkeyPatch) -> Broken:
+    """A rebuilt second stage closes before it has read to the end of its log."""
+    patch.setattr(SecondStage, "ready", True)
+    return {}
+
+
+class DeletingSender(Sender):
+    """The first stage deletes its shares from the shuffle when it forgets them itself."""
+
+    def shares(self, part: TablePartition, records: list[Record]) -> None:
+        super().shares(part, records)
+        for start in part.drops:
+            for group in part.store.window(start):
+                key = share_key(self.partition, group, start)
+                records.append(Record(self.topic, self.target(start, group), key, None))
+
+
+def not_the_owner(patch: pytest.MonkeyPatch) -> Broken:
+    """Shares are deleted by who wrote them, not by the owner with the record that says it has emitted."""
+    patch.setattr(forming, "Sender", DeletingSender)
+    return {}
+
+
+def past_a_hole(patch: pytest.MonkeyPatch) -> Broken:
+    """The position moves past the event in hand."""
+    patch.setattr(Hand, "settled", lambda self: self.index)
+    return {}
+
+
+def no_undo(patch: pytest.MonkeyPatch) -> Broken:
+    """What a failed event wrote stays when it is tried again."""
+
+    def forget_only(self: Hand) -> None:
+        self.sends = [sent for sent in self.sends if sent[0] != self.index]
+
+    patch.setattr(Hand, "revert", forget_only)
+    return {}
+
+
+RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
+    "atomic": not_atomic,
+    "fence": no_fence,
+    "fence2": no_second_fence,
+    "order": marks_first,
+    "all_wm": some_watermarks,
+    "whole": differences,
+    "restore": no_restore,
+    "owner": not_the_owner,
+    "contiguous": past_a_hole,
+    "undo": no_undo,
+}
+
+
+@contextmanager
+def without(rule: str | None) -> Iterator[Broken]:
+    """Switches a rule off (``None``: none); yields what the transport's faults need for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield {} if rule is None else RULES[rule](patch)
