@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench lock clean
+.PHONY: help demo test check format bench simulate lock clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
@@ -41,6 +41,9 @@ format: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-bench
 	$(PY) -m tests.bench
+
+simulate: $(VENV)/.stamp-dev
+	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed
 
 lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
