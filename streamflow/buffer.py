@@ -12,13 +12,18 @@ POLICIES = ("block", "drop_oldest", "drop_newest")
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """``block`` pauses the partition; the other two drop events, which are counted by policy."""
+    """``block`` pauses the partition; the other two drop events, which are counted by policy.
+
+    Raises ConfigurationError.
+    """
 
     events_max: int = 10_000
     when_full: Literal["block", "drop_oldest", "drop_newest"] = "block"
 
     def __post_init__(self) -> None:
-        if self.events_max < 1:
-            raise ConfigurationError(f"Buffer(events_max={self.events_max}) must be at least 1")
+        if type(self.events_max) is not int or self.events_max < 1:
+            raise ConfigurationError(
+                f"Buffer(events_max={self.events_max!r}) must be a whole number from 1 up"
+            )
         if self.when_full not in POLICIES:
             raise ConfigurationError(f"Buffer(when_full={self.when_full!r}): one of {', '.join(POLICIES)}")

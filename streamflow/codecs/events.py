@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from streamflow.codecs.fields import datetime_of_ms
-from streamflow.codecs.reasons import number
 from streamflow.event import Event
 
 Road = Callable[[bytes], Event]
@@ -56,11 +55,11 @@ def ms_road(kind: type[Event]) -> Road:
     return road
 
 
-def loose_road(kind: type[Event]) -> Road:
-    """Whatever is an Event at all. Its errors are the ones that count."""
+def loose_road(kind: type[Event], float_hook: Callable[[str], Any] | None = None) -> Road:
+    """Whatever is an Event at all; with `number` as the hook, numbers beyond floats too."""
     twin = msgspec.defstruct("Loose", twin_fields(kind, with_ms(kind)), kw_only=True)
-    decode = msgspec.json.Decoder(twin, float_hook=number).decode
-    decode_all = msgspec.json.Decoder(dict[str, Any], float_hook=number).decode
+    decode = msgspec.json.Decoder(twin, float_hook=float_hook).decode
+    decode_all = msgspec.json.Decoder(dict[str, Any], float_hook=float_hook).decode
     names = {info.encode_name for info in msgspec.structs.fields(kind)}
 
     def road(raw: bytes) -> Event:

@@ -66,7 +66,7 @@ class ValueCodec:
                 return [msgspec.json.Decoder().decode, msgspec.json.Decoder(float_hook=number).decode]
             strict = msgspec.json.Decoder(kind).decode
             if self.is_event:
-                return [strict, ms_road(kind), loose_road(kind)]
+                return [strict, ms_road(kind), loose_road(kind), loose_road(kind, number)]
             return [strict, msgspec.json.Decoder(kind, float_hook=number).decode]
         except TypeError as exc:
             raise ConfigurationError(f"value_type {kind!r} can't be decoded: {exc}") from exc

@@ -1,0 +1,62 @@
+"""Retry and Buffer: what they mean and what they refuse."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from streamflow.buffer import Buffer
+from streamflow.errors import ConfigurationError
+from streamflow.retries import Retry
+
+
+def test_waits_double_up_to_the_longest():
+    retry = Retry(attempts=6, first_wait_s=0.1, wait_max_s=0.5, jitter=False)
+    assert list(retry.waits_ms()) == pytest.approx([100, 200, 400, 500, 500])
+    assert retry.wait_ms(1) == pytest.approx(100)
+
+
+def test_one_attempt_has_no_waits():
+    assert list(Retry(attempts=1).waits_ms()) == []
+
+
+def test_jitter_takes_up_to_half_off_and_is_the_same_for_the_same_seed():
+    retry = Retry(attempts=200, first_wait_s=1, wait_max_s=1)
+    waits = list(retry.waits_ms(random.Random(7)))
+    assert waits == list(retry.waits_ms(random.Random(7)))
+    assert min(waits) >= 500
+    assert max(waits) <= 1_000
+    assert max(waits) - min(waits) > 400
+
+
+def test_a_late_attempt_overflows_nothing():
+    assert Retry(jitter=False).wait_ms(1_000_000) == 30_000
+    assert Retry(first_wait_s=0, jitter=False).wait_ms(1_000_000) == 0
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 1.5, True, None, "5"])
+def test_attempts_must_be_a_positive_whole_number(attempts):
+    with pytest.raises(ConfigurationError, match="attempts"):
+        Retry(attempts=attempts)
+
+
+@pytest.mark.parametrize("name", ["first_wait_s", "wait_max_s"])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 1e9, None, "1", True])
+def test_waits_must_be_finite_seconds(name, value):
+    with pytest.raises(ConfigurationError, match=name):
+        Retry(**{name: value})
+
+
+@pytest.mark.parametrize("events_max", [0, -1, 1.5, True, None])
+def test_a_buffer_holds_at_least_one_event(events_max):
+    with pytest.raises(ConfigurationError, match="events_max"):
+        Buffer(events_max=events_max)
+
+
+def test_a_buffer_knows_its_policies():
+    assert Buffer().when_full == "block"
+    assert Buffer(5, "drop_oldest") == Buffer(events_max=5, when_full="drop_oldest")
+    with pytest.raises(ConfigurationError, match="drop_newest"):
+        Buffer(when_full="explode")  # type: ignore[arg-type]  # the point of the test
