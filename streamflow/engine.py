@@ -225,9 +225,7 @@ class Engine:
         async def guarded() -> None:
             try:
                 await work
-            except asyncio.CancelledError:
-                raise
-            except BaseException as exc:  # noqa: BLE001 - whatever a loop raises ends the engine
+            except Exception as exc:  # noqa: BLE001 - whatever a loop raises ends the engine
                 self.fail(exc)
 
         self._tasks.append(asyncio.create_task(guarded(), name=f"streamflow-{name}"))
@@ -310,9 +308,7 @@ class Engine:
                     logger.warning("recovery failed, trying again: %s", exc)
                     await self.clock.sleep_ms(RESTART_WAIT_MS)
             self.metrics.recovery_seconds.observe((self.clock.monotonic_ms() - began_ms) / 1_000)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
+        except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
 
     def _go_live(self, ours: Ours) -> None:

@@ -219,7 +219,8 @@ class Cluster:
         worker = self.workers.get(self.loop.owner or "")
         if self.calm or worker is None or worker.client is not client:
             return
-        trouble, draw = self.scenario.trouble, self._chaos.random()
+        trouble = self.scenario.trouble
+        draw = self._chaos.random() / trouble.weight(point)
         if draw < trouble.kill_chance:
             self.kill(worker, f"at {point}")
             self.spawn(self._boot_later(worker.slot))

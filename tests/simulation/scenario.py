@@ -14,6 +14,7 @@ import orjson
 
 from streamflow.partitioner import fnv1a
 from streamflow.transports.base import Record
+from streamflow.transports.memory import POINTS
 
 SOURCES = 3
 BASE_MS = 1_700_000_000_000
@@ -78,6 +79,13 @@ class Trouble:
     moves_per_s: float
     compactions_per_s: float
     duration_s: float
+    focus: str  # the point where kills and freezes come ten times as often as elsewhere
+
+    def weight(self, point: str) -> float:
+        """How much likelier than usual something strikes here; most passed are the readers' points."""
+        if point == self.focus:
+            return 10.0
+        return 0.3 if point in {"read:before", "fetch:before"} else 1.0
 
     @classmethod
     def draw(cls, rnd: random.Random) -> Trouble:
@@ -105,6 +113,7 @@ class Trouble:
             moves_per_s=sometimes(0.3),
             compactions_per_s=sometimes(3.0),
             duration_s=rnd.choice((8.0, 15.0)),
+            focus=rnd.choice([point for point in POINTS if not point.startswith("send")]),
         )
 
 
