@@ -31,6 +31,7 @@ async def test_an_agent_sees_values_items_events_and_numbers() -> None:
 
     @app.agent(topic, name="events")
     async def events(stream: Any) -> None:
+        each: Any
         async for each in stream.events():
             assert faust.current_event() is each
             message = each.message
@@ -239,11 +240,11 @@ async def test_timers_and_tasks_run_and_end_with_the_app() -> None:
     topic = app.topic("ticks", value_type=int, partitions=1)
     ran: list[str] = []
 
-    @app.task
+    @app.task  # type: ignore[untyped-decorator]  # Faust's decorators have no types
     async def once() -> None:
         ran.append("task")
 
-    @app.timer(0.01)
+    @app.timer(0.01)  # type: ignore[untyped-decorator]  # Faust's decorators have no types
     async def often() -> None:
         ran.append("timer")
         await topic.send(value=len(ran))
