@@ -31,9 +31,9 @@ async def test_an_agent_sees_values_items_events_and_numbers() -> None:
 
     @app.agent(topic, name="events")
     async def events(stream: Any) -> None:
-        each: Any
         async for each in stream.events():
-            assert faust.current_event() is each
+            current: Any = faust.current_event()
+            assert current is each
             message = each.message
             seen["events"].append(
                 (each.key, each.value.type, message.partition, message.offset, each.headers)
