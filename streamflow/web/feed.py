@@ -130,20 +130,26 @@ class Feed:
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
         self.check()
+        if url not in self._upstreams:
+            return  # we have just let go of it
         before = self.position()
         self._positions[url] = position
         self._publish([item for item in items if self._comes_from(item, url)], before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
-        self._positions[url] = position
-        self._watermarks[url] = watermark_ms
+        if url in self._upstreams:
+            self._positions[url] = position
+            self._watermarks[url] = watermark_ms
 
     def watermark_of(self, url: str) -> int | None:
         return self._watermarks.get(url)
 
     def _publish(self, items: list[Item], before: bytes) -> None:
-        if not items or not self._is_synced:
-            return  # who is not synced starts again, with these
+        if not items:
+            return
+        if not self._is_synced:
+            self._must_sync = True  # even if all is as it was a moment later: these would be lacking
+            return
         self.seq += 1
         delta = Delta(self.seq, items, self.position(), before)
         self._remember(delta)
@@ -222,6 +228,9 @@ class Feed:
 
     def _go_live(self, sub: Subscription) -> None:
         """From here on ``sub`` gets every change."""
+        assert self._synced is not None
+        # What is missing now, this one has not seen: should it come back unchanged, it is new all the same.
+        self._synced = {p: source for p, source in self._synced.items() if p in self._sources}
         key = (sub.filter, sub.mode == "latest", sub.max_hz)
         channel = self._channels.get(key)
         if channel is None:
@@ -379,7 +388,8 @@ class Feed:
         elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
             self._sync_all(missing)
         elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
-            self._tell_missing(missing)
+            # What has come back from elsewhere is shown only after the new start: until then it is missing.
+            self._tell_missing(missing | self._missing)
 
     def _choose_upstreams(self, partitions: frozenset[int]) -> None:
         by_url, _ = peers_of(self.served, self.reader, partitions)

@@ -43,6 +43,7 @@ class Collector:
         self.rows: dict[RowId, Item] = {}
         self.done = asyncio.Event()
         self.is_lost = False
+        self.has_left = False
         self.error: str | None = None
 
     def fold(self, items: list[Item]) -> None:
@@ -104,7 +105,14 @@ class Upstream:
         self._outbox.put_nowait(message("subscribe", snapshot=True, mode="all", **wanted))
 
     def forget(self, collector: Collector) -> None:
-        self._collectors.pop(collector.id, None)
+        if self._collectors.pop(collector.id, None) is not None:
+            self._leave(collector)
+
+    def _leave(self, collector: Collector) -> None:
+        """Ends the collector's subscription: from its snapshot on, the live one tells its changes."""
+        if self.is_connected and not collector.has_left:
+            collector.has_left = True
+            self._outbox.put_nowait(message("unsubscribe", id=collector.id))
 
     def _lose_collectors(self) -> None:
         for collector in list(self._collectors.values()):
@@ -189,21 +197,31 @@ class Upstream:
             watermark = said["watermark"]
             watermark_ms = None if watermark is None else encoding.parse_time(watermark)
             self.feed.on_remote_progress(self.url, encoding.position_from(said["position"]), watermark_ms)
-        elif kind in ("subscribed", "synced", "reset"):
-            if kind == "reset" or (kind == "subscribed" and not said["recovered"]):
-                self.epoch = self.feed.next_epoch()
+        elif kind == "subscribed":
+            # Its position is not ours yet: what we have missed comes now, and then `synced`.
+            if said["recovered"]:
+                self.covered = frozenset(said["partitions"])
+            else:
+                self._void()
+            self.is_connected = True
+            for collector in self._collectors.values():
+                self._ask(collector)
+        elif kind == "reset":
+            self._void()
+        elif kind == "synced":
+            self._cursor = said["cursor"]
             self.covered = frozenset(said["partitions"])
-            self._cursor = None if kind == "reset" else said["cursor"]
-            if not self.is_connected:
-                self.is_connected = True
-                for collector in self._collectors.values():
-                    self._ask(collector)
-            if kind != "reset":
-                position = encoding.position_from(said["position"])
-                self.feed.on_remote_progress(self.url, position, self.feed.watermark_of(self.url))
+            position = encoding.position_from(said["position"])
+            self.feed.on_remote_progress(self.url, position, self.feed.watermark_of(self.url))
             self.feed.check()
         elif kind == "error":
             raise PeerUnavailable(f"{self.url}: {said['message']}")
+
+    def _void(self) -> None:
+        """What we had of this peer is not what it has."""
+        self.epoch = self.feed.next_epoch()
+        self.covered = frozenset()
+        self._cursor = None
 
     def _take_snapshot(self, collector: Collector, said: dict[str, Any]) -> None:
         kind = said["t"]
@@ -213,9 +231,12 @@ class Upstream:
                 collector.rows[item.id] = item
         elif kind == "synced":
             collector.done.set()
-            self._outbox.put_nowait(message("unsubscribe", id=collector.id))
+            self._leave(collector)
         elif kind == "reset":
-            collector.rows.clear()
+            # The peer's rows are others now. It tells the live subscription so too, but maybe later.
+            self.epoch = self.feed.next_epoch()
+            collector.lose()
+            self._leave(collector)
         elif kind == "error":
             collector.error = str(said["message"])
             collector.done.set()
