@@ -20,6 +20,13 @@ COMMANDS = {
 }
 
 
+def __getattr__(name: str) -> Any:
+    """What ``from faust.cli import ...`` gives: for an app's own commands."""
+    if name in ("AppCommand", "argument", "call_command", "option"):
+        return getattr(import_module("faust.cli"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class Commands(click.Group):
     """Commands by name; ``--help`` needs to import none of them."""
 

@@ -65,7 +65,10 @@ class Settings(FaustSettings):
             name for name, param in self.SETTINGS.items() if param.env_name and self.getenv(param.env_name)
         }
         self._code = given
-        super()._init_settings({**DEFAULTS, **given})
+        port_any = str(given.get("web_port", "")) == "0"  # for Faust no port; here: any that is free
+        super()._init_settings({**DEFAULTS, **given, **({"web_port": None} if port_any else {})})
+        if port_any:
+            self._web_port = 0
 
     def __post_init__(self) -> None:
         self.engine_settings(self._id)  # what can't work is told where it was declared
@@ -77,6 +80,8 @@ class Settings(FaustSettings):
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not self._initializing:
             self._given.add(name)  # the command line sets what it was given
+        if name == "web_port" and str(value) == "0":
+            name, value = "_web_port", 0
         super().__setattr__(name, value)
 
     @property

@@ -1,0 +1,92 @@
+"""Declared tables of an app, read in Python, and the pages of the app."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from streamflow import ConfigurationError, Count, CountBy, Event, Key, Sum, TumblingWindow
+from tests.unit.running import T0_MS, event, logged, make_app, running, until
+
+WINDOW = TumblingWindow(size_s=10)
+
+
+async def test_an_aggregate_is_read_like_a_dict() -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=2)  # ann's and eva's
+    by_user = app.aggregate("by_user", topic, by=Key(), window=WINDOW, values=Count())
+    by_shop = app.aggregate(
+        "by_shop", topic, by="data.shop", window=WINDOW, values={"n": Count(), "spent": Sum("data.amount")}
+    )
+    totals = app.aggregate(
+        "totals", topic, by=None, window=WINDOW, values={"types": CountBy("type")}, emit_closed="closed"
+    )
+    ever = app.aggregate("ever", topic, by=Key(), values=Count(), where=lambda each: each.type == "buy")
+
+    with pytest.raises(TypeError, match="running worker"):
+        _ = by_user["ann"]
+    async with running(app):
+        for user, kind, shop, amount, at_ms in (
+            ("ann", "buy", "a", 2, T0_MS),
+            ("eva", "buy", "a", 3, T0_MS + 1),
+            ("ann", "look", "b", 0, T0_MS + 2),
+            ("ann", "buy", "a", 5, T0_MS + 10_000),
+        ):
+            await topic.send(key=user, value=event(kind, at_ms, shop=shop, amount=amount))
+        await until(lambda: by_user.get("ann") == 1 and by_user.get("eva") == 1)
+        assert [(row.start_ms, row.value) for row in by_user.windows("ann")] == [
+            (T0_MS, 2),
+            (T0_MS + 10_000, 1),
+        ]
+        assert sorted(by_user.items()) == [("ann", 1), ("eva", 1)]
+        assert "nobody" not in by_user
+        await until(lambda: by_shop.get("a") == {"n": 1, "spent": 5})
+        assert dict(by_shop) == {"a": {"n": 1, "spent": 5}, "b": {"n": 1, "spent": 0}}
+        await until(lambda: len(totals) == 2)
+        assert totals[T0_MS] == {"types": {"buy": 2, "look": 1}}
+        assert dict(ever) == {"ann": 2, "eva": 1}
+        # Eva's partition closes the window too, as soon as it has come so far.
+        await topic.send(key="eva", value=event("buy", T0_MS + 10_000, shop="b", amount=1))
+        ((key, value, _),) = await logged(app, "closed", 1)
+        assert key == b"2025-10-09T08:53:20Z"
+        assert json.loads(value or b"") == {
+            "window_start": "2025-10-09T08:53:20Z",
+            "window_end": "2025-10-09T08:53:30Z",
+            "types": {"buy": 2, "look": 1},
+        }
+
+
+def test_a_declaration_that_cannot_work_is_refused() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=Event)
+    app.aggregate("one", topic, by=Key(), values=Count())
+    with pytest.raises(ConfigurationError, match="two tables"):
+        app.aggregate("one", topic, by=Key(), values=Count())
+    with pytest.raises(ConfigurationError, match="never closed"):
+        app.aggregate("two", topic, by=Key(), values=Count(), emit_closed="closed")
+
+
+async def test_pages_and_tables_are_served_by_one_server() -> None:
+    app = make_app(web_enabled=True, web_port=0)
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=1)
+    app.aggregate("by_user", topic, by=Key(), values=Count())
+
+    @app.page("/hello/{name}")
+    async def hello(self: Any, request: Any, name: str) -> Any:
+        await topic.send(key=name, value=event())
+        return self.json({"hello": name})
+
+    async with running(app), aiohttp.ClientSession(str(app.web_server_url)) as client:
+        async with client.get("/hello/ann") as answer:
+            assert await answer.json() == {"hello": "ann"}
+
+        async def counted() -> bool:
+            async with client.get("/v1/tables/by_user/keys/ann") as answer:
+                return answer.status == 200 and (await answer.json())["value"] == 1
+
+        await until(counted)
+        async with client.get("/readyz") as answer:
+            assert answer.status == 200
