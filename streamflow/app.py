@@ -20,6 +20,7 @@ from streamflow.faust_adapters.agents import runner
 from streamflow.faust_adapters.aggregate import AggregateTable
 from streamflow.faust_adapters.boot import BootStrategy, EngineService, NoProducer, NoTransport
 from streamflow.faust_adapters.credentials import kafka_security
+from streamflow.faust_adapters.replies import Replies
 from streamflow.faust_adapters.router import EventRouter
 from streamflow.faust_adapters.sending import Sender
 from streamflow.faust_adapters.settings import Settings as AppSettings
@@ -70,6 +71,7 @@ class App(faust.App):
         self.has_pages = False
         super().__init__(id, **options)
         self.engine_service = EngineService(self)
+        self.replies = Replies(self)
 
     def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
         ours = without_old_names(options)
@@ -262,7 +264,13 @@ class App(faust.App):
             aggregate.attach(engine)
         if self.conf.topic_allow_declare:
             for topic in self.declared_topics:
-                engine.topics.want(topic.topics[0], topic.partitions)
+                retention_ms = None if topic.retention_s is None else int(topic.retention_s * 1_000)
+                engine.topics.want(
+                    topic.topics[0],
+                    topic.partitions,
+                    compacted=bool(topic.compacting),
+                    retention_ms=retention_ms,
+                )
         return engine
 
     # -- sending --------------------------------------------------------------------------------------
@@ -293,8 +301,19 @@ class App(faust.App):
                 self._client = engine, Sender(engine, self.conf.producer_max_request_size)
         return self._client[1]
 
+    @property
+    def exactly_once(self) -> bool:
+        return self.engine_settings.processing_guarantee == "exactly_once"
+
+    async def maybe_start_client(self) -> None:
+        """Connects as a client where no worker runs in this process: it can send and ask."""
+        await self.sender()
+
+    start_client = maybe_start_client
+
     async def disconnect(self) -> None:
         """Ends the connection of `sender` that was made outside of a worker. Idempotent."""
+        await self.replies.close()
         client, self._client = self._client, None
         if client is not None:
             engine, sender = client

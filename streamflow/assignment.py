@@ -98,6 +98,7 @@ class Ours:
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
         self.dead_letters: list[Record] = []
         self.notes: list[Record] = []  # declarations and the like, written with the next checkpoint
+        self.closing_sends: list[Sent] = []  # sent for windows that the next cut drops
         self.taken = 0  # records taken since the newest cut
         self._progress_topic, self._progress_partitions = progress_topic
         self._emit = emit
@@ -122,6 +123,8 @@ class Ours:
         """Is there anything that a checkpoint would make durable?"""
         if not self.progress:
             return False  # without partitions nothing is ours, and nothing would fence the commit
+        if any(part.told for table in self.tables for part in table.parts.values()):
+            return True
         if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
             return True
         if any(agent.outbox or agent.hand.chunk is not None for agent in self.agents):
@@ -154,6 +157,8 @@ class Ours:
             agent.settle()
             self._sent.extend(agent.outbox)
             agent.outbox = []
+        self._sent.extend(self.closing_sends)
+        self.closing_sends = []
         self._cut_tables(records)
         now_ms = self._clock_ms()
         for folded in self.folds:
@@ -175,7 +180,7 @@ class Ours:
     def _cut_tables(self, records: list[Record]) -> None:
         for table in self.tables:
             for part in table.parts.values():
-                part.begin_cut(self._furthest_writer_ms(part))
+                part.begin_cut(self.furthest_writer_ms(part))
         for folded in self.folds:
             folded.part.begin_cut(folded.progress.watermark_ms)
         for agent in self.agents:
@@ -192,7 +197,8 @@ class Ours:
         for folded in self.folds:
             yield folded.part
 
-    def _furthest_writer_ms(self, part: TablePartition) -> int | None:
+    def furthest_writer_ms(self, part: TablePartition) -> int | None:
+        """The watermark that expires rows of a table in Faust's form; ``None`` before anybody wrote."""
         marks = [
             progress.watermark_ms
             for agent in self.agents
@@ -209,8 +215,12 @@ class Ours:
         for table in self.tables:
             for part in table.parts.values():
                 at = (table_consumer(table.spec.name), "", part.partition)
+                progress = self.progress[at]
                 if part.expired_to_ms is not None:
-                    self.progress[at].raise_watermark(part.expired_to_ms)
+                    progress.raise_watermark(part.expired_to_ms)
+                if part.closed_to_ms != progress.closed_to_ms:
+                    progress.closed_to_ms = part.closed_to_ms
+                    progress.changed = True
         for progress in self.progress.values():
             if progress.changed:
                 progress.changed = False
@@ -261,6 +271,19 @@ class Ours:
         self._sent = []
 
 
+class Lifecycle:
+    """Told, and waited for, when partitions come and go. What it raises ends the engine."""
+
+    async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
+        """After the last checkpoint of an assignment; not when the engine stops."""
+
+    async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Before the tables of a new assignment are restored."""
+
+    async def recovered(self) -> None:
+        """The tables are back; the agents have not begun yet."""
+
+
 def table_consumer(name: str) -> str:
     """The name under which a table in Faust's form keeps its own progress."""
     return f"table:{name}"
@@ -283,4 +306,4 @@ def _stage_folded(stage: SecondStage, closing: Closing | None) -> Folded:
     return change
 
 
-__all__ = ["MISSING", "FoldPart", "Folded", "Ours", "RowId", "Watcher", "table_consumer"]
+__all__ = ["MISSING", "FoldPart", "Folded", "Lifecycle", "Ours", "RowId", "Watcher", "table_consumer"]

@@ -155,7 +155,7 @@ class Dispatcher:
         if decoder.projection is not None:
             columns, times, bad_values = decoder.projection.decode_columns(batch.values, batch.timestamps_ms)
         else:
-            events, times, bad_values = source.value.decode_column(batch.values, batch.timestamps_ms)
+            events, times, bad_values = source.value.decode_batch(batch)
         for index, error in bad_values:
             bad.setdefault(index, error)
         self._check_times(times, batch, bad)

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from streamflow.assignment import Folded, Ours
+from streamflow.assignment import Folded, Lifecycle, Ours
 from streamflow.checkpoint import Checkpoint
 from streamflow.chunk import Chunk
 from streamflow.clock import Clock
+from streamflow.closing import close_windows
 from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder, Dispatcher, Letters, Limits, Source
 from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, TransportError
+from streamflow.everywhere import Everywhere
 from streamflow.folds import Fold, FoldSpec, State, closed_row
-from streamflow.forming import Declared, Forming
+from streamflow.forming import Declared, Forming, size_tables
 from streamflow.hand import CURRENT, Hand
+from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
 from streamflow.partitioner import partitioner_named
+from streamflow.recovery import end_of_logs
 from streamflow.settings import Settings
 from streamflow.shuffle import RowId, SecondStage
 from streamflow.stores.memory import MemoryStore
@@ -64,6 +67,9 @@ class Engine:
         self.board = Board()
         self.ours: Ours | None = None
         self.live = False
+        self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
+        self.lifecycle = Lifecycle()
+        self.watch_batch: Callable[[Batch], None] = _ignore  # what was fetched, before it is dispatched
         self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
         self.failure: BaseException | None = None
@@ -102,10 +108,13 @@ class Engine:
         default: Callable[[], Any] | None,
         key_bytes: Callable[[Any], bytes | None],
         partitions: int | None = None,
+        *,
+        is_global: bool = False,
     ) -> AgentTable:
         """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
 
-        ``key_bytes`` gives the record key of a row's key as the source topic's key codec writes it.
+        ``is_global``: every worker holds all of its rows. ``key_bytes`` gives the record key of a row's
+        key as the source topic's key codec writes it.
         """
         name = spec.name
         self._check_name(name)
@@ -128,6 +137,8 @@ class Engine:
         )
         self.tables[name] = table
         self._table_partitions[name] = partitions
+        if is_global:
+            self.everywhere[name] = Everywhere(spec)
         return table
 
     def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
@@ -150,13 +161,16 @@ class Engine:
             self.topics.want(source.name, source.partitions)
         return self._decoders[source.schema]
 
+    def _declared(self) -> Declared:
+        return Declared(self._decoders.values(), self.agents, self.tables, self.folds)
+
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
         await self.transport.start()
         await self.topics.create(self.transport)
-        self._size_tables()
+        size_tables(self.topics, self._declared(), self._table_partitions)
         await self.topics.create(self.transport)
         limits = Limits(
             self.settings.timestamp_min_ms,
@@ -166,7 +180,7 @@ class Engine:
         self._dispatcher = Dispatcher(list(self._decoders.values()), limits, self.metrics, self.topics.place)
         self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
         self._forming = Forming(
-            Declared(self._decoders.values(), self.agents, self.tables, self.folds),
+            self._declared(),
             transport=self.transport,
             topics=self.topics,
             board=self.board,
@@ -178,6 +192,7 @@ class Engine:
         self._tail.follow(
             (self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress))
         )
+        self._tail.follow(self._global_logs())
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
@@ -185,26 +200,9 @@ class Engine:
             names = sorted({decoder.source.name for decoder in self._decoders.values()})
             await self.transport.subscribe(names, self, url)
 
-    def _size_tables(self) -> None:
-        """Numbers of partitions of everything internal, now that those of the sources are known."""
-        topics = self.topics
-        sources = {decoder.source.name for decoder in self._decoders.values()}
-        for source in sources:
-            topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
-        agents_topics = sorted({agent.spec.topic for agent in self.agents})
-        for name, table in self.tables.items():
-            count = topics.agreed(agents_topics, f"table {name!r}", self._table_partitions[name])
-            table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
-            topics.want(table.spec.changelog, count, compacted=True)
-        for name, fold in self.folds.items():
-            count = topics.partitions(fold.spec.topic)
-            topics.want(topics.changelog(name), count, compacted=True)
-            if fold.spec.moves:
-                topics.want(topics.shuffle(name), count, compacted=True)
-            if fold.spec.emit_closed is not None:
-                topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
-        most = max((topics.partitions(source) for source in sources), default=1)
-        topics.want(topics.progress, most, compacted=True)
+    def _global_logs(self) -> list[TopicPartition]:
+        specs = [self.tables[name].spec for name in self.everywhere]
+        return [(spec.changelog, partition) for spec in specs for partition in range(spec.partitions)]
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -263,6 +261,8 @@ class Engine:
                     "the last checkpoint before a revoke failed, its events will be taken again: %s", exc
                 )
         self._drop()
+        if not self._stopping:
+            await self.lifecycle.revoked(ours.assignment.partitions)
 
     async def on_assigned(self, assignment: Assignment) -> None:
         """Recovery runs beside it: the partitions start to serve when their tables are back."""
@@ -272,7 +272,8 @@ class Engine:
                 return
             await self._end_recovery()
             self._drop()
-            self._recovery = asyncio.create_task(self._recover(assignment, 0.0), name="streamflow-recovery")
+            work = self._recover(assignment, 0.0, told=False)
+            self._recovery = asyncio.create_task(work, name="streamflow-recovery")
 
     async def _end_recovery(self) -> None:
         task, self._recovery = self._recovery, None
@@ -296,20 +297,31 @@ class Engine:
             self._tail.leave(list(self._stages))
             self._stages = {}
 
-    async def _recover(self, assignment: Assignment, wait_ms: float) -> None:
+    async def _recover(self, assignment: Assignment, wait_ms: float, *, told: bool = True) -> None:
         began_ms = self.clock.monotonic_ms()
         try:
+            if not told:
+                await self.lifecycle.assigned(assignment.partitions)
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
             while not self.live:
                 try:
-                    self._go_live(await self._forming.form(assignment))
+                    ours = await self._forming.form(assignment)
+                    await self._read_global()
+                    await self.lifecycle.recovered()
+                    self._go_live(ours)
                 except TransportError as exc:
                     logger.warning("recovery failed, trying again: %s", exc)
                     await self.clock.sleep_ms(RESTART_WAIT_MS)
             self.metrics.recovery_seconds.observe((self.clock.monotonic_ms() - began_ms) / 1_000)
         except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
+
+    async def _read_global(self) -> None:
+        """Global tables are whole as of now: all that was checkpointed before has been read."""
+        logs = self._global_logs()
+        if logs and self._tail is not None:
+            await self._tail.passed(await end_of_logs(self.transport, logs))
 
     def _go_live(self, ours: Ours) -> None:
         """No await: from here on the assignment is taken, fetched and checkpointed."""
@@ -372,6 +384,7 @@ class Engine:
         if at not in ours.assignment.partitions:
             return
         ours.end_offsets[at] = batch.end_offset
+        self.watch_batch(batch)
         if batch.offsets:
             ours.moved_ms[at] = self.clock.monotonic_ms()
         if self._dispatcher.dispatch(batch, ours, self.letters):
@@ -399,7 +412,8 @@ class Engine:
         for agent in ours.agents:
             if agent.failure is not None:
                 raise agent.failure
-        self._tick(ours)
+        idle_ticks(ours, self.board, self.topics.partitions, self.clock.monotonic_ms())
+        await close_windows(ours, lambda: self.ours is ours and self.live)
         try:
             if await checkpoint.run():
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
@@ -407,23 +421,11 @@ class Engine:
             if self.ours is ours and self.live:
                 self._restart(exc)
 
-    def _tick(self, ours: Ours) -> None:
-        """Idle ticks, just before the cut that makes them durable."""
-        now_ms = self.clock.monotonic_ms()
-        for folded in ours.folds:
-            window, progress = folded.fold.spec.window, folded.progress
-            at = (progress.topic, progress.partition)
-            if window is None or window.idle_close_ms is None:
-                continue
-            if progress.position < ours.end_offsets.get(at, 0):
-                continue
-            time_ms = self.board.idle_watermark_ms(
-                progress, self.topics.partitions(progress.topic), now_ms - ours.moved_ms[at], window, now_ms
-            )
-            if time_ms is not None:
-                progress.raise_watermark(time_ms)
-
     def _on_tail(self, batch: Batch) -> None:
+        for name, table in self.everywhere.items():
+            if self.tables[name].spec.changelog == batch.topic:
+                table.read(batch)
+                return
         if batch.topic == self.topics.progress:
             now_ms = self.clock.monotonic_ms()
             for key, value in zip(batch.keys, batch.values, strict=True):
@@ -482,9 +484,6 @@ class Engine:
         assert spec.emit_closed is not None
         raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)
         return Record(spec.emit_closed, self.topics.place(spec.emit_closed, raw), raw, value)
-
-    def source_topics(self) -> Iterable[str]:
-        return {decoder.source.name for decoder in self._decoders.values()}
 
 
 def _ignore(*_: object) -> None:

@@ -17,6 +17,7 @@ from streamflow.assignment import Emit, FoldPart, Ours, table_consumer
 from streamflow.changelog import RowCodec
 from streamflow.clock import Clock
 from streamflow.codecs import group_key, group_key_value
+from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder
 from streamflow.errors import ConfigurationError
 from streamflow.folds import Fold, FoldSpec
@@ -147,7 +148,7 @@ class Forming:
                 part = TablePartition(table.spec, partition, self._new_store(name, partition))
                 table.parts[partition] = part
                 logs[table.spec.changelog, partition] = part
-                self._progress(ours, table_consumer(name), "", partition, 0)
+                part.closed_to_ms = self._progress(ours, table_consumer(name), "", partition, 0).closed_to_ms
         for fold in self._declared.folds.values():
             fold.parts.clear()
             for topic, partition in sorted(ours.assignment.partitions):
@@ -201,6 +202,30 @@ class Forming:
                     f"aggregate {name!r} is declared otherwise than its state was made ({differs}); "
                     "give it another name, or start anew with `streamflow reset`"
                 )
+
+
+def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int | None]) -> None:
+    """Numbers of partitions of everything internal, now that those of the sources are known.
+
+    ``partitions``: table in Faust's form -> what its declaration says.
+    """
+    sources = {decoder.source.name for decoder in declared.decoders}
+    for source in sources:
+        topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
+    agents_topics = sorted({agent.spec.topic for agent in declared.agents})
+    for name, table in declared.tables.items():
+        count = topics.agreed(agents_topics, f"table {name!r}", partitions[name])
+        table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
+        topics.want(table.spec.changelog, count, compacted=True)
+    for name, fold in declared.folds.items():
+        count = topics.partitions(fold.spec.topic)
+        topics.want(topics.changelog(name), count, compacted=True)
+        if fold.spec.moves:
+            topics.want(topics.shuffle(name), count, compacted=True)
+        if fold.spec.emit_closed is not None:
+            topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
+    most = max((topics.partitions(source) for source in sources), default=1)
+    topics.want(topics.progress, most, compacted=True)
 
 
 def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:

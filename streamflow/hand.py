@@ -77,6 +77,15 @@ class Hand:
         seen = max(self.times[: self.index + 1])
         return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
 
+    @property
+    def takes_sends(self) -> bool:
+        """Does what is sent now belong to a checkpoint to come?"""
+        return self.holding or self.stale
+
+    def check_send(self) -> None:
+        """Raises as `check` does."""
+        self.check()
+
     def check(self) -> None:
         """Raises StaleEvent for an event whose partition was taken away, TypeError where none is held."""
         if self.stale:
@@ -119,6 +128,24 @@ class Hand:
         held = self.index if self.holding else -2
         self.undo = [entry for entry in self.undo if entry[0] == held]
         return self.undo
+
+
+class ClosingHand(Hand):
+    """Not an event but a window that expires is in hand: what is sent goes with the window's end.
+
+    Tables can't be written: ``holding`` stays False.
+    """
+
+    __slots__ = ()
+
+    @property
+    def takes_sends(self) -> bool:
+        return True
+
+    def check_send(self) -> None:
+        """Raises StaleEvent when the window's partition was taken away."""
+        if self.stale:
+            self.check()
 
 
 CURRENT: ContextVar[Hand | None] = ContextVar("streamflow_hand", default=None)

@@ -8,7 +8,7 @@ everybody else reads the store.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
 class TableSpec:
     """What a table is, apart from its rows.
 
-    ``changelog`` is the topic its rows are rebuilt from, with ``partitions`` partitions.
+    ``changelog`` is the topic its rows are rebuilt from, with ``partitions`` partitions. ``own_time``:
+    rows lie in windows of another time than the events' (now, or a field), so windows expire by the
+    newest checkpointed window. ``closes``: somebody is told of each window that expires, before it goes.
     """
 
     name: str
@@ -33,6 +35,8 @@ class TableSpec:
     codec: RowCodec
     changelog: str
     partitions: int
+    own_time: bool = False
+    closes: bool = False
 
 
 class TablePartition:
@@ -40,6 +44,7 @@ class TablePartition:
 
     __slots__ = (
         "changes",
+        "closed_to_ms",
         "cut",
         "drops",
         "expired_to_ms",
@@ -48,6 +53,7 @@ class TablePartition:
         "partition",
         "spec",
         "store",
+        "told",
         "writers",
     )
 
@@ -59,6 +65,10 @@ class TablePartition:
         self.cut: Rows | None = None
         self.drops: list[int] = []  # starts of the windows that the cut drops
         self.expired_to_ms: int | None = None
+        # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
+        # up to which every window has been told of.
+        self.told: set[int] = set()
+        self.closed_to_ms: int | None = None
         # Invariant: an event whose window starts at or after `open_from` is not late.
         self.open_from: int | None = None
         self.writers: set[str] = set()  # consumers that wrote here: the furthest one's time expires rows
@@ -98,16 +108,50 @@ class TablePartition:
         self.changes = {}
         self.drops = []
         window = self.spec.window
-        if window is None or watermark_ms is None:
+        if window is None:
             return
-        if self.expired_to_ms is not None and watermark_ms <= self.expired_to_ms:
+        if self.spec.closes:
+            self.drops, self.told = sorted(self.told), set()
             return
-        self.expired_to_ms = watermark_ms
+        if not self.expire_to(watermark_ms):
+            return
+        assert self.expired_to_ms is not None
         first = self.store.first_start()
         if self.cut and (first is None or min(self.cut) < first):
             first = min(self.cut)
-        if first is not None and window.expired(first, watermark_ms):
-            self.drops = [s for s in {*self.store.starts(), *self.cut} if window.expired(s, watermark_ms)]
+        if first is not None and window.expired(first, self.expired_to_ms):
+            self.drops = [
+                s for s in {*self.store.starts(), *self.cut} if window.expired(s, self.expired_to_ms)
+            ]
+
+    def expire_to(self, watermark_ms: int | None) -> bool:
+        """From now on, writes to windows that this watermark expires are late. Is it a newer one?"""
+        window = self.spec.window
+        assert window is not None
+        if self.spec.own_time:
+            starts = self.store.starts()
+            watermark_ms = starts[-1] if starts else None
+        if watermark_ms is None or (self.expired_to_ms is not None and watermark_ms <= self.expired_to_ms):
+            return False
+        self.expired_to_ms = watermark_ms
+        # An agent that is behind the one whose time this is may be in the middle of a chunk.
+        first = window.first_kept_start(watermark_ms)
+        if self.open_from is None or first > self.open_from:
+            self.open_from = first
+        return True
+
+    def expired_starts(self) -> list[int]:
+        """Starts of the windows with rows that have expired and are still here, oldest first."""
+        window, to_ms = self.spec.window, self.expired_to_ms
+        if window is None or to_ms is None:
+            return []
+        starts = {*self.store.starts(), *(self.cut or ()), *self.changes} - self.told
+        return sorted(start for start in starts if window.expired(start, to_ms))
+
+    def rows_of(self, start: int) -> dict[Any, Any]:
+        """The rows of one window, changes included."""
+        rows = {**self.store.window(start), **(self.cut or {}).get(start, {}), **self.changes.get(start, {})}
+        return {key: value for key, value in rows.items() if value is not DELETED}
 
     def emit(self, records: list[Record]) -> None:
         """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
@@ -140,8 +184,11 @@ class TablePartition:
         if window is None or watermark_ms is None:
             return
         self.expired_to_ms = watermark_ms
+        if self.spec.closes:
+            # What has expired but was not told of yet must still be.
+            watermark_ms = self.closed_to_ms
         for start in self.store.starts():
-            if window.expired(start, watermark_ms):
+            if watermark_ms is not None and window.expired(start, watermark_ms):
                 self.store.drop_window(start)
 
 
@@ -184,6 +231,8 @@ class AgentTable:
         self.spec = spec
         self.default = default
         self.parts: dict[int, TablePartition] = {}
+        # With `TableSpec.closes`: told of each row of a window that has expired: start, key, value.
+        self.on_close: Callable[[int, Any, Any], Awaitable[None]] | None = None
         self._hash_partition = hash_partition
         self._on_late = on_late
         self._on_scattered = on_scattered
@@ -219,6 +268,8 @@ class AgentTable:
         window, part = self.spec.window, self.parts.get(partition)
         if window is None or part is None:
             return
+        if self.spec.own_time:
+            return  # the events' time is not the rows'
         if part.expired_to_ms is not None and part.expired_to_ms > watermark_ms:
             watermark_ms = part.expired_to_ms
         first = window.first_open_start(watermark_ms)
@@ -281,11 +332,19 @@ class AgentTable:
                 part.writers.add(hand.consumer)
             rows[key] = operator(value, operand)
 
+    def change_in(
+        self, key: Any, operator: Callable[[Any, Any], Any], operand: Any, starts: Iterable[int]
+    ) -> None:
+        """`change` in these windows, wherever the event in hand lies in time."""
+        part = self.part(self.hand())
+        for start in starts:
+            self.write(key, operator(self.base(part, start, key), operand), start)
+
     def _is_late(self, hand: Hand, part: TablePartition, start: int) -> bool:
         """Exactly: is the window closed by what this consumer saw up to and with this event?"""
         window = self.spec.window
         assert window is not None
-        if window.closed(start, hand.running_watermark_ms()):
+        if not self.spec.own_time and window.closed(start, hand.running_watermark_ms()):
             return True
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
 

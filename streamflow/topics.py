@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from streamflow.dead_letter import EXTRA_BYTES
 from streamflow.errors import ConfigurationError
@@ -51,25 +52,25 @@ class Topics:
         return self._partitioner(key, count)
 
     def want(
-        self, name: str, partitions: int | None = None, *, compacted: bool = False, letters: bool = False
+        self,
+        name: str,
+        partitions: int | None = None,
+        *,
+        compacted: bool = False,
+        letters: bool = False,
+        retention_ms: int | None = None,
     ) -> None:
         """Notes a topic that has to be there; what was asked for first holds."""
         if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
             record_bytes_max = 1_048_588 + EXTRA_BYTES if letters else None
-            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, None, record_bytes_max)
+            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
 
     async def create(self, transport: Transport) -> None:
         """Learns the partitions of the wanted topics, and creates those that are missing."""
         wanted, self._wanted = self._wanted, {}
         self.counts.update(await transport.partition_counts(wanted))
         missing = [
-            TopicSpec(
-                spec.name,
-                spec.partitions or self._partitions_default,
-                spec.compacted,
-                None,
-                spec.record_bytes_max,
-            )
+            replace(spec, partitions=spec.partitions or self._partitions_default)
             for spec in wanted.values()
             if spec.name not in self.counts
         ]

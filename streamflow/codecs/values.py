@@ -6,7 +6,10 @@ own, and the road goes on behind it, so a good value pays nothing for a bad one.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -52,6 +55,10 @@ class ValueCodec:
         self._roads = self._make_roads()
         self._first = self._roads[0]
 
+    def allow_null(self) -> None:
+        """From now on a null value is an event for a model too: ``None``."""
+        self._nullable = True
+
     def _make_roads(self) -> list[Decode]:
         kind = self.value_type
         if kind is bytes:
@@ -76,6 +83,9 @@ class ValueCodec:
         data = _decode_any(raw)
         if not isinstance(data, dict):
             raise DecodeError("wrong-type", f"Expected `object` for {self.name}, got {type(data).__name__}")
+        if hasattr(self.value_type, "_blessed_key"):
+            # The data may name another model; one that is not known here does not matter then.
+            return self.value_type.from_data(data, preferred_type=self.value_type)
         return self.value_type.from_data(data)
 
     def decode(self, raw: bytes | None) -> Any:
@@ -137,6 +147,10 @@ class ValueCodec:
                 self._one(value, events, bad, {})
         return events, self._times(events, timestamps_ms, bad), bad
 
+    def decode_batch(self, batch: Any) -> Column:
+        """`decode_column` of a batch's values; a codec that needs keys or headers too looks further."""
+        return self.decode_column(batch.values, batch.timestamps_ms)
+
     def _one(self, value: bytes | None, events: list[Any], bad: list[Bad], taken: dict[Decode, int]) -> None:
         try:
             events.append(self._decode_by(value, taken))
@@ -190,12 +204,34 @@ def encode_value(value: Any) -> bytes:
         return encode_event(value)
     if hasattr(value, "__struct_fields__"):
         return _encoder.encode(value)
+    default = plain_json
     if hasattr(value, "to_representation"):
-        value = value.to_representation()
+        value, default = value.to_representation(), _record_json
     try:
-        return orjson.dumps(value)
-    except TypeError:  # a Struct within, a Decimal, an int beyond 64 bits
+        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # an int beyond 64 bits
         return _encoder.encode(value)
+
+
+def plain_json(value: Any) -> Any:
+    """What JSON does not know, as something that it does. Raises TypeError."""
+    if isinstance(value, Decimal):
+        return orjson.Fragment(str(value)) if value.is_finite() else str(value)
+    describe = getattr(value, "__json__", None)  # of Faust's models
+    if describe is not None:
+        return describe()
+    if isinstance(value, set | frozenset | deque):
+        return list(value)
+    if isinstance(value, bytes):
+        raise TypeError("bytes can't be written as JSON")
+    return msgspec.to_builtins(value, builtin_types=(datetime,))
+
+
+def _record_json(value: Any) -> Any:
+    """As Faust writes the fields of a Record: a Decimal keeps its digits as text."""
+    if isinstance(value, Decimal):
+        return str(value)
+    return value.decode() if isinstance(value, bytes) else plain_json(value)
 
 
 def _text(raw: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from faust.agents import agent as faust_agent
 
 from streamflow.errors import ConfigurationError
+from streamflow.faust_adapters.replies import answer, unwrapped
 from streamflow.faust_adapters.stream import AgentStream
 from streamflow.streams import EventStream
 
@@ -29,7 +30,12 @@ def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
         faust_agent._current_agent.set(agent)
         result = agent.fun(stream)
         if isinstance(result, AsyncIterable):
+            if not agent.use_reply_headers:
+                stream.add_processor(unwrapped)
             async for value in result:
+                event = stream.current_event
+                if event is not None:
+                    await answer(agent.app, event, value)
                 await agent._delegate_to_sinks(value)
             return
         if agent._sinks:

@@ -89,17 +89,29 @@ class Sender:
         self._room = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
     def knows(self, topic: str) -> bool:
         return topic in self._engine.topics.counts
 
-    async def learn(self, topic: str, partitions: int | None) -> None:
+    async def learn(
+        self,
+        topic: str,
+        partitions: int | None,
+        *,
+        compacted: bool = False,
+        retention_s: float | None = None,
+    ) -> None:
         """Asks the broker for a topic's partitions, and creates it where it is missing."""
         async with self._learning:
             topics = self._engine.topics
             if topic in topics.counts:
                 return
             if self._declares:
-                topics.want(topic, partitions)
+                retention_ms = None if retention_s is None else int(retention_s * 1_000)
+                topics.want(topic, partitions, compacted=compacted, retention_ms=retention_ms)
                 await topics.create(self._engine.transport)
             else:
                 topics.counts.update(await self._engine.transport.partition_counts([topic]))
@@ -128,18 +140,21 @@ class Sender:
             raise ConfigurationError(f"topic {topic!r} has no partition {partition}")
         return Record(topic, partition, key, value, headers, timestamp_ms)
 
-    async def send(self, record: Record) -> Acknowledgement:
-        """Raises StaleEvent on behalf of an event whose partition has gone."""
-        while len(self._pending) >= PENDING_MAX and not _in_event():
+    async def send(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
+        """Raises StaleEvent on behalf of an event whose partition has gone.
+
+        ``at_once``: also from inside an event, so that the checkpoint has no part in it.
+        """
+        while len(self._pending) >= PENDING_MAX and (at_once or not _in_event()):
             self._room.clear()
             await self._room.wait()
-        return self.send_soon(record)
+        return self.send_soon(record, at_once=at_once)
 
-    def send_soon(self, record: Record) -> Acknowledgement:
+    def send_soon(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
         """`send` that never waits for room."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         hand = CURRENT.get()
-        if hand is not None and _in_event():
+        if hand is not None and not at_once and _in_event():
             hand.check()
             hand.sends.append((hand.index, record, future))
             return Acknowledgement(record, future, hand)

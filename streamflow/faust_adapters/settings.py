@@ -12,6 +12,7 @@ from typing import Any
 from faust.types.settings import Settings as FaustSettings
 
 from streamflow.errors import ConfigurationError
+from streamflow.faust_adapters.asking import Agent
 from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import Worker
 from streamflow.settings import PREFIX, from_environment
@@ -23,6 +24,7 @@ PORT_DEFAULT = 6066
 
 # What is otherwise than in Faust.
 DEFAULTS: Mapping[str, Any] = {
+    "Agent": Agent,
     "Topic": Topic,
     "Worker": Worker,
     "processing_guarantee": "exactly_once",

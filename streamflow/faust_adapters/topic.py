@@ -7,17 +7,23 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
+from faust.serializers import Schema
+from mode import want_seconds
 
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.dispatch import Source
 from streamflow.errors import ConfigurationError
+from streamflow.faust_adapters.codecs import JsonText, SchemaKeys, SchemaValues, SelfDescribing
 from streamflow.transports.base import Headers, Record
 
 if TYPE_CHECKING:
     from streamflow.app import App
     from streamflow.faust_adapters.sending import Acknowledgement, Sender
 
-_JSON = (None, "json")
+# What our own codecs read and write; everything else is Faust's to do.
+_KEYS = (None, "raw", "json")
+_VALUES = (None, "raw", "json")
+_RAW = (None, bytes, str)
 
 
 class Topic(faust.Topic):
@@ -29,36 +35,52 @@ class Topic(faust.Topic):
             raise ConfigurationError(f"topic {self}: an agent reads exactly one topic, by its name")
         return Source(self.topics[0], self.key_codec, self.value_codec, self.partitions)
 
+    @property
+    def plain_schema(self) -> bool:
+        """Is the schema Faust's own, without a user's code in it?"""
+        return type(self.schema) is Schema
+
     @cached_property
     def key_codec(self) -> KeyCodec:
-        serializer = self.schema.key_serializer
-        if serializer == "json":
-            return KeyCodec(object if self.key_type in (None, str) else self.key_type)
-        if serializer not in (None, "raw"):
-            raise ConfigurationError(f"topic {self}: key_serializer {serializer!r} can't be read by an agent")
-        return KeyCodec(self.key_type)
+        serializer = self.schema.key_serializer or self.app.conf.key_serializer
+        if self.plain_schema and serializer in _KEYS:
+            if serializer == "json":
+                return KeyCodec(object if self.key_type in (None, str) else self.key_type)
+            return KeyCodec(self.key_type)
+        return SchemaKeys(self.app, self.schema)
 
     @cached_property
     def value_codec(self) -> ValueCodec:
-        serializer, kind = self.schema.value_serializer, self.value_type
+        serializer, kind = self.schema.value_serializer or self.app.conf.value_serializer, self.value_type
         limit = cast("App", self.app).engine_settings.value_bytes_max
+        codec: ValueCodec
+        if not self.plain_schema or serializer not in _VALUES:
+            return SchemaValues(self.app, self.schema, value_bytes_max=limit)
         if serializer == "raw":
-            return ValueCodec(bytes if kind is None else kind, value_bytes_max=limit)
-        if serializer not in _JSON:
-            raise ConfigurationError(
-                f"topic {self}: value_serializer {serializer!r} can't be read by an agent"
-            )
-        return ValueCodec(kind, value_bytes_max=limit)
+            if kind not in _RAW:
+                return SchemaValues(self.app, self.schema, value_bytes_max=limit)
+            codec = ValueCodec(bytes if kind is None else kind, value_bytes_max=limit)
+        elif kind is str:
+            codec = JsonText(value_bytes_max=limit)
+        elif kind is None:
+            codec = SelfDescribing(value_bytes_max=limit)
+        else:
+            codec = ValueCodec(kind, value_bytes_max=limit)
+        if self.schema.allow_empty:
+            codec.allow_null()
+        return codec
 
     def _bytes(
-        self, key: Any, value: Any, headers: Any, key_serializer: Any, value_serializer: Any, schema: Any
+        self, key: Any, value: Any, headers: Any, serializers: Mapping[str, Any]
     ) -> tuple[bytes | None, bytes | None, Headers]:
         """What goes on the wire: by the topic's types, unless the call says otherwise."""
-        if key_serializer is None and value_serializer is None and schema is None:
+        told = any(given is not None for given in serializers.values())
+        if self.plain_schema and not told and not _has_serializer(key) and not _has_serializer(value):
             return self.key_codec.encode(key), self.value_codec.encode(value), wire_headers(headers)
+        schema = serializers.get("schema")
         opened = self.prepare_headers(headers)
-        raw_key, opened = self.prepare_key(key, key_serializer, schema, opened)
-        raw_value, opened = self.prepare_value(value, value_serializer, schema, opened)
+        raw_key, opened = self.prepare_key(key, serializers.get("key_serializer"), schema, opened)
+        raw_value, opened = self.prepare_value(value, serializers.get("value_serializer"), schema, opened)
         return raw_key, raw_value, wire_headers(opened)
 
     async def send(
@@ -77,20 +99,20 @@ class Topic(faust.Topic):
     ) -> Awaitable[Any]:
         """Sends one message; returns what can be awaited for its acknowledgement.
 
-        From inside an event it is part of that event's checkpoint, otherwise it goes at once.
+        From inside an event it is part of that event's checkpoint, otherwise it goes at once. ``force``:
+        at once from inside an event too, where the guarantee is not exactly_once.
         ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
         """
-        sender = await cast("App", self.app).sender()
-        name = self.get_topic_name()
-        if not sender.knows(name):
-            await sender.learn(name, self.partitions)
+        app = cast("App", self.app)
+        sender = await app.sender()
+        await self._known(sender, self.get_topic_name())
         serializers = {
             "schema": schema,
             "key_serializer": key_serializer,
             "value_serializer": value_serializer,
         }
         record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        told = await sender.send(record)
+        told = await sender.send(record, at_once=force and not app.exactly_once)
         if callback is not None:
             told.add_done_callback(callback)
         return told
@@ -128,14 +150,7 @@ class Topic(faust.Topic):
     ) -> Record:
         """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
-        raw_key, raw_value, pairs = self._bytes(
-            key,
-            value,
-            headers,
-            serializers.get("key_serializer"),
-            serializers.get("value_serializer"),
-            serializers.get("schema"),
-        )
+        raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
         return sender.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
@@ -143,13 +158,30 @@ class Topic(faust.Topic):
         """Creates the topic where it is missing."""
         sender = await cast("App", self.app).sender()
         for name in self.topics:
-            await sender.learn(name, self.partitions)
+            await self._known(sender, name)
+
+    async def _known(self, sender: Sender, name: str) -> None:
+        if not sender.knows(name):
+            await sender.learn(
+                name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
+            )
+
+    @property
+    def retention_s(self) -> float | None:
+        """How long records are kept where the app creates the topic; ``None``: the broker's default."""
+        return None if self.retention is None else float(want_seconds(self.retention))
 
     def __aiter__(self) -> Any:
         raise ConfigurationError(
             f"topic {self} can be read by agents and aggregates; streams of their own, group_by and through "
             "are not on this engine yet"
         )
+
+
+def _has_serializer(value: Any) -> bool:
+    """Is it a Record that was declared with a serializer of its own?"""
+    options = getattr(value, "_options", None)
+    return getattr(options, "serializer", None) not in (None, "json")
 
 
 def wire_headers(headers: Any) -> Headers:

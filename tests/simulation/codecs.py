@@ -9,6 +9,7 @@ import orjson
 
 from streamflow.dispatch import Source
 from streamflow.errors import DecodeError
+from streamflow.transports.base import Batch
 from tests.simulation.scenario import EVENTS, SOURCES
 
 Bad = tuple[int, DecodeError]
@@ -44,6 +45,9 @@ class JsonEvent:
                 events.append(None)
                 times_ms.append(stamp_ms)
         return events, times_ms, bad
+
+    def decode_batch(self, batch: Batch) -> tuple[list[Any], list[int], list[Bad]]:
+        return self.decode_column(batch.values, batch.timestamps_ms)
 
     def project(self, paths: Sequence[str]) -> None:
         """Whole events always."""

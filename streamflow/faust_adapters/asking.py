@@ -1,0 +1,92 @@
+"""An agent as the rest of the app sees it: to be sent to, asked, mapped over, and tried in a test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.agents.replies import BarrierState, ReplyPromise
+
+from streamflow.hand import CURRENT
+
+if TYPE_CHECKING:
+    from streamflow.app import App
+    from streamflow.faust_adapters.replies import Replies
+
+
+class Agent(faust.Agent):
+    """A faust.Agent whose questions and answers go through the engine."""
+
+    def _replies(self) -> Replies:
+        return cast("App", self.app).replies
+
+    def _may_wait(self, what: str) -> None:
+        """Raises RuntimeError inside an event whose checkpoint the answer would wait for."""
+        hand = CURRENT.get()
+        if hand is None or not hand.holding or not cast("App", self.app).exactly_once:
+            return
+        raise RuntimeError(
+            f"{self.name}.{what} from inside an agent: under exactly_once a question goes out with the "
+            "checkpoint of its event, and the event would wait for the answer; use cast or send, let the "
+            "other agent send on, or ask from a task, a timer or a page"
+        )
+
+    async def ask(self, value: Any = None, *, reply_to: Any = None, **options: Any) -> Any:
+        """Sends a question and waits for what the agent yields for it.
+
+        Raises RuntimeError from inside an agent under exactly_once.
+        """
+        self._may_wait("ask")
+        target = self._get_strtopic(reply_to or self.app.conf.reply_to)
+        await self._replies().follow(target)
+        promise = await self.ask_nowait(value, reply_to=target, force=True, **options)
+        return await promise
+
+    async def ask_nowait(
+        self,
+        value: Any = None,
+        *,
+        key: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        reply_to: Any = None,
+        correlation_id: str | None = None,
+        force: bool = False,
+    ) -> ReplyPromise:
+        """Sends a question; returns a promise of the answer.
+
+        ``reply_to``: where it is to come; by default this process's own topic.
+        """
+        target = self._get_strtopic(reply_to or self.app.conf.reply_to)
+        promise = ReplyPromise(target, correlation_id or faust.uuid())
+        await self._replies().add(promise.correlation_id, promise)
+        asked, opened = self._create_req(key, value, target, promise.correlation_id, headers)
+        await self.channel.send(
+            key=key, value=asked, partition=partition, timestamp=timestamp, headers=opened, force=force
+        )
+        return promise
+
+    async def _barrier_send(self, barrier: BarrierState, items: Any, reply_to: Any) -> AsyncIterator[str]:
+        self._may_wait("map and join")
+        target = self._get_strtopic(reply_to)
+        await self._replies().follow(target)
+        barrier._results = asyncio.Queue()  # Faust's holds a thousand answers and then raises
+        async for key, value in _each(items):
+            correlation_id = faust.uuid()
+            barrier.add(ReplyPromise(target, correlation_id))
+            await self._replies().add(correlation_id, barrier)
+            asked, opened = self._create_req(key, value, target, correlation_id, None)
+            await self.channel.send(key=key, value=asked, headers=opened, force=True)
+            yield correlation_id
+
+
+async def _each(items: Any) -> AsyncIterator[Any]:
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

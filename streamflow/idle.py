@@ -1,0 +1,49 @@
+"""Idle ticks: the only way in which the wall clock touches a table.
+
+They come just before the cut that makes them durable, so that a restart decides as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from streamflow.assignment import Ours
+from streamflow.progress import Progress
+from streamflow.watermarks import Board
+from streamflow.windows import Window
+
+
+def idle_ticks(ours: Ours, board: Board, partitions: Callable[[str], int], now_ms: float) -> None:
+    """Raises the watermark of partitions that are at their end and silent.
+
+    ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
+    """
+    for progress, window in [*_of_folds(ours), *_of_agents(ours)]:
+        at = (progress.topic, progress.partition)
+        if window.idle_close_ms is None or progress.position < ours.end_offsets.get(at, 0):
+            continue
+        time_ms = board.idle_watermark_ms(
+            progress, partitions(progress.topic), now_ms - ours.moved_ms[at], window, now_ms
+        )
+        if time_ms is not None:
+            progress.raise_watermark(time_ms)
+
+
+def _of_folds(ours: Ours) -> Iterator[tuple[Progress, Window]]:
+    for folded in ours.folds:
+        if folded.fold.spec.window is not None:
+            yield folded.progress, folded.fold.spec.window
+
+
+def _of_agents(ours: Ours) -> Iterator[tuple[Progress, Window]]:
+    """Those that write a windowed table: windows in Faust's form end too when nothing comes any more."""
+    for table in ours.tables:
+        window = table.spec.window
+        if window is None or table.spec.own_time:
+            continue
+        for agent in ours.agents:
+            for partition, progress in agent.progress.items():
+                part = table.parts.get(partition)
+                # After a restore nobody is known to have written it: then it is all who may.
+                if part is not None and (not part.writers or agent.spec.consumer in part.writers):
+                    yield progress, window
