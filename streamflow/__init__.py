@@ -62,7 +62,7 @@ from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import Worker
 from streamflow.folds import Key
 from streamflow.retries import Retry
-from streamflow.windows import TumblingWindow
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow
 
 __all__ = [
     "App",
@@ -79,6 +79,7 @@ __all__ = [
     "Event",
     "EventT",
     "GSSAPICredentials",
+    "HoppingWindow",
     "Key",
     "Max",
     "Mean",
@@ -97,7 +98,9 @@ __all__ = [
     "Sensor",
     "Service",
     "ServiceT",
+    "SessionWindow",
     "Settings",
+    "SlidingWindow",
     "StaleEvent",
     "Stream",
     "StreamT",
