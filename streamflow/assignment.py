@@ -106,6 +106,7 @@ class Ours:
         self._sent: list[Sent] = []
         self._cut: list[Progress] = []  # copies of what the cut in flight makes durable
         self._hurry = False
+        self.on_cut: Callable[[], None] = lambda: None  # events may be handed out again
 
     def source_partitions(self) -> list[TopicPartition]:
         return sorted(self.assignment.partitions)
@@ -127,7 +128,7 @@ class Ours:
             return True
         if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
             return True
-        if any(agent.outbox or agent.hand.chunk is not None for agent in self.agents):
+        if any(agent.due() for agent in self.agents):
             return True
         now_ms = self._clock_ms()
         return any(stage.due() for stage in self.stages) or any(
@@ -175,6 +176,7 @@ class Ours:
             stage.cut(records, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
         self._cut_progress(records)
         self.dead_letters, self.notes, self.taken = [], [], 0
+        self.on_cut()
         return records, self.offsets()
 
     def _cut_tables(self, records: list[Record]) -> None:
@@ -184,7 +186,8 @@ class Ours:
         for folded in self.folds:
             folded.part.begin_cut(folded.progress.watermark_ms)
         for agent in self.agents:
-            keep_out(agent.hand)
+            for hand in agent.hands():
+                keep_out(hand)
         for part in self.table_partitions():
             part.emit(records)
         for folded in self.folds:
@@ -203,8 +206,8 @@ class Ours:
             progress.watermark_ms
             for agent in self.agents
             if agent.spec.consumer in part.writers
-            and (progress := agent.progress.get(part.partition)) is not None
-            and progress.watermark_ms is not None
+            for progress in agent.progress.values()
+            if progress.partition == part.partition and progress.watermark_ms is not None
         ]
         return max(marks, default=None)
 

@@ -61,5 +61,6 @@ def _is_held(ours: Ours, part: TablePartition, start: int) -> bool:
     return any(
         written is part and at == start
         for agent in ours.agents
-        for _, written, at, _, _ in agent.hand.held_writes()
+        for hand in agent.hands()
+        for _, written, at, _, _ in hand.writes()
     )

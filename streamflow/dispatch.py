@@ -254,6 +254,28 @@ class Letters:
         """A record that can't be decoded (``consumer`` is ``None``), or that one consumer can't use."""
         self.add(at, index, error.reason, error, consumer, self._target(at.topic))
 
+    def note_scattered(self, table: str, partition: int, key: Any) -> None:
+        counter = self._metrics.scattered_writes_total.labels(table)
+        if not counter.value:
+            logger.warning(
+                "table %s: key %r was written in partition %d, but its hash belongs to another: queries "
+                "for it answer 409; write keys of the event's own partition, or declare an aggregate",
+                table,
+                key,
+                partition,
+            )
+        counter.inc()
+
+    def give_up(self, agent: Agent, chunk: Chunk, index: int, exc: BaseException) -> None:
+        """An agent sets an event aside. Raises ``exc`` where it has no topic for that."""
+        reason = getattr(exc, "reason", "agent-failed")
+        self._metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
+        place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
+        logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
+        if agent.spec.dead_letter is None:
+            raise exc
+        self.add(chunk, index, reason, exc, agent.spec.name, agent.spec.dead_letter)
+
     def add(
         self,
         at: Chunk | Batch,

@@ -15,7 +15,6 @@ from typing import Any
 
 from streamflow.assignment import Folded, Lifecycle, Ours
 from streamflow.checkpoint import Checkpoint
-from streamflow.chunk import Chunk
 from streamflow.clock import Clock
 from streamflow.closing import close_windows
 from streamflow.dead_letter import dead_letter_topic
@@ -24,6 +23,7 @@ from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, 
 from streamflow.everywhere import Everywhere
 from streamflow.folds import Fold, FoldSpec, State, closed_row
 from streamflow.forming import Declared, Forming, size_tables
+from streamflow.gate import Gate
 from streamflow.hand import CURRENT, Hand
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
@@ -35,6 +35,7 @@ from streamflow.stores.memory import MemoryStore
 from streamflow.streams import Agent, AgentSpec
 from streamflow.tables import AgentTable, TableSpec
 from streamflow.tail import Tail
+from streamflow.taking import untangle
 from streamflow.topics import Topics
 from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
 from streamflow.watermarks import Board
@@ -61,6 +62,7 @@ class Engine:
         self.metrics = metrics or Metrics()
         self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
         self.agents: list[Agent] = []
+        self.gate = Gate(clock, self.agents)
         self.tables: dict[str, AgentTable] = {}
         self.folds: dict[str, Fold] = {}
         self.sources: dict[str, Source] = {}  # consumer -> what it reads
@@ -93,10 +95,21 @@ class Engine:
 
     # -- declarations ---------------------------------------------------------------------------
 
-    def add_agent(self, spec: AgentSpec, source: Source) -> Agent:
-        agent = Agent(spec, self.clock, tables=lambda: list(self.tables.values()), give_up=self._give_up)
+    def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
+        """An agent on one topic, or on several, which it takes in turn."""
+        agent = Agent(
+            spec,
+            self.clock,
+            self.gate,
+            tables=lambda: list(self.tables.values()),
+            give_up=self.letters.give_up,
+        )
         self.agents.append(agent)
-        self._decoder(source).agents.append(agent)
+        for each in (source, *more):
+            agent.topics[each.name] = None
+            self._decoder(each).agents.append(agent)
+        if more:
+            agent.general()
         self.sources[spec.consumer] = source
         if spec.dead_letter is not None:
             self.topics.want(spec.dead_letter, source.partitions, letters=True)
@@ -133,7 +146,7 @@ class Engine:
             default,
             hash_partition=place,
             on_late=on_late,
-            on_scattered=lambda partition, key: self._count_scattered(name, partition, key),
+            on_scattered=lambda partition, key: self.letters.note_scattered(name, partition, key),
         )
         self.tables[name] = table
         self._table_partitions[name] = partitions
@@ -251,7 +264,9 @@ class Engine:
             return
         for agent in ours.agents:
             await agent.halt()
-        if was_live:
+        if self.gate.torn is not None:
+            logger.warning("no last checkpoint, events are taken again: %s", self.gate.torn)
+        elif was_live:
             checkpoint.attempts_max = LAST_COMMIT_ATTEMPTS
             ours.hurry()
             try:
@@ -288,6 +303,7 @@ class Engine:
         self._paused.clear()
         if self.ours is not None:
             self.ours.drop()
+            self.gate.clear()
         self.ours = None
         self._checkpoint = None
         self.watch_ours()
@@ -413,13 +429,23 @@ class Engine:
             if agent.failure is not None:
                 raise agent.failure
         idle_ticks(ours, self.board, self.topics.partitions, self.clock.monotonic_ms())
-        await close_windows(ours, lambda: self.ours is ours and self.live)
+        if self.gate.torn is None:
+            await close_windows(ours, lambda: self.ours is ours and self.live)
+        await untangle(self.gate, lambda: self.ours is ours)
+        if self.ours is not ours or not self.live:
+            return
+        if self.gate.torn is not None:
+            self._restart(self.gate.torn)
+            return
+        ours.on_cut = self.gate.open
         try:
             if await checkpoint.run():
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
         except (Fenced, CommitUnknown, CommitAborted) as exc:
             if self.ours is ours and self.live:
                 self._restart(exc)
+        finally:
+            self.gate.open()
 
     def _on_tail(self, batch: Batch) -> None:
         for name, table in self.everywhere.items():
@@ -442,27 +468,6 @@ class Engine:
         self.watch(folded)
 
     # -- what agents do -----------------------------------------------------------------------------
-
-    def _give_up(self, agent: Agent, chunk: Chunk, index: int, exc: BaseException) -> None:
-        reason = getattr(exc, "reason", "agent-failed")
-        self.metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
-        place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
-        logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
-        if agent.spec.dead_letter is None:
-            raise exc
-        self.letters.add(chunk, index, reason, exc, agent.spec.name, agent.spec.dead_letter)
-
-    def _count_scattered(self, table: str, partition: int, key: Any) -> None:
-        counter = self.metrics.scattered_writes_total.labels(table)
-        if not counter.value:
-            logger.warning(
-                "table %s: key %r was written in partition %d, but its hash belongs to another: queries "
-                "for it answer 409; write keys of the event's own partition, or declare an aggregate",
-                table,
-                key,
-                partition,
-            )
-        counter.inc()
 
     async def send(self, record: Record) -> asyncio.Future[Record]:
         """Writes a record: with the checkpoint of the event in hand, or at once outside of one.

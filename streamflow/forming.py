@@ -131,16 +131,14 @@ class Forming:
                     continue
                 self._progress(ours, decoder.consumer, topic, partition, start)
                 for agent in decoder.agents:
-                    agent.progress[partition] = self._progress(
-                        ours, agent.spec.consumer, topic, partition, start
-                    )
+                    agent.hold(self._progress(ours, agent.spec.consumer, topic, partition, start))
                 for fold in decoder.folds:
                     self._progress(ours, fold.spec.consumer, topic, partition, start)
 
     def _make_parts(self, ours: Ours) -> dict[TopicPartition, TablePartition]:
         """Changelog partition -> the empty table partition that it fills."""
         logs: dict[TopicPartition, TablePartition] = {}
-        agents_topics = {agent.spec.topic for agent in ours.agents}
+        agents_topics = {topic for agent in ours.agents if agent.writes_tables for topic in agent.topics}
         fed = {partition for topic, partition in ours.assignment.partitions if topic in agents_topics}
         for name, table in self._declared.tables.items():
             table.parts.clear()
@@ -212,7 +210,7 @@ def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int
     sources = {decoder.source.name for decoder in declared.decoders}
     for source in sources:
         topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
-    agents_topics = sorted({agent.spec.topic for agent in declared.agents})
+    agents_topics = sorted({t for agent in declared.agents if agent.writes_tables for t in agent.topics})
     for name, table in declared.tables.items():
         count = topics.agreed(agents_topics, f"table {name!r}", partitions[name])
         table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)

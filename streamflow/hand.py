@@ -33,6 +33,7 @@ class Hand:
     __slots__ = (
         "chunk",
         "consumer",
+        "entangled",
         "holding",
         "index",
         "keys",
@@ -56,6 +57,7 @@ class Hand:
         self.index = -1
         self.holding = False
         self.stale = False
+        self.entangled = False  # another event wrote, and kept, over what the event in hand wrote
         self.partition = -1
         self.keys: list[Any] = []
         self.times: list[int] = []
@@ -85,6 +87,14 @@ class Hand:
     def check_send(self) -> None:
         """Raises as `check` does."""
         self.check()
+
+    def holds(self, index: int) -> bool:
+        """Is the event that had this index when it was asked for still in hand?"""
+        return self.holding and self.index == index
+
+    def move_to(self, key: Any) -> bool:
+        """Of the events in hand, stands at one with this key. One event in hand: there is no other."""
+        return False
 
     def check(self) -> None:
         """Raises StaleEvent for an event whose partition was taken away, TypeError where none is held."""
@@ -128,6 +138,10 @@ class Hand:
         held = self.index if self.holding else -2
         self.undo = [entry for entry in self.undo if entry[0] == held]
         return self.undo
+
+    def writes(self) -> list[Undo]:
+        """What the event in hand wrote, oldest first."""
+        return [entry for entry in self.undo if entry[0] == self.index] if self.holding else []
 
 
 class ClosingHand(Hand):

@@ -42,8 +42,8 @@ def _of_agents(ours: Ours) -> Iterator[tuple[Progress, Window]]:
         if window is None or table.spec.own_time:
             continue
         for agent in ours.agents:
-            for partition, progress in agent.progress.items():
-                part = table.parts.get(partition)
+            for progress in agent.progress.values():
+                part = table.parts.get(progress.partition)
                 # After a restore nobody is known to have written it: then it is all who may.
                 if part is not None and (not part.writers or agent.spec.consumer in part.writers):
                     yield progress, window

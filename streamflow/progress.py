@@ -1,7 +1,8 @@
 """How far one consumer has come in one source partition, and what it did with what it took.
 
-The position never moves past an event that is not done. It is durable only as part of a
-checkpoint, together with everything that the events before it caused.
+The position never moves past an event that is not done: it is a contiguous mark. What is done behind it
+is told apart. Both are durable only as part of a checkpoint, together with everything that those
+events caused.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class Progress:
     event_ms: highest event time seen; ``None`` before the first event.
     watermark_ms: the highest of ``event_ms`` and of what idle ticks added; ``None`` likewise.
     closed_to_ms: every window that a watermark up to here closes has been closed and emitted.
+    done: (first, last offset) of what is done behind the position, where events end in another order than
+        they lie: they are passed over when the position comes there again.
     """
 
     consumer: str
@@ -33,6 +36,7 @@ class Progress:
     watermark_ms: int | None = None
     closed_to_ms: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    done: tuple[tuple[int, int], ...] = ()
     changed: bool = False
 
     def take(self, next_offset: int, **outcomes: int) -> None:
@@ -66,15 +70,16 @@ class Progress:
         return orjson.dumps([self.consumer, self.topic, self.partition])
 
     def record_value(self) -> bytes:
-        return orjson.dumps(
-            {
-                "position": self.position,
-                "event_ms": self.event_ms,
-                "watermark_ms": self.watermark_ms,
-                "closed_to_ms": self.closed_to_ms,
-                "counters": self.counters,
-            }
-        )
+        data: dict[str, Any] = {
+            "position": self.position,
+            "event_ms": self.event_ms,
+            "watermark_ms": self.watermark_ms,
+            "closed_to_ms": self.closed_to_ms,
+            "counters": self.counters,
+        }
+        if self.done:
+            data["done"] = self.done
+        return orjson.dumps(data)
 
 
 ProgressKey = tuple[str, str, int]
@@ -94,4 +99,5 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         watermark_ms=data["watermark_ms"],
         closed_to_ms=data["closed_to_ms"],
         counters=data["counters"],
+        done=tuple((first, last) for first, last in data.get("done", ())),
     )

@@ -212,7 +212,7 @@ class AgentReader(EngineReader):
 
     def __init__(self, engine: Engine, table: AgentTable) -> None:
         spec = table.spec
-        topics = {agent.spec.topic: agent.spec.consumer for agent in engine.agents}
+        topics = {topic: agent.spec.consumer for agent in engine.agents for topic in agent.topics}
         fitting = [topic for topic in sorted(topics) if engine.topics.partitions(topic) == spec.partitions]
         self._topic = fitting[0] if fitting else ""
         source = engine.sources.get(topics.get(self._topic, ""))
@@ -285,7 +285,7 @@ class AgentReader(EngineReader):
 
     def consumers(self) -> list[str]:
         """The agents that were seen to write it; before that, whoever reads its topic."""
-        agents = [agent.spec.consumer for agent in self.engine.agents if agent.spec.topic == self._topic]
+        agents = [agent.spec.consumer for agent in self.engine.agents if self._topic in agent.topics]
         writers = {name for part in self._table.parts.values() for name in part.writers}
         return [name for name in agents if name in writers] or agents
 

@@ -10,43 +10,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from streamflow.agent_spec import AgentSpec
 from streamflow.buffer import Buffer
 from streamflow.chunk import Chunk
 from streamflow.clock import Clock
 from streamflow.errors import EventTypeError, StaleEvent
+from streamflow.gate import Gate
+from streamflow.general import SHARED, Actor, Feed, Unit
 from streamflow.hand import CURRENT, Hand, Sent
 from streamflow.progress import Progress
-from streamflow.retries import Retry
 from streamflow.tables import AgentTable
+from streamflow.taking import Process, Torn, UnitStream, as_it_is, mend, run_alone
+from streamflow.transports.base import TopicPartition
 
 logger = logging.getLogger(__name__)
 
 BLOCK_EVENTS_MAX = 512
 BLOCK_MS = 1.0
 CANCEL_WAIT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSpec:
-    """An agent, apart from its running. ``run`` is called with the stream again after each failure.
-
-    ``dead_letter``: the topic for events it gives up on, or ``None``: they stop the worker.
-    """
-
-    name: str
-    topic: str
-    run: Callable[[EventStream], Awaitable[None]]
-    retry: Retry = field(default_factory=Retry)
-    dead_letter: str | None = None
-    buffer: Buffer = field(default_factory=Buffer)
-
-    @property
-    def consumer(self) -> str:
-        return f"agent:{self.name}"
+OPEN_EVENTS_MAX = 100_000
+"""So many events of one agent may be taken and not done; then its partitions wait."""
 
 
 GiveUp = Callable[["Agent", Chunk, int, BaseException], None]
@@ -54,14 +40,27 @@ GiveUp = Callable[["Agent", Chunk, int, BaseException], None]
 
 
 class Agent:
-    """The running side of an agent: its queue of chunks, its hand, its task."""
+    """The running side of an agent: its queue of chunks, its hand, its tasks.
+
+    It begins on the fast road, with one hand; `general` moves it to the general road (``feed``) for good.
+    """
 
     def __init__(
-        self, spec: AgentSpec, clock: Clock, *, tables: Callable[[], list[AgentTable]], give_up: GiveUp
+        self,
+        spec: AgentSpec,
+        clock: Clock,
+        gate: Gate,
+        *,
+        tables: Callable[[], list[AgentTable]],
+        give_up: GiveUp,
     ) -> None:
         self.spec = spec
+        self.topics = {spec.topic: None}  # all that it reads, in order
+        self.writes_tables = True  # else the number of its partitions means nothing to tables
         self.hand = Hand(spec.consumer)
-        self.progress: dict[int, Progress] = {}
+        self.feed: Feed | None = None
+        self.gate = gate
+        self.progress: dict[TopicPartition, Progress] = {}
         self.outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
         self.failure: BaseException | None = None
         self.queued = 0  # events in the queue
@@ -72,26 +71,74 @@ class Agent:
         self._give_up = give_up
         self._queue: deque[tuple[Chunk, int]] = deque()  # (chunk, events dropped from it by policy)
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._waits = asyncio.Event()  # set when it waits for its first event
+        self._tasks: dict[asyncio.Task[None], Actor] = {}
         self._accounted = -1  # index of the last event that the progress covers
         self._late: set[int] = set()  # indexes of events that came too late for a table
         self._attempts = 0
         self._failed_at: tuple[str, int, int] | None = None
+        if spec.run is None or spec.concurrency > 1 or spec.isolated:
+            self.general()
 
     # -- the engine's side -------------------------------------------------------------------
 
     def start(self) -> None:
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(self.hand), name=self.spec.consumer)
+        """Starts the coroutines that do not run."""
+        if self.spec.run is None:
+            return
+        lanes = [SHARED] * self.spec.concurrency
+        if self.spec.isolated and self.feed is not None:
+            lanes = sorted(partition for _, partition in self.feed.ledgers)
+        for task, actor in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[task]
+            elif actor.lane in lanes:
+                lanes.remove(actor.lane)
+        for lane in lanes:
+            actor = Actor(self.gate, self._clock, lane)
+            self._tasks[asyncio.create_task(self._run(self.hand, actor), name=self.spec.consumer)] = actor
+
+    async def waits(self) -> None:
+        """Returns when each of its coroutines has waited for an event, or has ended."""
+        for task, actor in list(self._tasks.items()):
+            waiting = [asyncio.ensure_future(each.wait()) for each in (self._waits, actor.waits)]
+            await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+            for each in waiting:
+                each.cancel()
+
+    def hold(self, progress: Progress) -> None:
+        """One of its partitions is ours."""
+        self.progress[progress.topic, progress.partition] = progress
+        if self.feed is not None:
+            self.feed.hold(progress)
+
+    def hands(self) -> Iterator[Hand]:
+        if self.feed is None:
+            yield self.hand
+        else:
+            yield from list(self.feed.units)
+
+    def wake(self) -> None:
+        """Its coroutines look whether there is something to do."""
+        if self.feed is not None:
+            self.feed.wake()
+
+    def due(self) -> bool:
+        """Has it done anything since the last cut?"""
+        if self.feed is not None:
+            return self.feed.due()
+        return bool(self.outbox) or self.hand.chunk is not None
 
     def full(self) -> bool:
         """Must its partitions wait?"""
         buffer: Buffer = self.spec.buffer
+        if self.feed is not None and self.feed.open_events() >= OPEN_EVENTS_MAX + buffer.events_max:
+            return True
         return buffer.when_full == "block" and self.queued >= buffer.events_max
 
     def offer(self, chunk: Chunk) -> None:
         """Queues what this agent has not taken yet of a chunk, by the buffer's policy."""
-        chunk = chunk.since(self.progress[chunk.partition].position)
+        chunk = chunk.since(self.progress[chunk.topic, chunk.partition].position)
         buffer = self.spec.buffer
         dropped = 0
         if self.queued + len(chunk) > buffer.events_max and buffer.when_full != "block":
@@ -101,7 +148,10 @@ class Agent:
                 self._drop_oldest(self.queued + len(chunk) - buffer.events_max)
         self._queue.append((chunk, dropped))
         self.queued += len(chunk)
-        self._wake.set()
+        if self.feed is not None:
+            self.feed.wake()
+        else:
+            self._wake.set()
 
     def _drop_oldest(self, events: int) -> None:
         for at, (chunk, dropped) in enumerate(self._queue):
@@ -113,6 +163,11 @@ class Agent:
 
     def settle(self) -> None:
         """Moves the progress over what is done, and takes what it sent; the event in hand stays out."""
+        if self.feed is not None:
+            self.feed.settle()
+            self.outbox.extend(self.feed.outbox)
+            self.feed.outbox = []
+            return
         hand, chunk = self.hand, self.hand.chunk
         if chunk is None:
             return
@@ -128,7 +183,7 @@ class Agent:
         self._late = {index for index in self._late if index > done} if self._late else self._late
         count = done + 1 - first
         position = chunk.offsets[done + 1] if done + 1 < len(chunk) else chunk.next_offset
-        progress = self.progress[chunk.partition]
+        progress = self.progress[chunk.topic, chunk.partition]
         progress.see(max(chunk.times_ms[first : done + 1]))
         progress.take(position, counted=count - late - failed, late=late, failed=failed)
         self._accounted = done
@@ -138,21 +193,31 @@ class Agent:
         """The event in hand came too late for a table."""
         if hand is self.hand:
             self._late.add(hand.index)
+        elif isinstance(hand, Unit) and hand.place.feed is self.feed:
+            hand.place.outcome = "late"
 
     async def halt(self) -> None:
         """`abandon`, and waits a moment for the agent to end."""
-        task = self._task
+        tasks = list(self._tasks)
         self.abandon()
-        if task is not None:
-            await asyncio.wait({task}, timeout=CANCEL_WAIT_S)
+        if tasks:
+            await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
 
     def abandon(self) -> None:
-        """Takes no more events. What is done stays for the last checkpoint; the event in hand is undone.
+        """Takes no more events. What is done stays for the last checkpoint; the events in hand are undone.
 
-        It is cancelled too; what it still writes or sends afterwards raises StaleEvent.
+        It is cancelled too; what it still writes or sends afterwards raises StaleEvent. An entangled
+        event can't be undone: the gate is torn then, and there must be no last checkpoint.
         """
-        hand, task = self.hand, self._task
+        hand = self.hand
+        for held in self.hands():
+            if self.gate.is_entangled(held):
+                if isinstance(held, Unit):
+                    run_alone(held)
+                self.gate.tear(f"{self.spec.consumer} was stopped while another event held the same row")
         self.settle()
+        if self.feed is not None:
+            self._abandon_units(self.feed)
         if hand.holding:
             hand.revert()
             hand.holding = False
@@ -160,13 +225,32 @@ class Agent:
         hand.stale = True
         self._queue.clear()
         self.queued = 0
-        self._task = None
-        if task is not None:
+        tasks, self._tasks = self._tasks, {}
+        for task, actor in tasks.items():
+            actor.stale = True
+            actor.wake()
             task.cancel()
+
+    def _abandon_units(self, feed: Feed) -> None:
+        for unit in list(feed.units):
+            if not unit.acked:
+                unit.revert()
+            unit.holding = False
+            unit.stale = True
+            self.gate.leave(unit)
+        for actor in feed.actors:
+            actor.stale = True
+            actor.wake()
+        feed.actors.clear()
 
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
-        self.hand = Hand(self.spec.consumer)
+        if self.feed is not None:
+            self.feed.clear()
+        if self._tasks:  # started early: it waits with this very hand
+            self.hand.clear()
+        else:
+            self.hand = Hand(self.spec.consumer)
         self.progress = {}
         self.outbox = []
         self._queue.clear()
@@ -175,28 +259,84 @@ class Agent:
         self._late.clear()
         self._failed_at = None
 
+    # -- the general road ----------------------------------------------------------------------
+
+    def general(self) -> Feed:
+        """Moves to the general road: what is in hand is done, what is left of its chunk comes next."""
+        if self.feed is not None:
+            return self.feed
+        hand, chunk = self.hand, self.hand.chunk
+        if chunk is not None:
+            hand.holding = False
+            next_index = hand.index + 1
+            self.finish_block(hand)
+            hand.chunk = None
+            if next_index < len(chunk):
+                rest = chunk.select(range(next_index, len(chunk)))
+                self._queue.appendleft((rest, 0))
+                self.queued += len(rest)
+        self.feed = feed = Feed(
+            self.spec.consumer,
+            self._pull,
+            self._open_chunk,
+            retry=self.spec.retry,
+            give_up=lambda chunk, index, exc: self._give_up(self, chunk, index, exc),
+            pause_ms=self._clock.sleep_ms,
+            isolated=self.spec.isolated,
+        )
+        for progress in self.progress.values():
+            feed.hold(progress)
+        return feed
+
+    def _pull(self) -> tuple[Chunk, int] | None:
+        if not self._queue:
+            return None
+        chunk, dropped = self._queue.popleft()
+        self.queued -= len(chunk)
+        return chunk, dropped
+
+    def _open_chunk(self, chunk: Chunk) -> None:
+        """Tells the tables how far time will have come at the end of a chunk."""
+        watermark_ms = max(chunk.times_ms)
+        before_ms = self.progress[chunk.topic, chunk.partition].watermark_ms
+        if before_ms is not None and before_ms > watermark_ms:
+            watermark_ms = before_ms
+        for table in self._tables():
+            table.open_chunk(chunk.partition, watermark_ms)
+
     # -- the agent's side --------------------------------------------------------------------
 
-    async def _run(self, hand: Hand) -> None:
+    async def _run(self, hand: Hand, actor: Actor) -> None:
         CURRENT.set(hand)
+        run = self.spec.run
+        assert run is not None
         while True:
             try:
-                await self.spec.run(EventStream(self, hand))
+                await run(EventStream(self, hand, actor))
             except asyncio.CancelledError:
                 raise
             except Exception as exc:  # noqa: BLE001 - the agent is the user's code
-                if hand.stale:
+                if hand.stale or actor.stale:
                     return
                 try:
-                    await self._failed(hand, exc)
+                    if self.spec.restarts == "crash":
+                        raise
+                    if not await mend(actor, exc):
+                        await self._failed(hand, exc)
+                except Torn:
+                    return
                 except Exception as fatal:  # noqa: BLE001 - told to the engine, which stops
                     self.failure = fatal
                     return
+                if self.spec.restarts == "never":
+                    logger.critical("agent %s is not started again", self.spec.name)
+                    return
             else:
                 # The agent is through with its stream for good, as in Faust: what it holds is done.
+                actor.finish()
                 hand.holding = False
                 self.finish_block(hand)
-                if hand.stale:
+                if hand.stale or actor.stale:
                     return
                 logger.warning("agent %s returned; its stream starts again", self.spec.name)
                 await self._clock.sleep_ms(100)
@@ -208,6 +348,10 @@ class Agent:
             logger.error("agent %s failed between events", self.spec.name)
             raise exc
         index = hand.index
+        if self.gate.is_entangled(hand):
+            self.general().alone.add((chunk.topic, chunk.partition, chunk.offsets[index]))
+            self.gate.tear(f"agent {self.spec.name} failed while another event held the same row: {exc}")
+            raise Torn from exc
         hand.revert()
         self._late.discard(index)  # its outcome is still open: late again, counted, or failed
         hand.holding = False
@@ -234,31 +378,33 @@ class Agent:
         if chunk is not None and hand.index + 1 < len(chunk):
             return chunk
         while True:
-            while not self._queue:
+            if self.gate.closed:
+                await self.gate.passage()
+            found = self._pull()
+            if found is None:
                 self._wake.clear()
+                self._waits.set()
                 await self._wake.wait()
-            chunk, dropped = self._queue.popleft()
-            self.queued -= len(chunk)
-            progress = self.progress[chunk.partition]
+                continue
+            chunk, dropped = found
+            progress = self.progress[chunk.topic, chunk.partition]
             if not len(chunk):
                 progress.take(chunk.next_offset, dropped=dropped)
                 continue
             assert chunk.events is not None
             self._accounted = -1
             hand.open(chunk, progress.watermark_ms)
-            watermark_ms = max(chunk.times_ms)
-            if progress.watermark_ms is not None and progress.watermark_ms > watermark_ms:
-                watermark_ms = progress.watermark_ms
-            for table in self._tables():
-                table.open_chunk(chunk.partition, watermark_ms)
+            self._open_chunk(chunk)
             return chunk
 
     def finish_block(self, hand: Hand) -> None:
         """Everything up to ``hand.index`` is done."""
         if hand.stale or hand.chunk is None:
             return
+        self.gate.finished(hand, hand.undo)
         self.settle()
         hand.undo.clear()
+        hand.entangled = False
         if hand.index + 1 >= len(hand.chunk):
             hand.chunk = None
 
@@ -267,14 +413,31 @@ class Agent:
 
 
 class EventStream:
-    """What an agent iterates: of each event its value, its key and value, or its place."""
+    """What an agent iterates: of each event its value, its key and value, or its place.
 
-    __slots__ = ("_agent", "_block", "hand")
+    ``actor`` is the coroutine that it belongs to: it takes events on the general road.
+    """
 
-    def __init__(self, agent: Agent, hand: Hand) -> None:
+    __slots__ = ("_agent", "_block", "actor", "hand")
+
+    def __init__(self, agent: Agent, hand: Hand, actor: Actor) -> None:
         self._agent = agent
         self.hand = hand
+        self.actor = actor
         self._block = BLOCK_EVENTS_MAX
+
+    @property
+    def agent(self) -> Agent:
+        return self._agent
+
+    @property
+    def is_general(self) -> bool:
+        """Are its events to be taken on the general road?"""
+        return self._agent.feed is not None
+
+    def general(self, process: Process = as_it_is, *, manual: bool = False) -> UnitStream:
+        """Its events on the general road; from here on there is no other."""
+        return UnitStream([self._agent.general()], self.actor, process, manual=manual)
 
     async def _next_block(self) -> tuple[Chunk, range]:
         """The next stretch of indexes; gives the event loop its turn first."""
@@ -332,3 +495,6 @@ class EventStream:
                 hand.index = index
                 yield chunk, index
             await self._finish_block(len(block), began_ms)
+
+
+__all__ = ["Agent", "AgentSpec", "EventStream"]

@@ -101,6 +101,16 @@ class TablePartition:
         rows[key] = value
         self.writers.add(hand.consumer)
 
+    def put_back(self, start: int, key: Any, before: Any) -> None:
+        """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
+        rows = self.changes.get(start)
+        if rows is None:
+            return
+        if before is MISSING:
+            rows.pop(key, None)
+        else:
+            rows[key] = before
+
     def begin_cut(self, watermark_ms: int | None) -> None:
         """Takes the changes as the cut, and drops the windows that the watermark expires."""
         assert self.cut is None, "a cut is taken only when the one before is durable"
@@ -296,12 +306,12 @@ class AgentTable:
         Raises TypeError outside an event, StaleEvent when its partition was taken away.
         """
         hand = self.hand()
+        if key is not hand.keys[hand.index]:
+            self._check_key(hand, key)
         part = self.part(hand)
         if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
             self._on_late(hand, start)
             return
-        if key is not hand.keys[hand.index]:
-            self._check_key(hand, key)
         part.put(hand, start, key, value)
 
     def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
@@ -312,12 +322,12 @@ class AgentTable:
         hand = CURRENT.get()
         if hand is None or not hand.holding or hand.stale:
             hand = self.hand()
+        if key is not hand.keys[hand.index]:
+            self._check_key(hand, key)
         index = hand.index
         part = self.parts.get(hand.partition)
         if part is None:
             part = self.part(hand)
-        if key is not hand.keys[index]:
-            self._check_key(hand, key)
         for start in (self._start_of(hand.times[index]),) if self._start_of else self.starts(hand):
             if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
                 self._on_late(hand, start)
@@ -349,8 +359,13 @@ class AgentTable:
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
 
     def _check_key(self, hand: Hand, key: Any) -> None:
-        """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it."""
-        if key != hand.keys[hand.index] and self._hash_partition(key) != hand.partition:
+        """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it.
+
+        A batch in hand stands at its event with the key, if it has one.
+        """
+        if key == hand.keys[hand.index] or hand.move_to(key):
+            return
+        if self._hash_partition(key) != hand.partition:
             self._on_scattered(hand.partition, key)
 
     def keys_seen(self, hand: Hand) -> Iterator[Any]:

@@ -44,7 +44,7 @@ class Acknowledgement:
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
         hand = self._hand
-        if hand is not None and hand.holding and hand.index == self._index and hand is CURRENT.get():
+        if hand is not None and hand.holds(self._index) and hand is CURRENT.get():
             raise RuntimeError(
                 "a send's acknowledgement comes with the checkpoint of its event: awaiting it inside this "
                 "event would wait for ever"
