@@ -6,7 +6,7 @@ step, all that is to be durable; its `committed` folds that into what may be sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,7 @@ class Ours:
         self.tables = list(tables)
         self.folds: list[FoldPart] = []
         self.stages: list[SecondStage] = []
+        self.unopened: set[int] = set()  # partition numbers whose tables are on their way back
         self.progress: dict[ProgressKey, Progress] = {}
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
         self.end_offsets: dict[TopicPartition, int] = {}  # last stable offset that a fetch told
@@ -233,16 +234,19 @@ class Ours:
                     Record(self._progress_topic, partition, progress.record_key(), progress.record_value())
                 )
 
-    def committed(self) -> list[Folded]:
-        """The cut is durable: folds it into the checkpointed rows. Returns what became visible."""
+    def committed(self, written: Mapping[TopicPartition, int]) -> list[Folded]:
+        """The cut is durable: folds it into the checkpointed rows. Returns what became visible.
+
+        ``written``: for each partition written to the offset behind the last record.
+        """
         seen: list[Folded] = []
         self.show(self._cut)
         self._cut = []
         for table in self.tables:
             for part in table.parts.values():
-                seen.append(_fold(part))
+                seen.append(_fold(part, written))
         for folded in self.folds:
-            change = _fold(folded.part)
+            change = _fold(folded.part, written)
             folded.shown_closed_to_ms = folded.progress.closed_to_ms
             change.closed = folded.closed
             if folded.sender is None:
@@ -284,7 +288,11 @@ class Lifecycle:
         """Before the tables of a new assignment are restored."""
 
     async def recovered(self) -> None:
-        """The tables are back; the agents have not begun yet."""
+        """The tables are back; where `waits` says so the agents have not begun yet."""
+
+    def waits(self) -> bool:
+        """Must agents wait until `recovered` was told? Else each partition begins with its own tables."""
+        return type(self).recovered is not Lifecycle.recovered
 
 
 def table_consumer(name: str) -> str:
@@ -292,11 +300,12 @@ def table_consumer(name: str) -> str:
     return f"table:{name}"
 
 
-def _fold(part: TablePartition) -> Folded:
-    assert part.cut is not None
+def _fold(part: TablePartition, written: Mapping[TopicPartition, int]) -> Folded:
+    if part.cut is None:
+        return Folded(part.spec.name, part.partition)  # it was opened while the commit was on its way
     expired = {start: list(part.store.window(start)) for start in part.drops}
     rows = {start: rows for start, rows in part.cut.items() if start not in expired}
-    part.fold_cut()
+    part.fold_cut(written.get((part.spec.changelog, part.partition)))
     return Folded(part.spec.name, part.partition, rows, expired)
 
 

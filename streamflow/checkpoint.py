@@ -63,27 +63,27 @@ class Checkpoint:
         began_ms = self._clock.monotonic_ms()
         # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
         records, offsets = self._ours.cut()
+        written: dict[TopicPartition, int] = {}
         if records or offsets != self._committed:
             # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
             self.in_flight = True
             try:
-                await self._commit(Commit(self._ours.assignment, records, offsets))
+                written = await self._commit(Commit(self._ours.assignment, records, offsets))
             finally:
                 self.in_flight = False
             self._committed = offsets
         # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
-        folded = self._ours.committed()
+        folded = self._ours.committed(written)
         # Step 6. Tell the live subscribers.
         self._watcher(folded)
         self.last_seconds = (self._clock.monotonic_ms() - began_ms) / 1_000
 
-    async def _commit(self, commit: Commit) -> None:
+    async def _commit(self, commit: Commit) -> dict[TopicPartition, int]:
         attempt, wait_ms = 0, RETRY_FIRST_MS
         while True:
             attempt += 1
             try:
-                await self._transport.commit(commit)
-                return
+                return await self._transport.commit(commit)
             except CommitAborted as exc:
                 # It had no effect: the very same cut is tried again, while work goes on over it.
                 if self.attempts_max is not None and attempt >= self.attempts_max:

@@ -20,6 +20,7 @@ from streamflow.errors import DecodeError
 from streamflow.folds import Fold
 from streamflow.metrics import Metrics
 from streamflow.progress import Progress
+from streamflow.settings import Settings
 from streamflow.streams import Agent
 from streamflow.transports.base import Batch
 
@@ -78,6 +79,15 @@ class Limits:
     timestamp_min_ms: int
     timestamp_max_ms: int
     future_max_ms: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        future_s = settings.future_max_s
+        return cls(
+            settings.timestamp_min_ms,
+            settings.timestamp_max_ms,
+            None if future_s is None else int(future_s * 1_000),
+        )
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from streamflow.assignment import Folded, Lifecycle, Ours
@@ -22,14 +22,16 @@ from streamflow.dispatch import Decoder, Dispatcher, Letters, Limits, Source
 from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, TransportError
 from streamflow.everywhere import Everywhere
 from streamflow.folds import Fold, FoldSpec, State, closed_row
-from streamflow.forming import Declared, Forming, size_tables
+from streamflow.forming import Declared, Forming, Opening, size_tables
 from streamflow.gate import Gate
 from streamflow.hand import CURRENT, Hand
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
 from streamflow.partitioner import partitioner_named
+from streamflow.recovering import Recovering, Turns
 from streamflow.recovery import end_of_logs
 from streamflow.settings import Settings
+from streamflow.shelf import Shelf
 from streamflow.shuffle import RowId, SecondStage
 from streamflow.stores.memory import MemoryStore
 from streamflow.streams import Agent, AgentSpec
@@ -63,6 +65,7 @@ class Engine:
         self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
         self.agents: list[Agent] = []
         self.gate = Gate(clock, self.agents)
+        self.shelf = Shelf(lambda table, partition: MemoryStore(), clock, settings.store_age_max_s * 1_000)
         self.tables: dict[str, AgentTable] = {}
         self.folds: dict[str, Fold] = {}
         self.sources: dict[str, Source] = {}  # consumer -> what it reads
@@ -185,12 +188,9 @@ class Engine:
         await self.topics.create(self.transport)
         size_tables(self.topics, self._declared(), self._table_partitions)
         await self.topics.create(self.transport)
-        limits = Limits(
-            self.settings.timestamp_min_ms,
-            self.settings.timestamp_max_ms,
-            None if self.settings.future_max_s is None else int(self.settings.future_max_s * 1_000),
+        self._dispatcher = Dispatcher(
+            list(self._decoders.values()), Limits.of(self.settings), self.metrics, self.topics.place
         )
-        self._dispatcher = Dispatcher(list(self._decoders.values()), limits, self.metrics, self.topics.place)
         self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
         self._forming = Forming(
             self._declared(),
@@ -200,18 +200,18 @@ class Engine:
             tail=tail,
             clock=self.clock,
             emit=self.closed_record,
-            new_store=lambda table, partition: MemoryStore(),
+            shelf=self.shelf,
         )
-        self._tail.follow(
-            (self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress))
-        )
-        self._tail.follow(self._global_logs())
+        turns = Turns(self._read_global, self._install, self._open)
+        self._recovering = Recovering(self._forming, self.transport, self.clock, self.metrics, turns)
+        count = self.topics.partitions(self.topics.progress)
+        tail.follow([*((self.topics.progress, p) for p in range(count)), *self._global_logs()])
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         if self._decoders:
-            names = sorted({decoder.source.name for decoder in self._decoders.values()})
-            await self.transport.subscribe(names, self, url)
+            names = {decoder.source.name for decoder in self._decoders.values()}
+            await self.transport.subscribe(sorted(names), self, url)
 
     def _global_logs(self) -> list[TopicPartition]:
         specs = [self.tables[name].spec for name in self.everywhere]
@@ -231,6 +231,7 @@ class Engine:
             if self._tail is not None:
                 await self._tail.close()
             await self.transport.stop()
+            self.shelf.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         async def guarded() -> None:
@@ -297,9 +298,11 @@ class Engine:
             await asyncio.gather(task, return_exceptions=True)
 
     def _drop(self) -> None:
+        """Whatever is not durable goes. The stores stay on their shelf, the second stages go on reading."""
         self.live = False
         self.epoch += 1
-        self._tail_leave()
+        for stage in self._stages.values():
+            stage.hold()
         self._paused.clear()
         if self.ours is not None:
             self.ours.drop()
@@ -308,28 +311,13 @@ class Engine:
         self._checkpoint = None
         self.watch_ours()
 
-    def _tail_leave(self) -> None:
-        if self._stages and self._tail is not None:
-            self._tail.leave(list(self._stages))
-            self._stages = {}
-
     async def _recover(self, assignment: Assignment, wait_ms: float, *, told: bool = True) -> None:
-        began_ms = self.clock.monotonic_ms()
         try:
             if not told:
                 await self.lifecycle.assigned(assignment.partitions)
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
-            while not self.live:
-                try:
-                    ours = await self._forming.form(assignment)
-                    await self._read_global()
-                    await self.lifecycle.recovered()
-                    self._go_live(ours)
-                except TransportError as exc:
-                    logger.warning("recovery failed, trying again: %s", exc)
-                    await self.clock.sleep_ms(RESTART_WAIT_MS)
-            self.metrics.recovery_seconds.observe((self.clock.monotonic_ms() - began_ms) / 1_000)
+            await self._recovering.run(assignment, self._stages, self.lifecycle)
         except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
 
@@ -339,24 +327,31 @@ class Engine:
         if logs and self._tail is not None:
             await self._tail.passed(await end_of_logs(self.transport, logs))
 
-    def _go_live(self, ours: Ours) -> None:
-        """No await: from here on the assignment is taken, fetched and checkpointed."""
-        self._stages = {(stage.topic, stage.partition): stage for stage in ours.stages}
-        if self._stages and self._tail is not None:
-            self._tail.follow(self._stages)
-        positions = ours.offsets()
-        for at in ours.source_partitions():
-            if at in positions:
-                self.transport.seek(at, positions[at])
-        for agent in ours.agents:
-            agent.start()
+    def _install(self, ours: Ours, stages: Iterable[SecondStage]) -> None:
+        """From here on second stages are read; nothing is taken before it is opened."""
+        assert self._tail is not None
+        before, self._stages = self._stages, {(stage.topic, stage.partition): stage for stage in stages}
+        self._tail.leave([at for at in before if at not in self._stages])
+        self._tail.follow(at for at in self._stages if at not in before)
         self.ours = ours
-        ours.show(progress.copy() for progress in ours.progress.values())
         self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded)
+
+    def _open(self, ours: Ours, openings: list[Opening]) -> None:
+        """No await: from here on these partitions are taken, fetched and checkpointed."""
+        now_ms = self.clock.monotonic_ms()
+        for opening in openings:
+            opening.into(ours, now_ms)
+        positions = ours.offsets()
+        sources = [at for opening in openings for at in opening.sources if at in positions]
+        for at in sources:
+            self.transport.seek(at, positions[at])
+        if not self.live:
+            for agent in ours.agents:
+                agent.start()
         self.live = True
         self.epoch += 1
         self.watch_ours()
-        self.transport.resume(at for at in ours.source_partitions() if at in positions)
+        self.transport.resume(sources)
 
     def _restart(self, exc: BaseException) -> None:
         """What is held in memory can't be trusted any more: drop it, and read it back from the log."""
@@ -366,6 +361,8 @@ class Engine:
         logger.warning("restoring from the log: %s", exc)
         assignment = ours.assignment
         self.transport.pause(ours.source_partitions())
+        if self._recovery is not None:
+            self._recovery.cancel()  # some partitions were open already
         self._drop()
         self._recovery = asyncio.create_task(
             self._recover(assignment, RESTART_WAIT_MS), name="streamflow-recovery"
@@ -465,6 +462,8 @@ class Engine:
                 self.watch_stage(stage, changed)
 
     def _on_folded(self, folded: list[Folded]) -> None:
+        if self.ours is not None:
+            self.shelf.touch((part.spec.name, part.partition) for part in self.ours.table_partitions())
         self.watch(folded)
 
     # -- what agents do -----------------------------------------------------------------------------

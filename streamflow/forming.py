@@ -1,5 +1,8 @@
 """Forms what is held for a new assignment: progress read back, tables restored, second stages begun.
 
+What a rebalance left with us is kept: the stores, which are as good as their offset in the changelog says,
+and the second stages, which go on reading all the time. So only what was written since is read again.
+
 The order matters. First `committed`, which waits until no commit of a predecessor is undecided; then
 the ends of the logs, uncommitted records included; then everything below those ends is read. So
 nothing that a predecessor made durable is missed, and nothing it can still do has an effect.
@@ -7,8 +10,8 @@ nothing that a predecessor made durable is missed, and nothing it can still do h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -21,10 +24,10 @@ from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder
 from streamflow.errors import ConfigurationError
 from streamflow.folds import Fold, FoldSpec
-from streamflow.progress import Progress
-from streamflow.recovery import end_of_logs, restore
+from streamflow.progress import Progress, ProgressKey
+from streamflow.recovery import end_of_logs
+from streamflow.shelf import Shelf
 from streamflow.shuffle import SecondStage, Sender
-from streamflow.stores.base import Store
 from streamflow.streams import Agent
 from streamflow.tables import AgentTable, TablePartition, TableSpec
 from streamflow.tail import Tail
@@ -43,8 +46,49 @@ class Declared:
     folds: Mapping[str, Fold]
 
 
+@dataclass(slots=True)
+class Opening:
+    """Partition ``number`` of everything, on its way to being served. ``logs`` are still to be read."""
+
+    number: int
+    sources: list[TopicPartition] = field(default_factory=list)
+    tables: list[tuple[AgentTable, TablePartition]] = field(default_factory=list)
+    folds: list[FoldPart] = field(default_factory=list)
+    stages: list[SecondStage] = field(default_factory=list)
+    progress: dict[ProgressKey, Progress] = field(default_factory=dict)
+    logs: dict[TopicPartition, TablePartition] = field(default_factory=dict)
+
+    def parts(self) -> Iterator[TablePartition]:
+        for _, part in self.tables:
+            yield part
+        for folded in self.folds:
+            yield folded.part
+
+    def expired_to_ms(self, part: TablePartition) -> int | None:
+        """The watermark up to which windows have expired, as it was checkpointed."""
+        for folded in self.folds:
+            if folded.part is part:
+                return folded.progress.watermark_ms
+        return self.progress[table_consumer(part.spec.name), "", part.partition].watermark_ms
+
+    def into(self, ours: Ours, now_ms: float) -> None:
+        """All logs are read: from now on checkpoints hold it."""
+        for part in self.parts():
+            part.forget_expired(self.expired_to_ms(part))
+        for table, part in self.tables:
+            table.parts[self.number] = part
+        for folded in self.folds:
+            folded.fold.parts[self.number] = folded.part
+        ours.folds.extend(self.folds)
+        ours.stages.extend(self.stages)
+        ours.progress.update(self.progress)
+        ours.show(progress.copy() for progress in self.progress.values())
+        ours.moved_ms.update(dict.fromkeys(self.sources, now_ms))
+        ours.unopened.discard(self.number)
+
+
 class Forming:
-    """Makes `Ours` of an assignment. ``new_store`` is (table, partition) -> an empty store."""
+    """Makes `Ours` of an assignment. ``shelf`` has the stores, also those of the assignment before."""
 
     def __init__(
         self,
@@ -56,7 +100,7 @@ class Forming:
         tail: Tail,
         clock: Clock,
         emit: Emit,
-        new_store: Callable[[str, int], Store],
+        shelf: Shelf,
     ) -> None:
         self._declared = declared
         self._transport = transport
@@ -65,11 +109,17 @@ class Forming:
         self._tail = tail
         self._clock = clock
         self._emit = emit
-        self._new_store = new_store
-        self.restored_records = 0
+        self._shelf = shelf
+        self.kept = 0  # partitions of the newest assignment whose rows we still had
 
-    async def form(self, assignment: Assignment) -> Ours:
-        """Raises TransportError for what a retry may cure, ConfigurationError for a changed declaration."""
+    async def begin(
+        self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage]
+    ) -> tuple[Ours, list[Opening], dict[TopicPartition, int]]:
+        """What is ours, with nothing in it yet; what is to be opened; how far each log is to be read.
+
+        ``stages`` are second stages that have been followed all the time. Raises TransportError for what a
+        retry may cure, ConfigurationError for a changed declaration, StoreError.
+        """
         at_source = sorted(assignment.partitions)
         committed = await self._transport.committed(at_source)
         await self._read_progress(at_source)
@@ -82,24 +132,28 @@ class Forming:
             clock_ms=self._clock.monotonic_ms,
         )
         starts = await self._starts(committed)
-        self._make_progress(ours, starts)
-        logs = self._make_parts(ours)
+        openings = {number: Opening(number) for number in sorted({p for _, p in at_source})}
+        for at in at_source:
+            openings[at[1]].sources.append(at)
         shuffles = self._shuffles(at_source)
-        ends = await end_of_logs(self._transport, [*logs, *shuffles])
-        reader = self._transport.log_reader()
-        try:
-            self.restored_records = await restore(reader, logs, ends)
-        finally:
-            await reader.close()
-        for part in ours.table_partitions():
-            part.forget_expired(self._expired_to_ms(ours, part))
-        for at, (spec, count) in shuffles.items():
-            ours.stages.append(SecondStage(spec, at[0], at[1], count, ends.get(at, 0)))
-        now_ms = self._clock.monotonic_ms()
-        ours.moved_ms = dict.fromkeys(at_source, now_ms)
+        ends = await end_of_logs(self._transport, [*self._logs(at_source), *shuffles])
         ours.end_offsets = await end_of_logs(self._transport, at_source)
+        # From here on nothing is awaited, and nothing can fail that a retry would cure.
+        self._make_progress(ours, openings, starts)
+        self._make_parts(ours, openings)
+        self.kept = 0
+        for opening in openings.values():
+            held = [self._shelf.holds((part.spec.name, part.partition)) for part in opening.parts()]
+            self.kept += any(held)
+        for at, (spec, count) in shuffles.items():
+            stage = stages.get(at) or SecondStage(spec, at[0], at[1], count)
+            stage.begin(ends.get(at, 0))
+            openings[at[1]].stages.append(stage)
+        for opening in openings.values():
+            opening.logs = {(part.spec.changelog, part.partition): part for part in opening.parts()}
+        ours.unopened = set(openings)
         self._check_declarations(ours)
-        return ours
+        return ours, list(openings.values()), ends
 
     async def _read_progress(self, at_source: list[TopicPartition]) -> None:
         topic = self._topics.progress
@@ -113,64 +167,81 @@ class Forming:
         earliest = await self._transport.earliest_offsets(new) if new else {}
         return {at: earliest.get(at, 0) if offset is None else offset for at, offset in committed.items()}
 
-    def _progress(self, ours: Ours, consumer: str, topic: str, partition: int, start: int) -> Progress:
+    def _progress(self, opening: Opening, consumer: str, topic: str, partition: int, start: int) -> Progress:
         known = self._board.get(consumer, topic, partition)
         if known is None:
             progress = Progress(consumer, topic, partition, position=start)
         else:
             progress = replace(known, counters=dict(known.counters), changed=False)
-        ours.progress[consumer, topic, partition] = progress
+        opening.progress[consumer, topic, partition] = progress
         return progress
 
-    def _make_progress(self, ours: Ours, starts: Mapping[TopicPartition, int]) -> None:
+    def _make_progress(
+        self, ours: Ours, openings: Mapping[int, Opening], starts: Mapping[TopicPartition, int]
+    ) -> None:
         for agent in ours.agents:
             agent.clear()
         for decoder in self._declared.decoders:
             for (topic, partition), start in starts.items():
                 if topic != decoder.source.name:
                     continue
-                self._progress(ours, decoder.consumer, topic, partition, start)
+                opening = openings[partition]
+                self._progress(opening, decoder.consumer, topic, partition, start)
                 for agent in decoder.agents:
-                    agent.hold(self._progress(ours, agent.spec.consumer, topic, partition, start))
+                    agent.hold(self._progress(opening, agent.spec.consumer, topic, partition, start))
                 for fold in decoder.folds:
-                    self._progress(ours, fold.spec.consumer, topic, partition, start)
+                    self._progress(opening, fold.spec.consumer, topic, partition, start)
 
-    def _make_parts(self, ours: Ours) -> dict[TopicPartition, TablePartition]:
-        """Changelog partition -> the empty table partition that it fills."""
-        logs: dict[TopicPartition, TablePartition] = {}
-        agents_topics = {topic for agent in ours.agents if agent.writes_tables for topic in agent.topics}
-        fed = {partition for topic, partition in ours.assignment.partitions if topic in agents_topics}
+    def _fed(self, at_source: Iterable[TopicPartition]) -> set[int]:
+        """Partitions of tables in Faust's form that come with these."""
+        topics = {topic for agent in self._declared.agents if agent.writes_tables for topic in agent.topics}
+        return {partition for topic, partition in at_source if topic in topics}
+
+    def _logs(self, at_source: list[TopicPartition]) -> list[TopicPartition]:
+        """The changelog partitions of everything that comes with these source partitions."""
+        fed = self._fed(at_source)
+        return [
+            (table.spec.changelog, partition)
+            for table in self._declared.tables.values()
+            for partition in sorted(fed)
+            if partition < table.spec.partitions
+        ] + [
+            (self._topics.changelog(fold.spec.name), partition)
+            for fold in self._declared.folds.values()
+            for topic, partition in at_source
+            if topic == fold.spec.topic
+        ]
+
+    def _make_parts(self, ours: Ours, openings: Mapping[int, Opening]) -> None:
+        """Partitions of tables, over the rows that the shelf still has of them."""
+        at_source = sorted(ours.assignment.partitions)
+        fed = self._fed(at_source)
         for name, table in self._declared.tables.items():
             table.parts.clear()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
-                part = TablePartition(table.spec, partition, self._new_store(name, partition))
-                table.parts[partition] = part
-                logs[table.spec.changelog, partition] = part
-                part.closed_to_ms = self._progress(ours, table_consumer(name), "", partition, 0).closed_to_ms
+                opening = openings[partition]
+                part = TablePartition(table.spec, partition, self._shelf.take((name, partition)))
+                opening.tables.append((table, part))
+                progress = self._progress(opening, table_consumer(name), "", partition, 0)
+                part.closed_to_ms = progress.closed_to_ms
         for fold in self._declared.folds.values():
             fold.parts.clear()
-            for topic, partition in sorted(ours.assignment.partitions):
+            for topic, partition in at_source:
                 if topic == fold.spec.topic:
-                    folded = self._make_fold_part(ours, fold, partition)
-                    ours.folds.append(folded)
-                    logs[folded.part.spec.changelog, partition] = folded.part
-        return logs
+                    opening = openings[partition]
+                    opening.folds.append(self._make_fold_part(opening, fold, partition))
+        self._shelf.keep_only(
+            (part.spec.name, part.partition) for opening in openings.values() for part in opening.parts()
+        )
 
-    def _make_fold_part(self, ours: Ours, fold: Fold, partition: int) -> FoldPart:
+    def _make_fold_part(self, opening: Opening, fold: Fold, partition: int) -> FoldPart:
         spec = fold.spec
         count = self._topics.partitions(spec.topic)
         table = fold_table(spec, self._topics.changelog(spec.name), count)
-        part = TablePartition(table, partition, self._new_store(spec.name, partition))
-        fold.parts[partition] = part
-        progress = ours.progress[spec.consumer, spec.topic, partition]
+        part = TablePartition(table, partition, self._shelf.take((spec.name, partition)))
+        progress = opening.progress[spec.consumer, spec.topic, partition]
         sender = Sender(spec, self._topics.shuffle(spec.name), partition, count) if spec.moves else None
         return FoldPart(fold, part, progress, sender, progress.closed_to_ms)
-
-    def _expired_to_ms(self, ours: Ours, part: TablePartition) -> int | None:
-        for folded in ours.folds:
-            if folded.part is part:
-                return folded.progress.watermark_ms
-        return ours.progress[table_consumer(part.spec.name), "", part.partition].watermark_ms
 
     def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[FoldSpec, int]]:
         """Shuffle partitions that are ours: partition q follows partition q of the source topic."""

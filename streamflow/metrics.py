@@ -205,6 +205,18 @@ class Metrics:
         self.recovery_seconds = self._histogram(
             "recovery_seconds", "From an assignment until its tables are rebuilt."
         )
+        self.restored_records_total = self._counter(
+            "restored_records_total", "Changelog records read to rebuild tables."
+        )
+        self.restore_records_left = self._gauge(
+            "restore_records_left", "About how many changelog records are still to be read."
+        )
+        self.partitions_restoring = self._gauge(
+            "partitions_restoring", "Partitions that are ours and do not serve yet."
+        )
+        self.partitions_kept_total = self._counter(
+            "partitions_kept_total", "Partitions that an assignment found with their rows still here."
+        )
         self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")
         self.table_bytes = self._gauges("table_bytes", "Approximate size of those rows.", "table")
         self.misrouted_records_total = self._counters(

@@ -7,15 +7,13 @@ that is read here is a change; nothing is written again.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 
 from streamflow.changelog import ChangelogError
 from streamflow.stores.base import DELETED, Rows
 from streamflow.tables import TablePartition
 from streamflow.transports.base import Batch, LogReader, TopicPartition, Transport
-
-logger = logging.getLogger(__name__)
 
 READ_WAIT_MS = 200
 
@@ -28,28 +26,42 @@ async def end_of_logs(
     return await transport.high_watermarks(wanted) if wanted else {}
 
 
-async def restore(
-    reader: LogReader, parts: Mapping[TopicPartition, TablePartition], ends: Mapping[TopicPartition, int]
-) -> int:
-    """Fills the stores of ``parts`` (by changelog partition) up to ``ends``; returns the records read.
+def missing(parts: Mapping[TopicPartition, TablePartition], ends: Mapping[TopicPartition, int]) -> int:
+    """How many offsets lie between the stores and the ends of their changelogs: about the records to read."""
+    return sum(max(0, ends.get(at, 0) - part.store.offset) for at, part in parts.items())
 
-    Raises ChangelogError for a record that can't be read, naming its place.
+
+async def restore(
+    reader: LogReader,
+    parts: Mapping[TopicPartition, TablePartition],
+    ends: Mapping[TopicPartition, int],
+    done: Callable[[TopicPartition], None],
+    count: Callable[[int], None],
+) -> None:
+    """Brings the stores of ``parts`` (by changelog partition) up to ``ends``, each from its own offset on.
+
+    ``done`` is told of each that has come there, ``count`` how many records were read. It may be cancelled
+    or fail at any time and be called again: a store's offset says how far it has come. Raises
+    TransportError, and ChangelogError for a record that can't be read, naming its place.
     """
-    left = {at for at in parts if ends.get(at, 0) > 0}
-    records = 0
+    left = {at for at, part in parts.items() if part.store.offset < ends.get(at, 0)}
+    for at in sorted(set(parts) - left):
+        done(at)
     if not left:
-        return 0
-    await reader.assign(dict.fromkeys(left, 0))
+        return
+    await reader.assign({at: parts[at].store.offset for at in sorted(left)})
     while left:
         for batch in await reader.read(READ_WAIT_MS):
             at = (batch.topic, batch.partition)
             if at not in left:
                 continue
             fill(parts[at], batch)
-            records += len(batch.offsets)
+            count(len(batch.offsets))
             if batch.next_offset >= ends[at]:
                 left.discard(at)
-    return records
+                done(at)
+            # A long restore must not keep the group's heartbeat waiting, nor the partitions that serve.
+            await asyncio.sleep(0)
 
 
 def fill(part: TablePartition, batch: Batch) -> None:
@@ -64,4 +76,4 @@ def fill(part: TablePartition, batch: Batch) -> None:
             changes.setdefault(start, {})[row_key] = DELETED if value is None else codec.decode_value(value)
         except ChangelogError as exc:
             raise ChangelogError(f"{batch.topic}[{batch.partition}]@{offset}: {exc}") from exc
-    part.store.apply(changes)
+    part.store.apply(changes, batch.next_offset)

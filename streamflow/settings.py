@@ -47,6 +47,13 @@ class Settings:
     commit_events_max: int = knob(
         1_000_000, "Events that may be taken while one checkpoint is on its way.", unit="events", low=1
     )
+    store_age_max_s: float = knob(
+        43_200.0,
+        "A store that was not kept up for longer is rebuilt: its changelog may have forgotten what was "
+        "deleted. Keep it below delete.retention.ms of the changelogs.",
+        unit="s",
+        low=0,
+    )
     partitioner: str = knob("fnv1a", "Key to partition.", choices=tuple(PARTITIONERS))
     topic_partitions: int = knob(8, "Partitions of topics that the app creates.", low=1, high=10_000)
     value_bytes_max: int = knob(1_048_576, "Larger values are bad input.", unit="bytes", low=1)

@@ -13,6 +13,7 @@ Records of a shuffle partition, by the first element of the JSON key:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,16 +124,16 @@ Emit = Callable[[int, Any, State], Record]
 class SecondStage:
     """The owner's side of one shuffle partition: the newest share of each source partition, merged on read.
 
-    `ready` tells that it has read all that stood in the log when it was assigned; before that it
-    shows nothing and closes nothing.
+    `begin` makes it ours. `ready` tells that it has read all that stood in the log when it was assigned;
+    before that it shows nothing and closes nothing.
     """
 
-    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int, ready_at: int) -> None:
+    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
         self.spec = spec
         self.topic = topic
         self.partition = partition
         self.sources = sources
-        self.ready_at = ready_at
+        self.ready_at = sys.maxsize
         self.position = 0
         self.shares: dict[
             int, dict[Any, dict[int, State]]
@@ -144,6 +145,20 @@ class SecondStage:
     @property
     def ready(self) -> bool:
         return self.position >= self.ready_at
+
+    def hold(self) -> None:
+        """Its partition is being assigned anew. It goes on reading, and is not ready before `begin`.
+
+        A closing whose checkpoint came to nothing is forgotten; the log tells what became of it.
+        """
+        self.ready_at = sys.maxsize
+        self.closing = None
+
+    def begin(self, ready_at: int) -> None:
+        """It is ours (again): ready as soon as it has read to ``ready_at``, noted after the assignment."""
+        self.ready_at = ready_at
+        if self.ready:
+            self._forget_expired()
 
     def read(self, batch: Batch) -> list[RowId]:
         """Takes what has come; returns the rows that changed, each once."""

@@ -177,15 +177,17 @@ class TablePartition:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
                 records.append(Record(topic, partition, key, None))
 
-    def fold_cut(self) -> None:
-        """The cut is durable: it becomes part of the checkpointed rows."""
+    def fold_cut(self, offset: int | None) -> None:
+        """The cut is durable: it becomes part of the checkpointed rows.
+
+        ``offset`` is behind its last record in the changelog; ``None``: it had none.
+        """
         assert self.cut is not None
         cut, self.cut = self.cut, None
         for start in self.drops:
             cut.pop(start, None)
-        self.store.apply(cut)
-        for start in self.drops:
-            self.store.drop_window(start)
+        if cut or self.drops or offset is not None:
+            self.store.apply(cut, offset, self.drops)
         self.drops = []
 
     def forget_expired(self, watermark_ms: int | None) -> None:
@@ -197,9 +199,13 @@ class TablePartition:
         if self.spec.closes:
             # What has expired but was not told of yet must still be.
             watermark_ms = self.closed_to_ms
-        for start in self.store.starts():
-            if watermark_ms is not None and window.expired(start, watermark_ms):
-                self.store.drop_window(start)
+        gone = [
+            start
+            for start in self.store.starts()
+            if watermark_ms is not None and window.expired(start, watermark_ms)
+        ]
+        if gone:
+            self.store.apply({}, drops=gone)
 
 
 def keep_out(hand: Hand) -> None:

@@ -110,7 +110,10 @@ class Watcher:
         engine = self.engine
         if engine.failure is not None or not engine.sources:
             return engine.failure is None
-        return engine.live and engine.ours is not None and all(stage.ready for stage in engine.ours.stages)
+        ours = engine.ours
+        if not engine.live or ours is None or ours.unopened:
+            return False
+        return all(stage.ready for stage in ours.stages)
 
     def health(self) -> Mapping[str, Any]:
         failure = self.engine.failure

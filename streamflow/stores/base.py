@@ -1,13 +1,18 @@
-"""The contract of a store: the checkpointed rows of one table partition.
+"""The contract of a store: the checkpointed rows of one table partition, and how far they have come.
 
 A row is ``(start, key) -> value``: the window's start in epoch ms (`NO_WINDOW` for a table without
 windows). A store only ever sees rows that a checkpoint has made durable, in the order of their
 checkpoints, so what it holds may be shown to anybody.
+
+INVARIANT: the rows are what the committed records of the changelog partition below ``offset`` say, apart
+from windows that were dropped because they have expired. Whoever reads on from ``offset`` brings the
+store up to date, whatever happened to the partition in between. Rows and offset move in one step, also
+on a disk. ``tests/contract/store_contract.py`` is the suite that every store passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 NO_WINDOW: Final = 0
@@ -33,18 +38,28 @@ Rows = dict[int, dict[Any, Any]]
 
 
 class Store(Protocol):
-    """One table partition's checkpointed rows."""
+    """One table partition's checkpointed rows. Methods raise StoreError where a disk fails."""
+
+    @property
+    def offset(self) -> int:
+        """Next offset of the changelog partition; 0: nothing was read yet."""
+        ...
 
     def get(self, start: int, key: Any) -> Any:
         """The row's value, or `MISSING`. The caller must not change it."""
         ...
 
-    def apply(self, changes: Mapping[int, Mapping[Any, Any]]) -> None:
-        """Folds one checkpoint's changes in; `DELETED` takes a row away."""
-        ...
+    def apply(
+        self,
+        changes: Mapping[int, Mapping[Any, Any]],
+        offset: int | None = None,
+        drops: Iterable[int] = (),
+    ) -> None:
+        """Folds one checkpoint in: `DELETED` takes a row away, and the windows in ``drops`` go behind that.
 
-    def drop_window(self, start: int) -> None:
-        """Forgets every row of a window."""
+        ``offset``: all committed records of the changelog below it are in the rows now (``None``: it
+        stays). All of it in one step: after a crash everything is there, or nothing.
+        """
         ...
 
     def starts(self) -> list[int]:
@@ -56,11 +71,23 @@ class Store(Protocol):
         ...
 
     def window(self, start: int) -> Mapping[Any, Any]:
-        """The rows of one window (empty where there is none)."""
+        """The rows of one window (empty where there is none). It may be read from a disk as one asks."""
         ...
 
     def scan(self) -> Iterator[tuple[int, Any, Any]]:
         """Every row as (start, key, value), oldest window first."""
+        ...
+
+    def clear(self) -> None:
+        """Forgets every row, and that anything was read."""
+        ...
+
+    def touch(self) -> None:
+        """Notes that it was up to date now: it may be caught up from ``offset`` for some time from here."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is called any more. Idempotent."""
         ...
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from streamflow.changelog import RowCodec
 from streamflow.clock import LoopClock
 from streamflow.engine import Engine
 from streamflow.folds import FoldSpec, Key, Values
+from streamflow.metrics import Metrics
 from streamflow.retries import Retry
 from streamflow.settings import Settings
 from streamflow.streams import AgentSpec, EventStream
@@ -58,6 +59,7 @@ class Worker:
         trouble = cluster.scenario.trouble
         settings = Settings(id=APP, commit_interval=trouble.commit_interval_s, fetch_wait_ms=100)
         self.engine = Engine(settings, self.client, cluster.clock)
+        cluster.metrics.append(self.engine.metrics)
         self._cluster = cluster
         self._failed_once: set[str] = set()
         self._random = cluster.scenario.dice(f"agent {self.owner}")
@@ -132,6 +134,7 @@ class Cluster:
         )
         self.broker.create_topics([TopicSpec(EVENTS, SOURCES)])
         self.workers: dict[str, Worker] = {}  # owner -> live worker
+        self.metrics: list[Metrics] = []  # of every process that ever was
         self.known: dict[str, tuple[str, int]] = {}  # event id -> (fate, partition)
         self.flushed: list[SimEvent] = []
         self.story: list[str] = []  # what happened, for people who replay a seed

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from streamflow import forming
+from streamflow import forming, recovering
 from streamflow.hand import Hand
 from streamflow.shuffle import SecondStage, Sender, share_key
 from streamflow.stores.base import MISSING
@@ -151,6 +151,28 @@ def no_undo(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def no_catch_up(patch: pytest.MonkeyPatch) -> Broken:
+    """What a rebalance left with a worker is taken as it is, whatever others wrote meanwhile."""
+
+    def only_the_empty(parts: dict[TopicPartition, TablePartition], ends: dict[TopicPartition, int]) -> int:
+        return sum(ends.get(at, 0) for at, part in parts.items() if part.store.offset == 0)
+
+    patch.setattr(recovering, "missing", only_the_empty)
+    return {}
+
+
+def stores_ahead(patch: pytest.MonkeyPatch) -> Broken:
+    """Rows reach the store with the cut, before the commit has decided that they count."""
+    emit = TablePartition.emit
+
+    def apply_too(self: TablePartition, records: list[Record]) -> None:
+        emit(self, records)
+        self.store.apply(self.cut or {})
+
+    patch.setattr(TablePartition, "emit", apply_too)
+    return {}
+
+
 RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "atomic": not_atomic,
     "fence": no_fence,
@@ -162,6 +184,8 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "owner": not_the_owner,
     "contiguous": past_a_hole,
     "undo": no_undo,
+    "catch_up": no_catch_up,
+    "behind": stores_ahead,
 }
 
 

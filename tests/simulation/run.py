@@ -38,12 +38,13 @@ def main() -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(name)s: %(message)s")
     else:
         logging.disable(logging.CRITICAL)
-    failed = run = 0
+    failed = run = kept = 0
     digests = hashlib.sha256()
     with without(options.without) as broken:
         for seed in range(options.first, options.last + 1):
             verdict: Verdict = run_seed(seed, **broken)
             run += 1
+            kept += verdict.kept
             digests.update(verdict.digest.encode())
             if options.story:
                 sys.stderr.write("\n".join(verdict.story) + "\n")
@@ -52,7 +53,7 @@ def main() -> None:
                 say(seed=seed, wrong=verdict.wrong)
                 if options.until_failure:
                     break
-    say(run=run, failed=failed, digest=digests.hexdigest()[:16])
+    say(run=run, failed=failed, kept=kept, digest=digests.hexdigest()[:16])
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def test_every_seed_keeps_every_invariant(chosen_seed: int | None) -> None:
     failures = [line for line in said if "seed" in line]
     assert not failures, told(failures)
     assert sum(line["run"] for line in said) == (1 if chosen_seed is not None else SEEDS)
+    # Partitions that come back in the same rebalance keep their rows: it happens all the time.
+    assert chosen_seed is not None or sum(line["kept"] for line in said) >= SEEDS
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))

@@ -23,6 +23,7 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
     story: list[str] = field(default_factory=list)
     virtual_s: float = 0.0
+    kept: int = 0  # partitions that an assignment found with their rows still there
     digest: str = ""  # of all that was ever visible at the end: equal for the same seed
 
 
@@ -38,6 +39,7 @@ def run_seed(seed: int, trouble: Trouble | None = None, **broken: Any) -> Verdic
             await _live(cluster, verdict.wrong)
         finally:
             verdict.virtual_s = loop.time()
+            verdict.kept = sum(int(m.partitions_kept_total.value) for m in cluster.metrics)
             verdict.digest = checks.digest(cluster.broker)
 
     try:
