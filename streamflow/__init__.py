@@ -57,7 +57,10 @@ from streamflow.faust_adapters.names import (
 )
 from streamflow.faust_adapters.record import Record
 from streamflow.faust_adapters.settings import Settings
+from streamflow.faust_adapters.everywhere import GlobalTable
+from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
 from streamflow.faust_adapters.table import Table
+from streamflow.faust_adapters.asking import Agent
 from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import Worker
 from streamflow.folds import Key
@@ -65,6 +68,10 @@ from streamflow.retries import Retry
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow
 
 __all__ = [
+    "SetTable",
+    "SetGlobalTable",
+    "GlobalTable",
+    "Agent",
     "App",
     "AppCommand",
     "Buffer",

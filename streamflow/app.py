@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import faust
+from faust.sensors import Monitor
 from yarl import URL
 
 from streamflow.aggregates import Aggregate
@@ -38,8 +39,23 @@ from streamflow.windows import TumblingWindow
 TASKS_END_S = 5.0
 # Of Faust's tables: what changes nothing here.
 TABLE_OPTIONS_IGNORED = frozenset(
-    {"key_type", "store", "recovery_buffer_size", "standby_buffer_size", "use_partitioner", "options"}
+    {
+        "beacon",
+        "extra_topic_configs",
+        "loop",
+        "options",
+        "recovery_buffer_size",
+        "schema",
+        "standby_buffer_size",
+        "store",
+        "synchronize_all_active_partitions",
+        "use_partitioner",
+    }
 )
+TABLE_OPTIONS_REFUSED = {
+    "changelog_topic": "can't be chosen: a changelog is named <app>-<table>-changelog",
+    "on_changelog_event": "is never called: a restore reads rows in batches",
+}
 
 
 class App(faust.App):
@@ -62,8 +78,10 @@ class App(faust.App):
         **options: Any,
     ) -> None:
         self._given_transport = transport
+        self._clock = SystemClock()
         self._agent_options: dict[str, dict[str, Any]] = {}
         self._own_tables: dict[str, Table] = {}
+        self.bench = False  # are its tables on the bench of `agent.test_context`?
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
         self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
         self._client: tuple[Engine, Sender] | None = None  # outside of a worker
@@ -125,29 +143,45 @@ class App(faust.App):
         window: Any = None,
         partitions: int | None = None,
         help: str | None = None,  # noqa: A002  # Faust's name
-        value_type: Any = None,
         **options: Any,
     ) -> Any:
-        """Declares a table for agents; ``window`` or `Table.tumbling` give it windows."""
-        unknown = sorted(options.keys() - TABLE_OPTIONS_IGNORED)
-        if unknown:
-            raise ConfigurationError(f"table {name!r}: {', '.join(unknown)} is not on this engine yet")
+        """Declares a table for agents; ``window`` or `Table.tumbling` and its like give it windows.
+
+        More options: ``key_type``, ``value_type``, ``on_recover``, ``on_window_close``; see
+        `faust_adapters.table.Table`. Those of Faust's that change nothing here are taken and ignored.
+        """
+        kind: Any = self.settings.Table
+        return self._declare(kind, name, window, default=default, partitions=partitions, help=help, **options)
+
+    def GlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table whose rows every worker holds. Options as for `Table`."""
+        kind: Any = self.settings.GlobalTable
+        return self._declare(kind, name, window, **options)
+
+    def SetTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table of sets; ``start_manager``: they can be changed from elsewhere too."""
+        kind: Any = self.settings.SetTable
+        return self._declare(kind, name, window, **options)
+
+    def SetGlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table of sets whose rows every worker holds."""
+        kind: Any = self.settings.SetGlobalTable
+        return self._declare(kind, name, window, **options)
+
+    def _declare(self, kind: Any, name: str, window: Any, **options: Any) -> Any:
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
-        table = Table(name, default, partitions=partitions, value_type=value_type, help=help or "")
+        refused = sorted(options.keys() & TABLE_OPTIONS_REFUSED.keys())
+        if refused:
+            raise ConfigurationError(f"table {name!r}: {refused[0]} {TABLE_OPTIONS_REFUSED[refused[0]]}")
+        taken = {option: value for option, value in options.items() if option not in TABLE_OPTIONS_IGNORED}
+        try:
+            table = kind(self, name=name, **taken)
+        except TypeError as exc:
+            raise ConfigurationError(f"table {name!r}: {exc}") from exc
         self._own_tables[name] = table
         cast("Any", self.tables).data[name] = table  # for Faust's commands
         return table.using_window(window) if window is not None else table
-
-    def GlobalTable(self, name: str, **_: Any) -> Any:
-        """Raises ConfigurationError."""
-        raise ConfigurationError(f"table {name!r}: GlobalTable is not on this engine yet")
-
-    def SetTable(self, name: str, **_: Any) -> Any:
-        """Raises ConfigurationError."""
-        raise ConfigurationError(f"table {name!r}: SetTable is not on this engine yet")
-
-    SetGlobalTable = GlobalTable
 
     def aggregate(
         self,
@@ -300,6 +334,19 @@ class App(faust.App):
                 await engine.transport.start()
                 self._client = engine, Sender(engine, self.conf.producer_max_request_size)
         return self._client[1]
+
+    @property
+    def watches_tables(self) -> bool:
+        """Does a sensor besides Faust's monitor want to know of single reads and writes?"""
+        return any(not isinstance(sensor, Monitor) for sensor in self.sensors)
+
+    def now_ms(self) -> int:
+        """Wall time, by the worker's clock."""
+        engine = self.engine_service_engine
+        return self._clock.now_ms() if engine is None else engine.clock.now_ms()
+
+    def forget_local(self, table: str) -> None:
+        """Deletes what this machine keeps of a table; the log still has it."""
 
     @property
     def exactly_once(self) -> bool:

@@ -8,11 +8,14 @@ knows a row by the bytes of its key.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from streamflow.codecs.values import plain_json
 from streamflow.errors import StreamflowError
 from streamflow.stores.base import NO_WINDOW
 from streamflow.windows import Window
@@ -24,9 +27,15 @@ class ChangelogError(StreamflowError):
     """A record of a changelog that this version can't read."""
 
 
+_BYTES = "__bytes__"
+"""The member of a JSON object that stands for bytes, in base 64."""
+
+
 def hashable(key: Any) -> Any:
-    """A JSON value as it can be the key of a row: arrays become tuples."""
-    return tuple(hashable(part) for part in key) if isinstance(key, list) else key
+    """A JSON value as it can be the key of a row: arrays become tuples, what stands for bytes bytes."""
+    if isinstance(key, list):
+        return tuple(hashable(part) for part in key)
+    return b64decode(key[_BYTES]) if isinstance(key, dict) and _BYTES in key else key
 
 
 class RowCodec:
@@ -60,10 +69,10 @@ class RowCodec:
         if self._key_out is not None:
             keys = [self._key_out(key) for key in keys]
         if not self._windowed:
-            return [dumps(key) for key in keys]
+            return [dumps(key, _key_default) for key in keys]
         bounds = [start / 1_000, (start + self._size_ms - _FAUST_END_MS) / 1_000]
         tail = b"," + dumps(bounds) + b"]"
-        return [b"[" + dumps(key) + tail for key in keys]
+        return [b"[" + dumps(key, _key_default) + tail for key in keys]
 
     def decode_key(self, data: bytes) -> tuple[int, Any]:
         """(window start in ms or `NO_WINDOW`, key). Raises ChangelogError."""
@@ -77,9 +86,10 @@ class RowCodec:
             raise ChangelogError(f"changelog key {data[:200]!r} can't be read") from exc
 
     def encode_value(self, value: Any) -> bytes:
-        return orjson.dumps(
-            value if self._value_out is None else self._value_out(value), default=_json_default
-        )
+        """Raises TypeError for what can't be written."""
+        if self._value_out is not None:
+            value = self._value_out(value)
+        return orjson.dumps(value, default=_value_default, option=orjson.OPT_NON_STR_KEYS)
 
     def decode_value(self, data: bytes) -> Any:
         """Raises ChangelogError."""
@@ -90,11 +100,28 @@ class RowCodec:
         return loaded if self._value_in is None else self._value_in(loaded)
 
 
-def _json_default(value: Any) -> Any:
-    """What orjson does not know: anything that can describe itself, and sets as sorted arrays."""
-    as_dict = getattr(value, "asdict", None)
-    if as_dict is not None:
-        return as_dict()
+def bare(value: Any) -> Any:
+    """A JSON value without what tells a reader which model it was."""
+    if isinstance(value, dict):
+        return {name: bare(part) for name, part in value.items() if name != "__faust"}
+    return [bare(part) for part in value] if isinstance(value, list) else value
+
+
+def _key_default(key: Any) -> Any:
+    if isinstance(key, bytes):
+        return {_BYTES: b64encode(key).decode()}
+    return plain_json(key)
+
+
+def _value_default(value: Any) -> Any:
+    """What orjson does not know: as JSON has it, with sets in order, and a Decimal with all its digits."""
     if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} can't be written to a changelog: {value!r}")
+        try:
+            return sorted(value)
+        except TypeError:
+            return list(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return plain_json(value)

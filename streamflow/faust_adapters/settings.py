@@ -13,6 +13,9 @@ from faust.types.settings import Settings as FaustSettings
 
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.asking import Agent
+from streamflow.faust_adapters.everywhere import GlobalTable
+from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
+from streamflow.faust_adapters.table import Table
 from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import Worker
 from streamflow.settings import PREFIX, from_environment
@@ -25,6 +28,10 @@ PORT_DEFAULT = 6066
 # What is otherwise than in Faust.
 DEFAULTS: Mapping[str, Any] = {
     "Agent": Agent,
+    "GlobalTable": GlobalTable,
+    "SetGlobalTable": SetGlobalTable,
+    "SetTable": SetTable,
+    "Table": Table,
     "Topic": Topic,
     "Worker": Worker,
     "processing_guarantee": "exactly_once",

@@ -1,4 +1,4 @@
-"""Tables in Faust's form: ``counts[key] += 1`` in the windows of the event in hand.
+"""Tables in Faust's form: ``counts[key] += 1``, in the windows of the event in hand or without windows.
 
 Inside an agent's event a table is what the agent sees: the rows of the event's partition, its own
 writes included. Elsewhere (pages, timers, tasks) it is read only: the checkpointed rows that this worker has.
@@ -7,25 +7,35 @@ writes included. Elsewhere (pages, timers, tasks) it is read only: the checkpoin
 from __future__ import annotations
 
 import copy
-import operator
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from faust.types.windows import WindowRange
+from faust.utils.terminal.tables import dict_as_ansitable
+from mode.utils.futures import maybe_async
 
 from streamflow.changelog import RowCodec
 from streamflow.codecs import KeyCodec
 from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
+from streamflow.faust_adapters.row_codecs import key_in, value_in
+from streamflow.faust_adapters.windowed import WindowedRow, WindowedTable, windowed
 from streamflow.hand import CURRENT, Hand
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.tables import AgentTable, TableSpec
-from streamflow.windows import TumblingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
+
+if TYPE_CHECKING:
+    from streamflow.app import App
 
 Seconds = float | timedelta
+Recovered = Callable[[], Awaitable[None]]
+WindowClosed = Callable[[Any, Any], Any]
 EXPIRES_DEFAULT_S = 86_400.0
-ROWS_REMEMBERED_MAX = 1 << 16
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+FAUST_END_S = 0.1
 
 
 def in_seconds(value: Seconds) -> float:
@@ -35,65 +45,127 @@ def in_seconds(value: Seconds) -> float:
 class Table(MutableMapping[Any, Any]):
     """A table of an app. Declared at import; the engine's side is made when the worker starts.
 
-    ``value_type``: a Struct or a Record that values are made of again when they are read from the log.
+    ``key_type``, ``value_type``: what keys and values are made of again when they are read from the log; by
+    default what they say themselves, and for values what ``default`` makes. ``on_recover`` is called each
+    time that the rows have come back, ``on_window_close(key, value)`` for each row of a window that has
+    expired, with the key ``(key, (start, end))`` in epoch seconds.
     """
+
+    is_global = False
+    Row: type[WindowedRow] = WindowedRow
 
     def __init__(
         self,
+        app: App,
+        *,
         name: str,
         default: Callable[[], Any] | None = None,
-        *,
         partitions: int | None = None,
+        key_type: Any = None,
         value_type: Any = None,
-        help: str = "",  # noqa: A002  # Faust's name
+        help: str | None = None,  # noqa: A002  # Faust's name
+        on_recover: Recovered | None = None,
+        on_window_close: WindowClosed | None = None,
     ) -> None:
+        self.app = app
         self.name = name
         self.default = default
         self.partitions = partitions
+        self.key_type = key_type
         self.value_type = value_type
-        self.help = help
+        self.help = help or ""
         self.window: Window | None = None
+        self.own_time = False  # are there rows in windows of another time than the events'?
+        self.recover_callbacks: list[Recovered] = [] if on_recover is None else [on_recover]
+        self.closes = on_window_close
+        self.watched = False  # does anybody want to know of single reads and writes?
         self._engine: Engine | None = None
         self._table: AgentTable | None = None
-        self._on_attach: Callable[[AgentTable], None] = lambda _: None
+        self.on_attach: list[Callable[[AgentTable], None]] = []
 
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    def tumbling(self, size: Seconds, expires: Seconds | None = None) -> WindowedTable:
+    # -- windows ---------------------------------------------------------------------------------
+
+    def tumbling(
+        self, size: Seconds, expires: Seconds | None = None, key_index: bool = False
+    ) -> WindowedTable:
         """This table by tumbling windows of ``size`` in event time.
 
         A window takes events, and is kept, until ``expires`` after its end; a day if it is not said.
+        ``key_index`` changes nothing: keys are always known.
         """
-        grace_s = EXPIRES_DEFAULT_S if expires is None else in_seconds(expires)
-        return self.using_window(TumblingWindow(in_seconds(size), grace_s=grace_s, retain_s=0))
+        return self.using_window(TumblingWindow(in_seconds(size), **_kept(expires)), key_index=key_index)
 
-    def hopping(self, *_: Any, **__: Any) -> NoReturn:
-        raise ConfigurationError(f"table {self.name!r}: hopping windows are not on this engine yet")
+    def hopping(
+        self, size: Seconds, step: Seconds, expires: Seconds | None = None, key_index: bool = False
+    ) -> WindowedTable:
+        """This table by windows of ``size`` that begin every ``step``; as `tumbling` else."""
+        window = HoppingWindow(in_seconds(size), in_seconds(step), **_kept(expires))
+        return self.using_window(window, key_index=key_index)
 
-    def using_window(self, window: Any) -> WindowedTable:
-        """This table by windows: ours, or Faust's own TumblingWindow."""
+    def session(self, gap: Seconds, expires: Seconds | None = None) -> WindowedTable:
+        """This table by sessions: a key's events that lie at most ``gap`` apart; as `tumbling` else."""
+        return self.using_window(SessionWindow(in_seconds(gap), **_kept(expires)))
+
+    def sliding(self, size: Seconds, expires: Seconds | None = None) -> WindowedTable:
+        """This table by windows of ``size`` that end or begin with an event; as `tumbling` else."""
+        return self.using_window(SlidingWindow(in_seconds(size), **_kept(expires)))
+
+    def using_window(self, window: Any, *, key_index: bool = False) -> WindowedTable:
+        """This table by windows: ours, or Faust's own tumbling and hopping ones."""
         if self.window is not None:
             raise ConfigurationError(f"table {self.name!r} has a window already")
         if not isinstance(window, Window):
-            if type(window).__name__ != "TumblingWindow":
-                raise ConfigurationError(f"table {self.name!r}: {window!r} is not on this engine yet")
-            return self.tumbling(window.size, window.expires)
+            kind = type(window).__name__
+            if kind == "TumblingWindow":
+                return self.tumbling(window.size, window.expires, key_index=key_index)
+            if kind == "HoppingWindow":
+                return self.hopping(window.size, window.step, window.expires, key_index=key_index)
+            raise ConfigurationError(
+                f"table {self.name!r}: {window!r} is no window of this engine; use .sliding(size)"
+            )
         self.window = window
-        return windowed(self)
+        return windowed(self, key_index=key_index)
 
     # -- the engine's side -----------------------------------------------------------------------
 
     def attach(self, engine: Engine, key: KeyCodec) -> None:
         """Makes the engine's side of it. ``key`` is that of the topic whose agents write it."""
-        value_in, value_out = value_codec(self.value_type)
-        codec = RowCodec(self.window, value_in=value_in, value_out=value_out)
-        spec = TableSpec(self.name, self.window, codec, "", 0)
+        if self.closes is not None and self.window is None:
+            raise ConfigurationError(f"table {self.name!r}: on_window_close needs windows")
+        spec = TableSpec(self.name, self.window, self.row_codec(), "", 0)
+        spec = replace(spec, own_time=self.own_time, closes=self.closes is not None)
         self._engine = engine
-        self._table = engine.add_table(spec, self.default, key.encode, self.partitions)
-        self._on_attach(self._table)
+        table = engine.add_table(spec, self.default, key.encode, self.partitions, is_global=self.is_global)
+        if self.closes is not None:
+            table.on_close = self._window_closed
+        self.bind(table)
+
+    def bind(self, table: AgentTable) -> None:
+        """Takes the engine's table as its own."""
+        self._table = table
+        hooks = ("on_key_get", "on_key_set", "on_key_del")
+        self.watched = self.app.watches_tables or any(
+            getattr(type(self), name) is not getattr(Table, name) for name in hooks
+        )
+        for each in self.on_attach:
+            each(table)
+
+    def row_codec(self) -> RowCodec:
+        """How rows are written to the changelog and read back."""
+        return RowCodec(
+            self.window, key_in=key_in(self.key_type), value_in=value_in(self.value_type, self.default)
+        )
+
+    async def _window_closed(self, start: int, key: Any, value: Any) -> None:
+        assert self.closes is not None
+        assert self.window is not None
+        end_s = self.window.end_of(start) / 1_000 - FAUST_END_S
+        await maybe_async(self.closes((key, WindowRange(start / 1_000, end_s)), value))
 
     @property
     def inner(self) -> AgentTable:
@@ -104,9 +176,7 @@ class Table(MutableMapping[Any, Any]):
 
     def now_ms(self) -> int:
         """Wall time, by the engine's clock."""
-        _ = self.inner
-        assert self._engine is not None
-        return self._engine.clock.now_ms()
+        return self.app.now_ms()
 
     def find(self, key: Any, start: int) -> Any:
         """The row's value or `MISSING`: what the agent sees, or elsewhere what is checkpointed here."""
@@ -114,7 +184,7 @@ class Table(MutableMapping[Any, Any]):
         if hand is not None:
             return table.part(hand).get(start, key)
         for part in table.parts.values():
-            value = part.store.get(start, key)
+            value = part.get(start, key) if self.app.bench else part.store.get(start, key)
             if value is not MISSING:
                 return value
         return MISSING
@@ -123,32 +193,54 @@ class Table(MutableMapping[Any, Any]):
         """A copy of the row's value, else the table's default. Raises KeyError where it has none."""
         value = self.find(key, start)
         if value is not MISSING:
-            return copy.deepcopy(value)
+            return value if value.__class__ in _PLAIN else copy.deepcopy(value)
         if self.default is None:
             raise KeyError(key)
         return self.default()
 
     def keys_in(self, start: int) -> Iterator[Any]:
         """The keys of one window's rows (`NO_WINDOW`: of the table)."""
+        return (key for key in self.all_keys() if self.find(key, start) is not MISSING)
+
+    def all_keys(self) -> list[Any]:
+        """The keys of the rows of every window, each once."""
         table, hand = self.inner, holding()
         if hand is not None:
-            keys = list(table.keys_seen(hand))
-        else:
-            keys = [key for part in table.parts.values() for key in part.store.window(start)]
-        return (key for key in keys if self.find(key, start) is not MISSING)
+            return list(table.keys_seen(hand))
+        keys: dict[Any, None] = {}
+        for part in table.parts.values():
+            for start in part.store.starts():
+                keys.update(dict.fromkeys(part.store.window(start)))
+            if self.app.bench:
+                for rows in part.changes.values():
+                    keys.update(dict.fromkeys(rows))
+        return list(keys)
+
+    def write(self, key: Any, value: Any, start: int) -> None:
+        """Sets a row. Raises TypeError outside an event, and for what can't be written to the changelog."""
+        if value.__class__ not in _PLAIN and value is not DELETED:
+            # Told here, where the event can be set aside, and not when the checkpoint writes it.
+            self.inner.spec.codec.encode_value(value)
+        self.inner.write(key, value, start)
 
     # -- a mapping ---------------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
+        if self.watched:
+            self.on_key_get(key)
         return self.value_or_default(key, NO_WINDOW)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.inner.write(key, value, NO_WINDOW)
+        self.write(key, value, NO_WINDOW)
+        if self.watched:
+            self.on_key_set(key, value)
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:
             raise KeyError(key)
         self.inner.write(key, DELETED, NO_WINDOW)
+        if self.watched:
+            self.on_key_del(key)
 
     def __contains__(self, key: object) -> bool:
         return self.find(key, NO_WINDOW) is not MISSING
@@ -181,193 +273,56 @@ class Table(MutableMapping[Any, Any]):
             self[key] = default
         return self[key]
 
-    def __repr__(self) -> str:
-        return f"<Table {self.name}>"
+    # -- of Faust's tables ---------------------------------------------------------------------------
 
+    def on_key_get(self, key: Any) -> None:
+        """Called for each key that is read; tells the app's sensors. For subclasses."""
+        self.app.sensors.on_table_get(_any(self), key)
 
-class WindowedTable:
-    """A table by windows: each key stands for the rows of the windows that hold the event in hand.
+    def on_key_set(self, key: Any, value: Any) -> None:
+        """Called for each key that is set; tells the app's sensors. For subclasses."""
+        self.app.sensors.on_table_set(_any(self), key, value)
 
-    To be made by `windowed`.
-    """
+    def on_key_del(self, key: Any) -> None:
+        """Called for each key that is taken away; tells the app's sensors. For subclasses."""
+        self.app.sensors.on_table_del(_any(self), key)
 
-    __slots__ = ("table",)
+    def on_recover(self, fun: Recovered) -> Recovered:
+        """Decorates a coroutine function that is called each time the table's rows have come back."""
+        self.recover_callbacks.append(fun)
+        return fun
 
-    def __init__(self, table: Table) -> None:
-        self.table = table
+    def on_window_close(self, fun: WindowClosed) -> WindowClosed:
+        """Decorates the function that is called for each row of a window that has expired."""
+        self.closes = fun
+        return fun
+
+    def as_ansitable(self, title: str = "{table.name}", **options: Any) -> str:
+        """The rows as a table for a terminal."""
+        return dict_as_ansitable(self, title=title.format(table=self), **options)
 
     @property
-    def name(self) -> str:
-        return self.table.name
+    def changelog_topic_name(self) -> str:
+        return f"{self.app.conf.id}-{self.name}-changelog"
 
     @property
-    def window(self) -> Window:
-        assert self.table.window is not None
-        return self.table.window
+    def label(self) -> str:
+        return f"{type(self).__name__}: {self.name}"
 
-    def __getitem__(self, key: Any) -> WindowedRow:
-        raise NotImplementedError  # each table's own class has it: see `windowed`
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        # HOT PATH: `counts[key] += 1` ends here, and has written already.
-        if value.__class__ is WindowedRow:
-            if value.table is self.table and (value.key is key or value.key == key):
-                return
-            value = value.value()
-        inner = self.table.inner
-        for start in inner.starts(inner.hand()):
-            inner.write(key, value, start)
-
-    def __delitem__(self, key: Any) -> None:
-        inner = self.table.inner
-        if key not in self:
-            raise KeyError(key)
-        for start in inner.starts(inner.hand()):
-            inner.write(key, DELETED, start)
-
-    def __contains__(self, key: object) -> bool:
-        return self.table.find(key, self.start()) is not MISSING
-
-    def start(self) -> int:
-        """Of the newest window that holds the event in hand; elsewhere, that holds the present."""
-        hand = holding()
-        time_ms = self.table.now_ms() if hand is None else hand.times[hand.index]
-        return self.window.windows_of(time_ms)[-1][0]
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.table.keys_in(self.start())
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def keys(self) -> Iterator[Any]:
-        """The keys of the rows of `start`'s window."""
-        return iter(self)
-
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        start = self.start()
-        return ((key, self.table.value_or_default(key, start)) for key in self.table.keys_in(start))
-
-    def values(self) -> Iterator[Any]:
-        return (value for _, value in self.items())
+    def reset_state(self) -> None:
+        """Faust's ``reset`` command: forgets what this machine keeps of the table; the log still has it."""
+        self.app.forget_local(self.name)
 
     def __repr__(self) -> str:
-        return f"<WindowedTable {self.name}>"
+        return f"<{self.label}>"
 
 
-class WindowedRow:
-    """HOT PATH. The rows of one key; keeps nothing of any event."""
-
-    __slots__ = ("_change", "key", "table")
-
-    def __init__(self, table: Table, key: Any, change: Callable[..., None]) -> None:
-        self.table = table
-        self.key = key
-        self._change = change
-
-    def __iadd__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.add, other)
-        return self
-
-    def __isub__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.sub, other)
-        return self
-
-    def __imul__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.mul, other)
-        return self
-
-    def __itruediv__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.truediv, other)
-        return self
-
-    def __ifloordiv__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.floordiv, other)
-        return self
-
-    def __imod__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.mod, other)
-        return self
-
-    def __ior__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.or_, other)
-        return self
-
-    def __iand__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.and_, other)
-        return self
-
-    def __ixor__(self, other: Any) -> WindowedRow:
-        self._change(self.key, operator.xor, other)
-        return self
-
-    def apply(self, change: Callable[[Any, Any], Any], operand: Any) -> WindowedRow:
-        """``row = change(row, operand)`` in every window of the event in hand."""
-        self._change(self.key, change, operand)
-        return self
-
-    def _at(self, time_ms: int) -> Any:
-        window = self.table.window
-        assert window is not None
-        return self.table.value_or_default(self.key, window.windows_of(time_ms)[-1][0])
-
-    def value(self) -> Any:
-        """Of the window that holds the event in hand, or elsewhere the present; else the table's default."""
-        hand = holding()
-        return self.now() if hand is None else self._at(hand.times[hand.index])
-
-    current = value
-
-    def now(self) -> Any:
-        """Of the window that holds the present."""
-        return self._at(self.table.now_ms())
-
-    def delta(self, ago: Seconds) -> Any:
-        """Of the window so long before the event in hand, or elsewhere before the present."""
-        hand = holding()
-        time_ms = self.table.now_ms() if hand is None else hand.times[hand.index]
-        return self._at(time_ms - int(in_seconds(ago) * 1_000))
-
-    def __repr__(self) -> str:
-        return f"<WindowedRow {self.table.name}[{self.key!r}]>"
+def _kept(expires: Seconds | None) -> dict[str, Any]:
+    return {"grace_s": EXPIRES_DEFAULT_S if expires is None else in_seconds(expires), "retain_s": 0}
 
 
-class _Rows(dict[Any, WindowedRow]):
-    """Key -> its row, made once."""
-
-    def __init__(self, table: Table) -> None:
-        super().__init__()
-        self._table = table
-        self._change: Callable[..., None] = self._not_yet
-
-    def attach(self, inner: AgentTable) -> None:
-        self.clear()
-        self._change = inner.change
-
-    def _not_yet(self, *_: Any) -> None:
-        self._table.inner.hand()  # raises TypeError
-
-    def __missing__(self, key: Any) -> WindowedRow:
-        if len(self) >= ROWS_REMEMBERED_MAX:
-            self.clear()
-        row = self[key] = WindowedRow(self._table, key, self._change)
-        return row
-
-
-def windowed(table: Table) -> WindowedTable:
-    """A table by its windows.
-
-    HOT PATH: ``counts[key]`` is a look-up in a dict without a Python call. Python looks for it on the
-    class, so each table has one of its own; that halves the cost of ``counts[key] += 1``.
-    """
-    rows = _Rows(table)
-    table._on_attach = rows.attach
-    own: Any = type("WindowedTable", (WindowedTable,), {"__slots__": (), "__getitem__": rows.__getitem__})
-    made: WindowedTable = own(table)
-    return made
+def _any(value: Any) -> Any:
+    return value
 
 
 def holding() -> Hand | None:
@@ -377,17 +332,3 @@ def holding() -> Hand | None:
         return None
     hand.check()
     return hand
-
-
-def value_codec(kind: Any) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
-    """(JSON value -> value, value -> JSON value) of a table's value type; ``None``: they are the same."""
-    if hasattr(kind, "__struct_fields__"):
-        return (lambda data: msgspec.convert(data, kind)), msgspec.to_builtins
-    if hasattr(kind, "from_data"):
-        return kind.from_data, None
-    if kind is set:
-        return set, sorted
-    return None, None
-
-
-__all__ = ["Table", "WindowedRow", "WindowedTable", "windowed"]
