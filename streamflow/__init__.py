@@ -28,6 +28,8 @@ from streamflow.errors import (
     WindowError,
 )
 from streamflow.event import Event
+from streamflow.faust_adapters.asking import Agent
+from streamflow.faust_adapters.everywhere import GlobalTable
 from streamflow.faust_adapters.names import (
     AppCommand,
     Channel,
@@ -56,11 +58,9 @@ from streamflow.faust_adapters.names import (
     uuid,
 )
 from streamflow.faust_adapters.record import Record
-from streamflow.faust_adapters.settings import Settings
-from streamflow.faust_adapters.everywhere import GlobalTable
 from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
+from streamflow.faust_adapters.settings import Settings
 from streamflow.faust_adapters.table import Table
-from streamflow.faust_adapters.asking import Agent
 from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import Worker
 from streamflow.folds import Key
@@ -68,9 +68,6 @@ from streamflow.retries import Retry
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow
 
 __all__ = [
-    "SetTable",
-    "SetGlobalTable",
-    "GlobalTable",
     "Agent",
     "App",
     "AppCommand",
@@ -86,6 +83,7 @@ __all__ = [
     "Event",
     "EventT",
     "GSSAPICredentials",
+    "GlobalTable",
     "HoppingWindow",
     "Key",
     "Max",
@@ -106,6 +104,8 @@ __all__ = [
     "Service",
     "ServiceT",
     "SessionWindow",
+    "SetGlobalTable",
+    "SetTable",
     "Settings",
     "SlidingWindow",
     "StaleEvent",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import faust
@@ -32,7 +32,7 @@ from streamflow.folds import By, Field, FoldSpec, Values
 from streamflow.retries import Retry
 from streamflow.settings import Settings as EngineSettings
 from streamflow.streams import AgentSpec
-from streamflow.transports.base import Transport
+from streamflow.transports.base import Record, Transport
 from streamflow.transports.connecting import connect, scheme_of
 from streamflow.windows import TumblingWindow
 
@@ -280,7 +280,7 @@ class App(faust.App):
         for agent in self.agents.values():
             channel = agent.channel
             if not isinstance(channel, Topic):
-                raise ConfigurationError(f"agent {agent.name}: an agent reads a topic, not {channel!r}")
+                continue  # a channel of this process: see EngineService.start_channels
             source = channel.source()
             keys[source.name] = source.key
             options = self._agent_options[agent.name]
@@ -336,9 +336,19 @@ class App(faust.App):
         return self._client[1]
 
     @property
+    def own_tables(self) -> Iterable[Table]:
+        """The tables in Faust's form."""
+        return self._own_tables.values()
+
+    def note_sent(self, record: Record, told: Any) -> None:
+        """Tells the sensors of a worker of what was sent."""
+        if self.engine_service.sensors is not None:
+            self.engine_service.sensors.on_send(record, told)
+
+    @property
     def watches_tables(self) -> bool:
         """Does a sensor besides Faust's monitor want to know of single reads and writes?"""
-        return any(not isinstance(sensor, Monitor) for sensor in self.sensors)
+        return any(type(sensor) is not Monitor for sensor in self.sensors)
 
     def now_ms(self) -> int:
         """Wall time, by the worker's clock."""
@@ -376,6 +386,9 @@ class App(faust.App):
         self.finalize()
 
     async def on_started(self) -> None:
+        if not self.client_only and await self.wait_for_stopped(self.engine_service.live.wait()):
+            return
+        await self.engine_service.start_channels()
         await super().on_started()
         self.engine_service.settle()
 

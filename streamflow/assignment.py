@@ -17,7 +17,7 @@ from streamflow.shuffle import Closing, RowId, SecondStage, Sender
 from streamflow.stores.base import MISSING, Rows
 from streamflow.streams import Agent
 from streamflow.tables import AgentTable, TablePartition, keep_out
-from streamflow.transports.base import Assignment, Record, TopicPartition
+from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
 
 Emit = Callable[[FoldSpec, int, Any, State], Record]
 """(aggregate, window start, group key, state) -> the record of a closed row"""
@@ -293,6 +293,18 @@ class Lifecycle:
     def waits(self) -> bool:
         """Must agents wait until `recovered` was told? Else each partition begins with its own tables."""
         return type(self).recovered is not Lifecycle.recovered
+
+    def batch(self, batch: Batch) -> None:
+        """What was fetched, before it is dispatched."""
+
+    def full(self, partition: TopicPartition) -> None:
+        """It waits, because an agent's buffer is full."""
+
+    def committing(self) -> None:
+        """A checkpoint with something in it begins."""
+
+    def committed(self) -> None:
+        """It is durable, and may be shown."""
 
 
 def table_consumer(name: str) -> str:

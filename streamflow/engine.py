@@ -74,7 +74,6 @@ class Engine:
         self.live = False
         self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
         self.lifecycle = Lifecycle()
-        self.watch_batch: Callable[[Batch], None] = _ignore  # what was fetched, before it is dispatched
         self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
         self.failure: BaseException | None = None
@@ -397,12 +396,13 @@ class Engine:
         if at not in ours.assignment.partitions:
             return
         ours.end_offsets[at] = batch.end_offset
-        self.watch_batch(batch)
+        self.lifecycle.batch(batch)
         if batch.offsets:
             ours.moved_ms[at] = self.clock.monotonic_ms()
         if self._dispatcher.dispatch(batch, ours, self.letters):
             self.transport.pause([at])
             self._paused.add(at)
+            self.lifecycle.full(at)
 
     async def _hold_back(self) -> None:
         """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
@@ -436,8 +436,11 @@ class Engine:
             return
         ours.on_cut = self.gate.open
         try:
+            if ours.due():
+                self.lifecycle.committing()
             if await checkpoint.run():
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
+                self.lifecycle.committed()
         except (Fenced, CommitUnknown, CommitAborted) as exc:
             if self.ours is ours and self.live:
                 self._restart(exc)

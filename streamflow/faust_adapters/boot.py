@@ -10,8 +10,11 @@ from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.transport.base import Transport as FaustTransport
 from mode import Service
 
+from streamflow.faust_adapters.lifecycle import Rebalances
 from streamflow.faust_adapters.pages import add_pages
 from streamflow.faust_adapters.sending import Sender
+from streamflow.faust_adapters.sensors import Sensors
+from streamflow.faust_adapters.topic import Topic
 from streamflow.faust_adapters.worker import QuietCollector
 from streamflow.watching import Watcher
 from streamflow.web.server import WebServer
@@ -49,6 +52,7 @@ class EngineService(Service):
         self.engine: Engine | None = None
         self.watcher: Watcher | None = None
         self.sender: Sender | None = None
+        self.sensors: Sensors | None = None
         self.live = asyncio.Event()  # since partitions are live for the first time
         self._collector = QuietCollector()
         super().__init__(**kwargs)
@@ -65,6 +69,8 @@ class EngineService(Service):
         self.sender = Sender(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
+        self.sensors = Sensors(app)
+        engine.lifecycle = Rebalances(app, self.sensors)
         self.watcher = watcher = Watcher(engine, url)
         watcher.is_live = self.live.set
         # Step 3. Serve, so that probes are answered while tables come back.
@@ -81,6 +87,14 @@ class EngineService(Service):
     def _extend(self, application: Any) -> None:
         if self.app.has_pages:
             add_pages(self.app.web, application)
+
+    async def start_channels(self) -> None:
+        """Agents on channels of this process: nothing of theirs is in the log, so Faust's own actors run them."""
+        agents = [agent for agent in self.app.agents.values() if not isinstance(agent.channel, Topic)]
+        if agents:
+            self.app.flow_control.resume()
+        for agent in agents:
+            await self.add_runtime_dependency(agent)
 
     def settle(self) -> None:
         """Told when everything has been started: what lives now lives long."""

@@ -68,13 +68,19 @@ class Acknowledgement:
             timestamp_type=0,
         )
 
+    def exception(self) -> BaseException | None:
+        """Why it failed, or ``None``; a cancelled one (its event was undone) counts as failed."""
+        if self._future.cancelled():
+            return asyncio.CancelledError()
+        return self._future.exception()
+
     def add_done_callback(self, callback: Callable[[Acknowledgement], Any]) -> None:
         self._future.add_done_callback(lambda _: callback(self))
 
 
 def _in_event() -> bool:
     hand = CURRENT.get()
-    return hand is not None and (hand.holding or hand.stale)
+    return hand is not None and hand.takes_sends
 
 
 class Sender:
@@ -155,7 +161,7 @@ class Sender:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         hand = CURRENT.get()
         if hand is not None and not at_once and _in_event():
-            hand.check()
+            hand.check_send()
             hand.sends.append((hand.index, record, future))
             return Acknowledgement(record, future, hand)
         self._pending.append((record, future))

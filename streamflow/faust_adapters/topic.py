@@ -113,6 +113,7 @@ class Topic(faust.Topic):
         }
         record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
         told = await sender.send(record, at_once=force and not app.exactly_once)
+        app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
         return told
@@ -132,10 +133,11 @@ class Topic(faust.Topic):
 
         Raises ConfigurationError for a topic that the app has not declared.
         """
-        sender = cast("App", self.app).sender_now()
-        told = sender.send_soon(
-            self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        )
+        app = cast("App", self.app)
+        sender = app.sender_now()
+        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
+        told = sender.send_soon(record)
+        app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
         return told

@@ -206,7 +206,12 @@ class View:
     __slots__ = ("_all_keys", "_by", "_event", "_shape")
 
     def __init__(
-        self, by: WindowedTable, shape: Callable[[Any, Any], Any], *, event: Any = None, all_keys: bool = False
+        self,
+        by: WindowedTable,
+        shape: Callable[[Any, Any], Any],
+        *,
+        event: Any = None,
+        all_keys: bool = False,
     ) -> None:
         self._by = by
         self._shape = shape
@@ -296,9 +301,7 @@ class WindowedRow:
         self._change(self.key, operator.xor, other)
         return self
 
-    def apply(
-        self, change: Callable[[Any, Any], Any], operand: Any, event: Any = None
-    ) -> WindowedRow:
+    def apply(self, change: Callable[[Any, Any], Any], operand: Any, event: Any = None) -> WindowedRow:
         """``row = change(row, operand)`` in every window of the event in hand."""
         self._change(self.key, change, operand)
         return self
