@@ -19,13 +19,14 @@ from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.agents import runner
 from streamflow.faust_adapters.aggregate import AggregateTable
-from streamflow.faust_adapters.boot import BootStrategy, EngineService, NoProducer, NoTransport
+from streamflow.faust_adapters.boot import BootStrategy, EngineService
 from streamflow.faust_adapters.credentials import kafka_security
 from streamflow.faust_adapters.replies import Replies
 from streamflow.faust_adapters.router import EventRouter
 from streamflow.faust_adapters.sending import Sender
 from streamflow.faust_adapters.settings import Settings as AppSettings
 from streamflow.faust_adapters.settings import without_old_names
+from streamflow.faust_adapters.standins import NoConsumer, NoProducer, NoTransport
 from streamflow.faust_adapters.table import Table
 from streamflow.faust_adapters.topic import Topic
 from streamflow.folds import By, Field, FoldSpec, Values
@@ -429,6 +430,9 @@ class App(faust.App):
 
     def _new_producer_transport(self) -> Any:
         return self._new_transport()
+
+    def _new_consumer(self) -> Any:
+        return NoConsumer(self)
 
     def _new_producer(self) -> Any:
         return NoProducer(self)

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.app.base import BootStrategy as FaustBootStrategy
-from faust.transport.base import Transport as FaustTransport
 from mode import Service
 
 from streamflow.faust_adapters.lifecycle import Rebalances
@@ -22,23 +21,6 @@ from streamflow.web.server import WebServer
 if TYPE_CHECKING:
     from streamflow.app import App
     from streamflow.engine import Engine
-
-
-class NoTransport(FaustTransport):
-    """Stands where Faust expects a transport; nothing is ever sent through it."""
-
-    driver_version = "streamflow"
-
-
-class NoProducer(Service):
-    """Stands where Faust's commands expect a producer that they can stop."""
-
-    def __init__(self, app: App, **kwargs: Any) -> None:
-        self.app = app
-        super().__init__(**kwargs)
-
-    async def on_stop(self) -> None:
-        await self.app.disconnect()
 
 
 class EngineService(Service):

@@ -191,6 +191,12 @@ class Sender:
                 if not future.done():
                     future.set_result(offset)
 
+    async def flush(self) -> None:
+        """Returns when what was sent outside of events has been acknowledged, or has failed."""
+        writing = self._writing
+        if writing is not None and not writing.done():
+            await asyncio.wait({writing})
+
     async def close(self) -> None:
         """Waits a moment for what is on its way."""
         writing = self._writing
