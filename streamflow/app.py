@@ -27,7 +27,7 @@ from streamflow.faust_adapters.sending import Sender
 from streamflow.faust_adapters.settings import Settings as AppSettings
 from streamflow.faust_adapters.settings import without_old_names
 from streamflow.faust_adapters.standins import NoConsumer, NoProducer, NoTransport
-from streamflow.faust_adapters.table import Table
+from streamflow.faust_adapters.table import Table as OwnTable
 from streamflow.faust_adapters.topic import Topic
 from streamflow.folds import By, Field, FoldSpec, Values
 from streamflow.retries import Retry
@@ -81,7 +81,7 @@ class App(faust.App):
         self._given_transport = transport
         self._clock = SystemClock()
         self._agent_options: dict[str, dict[str, Any]] = {}
-        self._own_tables: dict[str, Table] = {}
+        self._own_tables: dict[str, OwnTable] = {}
         self.bench = False  # are its tables on the bench of `agent.test_context`?
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
         self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
@@ -337,7 +337,7 @@ class App(faust.App):
         return self._client[1]
 
     @property
-    def own_tables(self) -> Iterable[Table]:
+    def own_tables(self) -> Iterable[OwnTable]:
         """The tables in Faust's form."""
         return self._own_tables.values()
 

@@ -223,7 +223,7 @@ class AgentReader(EngineReader):
             spec.window,
             source_topic=self._topic,
             partitions=spec.partitions,
-            key_codec=source.key if source is not None else KeyCodec(None),
+            key_codec=table.key_codec or (source.key if source is not None else KeyCodec(None)),
             description={"values": "agent"},
         )
         self._table = table

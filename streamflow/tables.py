@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamflow.changelog import RowCodec
+from streamflow.codecs import KeyCodec
 from streamflow.hand import CURRENT, Hand, Undo
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW, Rows, Store
 from streamflow.transports.base import Record
@@ -249,6 +250,7 @@ class AgentTable:
         self.parts: dict[int, TablePartition] = {}
         # With `TableSpec.closes`: told of each row of a window that has expired: start, key, value.
         self.on_close: Callable[[int, Any, Any], Awaitable[None]] | None = None
+        self.key_codec: KeyCodec | None = None  # of its own, where its keys are not the topic's
         self._hash_partition = hash_partition
         self._on_late = on_late
         self._on_scattered = on_scattered

@@ -71,7 +71,7 @@ class EngineService(Service):
             add_pages(self.app.web, application)
 
     async def start_channels(self) -> None:
-        """Agents on channels of this process: nothing of theirs is in the log, so Faust's own actors run them."""
+        """Agents on channels of this process: nothing is in the log, so Faust's own actors run them."""
         agents = [agent for agent in self.app.agents.values() if not isinstance(agent.channel, Topic)]
         if agents:
             self.app.flow_control.resume()

@@ -14,6 +14,7 @@ import msgspec
 from faust.models.base import Model
 
 from streamflow.changelog import ChangelogError, hashable
+from streamflow.codecs import KeyCodec
 
 _AS_THEY_ARE = (None, object, Any, dict, list, str, int, float, bool)
 _MADE_OF_LISTS = (set, frozenset, deque, tuple)
@@ -91,6 +92,17 @@ def _marked(data: Any) -> bool:
     return any(
         isinstance(part, dict | list) and (Model._blessed_key in part or _marked(part)) for part in parts
     )
+
+
+def bytes_of_key(topic: KeyCodec, key: Any) -> bytes | None:
+    """The record key that a row's key has in the topic, or would have in one of its own type.
+
+    Raises TypeError for what no topic could have as a key.
+    """
+    try:
+        return topic.encode(key)
+    except TypeError:
+        return key.encode() if isinstance(key, str) else KeyCodec(object).encode(key)
 
 
 def key_in(kind: Any) -> Convert:

@@ -51,10 +51,10 @@ class Sensors:
                 for sensor in self.busy:
                     sensor.on_message_in(at, offset, message)
 
-    def on_full(self, at: TopicPartition) -> None:
+    def on_full(self, partition: TopicPartition) -> None:
         """A partition waits, because an agent's buffer is full."""
         for sensor in [*self.plain, *self.busy]:
-            sensor.on_topic_buffer_full(TP(*at))
+            sensor.on_topic_buffer_full(TP(*partition))
 
     def on_committing(self) -> None:
         """A checkpoint begins."""

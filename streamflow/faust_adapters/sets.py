@@ -100,19 +100,19 @@ class SetRow(MutableSet[Any]):
     def copy(self) -> set[Any]:
         return set(self.data)
 
-    def __ior__(self, other: Any) -> Any:
+    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # `|` gives a plain set
         self.update(other)
         return self
 
-    def __iand__(self, other: Any) -> Any:
+    def __iand__(self, other: Any) -> Any:  # type: ignore[misc]  # `&` gives a plain set
         self.intersection_update(other)
         return self
 
-    def __isub__(self, other: Any) -> Any:
+    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]  # `-` gives a plain set
         self.difference_update(other)
         return self
 
-    def __ixor__(self, other: Any) -> Any:
+    def __ixor__(self, other: Any) -> Any:  # type: ignore[misc]  # `^` gives a plain set
         self.symmetric_difference_update(other)
         return self
 
@@ -178,7 +178,7 @@ class SetTable(Table):
         super().__setitem__(key, set(value))
 
     def get(self, key: Any, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401  # this is that get
 
     def pop(self, key: Any, *default: Any) -> Any:
         if key not in self:

@@ -88,9 +88,11 @@ class NoConsumer:
     def highwater(self, tp: TP) -> int:
         """The last stable offset as of the newest fetch."""
         engine = self.app.engine_service_engine
-        return 0 if engine is None or engine.ours is None else engine.ours.end_offsets.get(tuple(tp), 0)
+        ends = {} if engine is None or engine.ours is None else engine.ours.end_offsets
+        return ends.get((tp.topic, tp.partition), 0)
 
     async def position(self, tp: TP) -> int | None:
         """The least position of this worker's consumers."""
         engine = self.app.engine_service_engine
-        return None if engine is None or engine.ours is None else engine.ours.offsets().get(tuple(tp))
+        offsets = {} if engine is None or engine.ours is None else engine.ours.offsets()
+        return offsets.get((tp.topic, tp.partition))

@@ -10,9 +10,9 @@ import copy
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from faust.types.windows import WindowRange
 from faust.utils.terminal.tables import dict_as_ansitable
 from mode.utils.futures import maybe_async
 
@@ -20,7 +20,7 @@ from streamflow.changelog import RowCodec
 from streamflow.codecs import KeyCodec
 from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
-from streamflow.faust_adapters.row_codecs import key_in, value_in
+from streamflow.faust_adapters.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.faust_adapters.windowed import WindowedRow, WindowedTable, windowed
 from streamflow.hand import CURRENT, Hand
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
@@ -140,7 +140,9 @@ class Table(MutableMapping[Any, Any]):
         spec = TableSpec(self.name, self.window, self.row_codec(), "", 0)
         spec = replace(spec, own_time=self.own_time, closes=self.closes is not None)
         self._engine = engine
-        table = engine.add_table(spec, self.default, key.encode, self.partitions, is_global=self.is_global)
+        key_bytes = partial(bytes_of_key, key)
+        table = engine.add_table(spec, self.default, key_bytes, self.partitions, is_global=self.is_global)
+        table.key_codec = None if self.key_type is None else KeyCodec(self.key_type)
         if self.closes is not None:
             table.on_close = self._window_closed
         self.bind(table)
@@ -165,7 +167,7 @@ class Table(MutableMapping[Any, Any]):
         assert self.closes is not None
         assert self.window is not None
         end_s = self.window.end_of(start) / 1_000 - FAUST_END_S
-        await maybe_async(self.closes((key, WindowRange(start / 1_000, end_s)), value))
+        await maybe_async(self.closes((key, (start / 1_000, end_s)), value))
 
     @property
     def inner(self) -> AgentTable:

@@ -15,10 +15,11 @@ from faust.streams import current_event
 from faust.utils import iso8601
 from faust.utils.terminal.tables import dict_as_ansitable
 
+from streamflow.errors import ConfigurationError
 from streamflow.hand import CURRENT
 from streamflow.stores.base import DELETED, MISSING
 from streamflow.tables import AgentTable
-from streamflow.windows import Window
+from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 if TYPE_CHECKING:
     from streamflow.faust_adapters.table import Table
@@ -77,6 +78,10 @@ class WindowedTable:
         return self.relative_to(relative_to)
 
     def _by(self, clock: Clock) -> WindowedTable:
+        if isinstance(self.window, SessionWindow | SlidingWindow):
+            raise ConfigurationError(
+                f"table {self.name!r}: a session or a sliding window has no other time than its events'"
+            )
         self.table.own_time = True
         return windowed(self.table, clock, key_index=self.key_index)
 
@@ -417,7 +422,7 @@ def as_ms(time: Any) -> int:
     if isinstance(time, datetime):
         aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
         return round(aware.timestamp() * 1_000)
-    return round(time * 1_000)
+    return round(float(time) * 1_000)
 
 
 def _of_event(event: Any) -> Any:

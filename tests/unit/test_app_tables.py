@@ -181,12 +181,10 @@ def test_a_table_says_what_it_cannot_do() -> None:
     table = app.Table("one")
     with pytest.raises(ConfigurationError, match="two tables"):
         app.Table("one")
-    with pytest.raises(ConfigurationError, match="on_window_close"):
-        app.Table("two", on_window_close=print)
-    with pytest.raises(ConfigurationError, match="hopping"):
-        table.hopping(10, 5)
-    with pytest.raises(ConfigurationError, match="GlobalTable"):
-        app.GlobalTable("three")
+    with pytest.raises(ConfigurationError, match="changelog_topic"):
+        app.Table("two", changelog_topic=app.topic("other"))
+    with pytest.raises(ConfigurationError, match="no_such_option"):
+        app.Table("two", no_such_option=1)
     table.tumbling(10)
     with pytest.raises(ConfigurationError, match="a window already"):
         table.tumbling(10)
