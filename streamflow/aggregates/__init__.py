@@ -1,0 +1,30 @@
+"""Aggregates: fold events into states, merge states, give results. `base` has the contract."""
+
+from streamflow.aggregates.amounts import Max, Mean, Min, Sum, Variance
+from streamflow.aggregates.base import OTHER, Aggregate, Bad, Field, Placed, State
+from streamflow.aggregates.counting import Count, CountBy
+from streamflow.aggregates.ordering import Collect, First, Last
+from streamflow.aggregates.quantiles import Quantile
+from streamflow.aggregates.sketches import ApproxDistinct, TopK
+
+__all__ = [
+    "OTHER",
+    "Aggregate",
+    "ApproxDistinct",
+    "Bad",
+    "Collect",
+    "Count",
+    "CountBy",
+    "Field",
+    "First",
+    "Last",
+    "Max",
+    "Mean",
+    "Min",
+    "Placed",
+    "Quantile",
+    "State",
+    "Sum",
+    "TopK",
+    "Variance",
+]
