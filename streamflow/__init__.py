@@ -14,7 +14,21 @@ Floors, top to bottom; a module imports only from those below its own (docs/ARCH
     the ground          windows, aggregates, codecs, event, partitioner, metrics, settings, clock, errors
 """
 
-from streamflow.aggregates import Count, CountBy, Max, Mean, Min, Sum
+from streamflow.aggregates import (
+    ApproxDistinct,
+    Collect,
+    Count,
+    CountBy,
+    First,
+    Last,
+    Max,
+    Mean,
+    Min,
+    Quantile,
+    Sum,
+    TopK,
+    Variance,
+)
 from streamflow.app import App
 from streamflow.buffer import Buffer
 from streamflow.errors import (
@@ -71,10 +85,12 @@ __all__ = [
     "Agent",
     "App",
     "AppCommand",
+    "ApproxDistinct",
     "Buffer",
     "Channel",
     "ChannelT",
     "Codec",
+    "Collect",
     "Command",
     "ConfigurationError",
     "Count",
@@ -82,10 +98,12 @@ __all__ = [
     "DecodeError",
     "Event",
     "EventT",
+    "First",
     "GSSAPICredentials",
     "GlobalTable",
     "HoppingWindow",
     "Key",
+    "Last",
     "Max",
     "Mean",
     "Min",
@@ -94,6 +112,7 @@ __all__ = [
     "ModelOptions",
     "Monitor",
     "OAuthCredentials",
+    "Quantile",
     "Record",
     "RecordTooLarge",
     "Retry",
@@ -114,10 +133,12 @@ __all__ = [
     "StreamflowError",
     "Sum",
     "Table",
+    "TopK",
     "Topic",
     "TopicT",
     "TumblingWindow",
     "UnknownEventType",
+    "Variance",
     "WindowError",
     "Worker",
     "current_agent",

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-import orjson
-
+from streamflow.codecs import json_bytes, json_value
 from streamflow.codecs.values import plain_json
 from streamflow.errors import StreamflowError
 from streamflow.stores.base import NO_WINDOW
@@ -65,7 +64,7 @@ class RowCodec:
 
     def encode_keys(self, start: int, keys: list[Any]) -> list[bytes]:
         """The record keys of rows of one window."""
-        dumps = orjson.dumps
+        dumps = json_bytes
         if self._key_out is not None:
             keys = [self._key_out(key) for key in keys]
         if not self._windowed:
@@ -77,7 +76,7 @@ class RowCodec:
     def decode_key(self, data: bytes) -> tuple[int, Any]:
         """(window start in ms or `NO_WINDOW`, key). Raises ChangelogError."""
         try:
-            loaded = orjson.loads(data)
+            loaded = json_value(data)
             if not self._windowed:
                 return NO_WINDOW, self._key_in(loaded)
             key, (start_s, _) = loaded
@@ -89,12 +88,12 @@ class RowCodec:
         """Raises TypeError for what can't be written."""
         if self._value_out is not None:
             value = self._value_out(value)
-        return orjson.dumps(value, default=_value_default, option=orjson.OPT_NON_STR_KEYS)
+        return json_bytes(value, _value_default)
 
     def decode_value(self, data: bytes) -> Any:
         """Raises ChangelogError."""
         try:
-            loaded = orjson.loads(data)
+            loaded = json_value(data)
         except ValueError as exc:
             raise ChangelogError(f"changelog value {data[:200]!r} can't be read") from exc
         return loaded if self._value_in is None else self._value_in(loaded)

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, repeat
 from typing import Any
-
-import orjson
 
 from streamflow.aggregates import Aggregate
 from streamflow.chunk import Chunk
@@ -21,8 +19,10 @@ from streamflow.codecs import (
     group_key,
     group_key_column,
     group_key_value,
+    json_bytes,
     times_ms_column,
 )
+from streamflow.conditions import Condition, condition
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.progress import Progress
 from streamflow.stores.base import MISSING, NO_WINDOW
@@ -125,7 +125,11 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class FoldSpec:
-    """A declared aggregate, apart from its rows. ``time`` is a field path, or ``None``: the decoder's."""
+    """A declared aggregate, apart from its rows.
+
+    ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
+    of a test (see `conditions`).
+    """
 
     name: str
     topic: str
@@ -135,6 +139,10 @@ class FoldSpec:
     time: str | None = None
     where: Field | None = None
     emit_closed: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.where, str):
+            condition(self.where)  # raises ConfigurationError, where it is declared
 
     @property
     def consumer(self) -> str:
@@ -184,7 +192,9 @@ class Fold:
         self.spec = spec
         self.parts: dict[int, TablePartition] = {}
         self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
-        wanted = [spec.by, spec.where, spec.time, *self._fields]
+        self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
+        where = self._where.path if isinstance(self._where, Condition) else self._where
+        wanted = [spec.by, where, spec.time, *self._fields]
         self._paths = [field for field in wanted if isinstance(field, str)]
         self._whole_events = any(callable(field) for field in wanted)
         self._getters = {path: field_getter(path) for path in self._paths}
@@ -237,12 +247,14 @@ class Fold:
         if spec.time is not None:
             times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))
             wrong.update(bad_times)
-        wanted = None if spec.where is None else self._read(chunk, spec.where, wrong)
+        wanted = None if self._where is None else self._wanted(chunk, self._where, wrong)
         values: list[list[Any] | None] = []
         for aggregate, field in zip(spec.values.aggregates, self._fields, strict=True):
             column = None if field is None else self._read(chunk, field, wrong)
             if column is not None:
                 wrong.update(aggregate.check_column(column))
+                if aggregate.placed:
+                    column = list(zip(times, repeat(chunk.partition), chunk.offsets, column, strict=False))
             values.append(column)
         columns = _Columns(groups, times, wanted, values)
         if not wrong:
@@ -264,6 +276,13 @@ class Fold:
                 wrong[index] = DecodeError("agent-failed", f"{name} raised {type(exc).__name__}: {exc}")
                 column.append(None)
         return column
+
+    def _wanted(
+        self, chunk: Chunk, where: Condition | Callable[[Any], Any], wrong: dict[int, DecodeError]
+    ) -> list[Any]:
+        if isinstance(where, Condition):
+            return where.column(self._read(chunk, where.path, wrong))
+        return self._read(chunk, where, wrong)
 
     def _live(
         self, columns: _Columns, before_ms: int | None, after_ms: int | None
@@ -357,4 +376,4 @@ def closed_row(
         raw = key.encode() if isinstance(key, str) else key
     result = spec.values.result(state)
     value |= {"value": result} if spec.values.scalar else result
-    return raw or b"", orjson.dumps(value)
+    return raw or b"", json_bytes(value)

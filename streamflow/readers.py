@@ -14,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from streamflow.changelog import bare
-from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value
+from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value, json_bytes, json_value
 from streamflow.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.folds import Fold, FoldSpec, Key
@@ -490,7 +490,7 @@ def plain(value: Any, encode: Any = None) -> Any:
         return value
     if isinstance(value, bytes):
         return value.decode(errors="surrogateescape")
-    return bare(orjson.loads(orjson.dumps(value) if encode is None else encode(value)))
+    return bare(json_value(json_bytes(value) if encode is None else encode(value)))
 
 
 def _json_or_text(text: str) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from streamflow.codecs import group_key, group_key_bytes, group_key_value
+from streamflow.codecs import group_key, group_key_bytes, group_key_value, json_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.folds import FoldSpec, State
 from streamflow.partitioner import fnv1a
@@ -105,7 +105,7 @@ class Sender:
 
 def share_key(source: int, group: Any, start: int) -> bytes:
     """The record key of a share."""
-    return orjson.dumps(["share", source, group_key_value(group), start])
+    return json_bytes(["share", source, group_key_value(group), start])
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class SecondStage:
 
     def _read_record(self, key: bytes | None, value: bytes | None, changed: dict[RowId, None]) -> None:
         assert key is not None
-        kind, *rest = orjson.loads(key)
+        kind, *rest = json_value(key)
         if kind == "mark":
             if value is not None:
                 data = orjson.loads(value)
@@ -194,7 +194,7 @@ class SecondStage:
                 self._remove(source, group, start)
             else:
                 shares = self.shares.setdefault(start, {}).setdefault(group, {})
-                shares[source] = self.spec.values.load(orjson.loads(value))
+                shares[source] = self.spec.values.load(json_value(value))
             changed[start, group] = None
         else:
             raise ValueError(f"unknown kind {kind!r}")

@@ -109,9 +109,9 @@ class Quantile(OfNumbers):
 
     def __init__(self, field: Field, q: float | Sequence[float] = 0.5) -> None:
         super().__init__(field)
-        self.q = (q,) if isinstance(q, int | float) else tuple(q)
         self.scalar = isinstance(q, int | float)
-        if not self.q or any(isinstance(one, bool) or not 0 <= one <= 1 for one in self.q):
+        self.q: tuple[float, ...] = (q,) if isinstance(q, int | float) else tuple(q)
+        if not self.q or not all(type(one) in {int, float} and 0 <= one <= 1 for one in self.q):
             raise ConfigurationError(f"Quantile(q={q!r}) must be one or several numbers from 0 to 1")
 
     def initial(self) -> State:

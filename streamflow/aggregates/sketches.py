@@ -149,9 +149,7 @@ class TopK(OfJson):
     def result(self, state: State) -> list[dict[str, Any]]:
         found = state.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES, 0)
         found = sorted(found, key=lambda item: (-item[1], item[0]))[: self.k]
-        return [
-            {"value": _value(text), "count": high, "error": high - low} for text, _, low, high in found
-        ]
+        return [{"value": _value(text), "count": high, "error": high - low} for text, _, low, high in found]
 
     def dump(self, state: State) -> str:
         return b64encode(state.serialize()).decode()

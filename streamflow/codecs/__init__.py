@@ -13,6 +13,8 @@ from streamflow.codecs.canonical import (
     group_key_column,
     group_key_text,
     group_key_value,
+    json_bytes,
+    json_value,
 )
 from streamflow.codecs.fields import field_getter, time_ms, times_ms_column
 from streamflow.codecs.keys import KeyCodec
@@ -32,6 +34,8 @@ __all__ = [
     "group_key_column",
     "group_key_text",
     "group_key_value",
+    "json_bytes",
+    "json_value",
     "time_ms",
     "times_ms_column",
 ]

@@ -7,10 +7,11 @@ case, and the two never meet as dict keys.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import orjson
 
 GroupKey = str | bytes
 """A text as it is, or the canonical JSON bytes of anything else."""
@@ -60,3 +61,24 @@ def group_key_text(value: Any) -> str:
     """A text for people: a str as it is, everything else as canonical JSON text."""
     key = group_key(value)
     return key if isinstance(key, str) else key.decode()
+
+
+def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """``value`` as JSON, for records that are read back by `json_value`: ints of any size, Decimals as texts.
+
+    Keys that are no texts are written as texts. Equal bytes for equal values written alike, as the key of a compacted topic needs. ``default`` turns
+    what JSON does not know into what it does. Raises TypeError.
+    """
+    try:
+        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # It refuses ints beyond 64 bits (and always the same ones); msgspec writes them, at less speed.
+        return msgspec.json.encode(value, enc_hook=default, order="deterministic")
+
+
+def json_value(data: bytes) -> Any:
+    """What `json_bytes` wrote, ints whole. Raises ValueError for what is no JSON."""
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError(str(exc)) from exc
