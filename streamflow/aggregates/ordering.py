@@ -183,18 +183,18 @@ class Collect(OfPlaced):
         return {**super().describe(), "max": self.max, "bytes_max": self.bytes_max}
 
 
-_encode = msgspec.json.Encoder(enc_hook=lambda value: _described(value)).encode
-_decode = msgspec.json.Decoder().decode
-_PLACE_BYTES = 40
-"""About what the place of a value costs in a record."""
-
-
 def _described(value: Any) -> Any:
     """What msgspec does not know: anything that can describe itself."""
     as_dict = getattr(value, "asdict", None)
     if as_dict is None:
         raise TypeError(f"{type(value).__name__} is no JSON value")
     return as_dict()
+
+
+_encode = msgspec.json.Encoder(enc_hook=_described).encode
+_decode = msgspec.json.Decoder().decode
+_PLACE_BYTES = 40
+"""About what the place of a value costs in a record."""
 
 
 def json_of(value: Any) -> Any:
@@ -217,7 +217,7 @@ def _kept(placed: Placed) -> Placed:
 
 
 def _dumped(placed: Placed) -> list[Any]:
-    """``[time, partition, offset, value]``, or the value's JSON text in a fifth place: ints beyond 64 bits."""
+    """``[time, partition, offset, value]``, or the value's JSON text in a fifth place: long ints."""
     value = placed[3]
     if _fits(value):
         return [*placed[:3], value]
