@@ -1,8 +1,8 @@
 """Tests of one field, as text: what ``where=`` takes besides a function.
 
 ``"data.paid"`` wants a value that is true as Python has it (not null, false, 0 or empty). A comparison
-wants more: ``"type == 'click'"``, ``"data.amount >= 10"``, ``"type in ['a', 'b']"``, ``"data.user != null"``. On the
-right stands JSON, or a text in single quotes. Only the one field is decoded for it.
+wants more: ``"type == 'click'"``, ``"data.amount >= 10"``, ``"type in ['a', 'b']"``, ``"user != null"``. On
+the right stands JSON, or a text in single quotes. Only the one field is decoded for it.
 """
 
 from __future__ import annotations

@@ -91,7 +91,8 @@ class ApproxDistinct(OfJson):
     def result(self, state: State) -> int:
         # A sketch that saw its values one by one knows a little more than one that was merged. Merged
         # with itself it has the same registers and forgets that: the answer depends on them alone.
-        return round(self.merge(state, state).get_estimate())
+        estimate: float = self.merge(state, state).get_estimate()
+        return round(estimate)
 
     def dump(self, state: State) -> str:
         return b64encode(state.serialize_compact()).decode()

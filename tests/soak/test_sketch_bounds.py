@@ -71,7 +71,7 @@ def test_top_k_counts_ten_million_values_of_a_long_tail_within_its_error():
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_quantile_of_ten_million_numbers_has_the_stated_rank(seed):
-    qs = tuple(step / 20 for step in range(1, 20)) + (0.99, 0.999)
+    qs = (*(step / 20 for step in range(1, 20)), 0.99, 0.999)
     aggregate = Quantile("ms", qs)
     rng = random.Random(seed)
     every: list[float] = []

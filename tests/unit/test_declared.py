@@ -136,7 +136,7 @@ def test_a_row_codec_writes_ints_of_any_size_and_decimals() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "counted"),
+    "where, counted",
     [
         ("data.paid", 1),
         ("type == 'click'", 2),
@@ -169,7 +169,7 @@ async def test_a_field_test_decodes_only_its_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted", "unwanted"),
+    "text, wanted, unwanted",
     [
         ("a.b", [1, "x", [0], True], [None, 0, "", False, []]),
         ("a == 1", [1, 1.0], [True, "1", None, 2]),
