@@ -1,12 +1,22 @@
-"""``streamflow worker -A MODULE``: as ``faust -A MODULE worker``."""
+"""``streamflow worker -A MODULE``: as ``faust -A MODULE worker``; with ``--processes`` several of them."""
 
 from __future__ import annotations
+
+import socket
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from streamflow.cli.apps import app_option, load
+from streamflow.transports.connecting import scheme_of
+
+if TYPE_CHECKING:
+    from streamflow.app import App
 
 LEVELS = ("crit", "error", "warn", "info", "debug")
+PROCESSES_MAX = 256
+WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 
 
 @click.command()
@@ -15,18 +25,68 @@ LEVELS = ("crit", "error", "warn", "info", "debug")
 @click.option("-p", "--web-port", type=click.IntRange(0, 65_535), help="Of the web view; busy: an error.")
 @click.option("-b", "--web-bind", metavar="HOST", help="Address of the web view.")
 @click.option("--without-web", is_flag=True, help="No web view: other workers can't ask this one.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, PROCESSES_MAX),
+    help="So many workers, each a process with the next web port; shows their sum.",
+)
 def command(
-    module: str, loglevel: str, web_port: int | None, web_bind: str | None, without_web: bool
+    module: str,
+    loglevel: str,
+    web_port: int | None,
+    web_bind: str | None,
+    without_web: bool,
+    processes: int | None,
 ) -> None:
     """Start a worker of an app; Ctrl-C or SIGTERM end it cleanly."""
     from faust.cli.faust import cli
 
-    load(module)  # what is wrong with it is told in a sentence
+    app = load(module)  # what is wrong with it is told in a sentence
     arguments = ["--app", module, "worker", "--loglevel", loglevel]
-    if web_port is not None:
-        arguments += ["--web-port", str(web_port)]
     if web_bind is not None:
         arguments += ["--web-bind", web_bind]
     if without_web:
         arguments.append("--without-web")
+    if processes is not None:
+        if web_port is not None:
+            app.conf.web_port = web_port
+        if web_bind is not None:
+            app.conf.web_bind = web_bind
+        sys.exit(run_processes(app, arguments, processes, web=not without_web))
+    if web_port is not None:
+        arguments += ["--web-port", str(web_port)]
     cli.main(args=arguments, prog_name="streamflow")
+
+
+def run_processes(app: App, arguments: list[str], count: int, *, web: bool) -> int:
+    """Runs ``count`` workers with these arguments of Faust's command; the exit code."""
+    from streamflow.cli import processes
+
+    if scheme_of(app.broker_url) == "memory":
+        raise click.UsageError(
+            "memory:// lives inside one process, so other processes would see nothing of it: name a broker"
+            " (setting broker, STREAMFLOW_BROKER) or leave --processes out"
+        )
+    settings = app.settings.web_settings()
+    ports = processes.free_ports(settings, count) if web and app.conf.web_enabled else []
+    slot = app.engine_settings.transactional_slot
+    if slot or not all(ports) or not ports:
+        # No port tells them apart, or somebody named them: then the number does.
+        base = slot or f"{socket.gethostname()}-process"
+        slots = [f"{base}-{number}" for number in range(count)]
+    else:
+        slots = [""] * count
+
+    def child(number: int) -> list[str]:
+        port = ["--web-port", str(ports[number])] if ports else []
+        return [sys.executable, "-m", "faust", *arguments, *port]
+
+    plan = processes.Plan(
+        count,
+        child,
+        slots,
+        ports,
+        host=WILDCARDS.get(settings.host, settings.host),
+        token=settings.tokens[0] if settings.tokens else None,
+    )
+    return processes.run(plan)

@@ -79,6 +79,13 @@ class WorkerProcess:
                 [*command, "--web-port", str(self.port)], cwd=ROOT, env=environ, stdout=log, stderr=log
             )
 
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def tell(self, how: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(how)
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None

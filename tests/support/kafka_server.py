@@ -87,6 +87,19 @@ def broker_properties(port: int, controller_port: int, log_dir: str, *, bind: st
     }
 
 
+def filled_in(
+    overrides: Mapping[str, str], port: int, controller_port: int, bind: str, folder: str
+) -> dict[str, str]:
+    """Broker properties whose values may name what is known only now."""
+    known = {"port": port, "controller_port": controller_port, "bind": bind, "dir": folder}
+    found = {}
+    for name, text in overrides.items():
+        for word, value in known.items():
+            text = text.replace(f"{{{word}}}", str(value))
+        found[name] = text
+    return found
+
+
 class Backend(Protocol):
     """A broker that keeps its data and its port from one `launch` to the next."""
 
@@ -114,11 +127,15 @@ class Backend(Protocol):
 class KafkaServer:
     """A broker on 127.0.0.1. A context manager; ``stop`` is also called at the end of the process.
 
-    ``overrides`` are broker properties. Raises NoBroker where none can be had.
+    ``overrides`` are broker properties; ``{port}``, ``{controller_port}``, ``{bind}`` and ``{dir}`` in them
+    are filled in. ``ports`` are those of further listeners. Raises NoBroker where none can be had.
     """
 
-    def __init__(self, overrides: Mapping[str, str] | None = None, heap_mb: int = 512) -> None:
+    def __init__(
+        self, overrides: Mapping[str, str] | None = None, heap_mb: int = 512, ports: Sequence[int] = ()
+    ) -> None:
         self._overrides = dict(overrides or {})
+        self._ports = tuple(ports)
         self._heap_mb = heap_mb
         self._backend: Backend | None = None
 
@@ -184,7 +201,7 @@ class KafkaServer:
 
     def _choose(self) -> Backend:
         if docker_answers():
-            return DockerBackend(self._overrides, self._heap_mb)
+            return DockerBackend(self._overrides, self._heap_mb, self._ports)
         java, maven = shutil.which("java"), shutil.which("mvn")
         if java is None:
             raise NoBroker("no Docker engine answers and there is no java")
@@ -213,10 +230,9 @@ class JavaBackend:
         self._dir = pathlib.Path(tempfile.mkdtemp(prefix="streamflow-kafka-"))
         self.port, controller_port = free_ports(2)
         properties = broker_properties(self.port, controller_port, str(self._dir / "data"), bind="127.0.0.1")
+        properties |= filled_in(overrides, self.port, controller_port, "127.0.0.1", str(self._dir))
         self._properties = self._dir / "server.properties"
-        self._properties.write_text(
-            "".join(f"{name}={value}\n" for name, value in {**properties, **overrides}.items())
-        )
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
         self._format()
 
     def launch(self) -> None:
@@ -286,13 +302,16 @@ class JavaBackend:
 class DockerBackend:
     """The broker as a container, through testcontainers."""
 
-    def __init__(self, overrides: Mapping[str, str], heap_mb: int) -> None:
+    def __init__(self, overrides: Mapping[str, str], heap_mb: int, ports: Sequence[int]) -> None:
         from testcontainers.core.container import DockerContainer
 
         self.port, controller_port = free_ports(2)
         properties = broker_properties(self.port, controller_port, "/tmp/kafka-data", bind="0.0.0.0")
+        properties |= filled_in(overrides, self.port, controller_port, "0.0.0.0", "/tmp")
         container = DockerContainer(IMAGE).with_bind_ports(self.port, self.port)
-        for name, value in {**properties, **overrides}.items():
+        for port in ports:
+            container = container.with_bind_ports(port, port)
+        for name, value in properties.items():
             container = container.with_env("KAFKA_" + name.upper().replace(".", "_"), value)
         container = container.with_env("CLUSTER_ID", CLUSTER_ID)
         self._container: Any = container.with_env("KAFKA_HEAP_OPTS", f"-Xmx{heap_mb}m")

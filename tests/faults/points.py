@@ -1,0 +1,123 @@
+"""Named points at which a worker under test ends itself by SIGKILL, or hangs.
+
+Loaded by the app of the fault tests and by nothing else: it puts itself around functions of the
+transport and the engine. A point is armed by a file of its name in a folder; who removes the file
+has met the point, so that of several workers one dies, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from aiokafka.protocol.produce import ProduceRequest
+
+from streamflow import engine, recovery
+from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka.transactions import Transactions
+
+POINTS = (
+    "before-ack",  # the checkpoint's records are on their way
+    "after-ack",  # the changelog is acknowledged, the offsets are not yet with the transaction
+    "before-end",  # everything but the decision
+    "after-end",  # the decision is on its way
+    "after-commit",  # decided and acknowledged; nothing is folded yet
+    "restore",  # a part of a changelog is read back
+    "revoke",  # in the last checkpoint of an assignment, or behind it where there is none
+)
+TURNS = 50  # of the event loop, until what was begun has been written to its socket
+
+
+class Points:
+    """``folder``: where points are armed."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self._revoking = False
+
+    def met(self, point: str) -> bool:
+        try:
+            (self.folder / point).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def die_at(self, point: str) -> None:
+        if self.met(point):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang_at(self, point: str) -> None:
+        """Blocks the whole process for as many seconds as the file says."""
+        file = self.folder / point
+        if file.exists():
+            seconds = float(file.read_text())
+            if self.met(point):
+                time.sleep(seconds)
+
+    async def die_behind(self, point: str, work: Awaitable[Any]) -> Any:
+        """Dies when the work is under way, and what it sends has left."""
+        if not self.met(point):
+            return await work
+        under_way = asyncio.ensure_future(work)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return await under_way
+
+    def install(self) -> None:
+        self._around_the_commit()
+        self._around_the_assignment()
+
+    def _around_the_commit(self) -> None:
+        ask, end = Connection.ask, Transactions._end
+        add_group, decide = Transactions._add_group, Transactions._decide
+
+        async def asking(connection: Any, node_id: int, request: Any, *rest: Any, **more: Any) -> Any:
+            work = ask(connection, node_id, request, *rest, **more)
+            if isinstance(request, ProduceRequest) and request._transactional_id is not None:
+                return await self.die_behind("before-ack", work)
+            return await work
+
+        async def adding_group(transactions: Any, *rest: Any) -> None:
+            self.die_at("after-ack")
+            await add_group(transactions, *rest)
+
+        async def deciding(transactions: Any, *rest: Any) -> None:
+            self.die_at("before-end")
+            if self._revoking:
+                self.die_at("revoke")
+            await decide(transactions, *rest)
+            self.die_at("after-commit")
+
+        async def ending(transactions: Any, node_id: int, life: Any, result: bool, *rest: Any) -> Any:
+            work = end(transactions, node_id, life, result, *rest)
+            return await self.die_behind("after-end", work) if result else await work
+
+        setattr(Connection, "ask", asking)
+        setattr(Transactions, "_add_group", adding_group)
+        setattr(Transactions, "_decide", deciding)
+        setattr(Transactions, "_end", ending)
+
+    def _around_the_assignment(self) -> None:
+        fill, revoke = recovery.fill, engine.Engine._revoke
+
+        def filling(*rest: Any) -> None:
+            fill(*rest)
+            self.die_at("restore")
+
+        async def revoking(running: Any) -> None:
+            self._revoking = running.ours is not None
+            try:
+                await revoke(running)
+                if self._revoking:
+                    self.die_at("revoke")
+            finally:
+                self._revoking = False
+
+        setattr(recovery, "fill", filling)
+        setattr(engine.Engine, "_revoke", revoking)
