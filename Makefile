@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench simulate lock clean
+.PHONY: help demo test check format bench simulate faults lock clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
@@ -19,6 +19,7 @@ help:
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
+	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV) and caches"
 
@@ -44,6 +45,9 @@ bench: $(VENV)/.stamp-bench
 
 simulate: $(VENV)/.stamp-dev
 	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed
+
+faults: $(VENV)/.stamp-dev
+	STREAMFLOW_SEED=$(SEED) STREAMFLOW_FAULT_ROUNDS=$(or $(ROUNDS),60) $(PY) -m pytest tests/faults -s -x -k 'fault or checker'
 
 lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

@@ -221,20 +221,20 @@ class Processes:
         live = Live(console=self._console, auto_refresh=False, transient=True) if terminal else None
         async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
             with live or contextlib.nullcontext():
-                before, last_ms, told_ms = 0.0, self._clock.monotonic_ms(), self._clock.monotonic_ms()
+                told_events, told_ms = 0.0, self._clock.monotonic_ms()
                 while True:
-                    await self._clock.sleep_ms(LOOK_MS if live else TELL_MS)
+                    await self._clock.sleep_ms(LOOK_MS)
                     await asyncio.gather(*(self._ask(session, child) for child in self._children))
                     now_ms = self._clock.monotonic_ms()
+                    if live is None and now_ms - told_ms < TELL_MS:
+                        continue
                     events = sum(child.events for child in self._children)
-                    rate = max(0.0, events - before) / (now_ms - last_ms) * 1_000
-                    before, last_ms = events, now_ms
-                    line = self.line(rate)
+                    line = self.line(max(0.0, events - told_events) / (now_ms - told_ms) * 1_000)
+                    told_events, told_ms = events, now_ms
                     if live is not None:
                         live.update(Text(line, style="bold"), refresh=True)
-                    elif now_ms - told_ms >= TELL_MS - LOOK_MS:
+                    else:
                         self._say(line)
-                        told_ms = now_ms
 
     async def _ask(self, session: aiohttp.ClientSession, child: Child) -> None:
         base = f"http://{self._plan.host}:{self._plan.ports[child.number]}"

@@ -33,7 +33,7 @@ class Seen:
 
 
 def expected(events: Iterable[Event], ends: Mapping[int, int]) -> Seen:
-    """What one worker without any trouble makes of it. ``ends``: partition -> offset behind its last record."""
+    """What one worker without trouble makes of it. ``ends``: partition -> offset behind its last record."""
     wanted = Seen(offsets=dict(ends))
     for event in events:
         total = wanted.sums[event.key] = wanted.sums.get(event.key, 0) + event.amount
@@ -75,7 +75,7 @@ def at_least_once(wanted: Seen, seen: Seen) -> list[str]:
             for seq, total in found
             if total < least.get(seq, 0)
         ][:SHOWN_MAX]
-    wrong += _at_least("table sums", {k: (0, v) for k, v in wanted.sums.items()}, {k: (0, v) for k, v in seen.sums.items()})
+    wrong += _at_least("table sums", _pairs(wanted.sums), _pairs(seen.sums))
     wrong += _at_least("aggregate", wanted.windows, seen.windows)
     wrong += _same("offsets", wanted.offsets, seen.offsets)
     return wrong
@@ -94,6 +94,10 @@ def _outputs(key: str, want: Sequence[Output], found: Sequence[Output]) -> list[
 def _same(what: str, want: Mapping[Any, Any], found: Mapping[Any, Any]) -> list[str]:
     wrong = [at for at in {*want, *found} if want.get(at) != found.get(at)]
     return [f"{what}: {at} is {found.get(at)} instead of {want.get(at)}" for at in wrong[:SHOWN_MAX]]
+
+
+def _pairs(sums: Mapping[str, int]) -> dict[str, Amounts]:
+    return {key: (0, total) for key, total in sums.items()}
 
 
 def _at_least(what: str, want: Mapping[Any, Amounts], found: Mapping[Any, Amounts]) -> list[str]:

@@ -20,10 +20,10 @@ from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
 def scene(tmp_path: pathlib.Path) -> Iterator[Scene]:
     """Two workers, the second behind a proxy. ``STREAMFLOW_SEED`` chooses the random moments."""
     behind, front = free_ports(2)
-    listeners = "PLAINTEXT://{bind}:{port},CONTROLLER://127.0.0.1:{controller_port},PROXIED://{bind}:%d" % behind
+    own = "PLAINTEXT://{bind}:{port},CONTROLLER://127.0.0.1:{controller_port}"
     overrides = {
-        "listeners": listeners,
-        "advertised.listeners": "PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:%d" % front,
+        "listeners": f"{own},PROXIED://{{bind}}:{behind}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},PROXIED://127.0.0.1:{front}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT",
     }
     server = KafkaServer(overrides, ports=(behind,))

@@ -34,7 +34,7 @@ sums = app.Table("sums", default=int)
 
 @app.agent(inputs)
 async def add_up(stream: Any) -> None:
-    async for key, event in stream.items():  # noqa: PERF102  # a stream, not a dict
+    async for key, event in stream.items():  # a stream, not a dict
         points.hang_at("block")
         sums[key] += event.amount
         if event.seq >= 0:

@@ -98,10 +98,10 @@ class Points:
             work = end(transactions, node_id, life, result, *rest)
             return await self.die_behind("after-end", work) if result else await work
 
-        setattr(Connection, "ask", asking)
-        setattr(Transactions, "_add_group", adding_group)
-        setattr(Transactions, "_decide", deciding)
-        setattr(Transactions, "_end", ending)
+        put(Connection, "ask", asking)
+        put(Transactions, "_add_group", adding_group)
+        put(Transactions, "_decide", deciding)
+        put(Transactions, "_end", ending)
 
     def _around_the_assignment(self) -> None:
         fill, revoke = recovery.fill, engine.Engine._revoke
@@ -119,5 +119,10 @@ class Points:
             finally:
                 self._revoking = False
 
-        setattr(recovery, "fill", filling)
-        setattr(engine.Engine, "_revoke", revoking)
+        put(recovery, "fill", filling)
+        put(engine.Engine, "_revoke", revoking)
+
+
+def put(owner: object, name: str, function: object) -> None:
+    """Puts a function in the place of another one."""
+    setattr(owner, name, function)

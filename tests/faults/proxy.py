@@ -10,6 +10,10 @@ CHUNK_BYTES = 16_384
 CUT_AFTER_BYTES = 7  # into a frame: less than its head
 
 
+Pair = tuple[socket.socket, socket.socket]
+"""(to the client, to the broker)"""
+
+
 class Proxy:
     """Forwards connections of ``port`` to ``target_port``, both of 127.0.0.1."""
 
@@ -17,8 +21,8 @@ class Proxy:
         self._target_port = target_port
         self._listener = socket.create_server(("127.0.0.1", port))
         self._lock = threading.Lock()
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self._to_cut: set[tuple[socket.socket, socket.socket]] = set()
+        self._pairs: set[Pair] = set()
+        self._to_cut: set[Pair] = set()
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,9 +56,7 @@ class Proxy:
             for source, sink, answers in ((client, broker, False), (broker, client, True)):
                 threading.Thread(target=self._pump, args=(pair, source, sink, answers), daemon=True).start()
 
-    def _pump(
-        self, pair: tuple[socket.socket, socket.socket], source: socket.socket, sink: socket.socket, answers: bool
-    ) -> None:
+    def _pump(self, pair: Pair, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
                 if answers and pair in self._to_cut:
@@ -65,7 +67,7 @@ class Proxy:
                 sink.sendall(data)
         self._end(pair)
 
-    def _end(self, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _end(self, pair: Pair) -> None:
         with self._lock:
             self._pairs.discard(pair)
             self._to_cut.discard(pair)

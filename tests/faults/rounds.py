@@ -98,9 +98,7 @@ def cut_connections(scene: Scene) -> None:
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
     "kill": kill,
     "kill all": kill_all,
-    **{
-        f"die {point}": partial(die_at, point) for point in POINTS if point not in ("restore", "revoke")
-    },
+    **{f"die {point}": partial(die_at, point) for point in POINTS if point not in ("restore", "revoke")},
     "die in restore": die_in_restore,
     "die in revoke": die_in_revoke,
     "leave": leave,

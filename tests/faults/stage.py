@@ -130,7 +130,7 @@ class Stage:
             "id": self.id,
             "faults_topic": self.id,
             "faults_folder": str(self.points),
-            "session_timeout_ms": "4000",
+            "session_timeout_ms": "2500",
             **settings,
         }
         addresses = bootstraps or (bootstrap,) * workers
@@ -237,9 +237,9 @@ class Stage:
         from confluent_kafka import ConsumerGroupTopicPartitions
 
         asked = [ConsumerGroupTopicPartitions(self.id)]
-        answer = self._admin.list_consumer_group_offsets(
-            asked, require_stable=True, request_timeout=ASK_S
-        )[self.id].result()
+        answer = self._admin.list_consumer_group_offsets(asked, require_stable=True, request_timeout=ASK_S)[
+            self.id
+        ].result()
         return {at.partition: at.offset for at in answer.topic_partitions}
 
     def _rows(self, table: str) -> list[tuple[tuple[Any, Any], Any]]:
