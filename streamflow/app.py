@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -12,12 +13,11 @@ from yarl import URL
 
 from streamflow.aggregates import Aggregate
 from streamflow.buffer import Buffer
-from streamflow.clock import SystemClock
+from streamflow.clock import Clock, SystemClock
 from streamflow.codecs import KeyCodec
-from streamflow.dead_letter import dead_letter_topic
 from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
-from streamflow.faust_adapters.agents import runner
+from streamflow.faust_adapters.agents import spec_of
 from streamflow.faust_adapters.aggregate import AggregateTable
 from streamflow.faust_adapters.boot import BootStrategy, EngineService
 from streamflow.faust_adapters.credentials import kafka_security
@@ -27,12 +27,13 @@ from streamflow.faust_adapters.sending import Sender
 from streamflow.faust_adapters.settings import Settings as AppSettings
 from streamflow.faust_adapters.settings import without_old_names
 from streamflow.faust_adapters.standins import NoConsumer, NoProducer, NoTransport
+from streamflow.faust_adapters.streaming import stream_over
 from streamflow.faust_adapters.table import Table as OwnTable
 from streamflow.faust_adapters.topic import Topic
 from streamflow.folds import By, Field, FoldSpec, Values
+from streamflow.gate import Gate
 from streamflow.retries import Retry
 from streamflow.settings import Settings as EngineSettings
-from streamflow.streams import AgentSpec
 from streamflow.transports.base import Record, Transport
 from streamflow.transports.connecting import connect, scheme_of
 from streamflow.windows import TumblingWindow
@@ -112,6 +113,7 @@ class App(faust.App):
         self,
         channel: Any = None,
         *,
+        on_error: Callable[[Any, BaseException], Any] | None = None,
         retry: Retry | None = None,
         dead_letter: bool | str = True,
         buffer: Buffer | None = None,
@@ -119,6 +121,7 @@ class App(faust.App):
     ) -> Callable[[Any], Any]:
         """Declares an agent.
 
+        ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
         ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
         it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
@@ -127,6 +130,8 @@ class App(faust.App):
 
         def decorate(fun: Any) -> Any:
             agent = declare(fun)
+            if on_error is not None:
+                cast("Any", agent)._on_error = on_error
             self._agent_options[agent.name] = {
                 "retry": retry or Retry(),
                 "dead_letter": dead_letter,
@@ -227,6 +232,27 @@ class App(faust.App):
         self.agent(topic, name=name, **options)(route)
         return router
 
+    def stream(self, channel: Any, beacon: Any = None, **options: Any) -> Any:
+        """A stream over a topic, a channel in memory, or anything that can be iterated.
+
+        Over a topic it is a consumer with a place of its own in the log, named by the topic, or by the
+        agent that asks for it and the topic.
+        """
+        return stream_over(self, channel, options)
+
+    def local_gate(self) -> tuple[Gate, Clock]:
+        """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
+        engine = self.engine_service_engine
+        if engine is not None:
+            return engine.gate, engine.clock
+        clock = SystemClock()
+        return Gate(clock, []), clock
+
+    def topics_like(self, pattern: Any) -> list[str]:
+        """The declared topics whose names match: those of the app's code, known before it starts."""
+        names = {name for topic in self.declared_topics for name in topic.topics or ()}
+        return [name for name in names if re.match(pattern, name)]
+
     def page(self, path: str, **options: Any) -> Callable[[Any], Any]:
         """Faust's page, on the worker's own web server."""
         self.has_pages = True
@@ -282,15 +308,10 @@ class App(faust.App):
             channel = agent.channel
             if not isinstance(channel, Topic):
                 continue  # a channel of this process: see EngineService.start_channels
-            source = channel.source()
+            source, *more = channel.sources()
             keys[source.name] = source.key
-            options = self._agent_options[agent.name]
-            letters = options["dead_letter"]
-            target = dead_letter_topic(source.name) if letters is True else (letters or None)
-            spec = AgentSpec(
-                agent.name, source.name, runner(agent), options["retry"], target, options["buffer"]
-            )
-            engine.add_agent(spec, source)
+            spec = spec_of(agent, source.name, self._agent_options[agent.name])
+            engine.add_agent(spec, source, *more)
         key = keys[min(keys)] if keys else KeyCodec(str)
         for table in self._own_tables.values():
             table.attach(engine, key)

@@ -8,7 +8,7 @@ events. Bad records are set aside with their reason by the topic's decoder, once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,14 +83,11 @@ class Limits:
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         future_s = settings.future_max_s
-        return cls(
-            settings.timestamp_min_ms,
-            settings.timestamp_max_ms,
-            None if future_s is None else int(future_s * 1_000),
-        )
+        future_ms = None if future_s is None else int(future_s * 1_000)
+        return cls(settings.timestamp_min_ms, settings.timestamp_max_ms, future_ms)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Decoder:
     """One schema of one topic, with the consumers that share what it decodes."""
 
@@ -103,6 +100,7 @@ class Decoder:
 
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""
+        self.projection = None
         wanted = [fold.paths() for fold in self.folds]
         if self.agents or not wanted or any(paths is None for paths in wanted):
             return
@@ -120,13 +118,19 @@ class Dispatcher:
         self, decoders: list[Decoder], limits: Limits, metrics: Metrics, place: Callable[[str, bytes], int]
     ) -> None:
         self.decoders: dict[str, list[Decoder]] = {}
-        for decoder in decoders:
-            decoder.decide()
-            self.decoders.setdefault(decoder.source.name, []).append(decoder)
+        self.add(decoders)
         self._limits = limits
         self._metrics = metrics
         self._place = place
         self._misrouted_warned: set[str] = set()
+
+    def add(self, decoders: Iterable[Decoder]) -> None:
+        """These decoders, and those that are known, as their consumers are now."""
+        for decoder in decoders:
+            decoder.decide()
+            known = self.decoders.setdefault(decoder.source.name, [])
+            if decoder not in known:
+                known.append(decoder)
 
     def dispatch(self, batch: Batch, ours: Ours, letters: Letters) -> list[Agent]:
         """Hands one batch to everybody who reads its topic; returns the agents whose buffer is full."""

@@ -17,28 +17,23 @@ from streamflow.assignment import Folded, Lifecycle, Ours
 from streamflow.checkpoint import Checkpoint
 from streamflow.clock import Clock
 from streamflow.closing import close_windows
-from streamflow.dead_letter import dead_letter_topic
-from streamflow.dispatch import Decoder, Dispatcher, Letters, Limits, Source
-from streamflow.errors import CommitAborted, CommitUnknown, ConfigurationError, Fenced, TransportError
-from streamflow.everywhere import Everywhere
-from streamflow.folds import Fold, FoldSpec, State, closed_row
-from streamflow.forming import Declared, Forming, Opening, size_tables
-from streamflow.gate import Gate
-from streamflow.hand import CURRENT, Hand
+from streamflow.declaring import Declarations
+from streamflow.dispatch import Dispatcher, Limits
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
+from streamflow.extending import begin_early, extend
+from streamflow.folds import FoldSpec, State, closed_row
+from streamflow.forming import Forming, Opening, size_tables
+from streamflow.hand import CURRENT
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
-from streamflow.partitioner import partitioner_named
 from streamflow.recovering import Recovering, Turns
 from streamflow.recovery import end_of_logs
 from streamflow.settings import Settings
 from streamflow.shelf import Shelf
 from streamflow.shuffle import RowId, SecondStage
 from streamflow.stores.memory import MemoryStore
-from streamflow.streams import Agent, AgentSpec
-from streamflow.tables import AgentTable, TableSpec
 from streamflow.tail import Tail
 from streamflow.taking import untangle
-from streamflow.topics import Topics
 from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
 from streamflow.watermarks import Board
 
@@ -48,7 +43,7 @@ RESTART_WAIT_MS = 200.0
 LAST_COMMIT_ATTEMPTS = 3
 
 
-class Engine:
+class Engine(Declarations):
     """One worker's engine. Declare with the ``add_`` methods, then `start`; `stop` ends it for good.
 
     ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a second stage
@@ -58,21 +53,11 @@ class Engine:
     def __init__(
         self, settings: Settings, transport: Transport, clock: Clock, metrics: Metrics | None = None
     ) -> None:
-        self.settings = settings
+        super().__init__(settings, clock, metrics or Metrics())
         self.transport = transport
-        self.clock = clock
-        self.metrics = metrics or Metrics()
-        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
-        self.agents: list[Agent] = []
-        self.gate = Gate(clock, self.agents)
         self.shelf = Shelf(lambda table, partition: MemoryStore(), clock, settings.store_age_max_s * 1_000)
-        self.tables: dict[str, AgentTable] = {}
-        self.folds: dict[str, Fold] = {}
-        self.sources: dict[str, Source] = {}  # consumer -> what it reads
         self.board = Board()
-        self.ours: Ours | None = None
         self.live = False
-        self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
         self.lifecycle = Lifecycle()
         self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
@@ -81,9 +66,10 @@ class Engine:
         self.watch: Callable[[list[Folded]], None] = _ignore
         self.watch_stage: Callable[[SecondStage, list[RowId]], None] = _ignore
         self.watch_ours: Callable[[], None] = _ignore
-        self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, self.metrics)
-        self._decoders: dict[tuple[str, str, str], Decoder] = {}
-        self._table_partitions: dict[str, int | None] = {}
+        self.subscribed: set[str] | None = None  # topics; None: the group was not joined yet
+        self.url = ""
+        self._assignment: Assignment | None = None
+        self.extending: set[asyncio.Future[None]] = set()
         self._checkpoint: Checkpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._recovery: asyncio.Task[None] | None = None
@@ -95,104 +81,20 @@ class Engine:
         # assignment fills the very tables and agents that this checkpoint cuts.
         self._turning = asyncio.Lock()
 
-    # -- declarations ---------------------------------------------------------------------------
-
-    def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
-        """An agent on one topic, or on several, which it takes in turn."""
-        agent = Agent(
-            spec,
-            self.clock,
-            self.gate,
-            tables=lambda: list(self.tables.values()),
-            give_up=self.letters.give_up,
-        )
-        self.agents.append(agent)
-        for each in (source, *more):
-            agent.topics[each.name] = None
-            self._decoder(each).agents.append(agent)
-        if more:
-            agent.general()
-        self.sources[spec.consumer] = source
-        if spec.dead_letter is not None:
-            self.topics.want(spec.dead_letter, source.partitions, letters=True)
-        return agent
-
-    def add_table(
-        self,
-        spec: TableSpec,
-        default: Callable[[], Any] | None,
-        key_bytes: Callable[[Any], bytes | None],
-        partitions: int | None = None,
-        *,
-        is_global: bool = False,
-    ) -> AgentTable:
-        """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
-
-        ``is_global``: every worker holds all of its rows. ``key_bytes`` gives the record key of a row's
-        key as the source topic's key codec writes it.
-        """
-        name = spec.name
-        self._check_name(name)
-
-        def place(key: Any) -> int:
-            raw = key_bytes(key)
-            return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
-
-        def on_late(hand: Hand, start: int) -> None:
-            self.metrics.late_events_total.labels(name).inc()
-            for agent in self.agents:
-                agent.note_late(hand)
-
-        table = AgentTable(
-            spec,
-            default,
-            hash_partition=place,
-            on_late=on_late,
-            on_scattered=lambda partition, key: self.letters.note_scattered(name, partition, key),
-        )
-        self.tables[name] = table
-        self._table_partitions[name] = partitions
-        if is_global:
-            self.everywhere[name] = Everywhere(spec)
-        return table
-
-    def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
-        """A declared aggregate."""
-        self._check_name(spec.name)
-        fold = Fold(spec)
-        self.folds[spec.name] = fold
-        self._decoder(source).folds.append(fold)
-        self.sources[spec.consumer] = source
-        return fold
-
-    def _check_name(self, name: str) -> None:
-        if name in self.tables or name in self.folds:
-            raise ConfigurationError(f"two tables are named {name!r}")
-
-    def _decoder(self, source: Source) -> Decoder:
-        if source.schema not in self._decoders:
-            name = f"decoder:{source.value.name}:{source.key.name}"
-            self._decoders[source.schema] = Decoder(source, name)
-            self.topics.want(source.name, source.partitions)
-        return self._decoders[source.schema]
-
-    def _declared(self) -> Declared:
-        return Declared(self._decoders.values(), self.agents, self.tables, self.folds)
-
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
         await self.transport.start()
         await self.topics.create(self.transport)
-        size_tables(self.topics, self._declared(), self._table_partitions)
+        await begin_early(self)
+        size_tables(self.topics, self.declared(), self.table_partitions)
         await self.topics.create(self.transport)
-        self._dispatcher = Dispatcher(
-            list(self._decoders.values()), Limits.of(self.settings), self.metrics, self.topics.place
-        )
+        limits = Limits.of(self.settings)
+        self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.place)
         self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
         self._forming = Forming(
-            self._declared(),
+            self.declared(),
             transport=self.transport,
             topics=self.topics,
             board=self.board,
@@ -208,9 +110,27 @@ class Engine:
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
-        if self._decoders:
-            names = {decoder.source.name for decoder in self._decoders.values()}
-            await self.transport.subscribe(sorted(names), self, url)
+        self.url = url
+        self.subscribed = set(self.source_topics())
+        if self.subscribed:
+            await self.transport.subscribe(sorted(self.subscribed), self, url)
+
+    async def extend(self) -> None:
+        """Consumers were added while the engine runs: they join in."""
+        if self.subscribed is not None:
+            await extend(self)
+
+    async def reform(self) -> None:
+        """Everything held becomes durable, and is formed anew with the consumers that there are now."""
+        async with self._turning:
+            assignment = self._assignment
+            if assignment is None or self._stopping:
+                return
+            if self.ours is not None:
+                self.transport.pause(self.ours.source_partitions())
+            await self._revoke()
+            work = self._recover(assignment, 0.0, told=False)
+            self._recovery = asyncio.create_task(work, name="streamflow-recovery")
 
     def _global_logs(self) -> list[TopicPartition]:
         specs = [self.tables[name].spec for name in self.everywhere]
@@ -253,6 +173,7 @@ class Engine:
     async def on_revoked(self) -> None:
         """A final checkpoint under the old assignment; then everything that was held is dropped."""
         async with self._turning:
+            self._assignment = None
             await self._revoke()
 
     async def _revoke(self) -> None:
@@ -283,6 +204,7 @@ class Engine:
         """Recovery runs beside it: the partitions start to serve when their tables are back."""
         self.members = assignment.members
         async with self._turning:
+            self._assignment = assignment
             if self._stopping:
                 return
             await self._end_recovery()
@@ -344,8 +266,8 @@ class Engine:
         sources = [at for opening in openings for at in opening.sources if at in positions]
         for at in sources:
             self.transport.seek(at, positions[at])
-        if not self.live:
-            for agent in ours.agents:
+        for agent in ours.agents:
+            if not self.live or agent.spec.isolated:
                 agent.start()
         self.live = True
         self.epoch += 1
@@ -399,7 +321,7 @@ class Engine:
         self.lifecycle.batch(batch)
         if batch.offsets:
             ours.moved_ms[at] = self.clock.monotonic_ms()
-        if self._dispatcher.dispatch(batch, ours, self.letters):
+        if self.dispatcher.dispatch(batch, ours, self.letters):
             self.transport.pause([at])
             self._paused.add(at)
             self.lifecycle.full(at)

@@ -157,7 +157,9 @@ class Gate:
         limit = asyncio.ensure_future(self._clock.sleep_ms(limit_ms))
         try:
             while self.torn is None and self.entangled() and not limit.done():
-                change = asyncio.ensure_future(self._change())
+                # Cleared before the task begins: what changes until then must not be missed.
+                self._changed.clear()
+                change = asyncio.ensure_future(self._changed.wait())
                 await asyncio.wait({limit, change}, return_when=asyncio.FIRST_COMPLETED)
                 change.cancel()
         finally:

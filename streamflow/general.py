@@ -65,7 +65,7 @@ class Unit(Hand):
     ``manual``: it is done when it is acknowledged, not when the next one is taken.
     """
 
-    __slots__ = ("acked", "manual", "place", "places", "values")
+    __slots__ = ("acked", "asked", "manual", "place", "places", "values")
 
     def __init__(self, consumer: str, places: Sequence[Place], *, manual: bool = False) -> None:
         super().__init__(consumer)
@@ -73,6 +73,7 @@ class Unit(Hand):
         self.values: list[Any] = []  # of a batch: what its processors made of the events
         self.manual = manual
         self.acked = False
+        self.asked: set[Place] = set()  # of a batch: events that were acknowledged
         self.holding = True
         for place in places:
             self.add(place)
@@ -140,10 +141,10 @@ class Actor:
         self.current: Unit | None = None
         self.units: dict[Unit, None] = {}
         self.stale = False
-        self.waiting = False  # for an event, with nothing to do
         self.waits = asyncio.Event()  # set when it waits for the first time
         self._clock = clock
         self._wake = asyncio.Event()
+        self._thrown: deque[BaseException] = deque()
         self._turn = 0
         self._block_began_ms = 0.0
         self._block = 0
@@ -151,16 +152,30 @@ class Actor:
     def wake(self) -> None:
         self._wake.set()
 
+    def throw(self, exc: BaseException) -> None:
+        """Its next `take` raises this."""
+        self._thrown.append(exc)
+        self.wake()
+
+    def forget(self, unit: Unit) -> None:
+        """Its partition has gone."""
+        self.units.pop(unit, None)
+        if self.current is unit:
+            self.current = None
+        self.gate.leave(unit)
+
     async def take(
         self, feeds: Sequence[Feed], until_ms: float | None = None, *, gathering: bool = False
     ) -> Place | None:
-        """The next event of the feeds, in turn; ``None`` when there is none before ``until_ms``.
+        """The next event of the feeds, in turn; ``None`` when there is none before ``until_ms``, or no more.
 
         While it is ``gathering`` it holds events already, so it never waits at the gate. Raises StaleEvent
         when its partitions have gone.
         """
         await self._pause()
         while True:
+            if self._thrown:
+                raise self._thrown.popleft()
             if self.stale:
                 raise StaleEvent("the stream's partitions are no longer assigned to this worker")
             if self.gate.closed:
@@ -173,6 +188,8 @@ class Actor:
                 place = feeds[self._turn % len(feeds)].pop(self.lane)
                 if place is not None:
                     return place
+            if all(feed.is_over() for feed in feeds):
+                return None
             self._wake.clear()
             self.waits.set()
             if until_ms is None:
@@ -243,6 +260,11 @@ class Actor:
             self.drop(unit)
         return True
 
+    def ack_event(self, unit: Unit, place: Place) -> bool:
+        """One event of the unit is acknowledged; a batch is done with the last of them."""
+        unit.asked.add(place)
+        return len(unit.asked) >= len(unit.places) and self.ack(unit)
+
     def drop(self, unit: Unit) -> None:
         """The unit leaves the hand. What it did after its ack was kept at once."""
         if unit.acked and not unit.stale:
@@ -308,6 +330,18 @@ class Feed:
     def hold(self, progress: Progress) -> None:
         self.ledgers[progress.topic, progress.partition] = Ledger(progress)
 
+    def abandon(self) -> None:
+        """Undoes what is in hand. Whoever holds it learns that it is stale when it is used."""
+        for unit in list(self.units):
+            if not unit.acked:
+                unit.revert()
+            unit.holding = False
+            unit.stale = True
+            for actor in self.actors:
+                actor.forget(unit)
+        self.units.clear()
+        self.actors = [actor for actor in self.actors if not actor.stale]
+
     def clear(self) -> None:
         """Everything but what is remembered of events that failed."""
         for unit in self.units:
@@ -357,6 +391,10 @@ class Feed:
                 self.wake()
         return True
 
+    def is_over(self) -> bool:
+        """Will there never be another event?"""
+        return False
+
     def put_back(self, places: Sequence[Place], lane: int) -> None:
         """These come next in their lane."""
         self._again.setdefault(lane, deque()).extendleft(reversed(places))
@@ -394,6 +432,12 @@ class Batch(list[Any]):
         super().__init__(values)
         self._unit = unit
         self._places = list(places)
+
+    def mapped(self, change: Callable[[Any, Place], Any]) -> Batch:
+        """The same batch with other values, each of the one before and of its place."""
+        values = list.__iter__(self)
+        changed = [change(value, place) for value, place in zip(values, self._places, strict=True)]
+        return Batch(self._unit, changed, self._places)
 
     def __iter__(self) -> Iterator[Any]:
         unit = self._unit

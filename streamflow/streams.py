@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from streamflow.agent_spec import AgentSpec
+from streamflow.agent_spec import AgentSpec, Run
 from streamflow.buffer import Buffer
 from streamflow.chunk import Chunk
 from streamflow.clock import Clock
+from streamflow.crew import Crew
 from streamflow.errors import EventTypeError, StaleEvent
 from streamflow.gate import Gate
 from streamflow.general import SHARED, Actor, Feed, Unit
@@ -71,8 +72,7 @@ class Agent:
         self._give_up = give_up
         self._queue: deque[tuple[Chunk, int]] = deque()  # (chunk, events dropped from it by policy)
         self._wake = asyncio.Event()
-        self._waits = asyncio.Event()  # set when it waits for its first event
-        self._tasks: dict[asyncio.Task[None], Actor] = {}
+        self.crew = Crew(spec.consumer, gate, clock, self._run)
         self._accounted = -1  # index of the last event that the progress covers
         self._late: set[int] = set()  # indexes of events that came too late for a table
         self._attempts = 0
@@ -88,23 +88,12 @@ class Agent:
             return
         lanes = [SHARED] * self.spec.concurrency
         if self.spec.isolated and self.feed is not None:
-            lanes = sorted(partition for _, partition in self.feed.ledgers)
-        for task, actor in list(self._tasks.items()):
-            if task.done():
-                del self._tasks[task]
-            elif actor.lane in lanes:
-                lanes.remove(actor.lane)
-        for lane in lanes:
-            actor = Actor(self.gate, self._clock, lane)
-            self._tasks[asyncio.create_task(self._run(self.hand, actor), name=self.spec.consumer)] = actor
+            lanes = sorted({partition for _, partition in self.feed.ledgers})
+        self.crew.start(self.spec.run, lanes)
 
-    async def waits(self) -> None:
-        """Returns when each of its coroutines has waited for an event, or has ended."""
-        for task, actor in list(self._tasks.items()):
-            waiting = [asyncio.ensure_future(each.wait()) for each in (self._waits, actor.waits)]
-            await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
-            for each in waiting:
-                each.cancel()
+    def spawn(self, stage: str, run: Run) -> None:
+        """Starts, unless it runs, what else takes this agent's events."""
+        self.crew.spawn(stage, run, SHARED)
 
     def hold(self, progress: Progress) -> None:
         """One of its partitions is ours."""
@@ -138,7 +127,10 @@ class Agent:
 
     def offer(self, chunk: Chunk) -> None:
         """Queues what this agent has not taken yet of a chunk, by the buffer's policy."""
-        chunk = chunk.since(self.progress[chunk.topic, chunk.partition].position)
+        progress = self.progress.get((chunk.topic, chunk.partition))
+        if progress is None:
+            return  # declared meanwhile: it takes part from the next assignment on
+        chunk = chunk.since(progress.position)
         buffer = self.spec.buffer
         dropped = 0
         if self.queued + len(chunk) > buffer.events_max and buffer.when_full != "block":
@@ -198,7 +190,7 @@ class Agent:
 
     async def halt(self) -> None:
         """`abandon`, and waits a moment for the agent to end."""
-        tasks = list(self._tasks)
+        tasks = self.crew.stop()
         self.abandon()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
@@ -217,7 +209,7 @@ class Agent:
                 self.gate.tear(f"{self.spec.consumer} was stopped while another event held the same row")
         self.settle()
         if self.feed is not None:
-            self._abandon_units(self.feed)
+            self.feed.abandon()
         if hand.holding:
             hand.revert()
             hand.holding = False
@@ -225,29 +217,13 @@ class Agent:
         hand.stale = True
         self._queue.clear()
         self.queued = 0
-        tasks, self._tasks = self._tasks, {}
-        for task, actor in tasks.items():
-            actor.stale = True
-            actor.wake()
-            task.cancel()
-
-    def _abandon_units(self, feed: Feed) -> None:
-        for unit in list(feed.units):
-            if not unit.acked:
-                unit.revert()
-            unit.holding = False
-            unit.stale = True
-            self.gate.leave(unit)
-        for actor in feed.actors:
-            actor.stale = True
-            actor.wake()
-        feed.actors.clear()
+        self.crew.stop()
 
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
         if self.feed is not None:
             self.feed.clear()
-        if self._tasks:  # started early: it waits with this very hand
+        if self.crew:  # started early: it waits with this very hand
             self.hand.clear()
         else:
             self.hand = Hand(self.spec.consumer)
@@ -306,10 +282,9 @@ class Agent:
 
     # -- the agent's side --------------------------------------------------------------------
 
-    async def _run(self, hand: Hand, actor: Actor) -> None:
+    async def _run(self, actor: Actor, run: Run) -> None:
+        hand = self.hand
         CURRENT.set(hand)
-        run = self.spec.run
-        assert run is not None
         while True:
             try:
                 await run(EventStream(self, hand, actor))
@@ -383,7 +358,7 @@ class Agent:
             found = self._pull()
             if found is None:
                 self._wake.clear()
-                self._waits.set()
+                self.crew.waits.set()
                 await self._wake.wait()
                 continue
             chunk, dropped = found

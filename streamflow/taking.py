@@ -6,7 +6,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from streamflow.chunk import Chunk
 from streamflow.errors import EventTypeError
 from streamflow.gate import Gate
 from streamflow.general import Actor, Batch, Feed, Place, Unit
@@ -49,7 +48,8 @@ class UnitStream:
         while True:
             actor.finish()
             place = await actor.take(self.feeds)
-            assert place is not None
+            if place is None:
+                return
             unit = await actor.begin(place, manual=self.manual)
             value = await self._process(unit)
             if value is FILTERED:
@@ -68,7 +68,8 @@ class UnitStream:
         while True:
             actor.finish()
             place = await actor.take(self.feeds)
-            assert place is not None
+            if place is None:
+                return
             until_ms = None if within_ms is None else actor.now_ms() + within_ms
             unit = await actor.begin(place, manual=self.manual)
             taken = [place] if await self._into(unit) else []
@@ -90,6 +91,7 @@ class UnitStream:
     async def _into(self, unit: Unit) -> bool:
         value = await self._process(unit)
         if value is FILTERED:
+            unit.asked.add(unit.place)
             return False
         unit.values.append(value)
         return True
@@ -169,19 +171,3 @@ async def untangle(gate: Gate, is_held: Callable[[], bool]) -> None:
             DRAIN_MAX_MS / 1_000,
         )
         gate.tear(f"{hand.consumer} holds an event for too long")
-
-
-def local_chunk(topic: str, key: Any, value: Any, timestamp_ms: int) -> Chunk:
-    """One event that comes from no log."""
-    return Chunk(
-        topic,
-        -1,
-        offsets=[-1],
-        keys=[key],
-        events=[value],
-        columns={},
-        times_ms=[timestamp_ms],
-        timestamps_ms=[timestamp_ms],
-        raw=([None], [None], None),
-        next_offset=-1,
-    )

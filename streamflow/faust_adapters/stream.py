@@ -1,18 +1,26 @@
-"""An agent's stream in Faust's form, over the engine's."""
+"""Streams in Faust's form, over the engine's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import faust
 from faust import streams as faust_streams
-from faust.exceptions import Skip
-from faust.types.tuples import Message
+from faust.exceptions import ImproperlyConfigured, Skip
+from faust.types import ChannelT, FieldDescriptorT
 from mode.utils.futures import maybe_async
+from mode.utils.times import want_seconds
 
 from streamflow.errors import ConfigurationError
-from streamflow.streams import EventStream
+from streamflow.faust_adapters.events import engine_event
+from streamflow.faust_adapters.origins import Derived, Merged, Origin, Own
+from streamflow.general import Actor, Batch, Place, Unit
+from streamflow.taking import FILTERED, UnitStream
+
+if TYPE_CHECKING:
+    from streamflow.streams import EventStream
 
 _NO_EVENT: Any = None
 
@@ -20,111 +28,309 @@ _NO_EVENT: Any = None
 class AgentStream(faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
-    HOT PATH: without processors the iterators are the engine's own generators, and nothing is added
-    for each event.
+    HOT PATH: on the fast road without processors the iterators are the engine's own generators, and
+    nothing is added for each event.
     """
 
-    def __init__(self, source: EventStream, app: Any, name: str) -> None:
-        super().__init__(_NO_EVENT, app=app, prefix=name)
-        self._source = source
+    def __init__(
+        self,
+        origin: Origin,
+        app: Any,
+        name: str,
+        *,
+        channel: Any = None,
+        processors: Iterable[Callable[[Any], Any]] = (),
+        manual: bool = False,
+    ) -> None:
+        super().__init__(_NO_EVENT, app=app, prefix=name, processors=processors, enable_acks=not manual)
+        self.channel = channel
+        self.origin = origin
+        self._source: EventStream | None = origin.source if isinstance(origin, Own) else None
+        self._shown: Any = None  # the stream whose event is current, where it is not this one's
         self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
+        self._iterates: tuple[asyncio.Task[Any] | None, Unit | None] = (None, None)
+
+    # -- one by one --------------------------------------------------------------------------------
+
+    @property
+    def _is_fast(self) -> bool:
+        return self._source is not None and not self._source.is_general and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
+        if not self._is_fast:
+            return self._general_values()
         if self._processors:
             return self._processed()
+        assert self._source is not None
         return self._source.values()
 
     def items(self) -> AsyncIterator[tuple[Any, Any]]:
         """Each event's key and value."""
+        if not self._is_fast:
+            return self._general_items()
         if self._processors:
             return self._processed_items()
+        assert self._source is not None
         return self._source.items()
 
     async def events(self) -> AsyncIterator[Any]:
         """Each event as a faust.Event, with its message: key, headers, place and time."""
         async for _ in self:
-            yield self.current_event
+            event = self.current_event
+            if event is not None:
+                yield event
 
     async def _processed(self) -> AsyncIterator[Any]:
         async for _, value in self._processed_items():
             yield value
 
     async def _processed_items(self) -> AsyncIterator[tuple[Any, Any]]:
+        assert self._source is not None
         async for key, value in self._source.items():
-            try:
-                for processor in self._processors:
-                    value = await maybe_async(processor(value))
-            except Skip:
-                continue
-            yield key, value
+            value = await self.process_value(value)
+            if value is not FILTERED:
+                yield key, value
+
+    async def process_value(self, value: Any) -> Any:
+        """What the processors make of a value; `FILTERED` where they skip it."""
+        try:
+            for processor in self._processors:
+                value = await maybe_async(processor(value))
+        except Skip:
+            return FILTERED
+        return value
+
+    async def units(self) -> UnitStream:
+        """What it takes on the general road."""
+        agents = await self.origin.agents()
+        self.become_current()
+        feeds = [agent.general() for agent in agents]
+        return UnitStream(feeds, self.actor, self.process, manual=not self.enable_acks)
+
+    @property
+    def actor(self) -> Actor:
+        return self.origin.actor
+
+    async def process(self, unit: Unit) -> Any:
+        """The value that is seen for the event where the unit stands."""
+        value = self.origin.value_of(unit)
+        own = await self.origin.process(unit, value)
+        return own if own is FILTERED else await self.process_value(own)
+
+    async def _general_values(self) -> AsyncIterator[Any]:
+        async for unit in self._each():
+            yield unit.values[0]
+
+    async def _general_items(self) -> AsyncIterator[tuple[Any, Any]]:
+        async for unit in self._each():
+            yield unit.keys[unit.index], unit.values[0]
+
+    async def _each(self) -> AsyncIterator[Unit]:
+        stream = await self.units()
+        task = asyncio.current_task()
+        try:
+            async for unit in stream.each():
+                yield unit
+        except GeneratorExit:
+            self._left(task)
+            raise
+
+    def _left(self, task: asyncio.Task[Any] | None) -> None:
+        """The loop over this stream was left. An agent says itself what becomes of its event."""
+        if self.origin.is_agents:
+            return
+        failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
+        if failed:
+            self.actor.undo()
+        else:
+            self.actor.finish()
+
+    def noack(self) -> AgentStream:
+        """This stream, of which an event is done when it is acknowledged: ``event.ack()``."""
+        return self._again(manual=True)
+
+    def _again(self, *, manual: bool | None = None, origin: Origin | None = None) -> AgentStream:
+        stream = AgentStream(
+            origin or self.origin,
+            self.app,
+            self.prefix,
+            channel=self.channel,
+            processors=self._processors,
+            manual=not self.enable_acks if manual is None else manual,
+        )
+        self._shown = stream
+        return stream
+
+    async def ack(self, event: Any) -> bool:
+        """Makes an event done, with all that was written and sent for it so far."""
+        done: bool = event.ack()
+        return done
+
+    async def throw(self, exc: BaseException) -> None:
+        """Whoever iterates this stream gets the exception, next."""
+        if self._source is not None:
+            self._source.agent.general()
+        self.actor.throw(exc)
+
+    # -- in batches ---------------------------------------------------------------------------------
+
+    async def _batches(self, max_: int, within: Any, *, manual: bool = False) -> AsyncIterator[Any]:
+        within_ms = want_seconds(within) * 1_000 if within else None
+        stream = await self.units()
+        stream.manual = stream.manual or manual
+        task = asyncio.current_task()
+        try:
+            async for unit, batch in stream.batches(max_, within_ms):
+                yield unit, batch
+        except GeneratorExit:
+            self._left(task)
+            raise
+
+    async def take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # a generator here too
+        """Up to ``max_`` values at a time, fewer when ``within`` seconds have passed since the first.
+
+        A batch is one unit: its events are done when the next batch is taken, or all undone. In a loop
+        over the batch a table sees each value's own partition and time.
+        """
+        async for _, batch in self._batches(max_, within):
+            yield batch
+
+    async def take_events(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
+        """`take`, with events instead of values."""
+        async for unit, batch in self._batches(max_, within):
+            yield self._events_of(unit, batch)
+
+    def _events_of(self, unit: Unit, batch: Batch) -> Batch:
+        return batch.mapped(lambda _, place: self._event_at(unit, place))
+
+    async def take_with_timestamp(  # type: ignore[override]  # likewise
+        self, max_: int, within: Any, timestamp_field_name: str
+    ) -> AsyncIterator[Sequence[Any]]:
+        """`take`; values that are dicts get their record's timestamp (epoch seconds) under that name."""
+
+        def stamped(value: Any, place: Any) -> Any:
+            if isinstance(value, dict) and timestamp_field_name:
+                chunk = place.lot.chunk
+                return {**value, timestamp_field_name: chunk.timestamps_ms[place.index] / 1_000}
+            return value
+
+        async for _, batch in self._batches(max_, within):
+            yield batch.mapped(stamped)
+
+    async def noack_take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
+        """`take_events`, of which the batch is done when the last of its events is acknowledged."""
+        async for unit, batch in self._batches(max_, within, manual=True):
+            yield self._events_of(unit, batch)
+
+    # -- the event in hand ----------------------------------------------------------------------------
 
     @property
     def current_event(self) -> Any:
-        """The event that the agent holds as a faust.Event, or ``None`` between events."""
-        hand = self._source.hand
-        chunk, index = hand.chunk, hand.index
-        if chunk is None or not hand.holding:
-            return None
-        if self._seen[0] is chunk and self._seen[1] == index:
-            return self._seen[2]
-        assert chunk.events is not None
-        headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
-        raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
-        message: Any = Message(
-            topic=chunk.topic,
-            partition=chunk.partition,
-            offset=chunk.offsets[index],
-            timestamp=chunk.timestamps_ms[index] / 1_000,
-            timestamp_type=0,
-            headers=headers,
-            key=raw_key,
-            value=raw_value,
-            checksum=None,
-            serialized_key_size=len(raw_key or b""),
-            serialized_value_size=len(raw_value or b""),
-        )
-        event = self.app.create_event(chunk.keys[index], chunk.events[index], headers, message)
-        self._seen = (chunk, index, event)
-        return event
+        """The event that is in hand as a faust.Event, or ``None`` between events."""
+        if self._shown is not None:
+            return self._shown.current_event
+        if self._is_fast:
+            assert self._source is not None
+            hand = self._source.hand
+            if hand.chunk is None or not hand.holding:
+                return None
+            return self._event(hand.chunk, hand.index, None)
+        unit = self.actor.current
+        return None if unit is None else self._event_at(unit, unit.place)
 
     @current_event.setter
     def current_event(self, event: Any) -> None:
         """Faust's base class clears it; ours is looked up."""
+
+    def _event_at(self, unit: Unit, place: Place) -> Any:
+        return self._event(place.lot.chunk, place.index, (unit, place, self.actor))
+
+    def _event(self, chunk: Any, index: int, held: Any) -> Any:
+        if self._seen[0] is chunk and self._seen[1] == index:
+            return self._seen[2]
+        event = engine_event(self.app, chunk, index, held)
+        self._seen = (chunk, index, event)
+        return event
 
     def become_current(self) -> None:
         """`faust.current_event()` gives this stream's event to the calling task, made when asked for."""
         lookup: Any = lambda: self.current_event  # noqa: E731  # stands where Faust has a weak reference
         faust_streams._current_event.set(lookup)
 
-    # -- not on this engine yet: an error at once beats events that are lost ---------------------
+    # -- derived streams ------------------------------------------------------------------------------
 
-    def take(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("take")
+    def through(self, channel: Any) -> Any:
+        """Sends each event to a topic, and gives the stream of that topic.
 
-    def take_events(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("take_events")
+        A topic in memory passes them on: they stay the same events, in hand until they are done.
+        """
+        if isinstance(channel, str):
+            channel = self.derive_topic(channel)
+        if not isinstance(channel, faust.Topic):
+            return self.echo(channel)
+        return self._derive(channel, None)
 
-    def take_with_timestamp(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("take_with_timestamp")
+    def group_by(
+        self, key: Any, *, name: str | None = None, topic: Any = None, partitions: int | None = None
+    ) -> Any:
+        """Sends each event to a topic with another key, and gives the stream of that topic.
 
-    def noack(self) -> NoReturn:
-        self._refuse("noack")
+        ``key``: a field of the model or a function (then with ``name``). ``partitions`` are the source's
+        if they are not said.
+        """
+        field = key if isinstance(key, FieldDescriptorT) else None
+        if not name:
+            if field is None:
+                raise TypeError("group_by with a function needs name=, the end of its topic's name")
+            name = field.ident
+        if topic is None:
+            source: Any = self.channel
+            prefix = f"{self.prefix}-" if self.prefix and not source.has_prefix else ""
+            topic = source.derive(
+                prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True,
+                retention=-1,
+            )  # fmt: skip
+            if field is not None and field.type in (int, float):
+                topic.key_codec = type(topic.key_codec)(field.type)
+        elif not isinstance(topic, faust.Topic):
+            raise ConfigurationError("group_by needs a topic of the broker's, not a channel in memory")
+        return self._derive(topic, field.getattr if field is not None else key)
 
-    def group_by(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("group_by", "declare an aggregate with by=, or send to a topic of your own")
+    def _derive(self, topic: Any, key: Callable[[Any], Any] | None) -> AgentStream:
+        if self.origin.shared:
+            raise ImproperlyConfigured("an agent with concurrency > 1 cannot use group_by or through")
+        derived = AgentStream(Derived(self, topic, key), self.app, self.prefix, channel=topic)
+        self._shown = derived
+        return derived
 
-    def through(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("through", "send to a topic of your own")
+    def echo(self, *channels: Any) -> Any:
+        """Sends each value to topics or channels, and passes it on."""
+        targets = [self.derive_topic(each) if isinstance(each, str) else each for each in channels]
 
-    def combine(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("combine")
+        async def echoing(value: Any) -> Any:
+            for channel in targets:
+                if isinstance(value, faust.Event):
+                    await value.forward(channel)
+                else:
+                    await channel.send(value=value)
+            return value
 
-    def _join(self, *_: Any, **__: Any) -> NoReturn:
-        self._refuse("joins")
+        self.add_processor(echoing)
+        return self
 
-    def _refuse(self, what: str, instead: str = "") -> NoReturn:
-        hint = f"; {instead}" if instead else ""
-        raise ConfigurationError(f"stream.{what} is not on this engine yet{hint}")
+    def combine(self, *nodes: Any, **_: Any) -> Any:
+        """The events of several streams, in turn, as one stream."""
+        streams = list(dict.fromkeys([self, *nodes]))
+        return self._again(origin=Merged(streams))
+
+    def clone(self, **options: Any) -> Any:
+        manual = not options.get("enable_acks", self.enable_acks)
+        return self._again(manual=manual)
+
+    def _join(self, *_: Any, **__: Any) -> Any:
+        raise ConfigurationError("stream.join is not on this engine yet")
 
 
 StreamFunction = Callable[[AgentStream], Any]
+
+__all__ = ["AgentStream", "ChannelT", "StreamFunction"]

@@ -32,8 +32,17 @@ class Topic(faust.Topic):
     def source(self) -> Source:
         """The topic as the engine reads it. Raises ConfigurationError for what it can't read."""
         if self.pattern is not None or len(self.topics) != 1:
-            raise ConfigurationError(f"topic {self}: an agent reads exactly one topic, by its name")
-        return Source(self.topics[0], self.key_codec, self.value_codec, self.partitions)
+            raise ConfigurationError(f"topic {self}: this needs exactly one topic, by its name")
+        return self.sources()[0]
+
+    def sources(self) -> list[Source]:
+        """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
+        names = list(self.topics or ())
+        if self.pattern is not None:
+            names = sorted(cast("App", self.app).topics_like(self.pattern))
+        if not names:
+            raise ConfigurationError(f"topic {self}: there is no such topic")
+        return [Source(name, self.key_codec, self.value_codec, self.partitions) for name in names]
 
     @property
     def plain_schema(self) -> bool:
@@ -174,10 +183,7 @@ class Topic(faust.Topic):
         return None if self.retention is None else float(want_seconds(self.retention))
 
     def __aiter__(self) -> Any:
-        raise ConfigurationError(
-            f"topic {self} can be read by agents and aggregates; streams of their own, group_by and through "
-            "are not on this engine yet"
-        )
+        return self.stream().events()
 
 
 def _has_serializer(value: Any) -> bool:

@@ -161,7 +161,10 @@ class Transport(Protocol):
         ...
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
-        """Joins the group for these topics, advertising ``url``. Once in a transport's life."""
+        """Joins the group for these topics, advertising ``url``.
+
+        Called again, with other topics, it begins a rebalance that assigns those; the rest stays as it is.
+        """
         ...
 
     async def fetch(self, wait_ms: int) -> list[Batch]:

@@ -179,23 +179,6 @@ async def test_an_agent_without_dead_letters_stops_the_worker() -> None:
         await main()
 
 
-@pytest.mark.parametrize("what", ["take", "group_by", "through", "noack"])
-async def test_what_is_not_on_the_engine_yet_says_so(what: str) -> None:
-    app = make_app()
-    topic = app.topic("in", value_type=int, partitions=1)
-    raised: list[Exception] = []
-
-    @app.agent(topic, retry=Retry(attempts=1))
-    async def modern(stream: Any) -> None:
-        try:
-            getattr(stream, what)()
-        except ConfigurationError as exc:
-            raised.append(exc)
-        async for _ in stream:
-            pass
-
-    async with running(app):
-        assert what in str((await until(lambda: raised))[0])
 
 
 async def test_typed_handlers_get_their_events_and_others_are_set_aside() -> None:

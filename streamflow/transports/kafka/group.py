@@ -120,6 +120,10 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self._consumer = consumer
         consumer.subscribe(list(topics), listener=self)
 
+    def resubscribe(self, topics: Iterable[str]) -> None:
+        """Joins anew, for these topics."""
+        self._joined().subscribe(list(topics), listener=self)
+
     async def leave(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:

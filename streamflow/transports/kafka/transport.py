@@ -80,12 +80,13 @@ class KafkaTransport:
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         """Raises TransportError when a topic does not exist or no broker answers."""
-        if self._group is not None:
-            raise RuntimeError("subscribed already")
         wanted = sorted(set(topics))
         missing = set(wanted) - (await self._topics.counts(wanted)).keys()
         if missing:
             raise TransportError(f"no such topic: {', '.join(sorted(missing))}")
+        if self._group is not None:
+            self._group.resubscribe(wanted)
+            return
         self._group = group = Group(self._settings, self._clock, listener, url)
         try:
             await group.join(wanted)

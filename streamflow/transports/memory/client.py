@@ -98,6 +98,7 @@ class MemoryTransport:
         self._epoch = 0
         self._member: Membership | None = None
         self._member_numbers = 0
+        self._topics: frozenset[str] = frozenset()
         self._membership: asyncio.Task[None] | None = None
         self._dead = False
         self._awake = asyncio.Event()
@@ -211,13 +212,17 @@ class MemoryTransport:
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         self._check()
+        self._topics = frozenset(topics)
         if self._membership is not None:
-            raise TransportError(f"client {self.name!r} has subscribed before")
+            if self._member is not None:
+                self._member.topics = self._topics
+                self._group.begin()
+            return
         self._membership = asyncio.create_task(
-            self._take_part(frozenset(topics), listener, url), name=f"membership of {self.name}"
+            self._take_part(listener, url), name=f"membership of {self.name}"
         )
 
-    async def _take_part(self, topics: frozenset[str], listener: RebalanceListener, url: str) -> None:
+    async def _take_part(self, listener: RebalanceListener, url: str) -> None:
         """Joins, is assigned, is revoked, joins again, until it is cancelled or the listener raises."""
         try:
             while True:
@@ -225,7 +230,7 @@ class MemoryTransport:
                 if self._member is None or self._member.kicked:
                     self._member_numbers += 1
                     self._member = Membership(
-                        f"{self.name}-{self._epoch}-{self._member_numbers}", url, topics
+                        f"{self.name}-{self._epoch}-{self._member_numbers}", url, self._topics
                     )
                 assignment = await self._group.join(self._member)
                 await self._step("assign:before")

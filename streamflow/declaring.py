@@ -1,0 +1,129 @@
+"""What an app declares to its engine: agents, tables, aggregates, and the topics that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from streamflow.assignment import Ours
+from streamflow.clock import Clock
+from streamflow.dead_letter import dead_letter_topic
+from streamflow.dispatch import Decoder, Letters, Source
+from streamflow.errors import ConfigurationError
+from streamflow.everywhere import Everywhere
+from streamflow.folds import Fold, FoldSpec
+from streamflow.forming import Declared
+from streamflow.gate import Gate
+from streamflow.hand import Hand
+from streamflow.metrics import Metrics
+from streamflow.partitioner import partitioner_named
+from streamflow.settings import Settings
+from streamflow.streams import Agent, AgentSpec
+from streamflow.tables import AgentTable, TableSpec
+from streamflow.topics import Topics
+
+
+class Declarations:
+    """The declared part of an engine. ``ours`` is what it holds, once it holds anything."""
+
+    def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.metrics = metrics
+        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
+        self.agents: list[Agent] = []
+        self.gate = Gate(clock, self.agents)
+        self.tables: dict[str, AgentTable] = {}
+        self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
+        self.folds: dict[str, Fold] = {}
+        self.sources: dict[str, Source] = {}  # consumer -> what it reads
+        self.decoders: dict[tuple[str, str, str], Decoder] = {}
+        self.table_partitions: dict[str, int | None] = {}
+        self.ours: Ours | None = None
+        self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, metrics)
+
+    def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
+        """An agent on one topic, or on several, which it takes in turn."""
+        agent = Agent(
+            spec,
+            self.clock,
+            self.gate,
+            tables=lambda: list(self.tables.values()),
+            give_up=self.letters.give_up,
+        )
+        self.agents.append(agent)
+        for each in (source, *more):
+            agent.topics[each.name] = None
+            self._decoder(each).agents.append(agent)
+        if more:
+            agent.general()
+        self.sources[spec.consumer] = source
+        if spec.dead_letter is not None:
+            self.topics.want(spec.dead_letter, source.partitions, letters=True)
+        return agent
+
+    def add_table(
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        key_bytes: Callable[[Any], bytes | None],
+        partitions: int | None = None,
+        *,
+        is_global: bool = False,
+    ) -> AgentTable:
+        """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
+
+        ``is_global``: every worker holds all of its rows. ``key_bytes`` gives the record key of a row's
+        key as the source topic's key codec writes it.
+        """
+        name = spec.name
+        self._check_name(name)
+
+        def place(key: Any) -> int:
+            raw = key_bytes(key)
+            return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
+
+        def on_late(hand: Hand, start: int) -> None:
+            self.metrics.late_events_total.labels(name).inc()
+            for agent in self.agents:
+                agent.note_late(hand)
+
+        table = AgentTable(
+            spec,
+            default,
+            hash_partition=place,
+            on_late=on_late,
+            on_scattered=lambda partition, key: self.letters.note_scattered(name, partition, key),
+        )
+        self.tables[name] = table
+        self.table_partitions[name] = partitions
+        if is_global:
+            self.everywhere[name] = Everywhere(spec)
+        return table
+
+    def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
+        """A declared aggregate."""
+        self._check_name(spec.name)
+        fold = Fold(spec)
+        self.folds[spec.name] = fold
+        self._decoder(source).folds.append(fold)
+        self.sources[spec.consumer] = source
+        return fold
+
+    def _check_name(self, name: str) -> None:
+        if name in self.tables or name in self.folds:
+            raise ConfigurationError(f"two tables are named {name!r}")
+
+    def _decoder(self, source: Source) -> Decoder:
+        if source.schema not in self.decoders:
+            name = f"decoder:{source.value.name}:{source.key.name}"
+            self.decoders[source.schema] = Decoder(source, name)
+            self.topics.want(source.name, source.partitions)
+        return self.decoders[source.schema]
+
+    def declared(self) -> Declared:
+        return Declared(self.decoders.values(), self.agents, self.tables, self.folds)
+
+    def source_topics(self) -> set[str]:
+        """Topics that somebody reads."""
+        return {decoder.source.name for decoder in self.decoders.values()}

@@ -1,0 +1,283 @@
+"""Where a stream's events come from: an agent's topic, another topic, several streams, memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.types import EventT
+from mode.utils.futures import maybe_async
+
+from streamflow.agent_spec import AgentSpec
+from streamflow.dead_letter import dead_letter_topic
+from streamflow.faust_adapters.events import LocalChunk
+from streamflow.general import Actor, Feed, Place, Unit
+from streamflow.ledger import Ledger, Lot
+from streamflow.progress import Progress
+from streamflow.retries import Retry
+from streamflow.streams import Agent, EventStream
+from streamflow.taking import FILTERED
+
+if TYPE_CHECKING:
+    from streamflow.engine import Engine
+    from streamflow.faust_adapters.stream import AgentStream
+
+
+current_actor: ContextVar[Actor | None] = ContextVar("streamflow_actor", default=None)
+"""The agent's coroutine that runs: what it streams besides its own topic belongs to it."""
+
+
+class Origin:
+    """``actor`` takes the events. ``is_agents``: it is an agent's coroutine; ``shared``: one of several."""
+
+    is_agents = False
+    shared = False
+
+    @property
+    def actor(self) -> Actor:
+        raise NotImplementedError
+
+    async def agents(self) -> Sequence[Agent | LocalSource]:
+        """The consumers whose events these are; made, and subscribed to, where they are not there yet."""
+        raise NotImplementedError
+
+    def value_of(self, unit: Unit) -> Any:
+        return unit.place.value
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        """What the streams before this one make of a value."""
+        return value
+
+
+class Own(Origin):
+    """The topic of the agent itself."""
+
+    is_agents = True
+
+    def __init__(self, source: EventStream) -> None:
+        self.source = source
+        self.shared = source.agent.spec.concurrency > 1
+
+    @property
+    def actor(self) -> Actor:
+        return self.source.actor
+
+    async def agents(self) -> Sequence[Agent]:
+        return [self.source.agent]
+
+
+class OfTopic(Origin):
+    """A topic that a stream of its own is made of. ``name`` is its consumer's.
+
+    ``actor``: the agent's coroutine that asked for it; a task of the user's gets one.
+    """
+
+    def __init__(self, app: Any, name: str, topic: Any, actor: Actor | None) -> None:
+        self.is_agents = actor is not None
+        self._app = app
+        self._name = name
+        self._topic = topic
+        self._actor = actor
+
+    @property
+    def actor(self) -> Actor:
+        if self._actor is None:
+            engine = self._app.engine
+            self._actor = Actor(engine.gate, engine.clock)
+        return self._actor
+
+    async def agents(self) -> Sequence[Agent]:
+        sources = self._topic.sources()
+        spec = AgentSpec(self._name, sources[0].name, None, dead_letter=dead_letter_topic(sources[0].name))
+        return [await reader(self._app.engine, spec, sources)]
+
+
+async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Agent:
+    """The consumer of this name; it is made, and joins in, where there is none yet."""
+    for agent in engine.agents:
+        if agent.spec.name == spec.name:
+            return agent
+    agent = engine.add_agent(spec, *sources)
+    await engine.extend()
+    return agent
+
+
+class Derived(Origin):
+    """A topic that another stream's events are sent to, with another key where ``key`` says it."""
+
+    def __init__(self, parent: AgentStream, topic: Any, key: Callable[[Any], Any] | None) -> None:
+        self._parent = parent
+        self._topic = topic
+        self._key = key
+        self.is_agents = parent.origin.is_agents
+
+    @property
+    def actor(self) -> Actor:
+        return self._parent.origin.actor
+
+    async def agents(self) -> Sequence[Agent]:
+        parent = self._parent
+        (before,) = await parent.origin.agents()
+        assert isinstance(before, Agent)
+        before.writes_tables = False  # who reads the new topic does
+        engine: Engine = cast("Any", parent.app).engine
+        topic = self._topic
+        if topic.partitions is None:
+            topic.partitions = engine.topics.counts.get(before.spec.topic)
+        retry = before.spec.retry if before.spec.run is not None else Retry()
+        name = topic.get_topic_name()
+        spec = AgentSpec(f"{before.spec.name}:{name}", name, None, retry, dead_letter_topic(name))
+        after = await reader(engine, spec, [topic.source()])
+        before.spawn(name, self._forward)
+        return [after]
+
+    async def _forward(self, source: EventStream) -> None:
+        """Sends each event on, as part of its own checkpoint."""
+        parent, topic = self._parent, self._topic
+        stream = source.general(parent.process)
+        async for unit in stream.each():
+            place = unit.place
+            chunk, index = place.lot.chunk, place.index
+            key: Any = chunk.raw_keys[index]
+            if self._key is not None:
+                key = await maybe_async(self._key(unit.values[0]))
+            headers = None if chunk.headers is None else chunk.headers[index]
+            stamp_s = chunk.timestamps_ms[index] / 1_000
+            await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
+
+
+class Merged(Origin):
+    """The events of several streams, each with its own processors."""
+
+    def __init__(self, streams: Sequence[AgentStream]) -> None:
+        self._streams = list(streams)
+        self._of: dict[Feed, AgentStream] = {}
+        self.is_agents = any(stream.origin.is_agents for stream in streams)
+        self.shared = any(stream.origin.shared for stream in streams)
+
+    @property
+    def actor(self) -> Actor:
+        for stream in self._streams:
+            if stream.origin.is_agents:
+                return stream.origin.actor
+        return self._streams[0].origin.actor
+
+    async def agents(self) -> Sequence[Agent | LocalSource]:
+        found: list[Agent | LocalSource] = []
+        for stream in self._streams:
+            for agent in await stream.origin.agents():
+                self._of[agent.general()] = stream
+                found.append(agent)
+        return found
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        stream = self._of[unit.place.feed]
+        own = await stream.origin.process(unit, value)
+        # The first stream's processors came along with `combine`.
+        return own if own is FILTERED or stream is self._streams[0] else await stream.process_value(own)
+
+
+class LocalFeed(Feed):
+    """Events of a channel in memory or of an iterable: nothing of them is checkpointed."""
+
+    local = True
+
+    def __init__(self, name: str, pause_ms: Callable[[float], Any]) -> None:
+        super().__init__(
+            name, lambda: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
+        )
+        self.ended = False
+        self._ledger = Ledger(Progress(name, "", -1))
+        self._waiting: deque[LocalChunk] = deque()
+        self.room = asyncio.Event()
+
+    def put(self, item: Any, now_ms: int) -> None:
+        event = item if isinstance(item, EventT) else None
+        key, value = (None, item) if event is None else (event.key, event.value)
+        chunk = LocalChunk(
+            "",
+            -1,
+            offsets=[-1],
+            keys=[key],
+            events=[value],
+            columns={},
+            times_ms=[now_ms],
+            timestamps_ms=[now_ms],
+            raw=([None], [None], None),
+            next_offset=-1,
+        )
+        chunk.event = event
+        self._waiting.append(chunk)
+        self.wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self.wake()
+
+    def pop(self, lane: int) -> Place | None:
+        if not self._waiting:
+            return None
+        self.room.set()
+        return Place(self, self._ledger, Lot(self._waiting.popleft(), None, (), 0), 0)
+
+    def is_over(self) -> bool:
+        return self.ended and not self._waiting
+
+    def finish(self, place: Place) -> None:
+        self.processed += 1
+
+
+class LocalSource:
+    """What stands where other streams have an agent of the engine's."""
+
+    def __init__(self, feed: LocalFeed) -> None:
+        self._feed = feed
+
+    def general(self) -> Feed:
+        return self._feed
+
+
+class Local(Origin):
+    """A channel in memory, or anything that can be iterated."""
+
+    def __init__(self, app: Any, items: AsyncIterator[Any], actor: Actor | None) -> None:
+        self.is_agents = actor is not None
+        self._app = app
+        self._items = items
+        self._actor = actor
+        self._source: LocalSource | None = None
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def actor(self) -> Actor:
+        if self._actor is None:
+            gate, clock = self._app.local_gate()
+            self._actor = Actor(gate, clock)
+        return self._actor
+
+    async def agents(self) -> Sequence[LocalSource]:
+        if self._source is None:
+            _, clock = self._app.local_gate()
+            feed = LocalFeed("memory", clock.sleep_ms)
+            self._source = LocalSource(feed)
+            self._pump = asyncio.create_task(self._read(feed, clock), name="streamflow-memory")
+        return [self._source]
+
+    def close(self) -> None:
+        """Takes no more; what was taken and not handed out goes."""
+        if self._pump is not None:
+            self._pump.cancel()
+
+    async def _read(self, feed: LocalFeed, clock: Any) -> None:
+        try:
+            async for item in self._items:
+                feed.put(item, clock.now_ms())
+                feed.room.clear()
+                await feed.room.wait()
+        except Exception as exc:  # noqa: BLE001 - told to whoever iterates
+            self.actor.throw(exc)
+        finally:
+            feed.end()

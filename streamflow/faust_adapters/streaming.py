@@ -1,0 +1,35 @@
+"""`app.stream`: streams that are made apart from an agent's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from faust.agents import agent as faust_agent
+from mode.utils.aiter import aiter as aiter_of
+
+from streamflow.faust_adapters.origins import Local, OfTopic, current_actor
+from streamflow.faust_adapters.stream import AgentStream
+from streamflow.faust_adapters.topic import Topic
+
+if TYPE_CHECKING:
+    from streamflow.app import App
+
+
+def stream_over(app: App, channel: Any, options: dict[str, Any]) -> AgentStream:
+    """A stream over a topic of the broker's, a channel in memory, or anything that can be iterated."""
+    if isinstance(channel, AgentStream):
+        return channel
+    processors: Iterable[Any] = options.get("processors") or ()
+    manual = not options.get("enable_acks", True)
+    agent, actor = faust_agent._current_agent.get(None), current_actor.get()
+    name = options.get("prefix") or ("" if agent is None else agent.name)
+    if isinstance(channel, Topic):
+        topics = ",".join(channel.topics or ()) or str(channel.pattern)
+        consumer = f"{name}:{topics}" if name else f"stream:{topics}"
+        origin = OfTopic(app, consumer, channel, actor)
+        return AgentStream(origin, app, name, channel=channel, processors=processors, manual=manual)
+    items: AsyncIterator[Any] = aiter_of(channel)
+    return AgentStream(
+        Local(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
+    )
