@@ -179,8 +179,6 @@ async def test_an_agent_without_dead_letters_stops_the_worker() -> None:
         await main()
 
 
-
-
 async def test_typed_handlers_get_their_events_and_others_are_set_aside() -> None:
     app = make_app()
     topic = app.topic("actions", key_type=str, value_type=Event, partitions=1)
