@@ -440,9 +440,8 @@ class EventStream:
             events = chunk.events
             assert events is not None
             hand.holding = True
-            for index in block:
-                hand.index = index
-                yield events[index]
+            for hand.index, event in enumerate(events[block.start : block.stop], block.start):
+                yield event
             await self._finish_block(len(block), began_ms)
 
     async def items(self) -> AsyncIterator[tuple[Any, Any]]:
@@ -453,10 +452,10 @@ class EventStream:
             began_ms = now_ms()
             keys, events = chunk.keys, chunk.events
             assert events is not None
+            pairs = zip(keys[block.start : block.stop], events[block.start : block.stop], strict=True)
             hand.holding = True
-            for index in block:
-                hand.index = index
-                yield keys[index], events[index]
+            for hand.index, pair in enumerate(pairs, block.start):
+                yield pair
             await self._finish_block(len(block), began_ms)
 
     async def places(self) -> AsyncIterator[tuple[Chunk, int]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from streamflow.clock import EPOCH
 from streamflow.codecs.reasons import Bad
@@ -16,9 +16,14 @@ from streamflow.errors import DecodeError
 _MS = timedelta(milliseconds=1)
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_10000_MS = 253_402_300_800_000
-_BLOCK = 64
-"""Times that are converted together; where one takes the slow road, so many do."""
+_BLOCK = 4_096
+"""Times that are converted together. Where one can't be, so few take the slow road with it:"""
+_BLOCK_SMALL = 64
 _SECONDS_MASK = (1 << 34) - 1
+_STAMP_64 = np.dtype([("head", ">u2"), ("stamp", ">u8")])
+_STAMP_32 = np.dtype([("head", ">u2"), ("stamp", ">u4")])
+_RUN_TIMES = 128
+"""Of datetimes with and without a fraction of a second: where runs are shorter, each is converted alone."""
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -104,13 +109,18 @@ def times_ms_column(values: Sequence[Any], field: str | None = None) -> tuple[li
         stamps = _stamps(block)
         if stamps is not None:
             times += stamps
-            continue
-        for index, value in enumerate(block, at):
-            try:
-                times.append(time_ms(value, field))
-            except DecodeError as exc:
-                times.append(0)
-                bad.append((index, exc))
+        elif len(values) <= _BLOCK_SMALL:
+            for index, value in enumerate(values):
+                try:
+                    times.append(time_ms(value, field))
+                except DecodeError as exc:
+                    times.append(0)
+                    bad.append((index, exc))
+        else:
+            for small in range(0, len(block), _BLOCK_SMALL):
+                more, wrong = times_ms_column(block[small : small + _BLOCK_SMALL], field)
+                times += more
+                bad += [(at + small + index, error) for index, error in wrong]
     return times, bad
 
 
@@ -127,22 +137,33 @@ def _are_good_ints(values: Sequence[Any]) -> bool:
 def _stamps(block: Sequence[Any]) -> list[int] | None:
     """Epoch ms of a block of aware datetimes, or ``None`` where it holds anything else.
 
-    HOT PATH, less than half the cost of subtracting datetimes: MessagePack writes an aware datetime
-    of 1970 to 2514 as its timestamp 64, the bytes D7 FF, 30 bits of nanoseconds and 34 bits of seconds;
-    or, if it is a whole second before 2106, as its timestamp 32, D6 FF and 32 bits of seconds. Nothing
-    else begins with these bytes, so where each one begins behind the one before, there is nothing else.
+    HOT PATH, a fifth of the cost of subtracting datetimes: MessagePack writes an aware datetime of 1970
+    to 2514 as its timestamp 64, the bytes D7 FF, 30 bits of nanoseconds and 34 bits of seconds; or, if it
+    is a whole second before 2106, as its timestamp 32, D6 FF and 32 bits of seconds. Nothing else begins
+    with these bytes, so where each one begins behind the one before, there is nothing else.
     """
     try:
         packed = _pack(block)
     except (TypeError, ValueError, OverflowError):
         return None
     count = len(block)
-    head = 1 if count < 16 else 3  # of the array: its length
-    if len(packed) == head + 10 * count and packed[head::10].count(0xD7) == count:
-        return [
-            (stamp & _SECONDS_MASK) * 1_000 + (stamp >> 34) // 1_000_000
-            for stamp in struct.unpack_from(f">{'xxQ' * count}", packed, head)
-        ]
-    if len(packed) == head + 6 * count and packed[head::6].count(0xD6) == count:
-        return [second * 1_000 for second in struct.unpack_from(f">{'xxI' * count}", packed, head)]
+    at = 1 if count < 16 else 3  # behind the head of the array: its length
+    times: list[int] = []
+    for _ in range(1 + count // _RUN_TIMES):
+        kind = _STAMP_32 if packed[at] == 0xD6 else _STAMP_64
+        stamps = np.frombuffer(packed, kind, min(count - len(times), (len(packed) - at) // kind.itemsize), at)
+        is_other = stamps["head"] != (0xD6FF if kind is _STAMP_32 else 0xD7FF)
+        if is_other.any():
+            stamps = stamps[: is_other.argmax()]
+            if not len(stamps):
+                return None
+        whole = stamps["stamp"].astype(np.int64)
+        if kind is _STAMP_64:
+            whole = (whole & _SECONDS_MASK) * 1_000 + (stamps["stamp"] >> 34).astype(np.int64) // 1_000_000
+        else:
+            whole *= 1_000
+        times += whole.tolist()
+        at += len(stamps) * kind.itemsize
+        if len(times) == count:
+            return times
     return None

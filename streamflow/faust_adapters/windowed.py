@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Seconds = float | timedelta
 Clock = Callable[[Any], Any]
 """An event of Faust's, or ``None`` -> epoch seconds, a datetime or its ISO text."""
-ROWS_REMEMBERED_MAX = 1 << 16
+ROWS_REMEMBERED_MAX = 1 << 18
 
 
 class WindowedTable:
@@ -127,7 +127,9 @@ class WindowedTable:
     def __setitem__(self, key: Any, value: Any) -> None:
         # HOT PATH: `counts[key] += 1` ends here, and has written already.
         if isinstance(value, WindowedRow):
-            if value.by.table is self.table and (value.key is key or value.key == key):
+            if value.key is key and value.by is self:
+                return
+            if value.by.table is self.table and value.key == key:
                 return
             value = value.value()
         table = self.table
@@ -375,7 +377,7 @@ class _Rows(dict[Any, WindowedRow]):
 
     def __init__(self, kind: type[WindowedRow]) -> None:
         super().__init__()
-        self._kind = kind
+        self._base = self._kind = kind
         self._by: Any = None
         self._change: Callable[..., None] = self._not_yet
 
@@ -384,7 +386,11 @@ class _Rows(dict[Any, WindowedRow]):
 
     def attach(self, inner: AgentTable) -> None:
         self.clear()
-        self._change = inner.change if self._by.clock is None else self._at_own_time
+        self._change, self._kind = self._at_own_time, self._base
+        if self._by.clock is None:
+            # HOT PATH: `+=` is the engine's own, without a call in between.
+            own: Any = type(self._base.__name__, (self._base,), {"__slots__": (), "__iadd__": inner.adder()})
+            self._change, self._kind = inner.change, own
 
     def _at_own_time(self, key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
         inner = self._by.table.inner
