@@ -26,7 +26,7 @@ from streamflow.transports.base import Batch
 
 logger = logging.getLogger(__name__)
 
-KEYS_REMEMBERED_MAX = 1 << 16
+KEYS_REMEMBERED_MAX = 1 << 18
 """Decoded keys remembered for each partition; the memory is emptied when it is full."""
 
 
