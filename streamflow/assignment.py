@@ -101,6 +101,7 @@ class Ours:
         self.notes: list[Record] = []  # declarations and the like, written with the next checkpoint
         self.closing_sends: list[Sent] = []  # sent for windows that the next cut drops
         self.taken = 0  # records taken since the newest cut
+        self.taken_bytes = 0  # of their values
         self._progress_topic, self._progress_partitions = progress_topic
         self._emit = emit
         self._clock_ms = clock_ms
@@ -116,6 +117,10 @@ class Ours:
         """Records that a consumer has still to take; ``None`` while the end is not known."""
         end = self.end_offsets.get((progress.topic, progress.partition))
         return None if end is None else max(0, end - progress.position)
+
+    def full(self, records: int, value_bytes: int) -> bool:
+        """Has so much been taken since the newest cut?"""
+        return self.taken >= records or self.taken_bytes >= value_bytes
 
     def hurry(self) -> None:
         """The next cut sends every mark that has moved, for it may be this assignment's last."""
@@ -176,7 +181,7 @@ class Ours:
         for stage in self.stages:
             stage.cut(records, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
         self._cut_progress(records)
-        self.dead_letters, self.notes, self.taken = [], [], 0
+        self.dead_letters, self.notes, self.taken, self.taken_bytes = [], [], 0, 0
         self.on_cut()
         return records, self.offsets()
 

@@ -56,6 +56,16 @@ class LoopClock:
         await asyncio.sleep(max(0.0, delay_ms) / 1_000.0)
 
 
+async def sleep_unless(clock: Clock, delay_ms: float, event: asyncio.Event) -> None:
+    """Returns after ``delay_ms``, or as soon as the event is set."""
+    waits = [asyncio.ensure_future(clock.sleep_ms(delay_ms)), asyncio.ensure_future(event.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from streamflow.assignment import Folded, Lifecycle, Ours
 from streamflow.checkpoint import Checkpoint
-from streamflow.clock import Clock
+from streamflow.clock import Clock, sleep_unless
 from streamflow.closing import close_windows
 from streamflow.declaring import Declarations
 from streamflow.dispatch import Dispatcher, Limits
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
+from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
 from streamflow.folds import FoldSpec, State, closed_row
 from streamflow.forming import Forming, Opening, size_tables
@@ -75,6 +76,7 @@ class Engine(Declarations):
         self._recovery: asyncio.Task[None] | None = None
         self._stages: dict[TopicPartition, SecondStage] = {}
         self._paused: set[TopicPartition] = set()
+        self._early = asyncio.Event()  # the next checkpoint comes before its time
         self._tail: Tail | None = None
         self._stopping = False
         # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
@@ -105,8 +107,8 @@ class Engine(Declarations):
         )
         turns = Turns(self._read_global, self._install, self._open)
         self._recovering = Recovering(self._forming, self.transport, self.clock, self.metrics, turns)
-        count = self.topics.partitions(self.topics.progress)
-        tail.follow([*((self.topics.progress, p) for p in range(count)), *self._global_logs()])
+        tail.follow((self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress)))
+        tail.follow(global_logs(self.tables[name].spec for name in self.everywhere))
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
@@ -131,10 +133,6 @@ class Engine(Declarations):
             await self._revoke()
             work = self._recover(assignment, 0.0, told=False)
             self._recovery = asyncio.create_task(work, name="streamflow-recovery")
-
-    def _global_logs(self) -> list[TopicPartition]:
-        specs = [self.tables[name].spec for name in self.everywhere]
-        return [(spec.changelog, partition) for spec in specs for partition in range(spec.partitions)]
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -244,7 +242,7 @@ class Engine(Declarations):
 
     async def _read_global(self) -> None:
         """Global tables are whole as of now: all that was checkpointed before has been read."""
-        logs = self._global_logs()
+        logs = global_logs(self.tables[name].spec for name in self.everywhere)
         if logs and self._tail is not None:
             await self._tail.passed(await end_of_logs(self.transport, logs))
 
@@ -321,6 +319,7 @@ class Engine(Declarations):
         self.lifecycle.batch(batch)
         if batch.offsets:
             ours.moved_ms[at] = self.clock.monotonic_ms()
+            ours.taken_bytes += sum(map(len, filter(None, batch.values)))
         if self.dispatcher.dispatch(batch, ours, self.letters):
             self.transport.pause([at])
             self._paused.add(at)
@@ -331,12 +330,16 @@ class Engine(Declarations):
         if self._paused and self.ours is not None and not any(agent.full() for agent in self.ours.agents):
             self.transport.resume(self._paused)
             self._paused.clear()
-        while self.live and self.ours is not None and self.ours.taken >= self.settings.commit_events_max:
+        if self.ours is not None and self.ours.full(self.settings.commit_every, self.settings.commit_bytes):
+            self._early.set()
+        most, most_bytes = self.settings.commit_events_max, self.settings.commit_bytes_max
+        while self.live and self.ours is not None and self.ours.full(most, most_bytes):
             await self.clock.sleep_ms(5)
 
     async def _checkpoint_loop(self) -> None:
         while True:
-            await self.clock.sleep_ms(self.settings.commit_interval_ms)
+            await sleep_unless(self.clock, self.settings.commit_interval_ms, self._early)
+            self._early.clear()
             await self.checkpoint()
 
     async def checkpoint(self) -> None:

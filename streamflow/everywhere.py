@@ -7,12 +7,12 @@ with the newest record timestamp, and of equal ones that of the highest partitio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from streamflow.stores.base import MISSING
 from streamflow.tables import TableSpec
-from streamflow.transports.base import Batch
+from streamflow.transports.base import Batch, TopicPartition
 
 
 class Everywhere:
@@ -55,3 +55,8 @@ class Everywhere:
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows.values())
+
+
+def global_logs(specs: Iterable[TableSpec]) -> list[TopicPartition]:
+    """Every changelog partition of these tables."""
+    return [(spec.changelog, partition) for spec in specs for partition in range(spec.partitions)]

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 from streamflow.changelog import ChangelogError
-from streamflow.stores.base import DELETED, Rows
 from streamflow.tables import TablePartition
 from streamflow.transports.base import Batch, LogReader, TopicPartition, Transport
 
@@ -66,14 +65,12 @@ async def restore(
 
 def fill(part: TablePartition, batch: Batch) -> None:
     """Folds a batch of changelog records into the store. The newest record of a row wins."""
-    codec = part.spec.codec
-    changes: Rows = {}
-    for offset, key, value in zip(batch.offsets, batch.keys, batch.values, strict=True):
+    if batch.offsets:
         try:
-            if key is None:
-                raise ChangelogError("a changelog record has no key")
-            start, row_key = codec.decode_key(key)
-            changes.setdefault(start, {})[row_key] = DELETED if value is None else codec.decode_value(value)
+            changes = part.spec.codec.decode_columns(batch.keys, batch.values)
         except ChangelogError as exc:
-            raise ChangelogError(f"{batch.topic}[{batch.partition}]@{offset}: {exc}") from exc
+            place = f"{batch.topic}[{batch.partition}]@{batch.offsets[exc.index]}"
+            raise ChangelogError(f"{place}: {exc}") from exc
+    else:
+        changes = {}
     part.store.apply(changes, batch.next_offset)

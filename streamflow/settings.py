@@ -44,8 +44,23 @@ class Settings:
         "exactly_once", "What a checkpoint promises about each event's effects.", choices=GUARANTEES
     )
     commit_interval: float = knob(0.5, "Time between checkpoints.", unit="s", low=0.01, high=60)
+    commit_every: int = knob(
+        500_000, "Records taken after which a checkpoint comes before its time.", unit="records", low=1
+    )
+    commit_bytes: int = knob(
+        67_108_864,
+        "Bytes of the values taken after which a checkpoint comes before its time.",
+        unit="bytes",
+        low=1,
+    )
     commit_events_max: int = knob(
         1_000_000, "Events that may be taken while one checkpoint is on its way.", unit="events", low=1
+    )
+    commit_bytes_max: int = knob(
+        268_435_456,
+        "Bytes of values that may be taken while one checkpoint is on its way.",
+        unit="bytes",
+        low=1,
     )
     store_age_max_s: float = knob(
         43_200.0,

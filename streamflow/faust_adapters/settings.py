@@ -103,6 +103,8 @@ class Settings(FaustSettings):
         values: dict[str, Any] = {}
         if "broker_commit_interval" in self._given:
             values["commit_interval"] = self._broker_commit_interval
+        if "broker_commit_every" in self._given:
+            values["commit_every"] = self._broker_commit_every
         if "broker_session_timeout" in self._given:
             values["session_timeout_ms"] = int(self._broker_session_timeout * 1_000)
         values.update({name: self._code[name] for name in KNOBS & self._code.keys()})

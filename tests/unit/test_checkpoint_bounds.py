@@ -1,0 +1,60 @@
+"""Checkpoints come by time, by number of records and by bytes, whichever is first."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from streamflow.aggregates import Count
+from streamflow.clock import SystemClock, sleep_unless
+from streamflow.codecs import KeyCodec, ValueCodec
+from streamflow.dispatch import Source
+from streamflow.engine import Engine
+from streamflow.event import Event
+from streamflow.folds import FoldSpec, Key, Values
+from streamflow.settings import Settings
+from streamflow.testing import ManualClock
+from streamflow.transports.base import Record
+from streamflow.transports.memory import MemoryBroker, MemoryTransport
+from tests.unit.running import until
+
+NEVER_S = 60.0
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"commit_every": 50}, {"commit_bytes": 2_000}, {"commit_events_max": 10, "commit_every": 10}],
+    ids=["records", "bytes", "held back"],
+)
+async def test_a_checkpoint_comes_before_its_time_when_much_was_taken(bounds: dict[str, Any]) -> None:
+    clock = SystemClock()
+    broker = MemoryBroker(clock)
+    client = MemoryTransport(broker, "outside", "client")
+    settings = Settings(id="app", commit_interval=NEVER_S, fetch_wait_ms=5, **bounds)
+    engine = Engine(settings, MemoryTransport(broker, "app", "worker"), clock)
+    source = Source("events", KeyCodec(str), ValueCodec(Event), 1)
+    fold = engine.add_fold(FoldSpec("counts", "events", Key(), None, Values(Count())), source)
+    await client.start()
+    await engine.start("http://worker")
+    value = orjson.dumps({"id": "1", "type": "click", "timestamp": 0, "data": {}})
+    try:
+        await until(lambda: engine.live)
+        await client.send([Record("events", 0, b"ann", value)] * 100)
+        await until(lambda: fold.parts[0].store.get(0, "ann") == 100)
+    finally:
+        await engine.stop()
+        await client.stop()
+
+
+async def test_waiting_ends_with_the_time_or_with_the_event() -> None:
+    clock, event = ManualClock(), asyncio.Event()
+    waiting = asyncio.ensure_future(sleep_unless(clock, 100, event))
+    await clock.advance(99)
+    assert not waiting.done()
+    await clock.advance(2)
+    await asyncio.wait_for(waiting, 5)
+    event.set()
+    await asyncio.wait_for(sleep_unless(clock, 100, event), 5)
