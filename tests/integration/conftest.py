@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from tests.integration.kafka_clients import Clients
 from tests.support import kafka_server
+from tests.support.redis_server import NoServer, RedisServer, required
 
 
 def _missing(reason: str) -> None:
@@ -41,3 +43,38 @@ async def clients(kafka: str) -> AsyncIterator[Clients]:
     clients = Clients(kafka)
     yield clients
     await clients.close()
+
+
+def started(**options: Any) -> RedisServer:
+    """A running Redis; skips, or fails in CI, where none can be had."""
+    try:
+        server = RedisServer(**options)
+        server.start()
+    except NoServer as exc:
+        if required():
+            pytest.fail(f"no Redis server: {exc}", pytrace=False)
+        pytest.skip(f"no Redis server: {exc}")
+    return server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A real server that all tests share: use names of your own for topics and groups."""
+    server = started()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_redis() -> Iterator[Callable[..., RedisServer]]:
+    """Starts servers of a test's own, with the arguments of `RedisServer`; they end with the test."""
+    servers: list[RedisServer] = []
+
+    def make(**options: Any) -> RedisServer:
+        server = started(**options)
+        servers.append(server)
+        return server
+
+    yield make
+    for server in reversed(servers):
+        server.stop()
