@@ -60,8 +60,12 @@ def durable_progress(broker: MemoryBroker) -> dict[tuple[str, int], Progress]:
     return found
 
 
-def consumers() -> list[str]:
-    return ["agent:count", *(f"aggregate:{name}" for name in FOLDS)]
+def agents(cluster: Cluster) -> list[str]:
+    return ["count", *cluster.scenario.trouble.extra]
+
+
+def consumers(cluster: Cluster) -> list[str]:
+    return [*(f"agent:{name}" for name in agents(cluster)), *(f"aggregate:{name}" for name in FOLDS)]
 
 
 def ends(broker: MemoryBroker) -> dict[int, int]:
@@ -74,7 +78,7 @@ def has_become_quiet(cluster: Cluster, time_ms: int) -> bool:
         return False
     progress = durable_progress(cluster.broker)
     end = ends(cluster.broker)
-    for consumer in consumers():
+    for consumer in consumers(cluster):
         for p in range(SOURCES):
             mine = progress.get((consumer, p))
             if mine is None or mine.position < end[p] or mine.watermark_ms is None:
@@ -149,6 +153,13 @@ def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
             continue
         for part in worker.table.parts.values():
             shown["by_user"].update({(start, key): value for start, key, value in part.store.scan()})
+        for name, table in worker.extra.items():
+            rows = shown.setdefault(f"by_user_{name}", {})
+            for part in table.parts.values():
+                rows.update({(start, key): value for start, key, value in part.store.scan()})
+        if "many" in worker.extra:
+            for p, part in worker.shared.parts.items():
+                shown.setdefault("shared", {}).update({(p, k): n for _, k, n in part.store.scan()})
         for folded in ours.folds:
             spec = folded.fold.spec
             if not spec.moves:
@@ -160,7 +171,8 @@ def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
                 shown_key = None if spec.by is None else key
                 shown[spec.name][start, shown_key] = spec.values.result(stage.state(start, key))
     for name, found in shown.items():
-        _compare(f"{name}, rows", found, getattr(expected, name), wrong)
+        want = expected.by_user if name.startswith("by_user") else getattr(expected, name)
+        _compare(f"{name}, rows", found, want, wrong)
 
 
 def check_progress(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
@@ -171,7 +183,7 @@ def check_progress(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
         fold = {"in": total, "late": expected.late[p], "counted": total - expected.late[p]}
         failed, late = expected.hopeless[p], expected.agent_late[p]
         agent = {"in": total, "late": late, "failed": failed, "counted": total - late - failed}
-        for consumer in consumers():
+        for consumer in consumers(cluster):
             want = agent if consumer.startswith("agent") else fold
             found = {name: n for name, n in progress[consumer, p].counters.items() if n}
             _compare(f"{consumer}[{p}], counters", found, {n: c for n, c in want.items() if c}, wrong)
@@ -183,6 +195,8 @@ def check_outputs(cluster: Cluster, events: list[list[SimEvent]], wrong: Faults)
     for p, _, value in records_of(cluster.broker, ECHO):
         sent[p].append((value or b"").decode())
     letters: Counter[bytes] = Counter(value or b"" for _, _, value in records_of(cluster.broker, LETTERS))
+    for name in cluster.scenario.trouble.extra:
+        _check_extra(cluster, name, events, wrong)
     want: Counter[bytes] = Counter()
     for p, part in enumerate(events):
         good = [e.id for e in part if e.fate in ("good", "flaky")]
@@ -190,9 +204,25 @@ def check_outputs(cluster: Cluster, events: list[list[SimEvent]], wrong: Faults)
             wrong.append(
                 f"{ECHO}[{p}]: sent {_difference(Counter(sent[p]), Counter(good)) or 'in wrong order'}"
             )
-        want.update(e.record().value or b"" for e in part if e.fate in ("bad", "hopeless"))
+        want.update(e.record().value or b"" for e in part if e.fate == "bad")
+        for _ in agents(cluster):
+            want.update(e.record().value or b"" for e in part if e.fate == "hopeless")
     if letters != want:
         wrong.append(f"dead letters: {_difference(letters, want)}")
+
+
+def _check_extra(cluster: Cluster, name: str, events: list[list[SimEvent]], wrong: Faults) -> None:
+    """Each once; in the order of the events where one coroutine sends."""
+    topic = f"echo-{name}"
+    sent: dict[int, list[str]] = {p: [] for p in range(SOURCES)}
+    for p, _, value in records_of(cluster.broker, topic):
+        sent[p].append((value or b"").decode())
+    for p, part in enumerate(events):
+        good = [e.id for e in part if e.fate in ("good", "flaky")]
+        found = sorted(sent[p]) if name == "many" else sent[p]
+        if found != (sorted(good) if name == "many" else good):
+            what = _difference(Counter(sent[p]), Counter(good)) or "in wrong order"
+            wrong.append(f"{topic}[{p}]: sent {what}")
 
 
 def check_offsets(cluster: Cluster, wrong: Faults) -> None:
@@ -205,7 +235,8 @@ def check_offsets(cluster: Cluster, wrong: Faults) -> None:
 def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
     """When everything before ``time_ms`` has expired nothing is left of it, in topics nor in memory."""
     broker = cluster.broker
-    for name in ("by_user", *FOLDS):
+    tables = [f"by_user_{name}" for name in cluster.scenario.trouble.extra]
+    for name in ("by_user", *tables, *FOLDS):
         left = [
             key for _, key in live_rows(broker, f"{APP}-{name}-changelog") if _start_of_row(key) < time_ms
         ]
@@ -223,7 +254,9 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
         ours = worker.engine.ours
         if ours is None:
             continue
-        starts = [start for part in ours.table_partitions() for start in part.store.starts()]
+        starts = [
+            start for part in ours.table_partitions() if part.spec.window for start in part.store.starts()
+        ]
         starts += [start for stage in ours.stages for start in stage.shares]
         if any(start < time_ms for start in starts):
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")

@@ -18,7 +18,7 @@ from streamflow.metrics import Metrics
 from streamflow.retries import Retry
 from streamflow.settings import Settings
 from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import TableSpec
+from streamflow.tables import AgentTable, TableSpec
 from streamflow.testing import SimulationLoop
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
@@ -26,6 +26,8 @@ from streamflow.windows import TumblingWindow
 from tests.simulation.codecs import source, type_of
 from tests.simulation.scenario import (
     ECHO,
+    ECHO_BATCHES,
+    ECHO_MANY,
     EVENTS,
     GRACE_MS,
     RETAIN_MS,
@@ -61,7 +63,7 @@ class Worker:
         self.engine = Engine(settings, self.client, cluster.clock)
         cluster.metrics.append(self.engine.metrics)
         self._cluster = cluster
-        self._failed_once: set[str] = set()
+        self._failed_once: set[tuple[str, str]] = set()
         self._random = cluster.scenario.dice(f"agent {self.owner}")
         self._declare(trouble.idle_close_s)
 
@@ -76,6 +78,9 @@ class Worker:
         )
         retry = Retry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
         self.engine.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
+        self.extra: dict[str, AgentTable] = {}
+        for name in self._cluster.scenario.trouble.extra:
+            self._declare_extra(name, window, retry)
         counts = {"total_events": Count(), "event_types": CountBy(type_of)}
         for name, by, values in (
             ("by_key", Key(), Values(Count())),
@@ -85,6 +90,53 @@ class Worker:
             self.engine.add_fold(
                 FoldSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
             )
+
+    def _declare_extra(self, name: str, window: TumblingWindow, retry: Retry) -> None:
+        """An agent on the general road, with a table of its own."""
+        self.engine.topics.want(f"echo-{name}", SOURCES)
+        self.extra[name] = self.engine.add_table(
+            TableSpec(f"by_user_{name}", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
+        )
+        if name == "many":
+            # One row of each partition that all coroutines write: they come in each other's way.
+            self.shared = self.engine.add_table(
+                TableSpec("shared", None, RowCodec(None), "", 0), lambda: 0, lambda key: key.encode()
+            )
+            spec = AgentSpec("many", EVENTS, self._many, retry, LETTERS, concurrency=3)
+        else:
+            spec = AgentSpec("batches", EVENTS, self._in_batches, retry, LETTERS)
+        self.engine.add_agent(spec, source())
+
+    async def _many(self, stream: EventStream) -> None:
+        """Three of these run at once, some of their events slow."""
+        async for unit in stream.general().each():
+            event, key = unit.values[0], unit.keys[unit.index]
+            self.shared.change(key="all", operator=operator.add, operand=1)
+            await self._dawdle(0.3)
+            self.extra["many"].change(key, operator.add, 1)
+            await self._finish(event, ECHO_MANY, key)
+
+    async def _in_batches(self, stream: EventStream) -> None:
+        async for unit, batch in stream.general().batches(4, 200.0):
+            for event in batch:
+                key = unit.keys[unit.index]
+                self.extra["batches"].change(key, operator.add, 1)
+                await self._finish(event, ECHO_BATCHES, key)
+            await self._dawdle(0.2)
+
+    async def _dawdle(self, chance: float) -> None:
+        if self._random.random() < chance:
+            await self._cluster.clock.sleep_ms(self._random.uniform(0, 300))
+
+    async def _finish(self, event: dict[str, Any], topic: str, key: str) -> None:
+        """Sends, and then may fail with the event in hand."""
+        fate, partition = self._cluster.known[event["id"]]
+        await self.engine.send(Record(topic, partition, key.encode(), event["id"].encode()))
+        if fate == "hopeless":
+            raise Hopeless(event["id"])
+        if fate == "flaky" and (topic, event["id"]) not in self._failed_once:
+            self._failed_once.add((topic, event["id"]))
+            raise Hopeless("once")
 
     async def _count(self, stream: EventStream) -> None:
         """The agent: writes a row and sends a record, then may fail or dawdle with the event in hand."""
@@ -97,8 +149,8 @@ class Worker:
                 await self._cluster.clock.sleep_ms(self._random.uniform(0, 300))
             if fate == "hopeless":
                 raise Hopeless(event["id"])
-            if fate == "flaky" and event["id"] not in self._failed_once:
-                self._failed_once.add(event["id"])
+            if fate == "flaky" and (ECHO, event["id"]) not in self._failed_once:
+                self._failed_once.add((ECHO, event["id"]))
                 raise Hopeless("once")
 
 

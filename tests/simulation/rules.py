@@ -14,7 +14,10 @@ import orjson
 import pytest
 
 from streamflow import forming, recovering
+from streamflow.gate import Gate
+from streamflow.general import Unit
 from streamflow.hand import Hand
+from streamflow.ledger import Ledger
 from streamflow.shuffle import SecondStage, Sender, share_key
 from streamflow.stores.base import MISSING
 from streamflow.tables import TablePartition
@@ -173,6 +176,43 @@ def stores_ahead(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def past_a_hole_in_units(patch: pytest.MonkeyPatch) -> Broken:
+    """The position of the general road moves past what is in hand."""
+    settle = Ledger.settle
+
+    def everything(self: Ledger) -> None:
+        moved = self.moved
+        settle(self)
+        if moved and self._lots:
+            self.progress.take(self._lots[-1].chunk.next_offset)
+
+    patch.setattr(Ledger, "settle", everything)
+    return {}
+
+
+def no_undo_of_units(patch: pytest.MonkeyPatch) -> Broken:
+    """What a failed unit wrote stays when it is tried again."""
+
+    def forget_only(self: Unit) -> None:
+        self.undo.clear()
+        self.sends.clear()
+
+    patch.setattr(Unit, "revert", forget_only)
+    return {}
+
+
+def forget_what_is_done(patch: pytest.MonkeyPatch) -> Broken:
+    """What is done behind the mark is not written down."""
+    patch.setattr(Ledger, "_ranges", lambda self: ())
+    return {}
+
+
+def never_entangled(patch: pytest.MonkeyPatch) -> Broken:
+    """Cuts and undo go through rows that several events in hand have written."""
+    patch.setattr(Gate, "is_entangled", lambda self, hand: False)
+    return {}
+
+
 RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "atomic": not_atomic,
     "fence": no_fence,
@@ -184,6 +224,10 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "owner": not_the_owner,
     "contiguous": past_a_hole,
     "undo": no_undo,
+    "contiguous_units": past_a_hole_in_units,
+    "undo_units": no_undo_of_units,
+    "done": forget_what_is_done,
+    "entangled": never_entangled,
     "catch_up": no_catch_up,
     "behind": stores_ahead,
 }

@@ -23,6 +23,8 @@ RETAIN_MS = 600_000
 TYPES = ("click", "view", "order")
 EVENTS = "events"
 ECHO = "echo"
+ECHO_MANY = "echo-many"
+ECHO_BATCHES = "echo-batches"
 FLUSH_USER = "flush"
 
 Fate = Literal["good", "bad", "flaky", "hopeless"]
@@ -79,6 +81,7 @@ class Trouble:
     moves_per_s: float
     compactions_per_s: float
     duration_s: float
+    extra: tuple[str, ...]  # agents on the general road beside the one on the fast road
     focus: str  # the point where kills and freezes come ten times as often as elsewhere
 
     def weight(self, point: str) -> float:
@@ -114,6 +117,7 @@ class Trouble:
             compactions_per_s=sometimes(3.0),
             duration_s=rnd.choice((8.0, 15.0)),
             focus=rnd.choice([point for point in POINTS if not point.startswith("send")]),
+            extra=rnd.choice(((), ("many",), ("batches",), ("many", "batches"))),
         )
 
 
@@ -126,7 +130,8 @@ class Expected:
     decodable: dict[int, int] = field(default_factory=dict)
     bad: dict[int, int] = field(default_factory=dict)
     hopeless: dict[int, int] = field(default_factory=dict)
-    by_user: dict[tuple[int, str], int] = field(default_factory=dict)  # by the agent
+    by_user: dict[tuple[int, str], int] = field(default_factory=dict)  # by each agent
+    shared: dict[tuple[int, str], int] = field(default_factory=dict)  # a row of each partition
     by_key: dict[tuple[int, str], int] = field(default_factory=dict)
     by_type: dict[tuple[int, str], int] = field(default_factory=dict)
     totals: dict[tuple[int, None], dict[str, Any]] = field(default_factory=dict)
@@ -185,6 +190,8 @@ class Scenario:
                 out.hopeless[p] += hopeless
                 out.late[p] += late
                 out.agent_late[p] += late and not hopeless
+                if not hopeless:
+                    _add(out.shared, (p, "all"))
                 if late:
                     continue
                 _add(out.by_key, (event.start, event.user))
