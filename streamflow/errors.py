@@ -99,6 +99,13 @@ class Fenced(StreamflowError):
     """A checkpoint came from an owner that has lost its partitions; it had no effect."""
 
 
+class LostWrites(StreamflowError):
+    """The server has come back without writes that it had acknowledged: memory is ahead of it.
+
+    Nothing repairs that from within; a worker that starts again reads back what is left.
+    """
+
+
 class CommitUnknown(StreamflowError):
     """A checkpoint was sent and its outcome is not known: never abort, restore from the log."""
 

@@ -33,10 +33,16 @@ Headers = Sequence[tuple[str, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a driver has. ``transactions``: commits are atomic. ``shared``: several processes can use it."""
+    """What a driver has. ``transactions``: commits are atomic. ``shared``: several processes can use it.
+
+    ``open_commits``: the records of a commit stand in the log before it is decided, so that high watermarks
+    count them and `committed` waits for the decision. Where it is False they enter the log with the
+    decision, and an undecided commit of a predecessor can be decided no more once it is fenced.
+    """
 
     transactions: bool = True
     shared: bool = True
+    open_commits: bool = True
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.kafka_clients import Clients
+from tests.integration.redis_clients import RedisClients
 from tests.support import kafka_server
 from tests.support.redis_server import NoServer, RedisServer, required
 
@@ -78,3 +79,11 @@ def make_redis() -> Iterator[Callable[..., RedisServer]]:
     yield make
     for server in reversed(servers):
         server.stop()
+
+
+@pytest.fixture
+async def redis_clients(redis_server: RedisServer) -> AsyncIterator[RedisClients]:
+    """Makes started Redis transports, and stops them after the test."""
+    clients = RedisClients(redis_server.port)
+    yield clients
+    await clients.close()

@@ -1,0 +1,73 @@
+"""What a server must be: told once, at the start, in words that name the setting."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from streamflow.errors import ConfigurationError
+from streamflow.transports.redis_streams.link import Link
+from streamflow.transports.redis_streams.settings import RedisSettings
+
+log = logging.getLogger(__name__)
+
+VERSION_MIN = (7, 0)
+VERSION_WAITAOF = (7, 2)
+
+
+def parse_info(text: bytes) -> dict[str, str]:
+    """The reply of INFO as name -> value."""
+    lines = (line.partition(":") for line in text.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def check(info: dict[str, str], settings: RedisSettings) -> None:
+    """Raises ConfigurationError for a server that can't keep what a checkpoint promises."""
+    where = settings.where
+    version = _version(info.get("redis_version", ""))
+    if version < VERSION_MIN:
+        raise ConfigurationError(
+            f"the server at {where} is version {info.get('redis_version')}: Redis 7.0 or Valkey is needed"
+            " (XGROUP SETID ... ENTRIESREAD, scripts that are replicated by their effects)"
+        )
+    if info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster":
+        raise ConfigurationError(
+            f"the server at {where} runs with cluster-enabled yes: a checkpoint writes to many streams in one"
+            " step, and in a cluster these lie in different slots; use one server, with replicas and Sentinel"
+        )
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise ConfigurationError(
+            f"the server at {where} has maxmemory-policy {policy}: it would throw away streams and offsets"
+            " when memory is full; set maxmemory-policy noeviction"
+        )
+    if info.get("role") == "slave":
+        raise ConfigurationError(
+            f"the server at {where} is a read-only replica; the broker URL must name the master"
+        )
+    if settings.wait_aof:
+        if version < VERSION_WAITAOF:
+            raise ConfigurationError(
+                f"redis_wait_aof: WAITAOF needs version 7.2, the server at {where} is"
+                f" {info.get('redis_version')}"
+            )
+        if info.get("aof_enabled") != "1":
+            raise ConfigurationError(f"redis_wait_aof: the server at {where} runs with appendonly no")
+    if info.get("aof_enabled") == "0" and not settings.wait_replicas:
+        log.warning(
+            "The server at %s has no append-only file (appendonly no): what is committed goes with it",
+            where,
+        )
+
+
+async def check_server(link: Link, settings: RedisSettings) -> None:
+    """Raises ConfigurationError, TransportError."""
+    info: dict[str, str] = {}
+    for section in ("server", "memory", "persistence", "replication", "cluster"):
+        info |= parse_info(await link.one("INFO", section))
+    check(info, settings)
+
+
+def _version(text: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)

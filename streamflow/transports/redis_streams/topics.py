@@ -1,0 +1,114 @@
+"""Topics: how many partitions, which limits; where their streams begin and end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from redis.exceptions import ResponseError
+
+from streamflow.errors import RecordTooLarge, TransportError
+from streamflow.transports.base import Record, TopicPartition, TopicSpec
+from streamflow.transports.redis_streams.link import Link, refused
+from streamflow.transports.redis_streams.names import Names, offset_of_id
+
+_specs = msgspec.json.Decoder(TopicSpec)
+
+
+class Topics:
+    """What the server knows of topics. A topic never changes once it is there, so it is asked for once."""
+
+    def __init__(self, link: Link, names: Names) -> None:
+        self._link = link
+        self._names = names
+        self._known: dict[str, TopicSpec] = {}
+
+    async def create(self, specs: Iterable[TopicSpec]) -> None:
+        wanted = [spec for spec in specs if spec.name not in self._known]
+        await self._link.all(
+            ("HSETNX", self._names.topics, spec.name, msgspec.json.encode(spec)) for spec in wanted
+        )
+        await self.learn(spec.name for spec in wanted)
+
+    async def learn(self, topics: Iterable[str]) -> None:
+        missing = sorted(set(topics) - self._known.keys())
+        if not missing:
+            return
+        found = await self._link.one("HMGET", self._names.topics, *missing)
+        self._known.update(
+            (topic, _specs.decode(text)) for topic, text in zip(missing, found, strict=True) if text
+        )
+
+    async def counts(self, topics: Iterable[str]) -> dict[str, int]:
+        wanted = list(topics)
+        await self.learn(wanted)
+        return {topic: self._known[topic].partitions for topic in wanted if topic in self._known}
+
+    def known(self, spot: TopicPartition) -> TopicSpec:
+        """The topic of a partition, learned before. Raises TransportError for one that does not exist."""
+        spec = self._known.get(spot[0])
+        if spec is None or not 0 <= spot[1] < spec.partitions:
+            raise TransportError(f"partition {spot[0]}[{spot[1]}] does not exist")
+        return spec
+
+    async def by_stream(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
+        """The records of each partition, in order. Raises TransportError, RecordTooLarge."""
+        found: dict[TopicPartition, list[Record]] = {}
+        for record in records:
+            mine = found.get(record[:2])
+            if mine is None:
+                mine = found[record[:2]] = []
+            mine.append(record)
+        await self.learn(topic for topic, _ in found)
+        for spot, mine in found.items():
+            limit = self.known(spot).record_bytes_max
+            if limit is not None and any(len(r[2] or b"") + len(r[3] or b"") > limit for r in mine):
+                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
+        return found
+
+    async def ends(self, spots: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset behind the last entry that each stream ever had."""
+        infos = await self.infos(spots)
+        return {
+            spot: 0 if info is None else _after(info[b"last-generated-id"])
+            for spot, info in zip(spots, infos, strict=True)
+        }
+
+    async def starts(self, spots: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of the first record of each partition, or its end."""
+        infos = await self.infos(spots)
+        snapshots = await self._link.all(("EXISTS", self._names.snapshot(spot)) for spot in spots)
+        found = {}
+        for spot, info, snapshot in zip(spots, infos, snapshots, strict=True):
+            if info is None or snapshot:
+                found[spot] = 0
+            elif info[b"first-entry"]:
+                found[spot] = offset_of_id(info[b"first-entry"][0])
+            else:
+                found[spot] = _after(info[b"last-generated-id"])
+        return found
+
+    async def infos(self, spots: Sequence[TopicPartition]) -> list[dict[bytes, Any] | None]:
+        """XINFO STREAM of each, or ``None`` where there is no such stream yet."""
+        await self.learn(topic for topic, _ in spots)
+        for spot in spots:
+            self.known(spot)
+        if not spots:
+            return []
+        replies = await self._link.ask(*(("XINFO", "STREAM", self._names.stream(spot)) for spot in spots))
+        return [stream_info(reply) for reply in replies]
+
+
+def stream_info(reply: Any) -> dict[bytes, Any] | None:
+    """A reply of XINFO STREAM; ``None`` for a stream that does not exist. Raises TransportError."""
+    if isinstance(reply, ResponseError):
+        if "no such key" in str(reply):
+            return None
+        raise refused(reply, "XINFO STREAM") from reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _after(last_id: bytes) -> int:
+    offset = offset_of_id(last_id)
+    return offset + 1 if offset else 0
