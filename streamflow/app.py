@@ -20,7 +20,7 @@ from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.agents import spec_of
 from streamflow.faust_adapters.aggregate import AggregateTable
 from streamflow.faust_adapters.boot import BootStrategy, EngineService
-from streamflow.faust_adapters.credentials import kafka_security
+from streamflow.faust_adapters.credentials import kafka_security, redis_login
 from streamflow.faust_adapters.replies import Replies
 from streamflow.faust_adapters.router import EventRouter
 from streamflow.faust_adapters.sending import Sender
@@ -298,7 +298,10 @@ class App(faust.App):
             kafka["group_instance_id"] = conf.consumer_group_instance_id
         # Two workers of one machine have two ports, and each has its own again when it comes back.
         slot = str(URL(url).port) if url else ""
-        return connect(self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka)
+        redis = redis_login(conf.broker_credentials)
+        return connect(
+            self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka, redis=redis
+        )
 
     def prepare_engine(self, url: str = "") -> Engine:
         """Makes the engine of everything declared; it is not started yet."""

@@ -28,10 +28,16 @@ def knob(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
-    """A field with its description; ``low`` and ``high`` are the least and greatest value allowed."""
+    """A field with its description; ``low`` and ``high`` are the least and greatest value allowed.
+
+    What is ``secret`` does not show in ``repr``.
+    """
     return field(
-        default=default, metadata={"text": text, "unit": unit, "low": low, "high": high, "choices": choices}
+        default=default,
+        metadata={"text": text, "unit": unit, "low": low, "high": high, "choices": choices},
+        repr=not secret,
     )
 
 
@@ -90,6 +96,40 @@ class Settings:
     transactional_slot: str = knob(
         "",
         "Part of the transactional id; unique among live workers, stable across restarts; empty: host, port.",
+    )
+    redis_stream_name: str = knob(
+        "{topic}:{partition}", "Name of a partition's stream; has {topic} and {partition}."
+    )
+    redis_key_prefix: str = knob("streamflow", "What the names of all other keys in Redis begin with.")
+    redis_username: str = knob("", "User of the Redis server; empty: its default user.")
+    redis_password: str = knob("", "Password of the Redis server; empty: none.", secret=True)
+    redis_tls_ca_file: str = knob(
+        "", "Certificates that a rediss:// server is checked with; empty: the system's."
+    )
+    redis_tls_cert_file: str = knob("", "Our own certificate for a rediss:// server that wants one.")
+    redis_tls_key_file: str = knob("", "Its key.")
+    redis_sentinel_service: str = knob(
+        "", "Name of the service; the hosts of the broker URL are then Sentinels. Empty: they are the server."
+    )
+    redis_wait_replicas: int = knob(
+        0, "Replicas that must have a checkpoint before it counts (WAIT).", unit="replicas", low=0, high=100
+    )
+    redis_wait_aof: int = knob(
+        0, "1: a checkpoint waits until the append-only file is synced (WAITAOF, Redis 7.2).", low=0, high=1
+    )
+    redis_wait_timeout_ms: int = knob(
+        2_000, "How long a checkpoint waits for these.", unit="ms", low=1, high=4_000
+    )
+    redis_trim: str = knob(
+        "off",
+        "Ordinary topics keep everything, or what the slowest group has still to read.",
+        choices=("off", "slowest_group"),
+    )
+    redis_compact_records: int = knob(
+        20_000,
+        "A compacted partition is compacted when its stream is longer than this and than its snapshot.",
+        unit="entries",
+        low=100,
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Faust's ``broker_credentials`` as fields of `KafkaSettings`."""
+"""Faust's ``broker_credentials`` as fields of `KafkaSettings` and `RedisSettings`."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def kafka_security(credentials: Any, ssl_context: Any = None) -> dict[str, Any]:
             "sasl_token_provider": getattr(credentials, "oauth_cb", None),
         }
     return fields
+
+
+def redis_login(credentials: Any) -> dict[str, Any]:
+    """User and password; empty without credentials."""
+    if credentials is None:
+        return {}
+    return {
+        "username": getattr(credentials, "username", None),
+        "password": getattr(credentials, "password", None),
+    }

@@ -13,24 +13,35 @@ from streamflow.settings import Settings
 from streamflow.transports.base import Transport
 from streamflow.transports.kafka import KafkaSettings, KafkaTransport
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
+from streamflow.transports.redis_streams import RedisSettings, RedisTransport
 
-SCHEMES = ("kafka", "memory")
+SCHEMES = ("kafka", "redis", "rediss", "memory")
 
 
 def connect(
-    url: str, settings: Settings, clock: Clock, *, slot: str = "", kafka: Mapping[str, Any] | None = None
+    url: str,
+    settings: Settings,
+    clock: Clock,
+    *,
+    slot: str = "",
+    kafka: Mapping[str, Any] | None = None,
+    redis: Mapping[str, Any] | None = None,
 ) -> Transport:
     """The transport of a broker URL, not started. Raises ConfigurationError for one that is not known.
 
     ``slot`` tells this worker from others on this machine where the setting `transactional_slot` does
-    not; ``kafka`` are further fields of `KafkaSettings`, such as credentials.
+    not; ``kafka`` and ``redis`` are further fields of `KafkaSettings` and `RedisSettings`: credentials.
     """
     scheme = scheme_of(url)
     if scheme == "memory":
         return MemoryTransport(MemoryBroker(clock), settings.id, "worker")
     if scheme == "kafka":
         return KafkaTransport(_kafka(url, settings, slot, kafka or {}), clock)
-    raise ConfigurationError(f"broker URL {scheme}://...: use kafka://host:port or memory://")
+    if scheme in ("redis", "rediss"):
+        return RedisTransport(redis_settings(url, settings, slot, redis or {}), clock)
+    raise ConfigurationError(
+        f"broker URL {scheme}://...: use kafka://host:port, redis://host:port/0, rediss://... or memory://"
+    )
 
 
 def scheme_of(url: str) -> str:
@@ -39,6 +50,62 @@ def scheme_of(url: str) -> str:
     if scheme == "aiokafka" or ("://" not in url and not (colon and scheme in SCHEMES)):
         return "kafka"
     return scheme
+
+
+def redis_settings(
+    url: str, settings: Settings, slot: str = "", options: Mapping[str, Any] | None = None
+) -> RedisSettings:
+    """``redis[s]://host:port/db``; several, joined by ``;``, are Sentinels. Raises ConfigurationError."""
+    hosts: list[tuple[str, int]] = []
+    database = ""
+    for part in url.split(";"):
+        split = urlsplit(part if "://" in part else f"redis://{part}")
+        if split.username is not None or split.password is not None:
+            raise ConfigurationError(
+                "broker: no user or password in the URL; use redis_username and redis_password"
+                " (STREAMFLOW_REDIS_PASSWORD), or broker_credentials"
+            )
+        if split.query:
+            raise ConfigurationError(
+                f"broker: a redis URL takes no ?{split.query}; use the settings redis_..."
+            )
+        database = split.path.strip("/") or database
+        port = 26_379 if settings.redis_sentinel_service else 6_379
+        hosts.append((split.hostname or "localhost", split.port or port))
+    if database and not database.isdigit():
+        raise ConfigurationError(f"broker: the database of a redis URL is a number, not {database!r}")
+    if len(hosts) > 1 and not settings.redis_sentinel_service:
+        raise ConfigurationError(
+            "broker: several redis hosts are Sentinels; redis_sentinel_service says which service of theirs"
+        )
+    named = {
+        "username": settings.redis_username or None,
+        "password": settings.redis_password or None,
+        "tls_ca_file": settings.redis_tls_ca_file or None,
+        "tls_cert_file": settings.redis_tls_cert_file or None,
+        "tls_key_file": settings.redis_tls_key_file or None,
+        "sentinel_service": settings.redis_sentinel_service,
+        "sentinels": tuple(hosts) if settings.redis_sentinel_service else (),
+        "stream_name": settings.redis_stream_name,
+        "key_prefix": settings.redis_key_prefix,
+        "wait_replicas": settings.redis_wait_replicas,
+        "wait_aof": bool(settings.redis_wait_aof),
+        "wait_timeout_ms": settings.redis_wait_timeout_ms,
+        "trim": settings.redis_trim,
+        "compact_records": settings.redis_compact_records,
+    }
+    fields: dict[str, Any] = {
+        "host": hosts[0][0],
+        "port": hosts[0][1],
+        "db": int(database or 0),
+        "tls": url.startswith("rediss"),
+        "slot": settings.transactional_slot or f"{socket.gethostname()}-{slot or 'worker'}",
+        "session_timeout_ms": settings.session_timeout_ms,
+        "heartbeat_ms": min(1_000, settings.session_timeout_ms // 5),
+        **named,
+        **{name: value for name, value in (options or {}).items() if value is not None},
+    }
+    return RedisSettings(settings.id, **fields)
 
 
 def _kafka(url: str, settings: Settings, slot: str, options: Mapping[str, Any]) -> KafkaSettings:

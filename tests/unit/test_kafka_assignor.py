@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.kafka.assignor import CopartitionedAssignor, share_out
+from streamflow.transports.kafka.assignor import CopartitionedAssignor
+from streamflow.transports.sharing import share_out
 
 Shares = dict[str, list[TopicPartition]]
 

@@ -68,7 +68,7 @@ class RedisSettings:
     key_prefix: str = "streamflow"
     wait_replicas: int = 0
     wait_aof: bool = False
-    wait_timeout_ms: int = 5_000
+    wait_timeout_ms: int = 2_000
     trim: str = "off"
 
     session_timeout_ms: int = 10_000
@@ -100,7 +100,7 @@ class RedisSettings:
         if self.trim not in TRIMS:
             raise ConfigurationError(f"redis_trim: {self.trim!r} is none of {TRIMS}")
         if self.sentinels and not self.sentinel_service:
-            raise ConfigurationError("redis+sentinel://h:26379/SERVICE: the URL names no service")
+            raise ConfigurationError("redis_sentinel_service: the hosts are Sentinels, but of which service?")
         if not self.tls and (self.tls_ca_file or self.tls_cert_file or self.tls_key_file):
             raise ConfigurationError("redis_tls_...: files are given, but the URL is not rediss://")
         if self.tls and self.path:
