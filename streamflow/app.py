@@ -19,6 +19,7 @@ from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.agents import spec_of
 from streamflow.faust_adapters.aggregate import AggregateTable
+from streamflow.faust_adapters.bench import Bench
 from streamflow.faust_adapters.boot import BootStrategy, EngineService
 from streamflow.faust_adapters.credentials import kafka_security, redis_login
 from streamflow.faust_adapters.replies import Replies
@@ -83,7 +84,7 @@ class App(faust.App):
         self._clock = SystemClock()
         self._agent_options: dict[str, dict[str, Any]] = {}
         self._own_tables: dict[str, OwnTable] = {}
-        self.bench = False  # are its tables on the bench of `agent.test_context`?
+        self.bench: Bench | None = None  # where its agents are tried, see `agent.test_context`
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
         self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
         self._client: tuple[Engine, Sender] | None = None  # outside of a worker
@@ -253,6 +254,14 @@ class App(faust.App):
         names = {name for topic in self.declared_topics for name in topic.topics or ()}
         return [name for name in names if re.match(pattern, name)]
 
+    def LiveCheck(self, **options: Any) -> Any:
+        """An app of its own that tests this one while it runs; see Faust's LiveCheck."""
+        # Faust's own wraps aiohttp's client when it is imported: only for those who use it.
+        from faust.livecheck import LiveCheck as FaustLiveCheck
+
+        kind: Any = type("LiveCheck", (FaustLiveCheck, App), {"__doc__": FaustLiveCheck.__doc__})
+        return kind.for_app(self, **options)
+
     def page(self, path: str, **options: Any) -> Callable[[Any], Any]:
         """Faust's page, on the worker's own web server."""
         self.has_pages = True
@@ -305,6 +314,7 @@ class App(faust.App):
 
     def prepare_engine(self, url: str = "") -> Engine:
         """Makes the engine of everything declared; it is not started yet."""
+        self.bench = None
         engine = Engine(self.engine_settings, self.connect(url), SystemClock())
         keys: dict[str, KeyCodec] = {}
         for agent in self.agents.values():
@@ -338,6 +348,8 @@ class App(faust.App):
         """Raises TypeError while the app is not connected."""
         if self.engine_service.sender is not None:
             return self.engine_service.sender
+        if self.bench is not None and self.bench.agents:
+            return cast("Sender", self.bench)
         if self._client is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
         return self._client[1]
@@ -347,8 +359,8 @@ class App(faust.App):
 
         Raises ConfigurationError where no other process could see what is sent.
         """
-        if self.engine_service.sender is not None:
-            return self.engine_service.sender
+        if self.engine_service.sender is not None or (self.bench is not None and self.bench.agents):
+            return self.sender_now()
         async with self._connecting:
             if self._client is None:
                 if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
@@ -359,6 +371,14 @@ class App(faust.App):
                 await engine.transport.start()
                 self._client = engine, Sender(engine, self.conf.producer_max_request_size)
         return self._client[1]
+
+    def begin_bench(self) -> Bench:
+        """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""
+        if self.engine_service_engine is not None:
+            raise TypeError("an agent can be tried only where no worker runs")
+        if self.bench is None or self.bench.agents == 0:
+            self.bench = Bench(self)
+        return self.bench
 
     @property
     def own_tables(self) -> Iterable[OwnTable]:

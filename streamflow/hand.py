@@ -156,6 +156,9 @@ class ClosingHand(Hand):
     def takes_sends(self) -> bool:
         return True
 
+    def holds(self, index: int) -> bool:
+        return not self.stale  # what is sent waits for the checkpoint, and that for the one who is told
+
     def check_send(self) -> None:
         """Raises StaleEvent when the window's partition was taken away."""
         if self.stale:

@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
+from faust.agents.agent import AgentTestWrapper
 from faust.agents.replies import BarrierState, ReplyPromise
+from mode.supervisors import CrashingSupervisor
 
+from streamflow.faust_adapters.bench import Bench
 from streamflow.hand import CURRENT
 
 if TYPE_CHECKING:
@@ -32,6 +35,34 @@ class Agent(faust.Agent):
             "checkpoint of its event, and the event would wait for the answer; use cast or send, let the "
             "other agent send on, or ask from a task, a timer or a page"
         )
+
+    def test_context(
+        self, channel: Any = None, supervisor_strategy: Any = None, on_error: Any = None, **options: Any
+    ) -> Any:
+        """This agent on a bench, without a worker: ``async with agent.test_context() as tried``.
+
+        ``await tried.put(value, key=...)`` returns when the event has been processed, and raises what the
+        agent raised; ``tried.results`` has what it yielded. Tables work, and are empty at the start; what
+        is sent is kept in ``app.bench.sent`` as (topic, key, value) and goes nowhere.
+        """
+        bench = cast("App", self.app).begin_bench()
+
+        async def failed(agent: Any, exc: BaseException) -> None:
+            if on_error is not None:
+                await on_error(agent, exc)
+            await agent.crash_test_agent(exc)
+
+        self.app.flow_control.resume()
+        tried = self.clone(
+            cls=AgentOnBench,
+            channel=channel if channel is not None else self.app.channel(),
+            supervisor_strategy=supervisor_strategy or CrashingSupervisor,
+            original_channel=self.channel,
+            on_error=failed,
+            **options,
+        )
+        cast("AgentOnBench", tried).begin(bench)
+        return tried
 
     async def ask(self, value: Any = None, *, reply_to: Any = None, **options: Any) -> Any:
         """Sends a question and waits for what the agent yields for it.
@@ -81,6 +112,21 @@ class Agent(faust.Agent):
             asked, opened = self._create_req(key, value, target, correlation_id, None)
             await self.channel.send(key=key, value=asked, headers=opened, force=True)
             yield correlation_id
+
+
+class AgentOnBench(Agent, AgentTestWrapper):
+    """What `Agent.test_context` gives."""
+
+    _bench: Bench
+
+    def begin(self, bench: Bench) -> None:
+        self._bench = bench
+        bench.agents += 1
+        self._stream.add_processor(bench.take)
+
+    async def on_stop(self) -> None:
+        self._bench.agents -= 1
+        await super().on_stop()
 
 
 async def _each(items: Any) -> AsyncIterator[Any]:

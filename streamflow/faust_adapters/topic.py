@@ -162,6 +162,13 @@ class Topic(faust.Topic):
         """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
         raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
+        signal: Any = self.app.on_produce_message
+        if signal._receivers or signal._filter_receivers:
+            opened = list(pairs)  # those who are told may add headers
+            signal.send(
+                key=raw_key, value=raw_value, partition=partition, timestamp=timestamp, headers=opened
+            )
+            pairs = wire_headers(opened)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
         return sender.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
