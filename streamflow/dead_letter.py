@@ -10,6 +10,8 @@ from streamflow.transports.base import Headers, Record
 SUFFIX = "-dead-letters"
 EXTRA_BYTES = 64 * 1024
 """How much larger than the source's a record of a dead-letter topic may be: room for the added headers."""
+ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error", "consumer")
+"""The headers that are added, behind the event's own and in this order."""
 _ERROR_CHARACTERS_MAX = 2_000
 
 

@@ -17,6 +17,10 @@ COMMANDS = {
     "send": "Send one message to a topic of an app.",
     "tables": "What a running worker shows: its tables, the rows of one, or one key.",
     "lag": "How far a running app is behind its topics.",
+    "dead-letters": "Events that were set aside: list them, or replay them.",
+    "doctor": "Check an app's broker, topics, keys and security.",
+    "reset": "Start an app anew: deletes its tables and offsets.",
+    "migrate-check": "What changes for a Faust app, and where in its code.",
 }
 
 
@@ -36,7 +40,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"streamflow.cli.{cmd_name}").command
+        command: click.Command = import_module(f"streamflow.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,6 +14,7 @@ from faust.types.settings import Settings as FaustSettings
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.asking import Agent
 from streamflow.faust_adapters.everywhere import GlobalTable
+from streamflow.faust_adapters.routing import Router
 from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
 from streamflow.faust_adapters.table import Table
 from streamflow.faust_adapters.topic import Topic
@@ -29,6 +30,7 @@ PORT_DEFAULT = 6066
 DEFAULTS: Mapping[str, Any] = {
     "Agent": Agent,
     "GlobalTable": GlobalTable,
+    "Router": Router,
     "SetGlobalTable": SetGlobalTable,
     "SetTable": SetTable,
     "Table": Table,

@@ -21,6 +21,7 @@ from streamflow.transports.base import (
     TopicSpec,
 )
 from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka.forgetting import forget
 from streamflow.transports.kafka.group import Group
 from streamflow.transports.kafka.offsets import GroupFence, GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
@@ -145,6 +146,10 @@ class KafkaTransport:
         async with self._sending:
             deadline = self._connection.deadline(self._settings.commit_timeout_ms)
             return offsets(await self._sender.write(records, deadline), len(records))
+
+    async def forget(self, topics: Iterable[str]) -> None:
+        """Deletes the group's offsets and these topics. Raises ConfigurationError while workers run."""
+        await forget(self._connection, self._settings.group_id, topics)
 
     def log_reader(self) -> LogReader:
         reader = KafkaLogReader(self._settings, self._clock)
