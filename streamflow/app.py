@@ -25,6 +25,7 @@ from streamflow.faust_adapters.credentials import kafka_security, redis_login
 from streamflow.faust_adapters.replies import Replies
 from streamflow.faust_adapters.router import EventRouter
 from streamflow.faust_adapters.sending import Sender
+from streamflow.faust_adapters.sensors import Sensors
 from streamflow.faust_adapters.settings import Settings as AppSettings
 from streamflow.faust_adapters.settings import without_old_names
 from streamflow.faust_adapters.standins import NoConsumer, NoProducer, NoTransport
@@ -389,6 +390,12 @@ class App(faust.App):
         """Tells the sensors of a worker of what was sent."""
         if self.engine_service.sensors is not None:
             self.engine_service.sensors.on_send(record, told)
+
+    @property
+    def event_sensors(self) -> Sensors | None:
+        """The sensors, where one of them wants to know of each event that an agent takes."""
+        sensors = self.engine_service.sensors
+        return sensors if sensors is not None and sensors.busy else None
 
     @property
     def watches_tables(self) -> bool:

@@ -114,8 +114,6 @@ class Router(FaustRouter):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=settings.peer_timeout_s),
             ) as answer:
-                return web.bytes(
-                    await answer.read(), content_type=answer.content_type, status=answer.status
-                )
+                return web.bytes(await answer.read(), content_type=answer.content_type, status=answer.status)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise ServiceUnavailable(detail=f"the worker at {dest_url} does not answer") from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 from faust import streams as faust_streams
@@ -20,6 +20,7 @@ from streamflow.general import Actor, Batch, Place, Unit
 from streamflow.taking import FILTERED, UnitStream
 
 if TYPE_CHECKING:
+    from streamflow.app import App
     from streamflow.streams import EventStream
 
 _NO_EVENT: Any = None
@@ -57,6 +58,10 @@ class AgentStream(faust.Stream[Any]):
         return self._source is not None and not self._source.is_general and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
+        sensors = cast("App", self.app).event_sensors
+        return self._values() if sensors is None else self._told(sensors, self._values())
+
+    def _values(self) -> AsyncIterator[Any]:
         if not self._is_fast:
             return self._general_values()
         if self._processors:
@@ -66,6 +71,26 @@ class AgentStream(faust.Stream[Any]):
 
     def items(self) -> AsyncIterator[tuple[Any, Any]]:
         """Each event's key and value."""
+        sensors = cast("App", self.app).event_sensors
+        return self._items() if sensors is None else self._told(sensors, self._items())
+
+    async def _told(self, sensors: Any, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The same, with the user's sensors told of each event."""
+        event: Any = None
+        states: Any = None
+        try:
+            async for item in iterator:
+                if event is not None:
+                    sensors.on_event_out(self, event, states)
+                event = self.current_event
+                if event is not None:
+                    states = sensors.on_event_in(self, event)
+                yield item
+        finally:
+            if event is not None:
+                sensors.on_event_out(self, event, states)
+
+    def _items(self) -> AsyncIterator[tuple[Any, Any]]:
         if not self._is_fast:
             return self._general_items()
         if self._processors:

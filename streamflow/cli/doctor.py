@@ -1,0 +1,155 @@
+"""``streamflow doctor -A MODULE``: what is wrong, or might become so, before it hurts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal, NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from streamflow.app import App
+from streamflow.cli.apps import app_option, load
+from streamflow.cli.asking import json_option
+from streamflow.cli.connected import engine_of, whole_log
+from streamflow.engine import Engine
+from streamflow.errors import ConfigurationError, TransportError
+from streamflow.transports.connecting import scheme_of
+from streamflow.web.settings import is_loopback
+
+PACKAGES = ("streamflow", "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
+RECORDS_LOOKED_AT_MAX = 20_000
+STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    said: str
+
+
+@click.command()
+@app_option
+@click.option(
+    "--records", default=RECORDS_LOOKED_AT_MAX, show_default=True, help="Keys to look at per topic."
+)
+@json_option
+def command(module: str, records: int, as_json: bool) -> None:
+    """Check an app's versions, broker, topics, keys and security. Exits 1 when something is wrong."""
+    app = load(module)
+    findings = [*_versions(), *_security(app), *asyncio.run(_broker(app, records))]
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        table = Table("check", "status", "")
+        for check, status, said in findings:
+            table.add_row(check, f"[{STYLES[status]}]{status}[/]", said)
+        Console().print(table)
+    if any(finding.status == "error" for finding in findings):
+        raise SystemExit(1)
+
+
+def _versions() -> list[Finding]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return [Finding("versions", "ok", ", ".join([f"Python {platform.python_version()}", *found]))]
+
+
+def _security(app: App) -> list[Finding]:
+    web, conf = app.settings.web_settings(), app.conf
+    findings: list[Finding] = []
+    if not conf.web_enabled:
+        findings.append(Finding("web", "warning", "no web view: other workers can't ask this one for rows"))
+    elif is_loopback(web.host):
+        findings.append(Finding("web", "ok", f"bound to {web.host}: this machine only"))
+    elif web.tokens:
+        findings.append(Finding("web", "ok", f"bound to {web.host}, with authentication"))
+    else:
+        findings.append(Finding("web", "error", f"bound to {web.host} without authentication (web_tokens)"))
+    if scheme_of(app.broker_url) == "memory":
+        return findings
+    credentials: Any = conf.broker_credentials
+    if credentials is None:
+        findings.append(Finding("broker security", "warning", "no credentials: anybody may read and write"))
+    else:
+        findings.append(Finding("broker security", "ok", str(credentials.protocol.value)))
+    if app.engine_settings.processing_guarantee != "exactly_once":
+        said = "at_least_once: what came since the last checkpoint may count or be sent twice after a crash"
+        findings.append(Finding("guarantee", "warning", said))
+    return findings
+
+
+async def _broker(app: App, records: int) -> list[Finding]:
+    if scheme_of(app.broker_url) == "memory":
+        return [Finding("broker", "ok", "memory:// lives inside one worker; there is nothing to look at")]
+    findings: list[Finding] = []
+    try:
+        async with engine_of(app) as engine:
+            findings.append(Finding("broker", "ok", f"{app.broker_url} answers"))
+            async for finding in _topics(engine, records):
+                findings.append(finding)
+    except (TransportError, ConfigurationError, OSError) as exc:
+        findings.append(Finding("broker", "error", str(exc)))
+    return findings
+
+
+async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
+    topics, transport = engine.topics, engine.transport
+    sources = sorted({source.name for source in engine.sources.values()})
+    counts = await transport.partition_counts(sources)
+    for name in sources:
+        if name not in counts:
+            yield Finding(f"topic {name}", "warning", "is not there yet; the first worker creates it")
+            continue
+        topics.counts[name] = counts[name]
+        yield Finding(f"topic {name}", "ok", f"{counts[name]} partitions")
+        yield await _keys(engine, name, counts[name], records)
+    for table in [*engine.tables, *engine.folds]:
+        changelog = topics.changelog(table)
+        found = (await transport.partition_counts([changelog])).get(changelog)
+        wanted = _partitions_of(engine, table, counts)
+        if found is None:
+            yield Finding(f"table {table}", "ok", "has no changelog yet")
+        elif wanted is not None and found != wanted:
+            said = f"its changelog has {found} partitions, its topic {wanted}: `streamflow reset` starts anew"
+            yield Finding(f"table {table}", "error", said)
+        else:
+            yield Finding(f"table {table}", "ok", f"{found} partitions")
+
+
+def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:
+    if table in engine.folds:
+        return counts.get(engine.folds[table].spec.topic)
+    found = {counts[topic] for agent in engine.agents for topic in agent.topics if topic in counts}
+    return found.pop() if len(found) == 1 else None
+
+
+async def _keys(engine: Engine, topic: str, partitions: int, records: int) -> Finding:
+    """Do the records lie where their keys belong by the app's partitioner?"""
+    seen = misrouted = 0
+    async for batch in whole_log(engine, topic, partitions):
+        for key in batch.keys:
+            if key is not None:
+                seen += 1
+                misrouted += engine.topics.place(topic, key) != batch.partition
+        if seen >= records:
+            break
+    name = f"keys of {topic}"
+    if not misrouted:
+        return Finding(name, "ok", f"{seen} looked at, all where {engine.settings.partitioner} puts them")
+    said = (
+        f"{misrouted} of {seen} lie on another partition than {engine.settings.partitioner} says: queries "
+        "miss them; another producer's partitioner can be set with `partitioner`"
+    )
+    return Finding(name, "error", said)
