@@ -42,6 +42,9 @@ class Declarations:
         self.ours: Ours | None = None
         self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, metrics)
 
+    def make_room(self) -> None:
+        """An agent's buffer is no longer full. Nothing is running yet that would wait for it."""
+
     def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
         """An agent on one topic, or on several, which it takes in turn."""
         agent = Agent(
@@ -51,6 +54,7 @@ class Declarations:
             tables=lambda: list(self.tables.values()),
             give_up=self.letters.give_up,
         )
+        agent.on_room = self.make_room
         self.agents.append(agent)
         for each in (source, *more):
             agent.topics[each.name] = None

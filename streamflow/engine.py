@@ -327,14 +327,18 @@ class Engine(Declarations):
 
     async def _hold_back(self) -> None:
         """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
-        if self._paused and self.ours is not None and not any(agent.full() for agent in self.ours.agents):
-            self.transport.resume(self._paused)
-            self._paused.clear()
+        self.make_room()
         if self.ours is not None and self.ours.full(self.settings.commit_every, self.settings.commit_bytes):
             self._early.set()
         most, most_bytes = self.settings.commit_events_max, self.settings.commit_bytes_max
         while self.live and self.ours is not None and self.ours.full(most, most_bytes):
             await self.clock.sleep_ms(5)
+
+    def make_room(self) -> None:
+        """Partitions that full buffers have paused go on, at once: a fetch may be waiting for them alone."""
+        if self._paused and self.ours is not None and not any(agent.full() for agent in self.ours.agents):
+            self.transport.resume(self._paused)
+            self._paused.clear()
 
     async def _checkpoint_loop(self) -> None:
         while True:

@@ -65,6 +65,7 @@ class Agent:
         self.outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
         self.failure: BaseException | None = None
         self.queued = 0  # events in the queue
+        self.on_room: Callable[[], None] = lambda: None  # told when it is no longer `full`
         self.processed = 0
         self.retries = 0
         self._clock = clock
@@ -268,7 +269,10 @@ class Agent:
         if not self._queue:
             return None
         chunk, dropped = self._queue.popleft()
+        was_full = self.full()
         self.queued -= len(chunk)
+        if was_full and not self.full():
+            self.on_room()
         return chunk, dropped
 
     def _open_chunk(self, chunk: Chunk) -> None:

@@ -42,8 +42,15 @@ class ValueCodec:
     only. Raises ConfigurationError for a type that can't be decoded.
     """
 
-    def __init__(self, value_type: Any = None, *, value_bytes_max: int = VALUE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        value_type: Any = None,
+        *,
+        value_bytes_max: int = VALUE_BYTES_MAX,
+        make: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
         self.value_type = value_type
+        self._make = make
         self.value_bytes_max = value_bytes_max
         self.name = "json" if value_type is None else str(getattr(value_type, "__name__", value_type))
         self.time_field: str | None = getattr(value_type, "time_field", None)
@@ -83,6 +90,8 @@ class ValueCodec:
         data = _decode_any(raw)
         if not isinstance(data, dict):
             raise DecodeError("wrong-type", f"Expected `object` for {self.name}, got {type(data).__name__}")
+        if self._make is not None:
+            return self._make(data)
         if hasattr(self.value_type, "_blessed_key"):
             # The data may name another model; one that is not known here does not matter then.
             return self.value_type.from_data(data, preferred_type=self.value_type)

@@ -14,6 +14,7 @@ from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.dispatch import Source
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.codecs import JsonText, SchemaKeys, SchemaValues, SelfDescribing
+from streamflow.faust_adapters.records import record_maker
 from streamflow.transports.base import Headers, Record
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class Topic(faust.Topic):
         elif kind is None:
             codec = SelfDescribing(value_bytes_max=limit)
         else:
-            codec = ValueCodec(kind, value_bytes_max=limit)
+            make = record_maker(kind) if hasattr(kind, "_blessed_key") else None
+            codec = ValueCodec(kind, value_bytes_max=limit, make=make)
         if self.schema.allow_empty:
             codec.allow_null()
         return codec

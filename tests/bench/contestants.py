@@ -84,6 +84,13 @@ def streamflow_contestants() -> list[Contestant]:
             rounds=CHEAP_ROUNDS,
         ),
         Contestant(
+            "streamflow_record",
+            "streamflow: the same with a Record of Faust's",
+            "exactly once",
+            lambda: faust_worker("streamflow_record"),
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
             "streamflow_key",
             "streamflow: app.aggregate by Key()",
             "exactly once",
