@@ -106,6 +106,7 @@ class Ours:
         self._emit = emit
         self._clock_ms = clock_ms
         self._sent: list[Sent] = []
+        self._sent_from = 0  # index of the first of them among the records of the cut
         self._cut: list[Progress] = []  # copies of what the cut in flight makes durable
         self._hurry = False
         self.on_cut: Callable[[], None] = lambda: None  # events may be handed out again
@@ -172,6 +173,7 @@ class Ours:
             if folded.sender is not None:
                 lag = self.lag(folded.progress)
                 folded.sender.marks(folded.progress, lag, now_ms, records, now=self._hurry)
+        self._sent_from = len(records)
         records.extend(record for _, record, _ in self._sent)
         records.extend(self.dead_letters)
         records.extend(self.notes)
@@ -184,6 +186,11 @@ class Ours:
         self.dead_letters, self.notes, self.taken, self.taken_bytes = [], [], 0, 0
         self.on_cut()
         return records, self.offsets()
+
+    def sent_at(self, index: int) -> Sent | None:
+        """What an agent sent, that is this record of the cut; ``None`` for those that are our own."""
+        place = index - self._sent_from
+        return self._sent[place] if 0 <= place < len(self._sent) else None
 
     def _cut_tables(self, records: list[Record]) -> None:
         for table in self.tables:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from streamflow.assignment import Folded, Ours
 from streamflow.clock import Clock
-from streamflow.errors import CommitAborted
-from streamflow.transports.base import Commit, TopicPartition, Transport
+from streamflow.errors import CommitAborted, RecordRefused
+from streamflow.transports.base import Commit, Record, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +25,18 @@ RETRY_MAX_MS = 2_000.0
 class Checkpoint:
     """Runs the checkpoints of one assignment, one at a time.
 
-    ``watcher`` is told, synchronously, what each one made visible. ``attempts_max`` bounds how often
-    a commit that had no effect is tried (``None``: until it works).
+    ``watcher`` is told, synchronously, what each one made visible. ``refused`` is given the records of a cut
+    some of which the broker never takes, and returns what is to be written instead, or raises.
+    ``attempts_max`` bounds how often a commit that had no effect is tried (``None``: until it works).
     """
 
     def __init__(
-        self, ours: Ours, transport: Transport, clock: Clock, watcher: Callable[[list[Folded]], None]
+        self,
+        ours: Ours,
+        transport: Transport,
+        clock: Clock,
+        watcher: Callable[[list[Folded]], None],
+        refused: Callable[[Sequence[Record], RecordRefused], Sequence[Record]],
     ) -> None:
         self.attempts_max: int | None = None
         self.in_flight = False
@@ -39,6 +46,7 @@ class Checkpoint:
         self._transport = transport
         self._clock = clock
         self._watcher = watcher
+        self._refused = refused
         self._lock = asyncio.Lock()
         self._committed: dict[TopicPartition, int] = {}
 
@@ -84,6 +92,10 @@ class Checkpoint:
             attempt += 1
             try:
                 return await self._transport.commit(commit)
+            except RecordRefused as exc:
+                # It had no effect either, and would never have one: the cut goes on without those records.
+                commit = replace(commit, records=self._refused(commit.records, exc))
+                continue
             except CommitAborted as exc:
                 # It had no effect: the very same cut is tried again, while work goes on over it.
                 if self.attempts_max is not None and attempt >= self.attempts_max:

@@ -22,7 +22,7 @@ from streamflow.metrics import Metrics
 from streamflow.progress import Progress
 from streamflow.settings import Settings
 from streamflow.streams import Agent
-from streamflow.transports.base import Batch
+from streamflow.transports.base import Batch, Record
 
 logger = logging.getLogger(__name__)
 
@@ -301,23 +301,33 @@ class Letters:
     ) -> None:
         ours = self._ours()
         assert ours is not None
+        ours.dead_letters.append(self.letter(at, index, reason, error, consumer, target))
+
+    def letter(
+        self,
+        at: Chunk | Batch,
+        index: int,
+        reason: str,
+        error: BaseException,
+        consumer: str | None,
+        target: str,
+    ) -> Record:
+        """The dead letter of an event, counted; whoever asks for it writes it."""
         if isinstance(at, Chunk):
             key, value = at.raw_keys[index], at.raw_values[index]
         else:
             key, value = at.keys[index], at.values[index]
         source = (at.topic, at.partition, at.offsets[index])
-        ours.dead_letters.append(
-            dead_letter(
-                target,
-                self._partitions(target),
-                source=source,
-                key=key,
-                value=value,
-                headers=headers_at(at.headers, index),
-                reason=reason,
-                error=sentence(error),
-                consumer=consumer,
-            )
-        )
         self._metrics.dead_letters_total.labels(target, reason).inc()
         logger.debug("set aside %s[%d]@%d: %s", *source, error)
+        return dead_letter(
+            target,
+            self._partitions(target),
+            source=source,
+            key=key,
+            value=value,
+            headers=headers_at(at.headers, index),
+            reason=reason,
+            error=sentence(error),
+            consumer=consumer,
+        )

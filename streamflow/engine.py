@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from streamflow.assignment import Folded, Lifecycle, Ours
@@ -29,6 +30,7 @@ from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
 from streamflow.recovering import Recovering, Turns
 from streamflow.recovery import end_of_logs
+from streamflow.refusals import set_aside
 from streamflow.settings import Settings
 from streamflow.shelf import Shelf
 from streamflow.shuffle import RowId, SecondStage
@@ -253,7 +255,8 @@ class Engine(Declarations):
         self._tail.leave([at for at in before if at not in self._stages])
         self._tail.follow(at for at in self._stages if at not in before)
         self.ours = ours
-        self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded)
+        refused = partial(set_aside, ours, self.letters)
+        self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded, refused)
 
     def _open(self, ours: Ours, openings: list[Opening]) -> None:
         """No await: from here on these partitions are taken, fetched and checkpointed."""
@@ -406,13 +409,12 @@ class Engine(Declarations):
         The future is resolved when the record is durable.
         """
         hand = CURRENT.get()
-        future: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
         if hand is not None:
             hand.check()
-            hand.sends.append((hand.index, record, future))
-        else:
-            await self.transport.send([record])
-            future.set_result(record)
+            hand.sends.append((hand.index, record, promise := hand.promise()))
+            return promise
+        await self.transport.send([record])
+        (future := asyncio.get_running_loop().create_future()).set_result(record)
         return future
 
     def closed_record(self, spec: FoldSpec, start: int, key: Any, state: State) -> Record:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class StreamflowError(Exception):
     """Base of everything that streamflow raises on purpose."""
@@ -35,6 +37,7 @@ class DecodeError(StreamflowError):
         "missing-type",
         "unknown-type",
         "agent-failed",
+        "refused",
     )
 
     def __init__(
@@ -79,8 +82,25 @@ class UnknownEventType(EventTypeError):
     reason = "unknown-type"
 
 
-class RecordTooLarge(StreamflowError):
-    """What an agent sends does not fit into a record; raised where it is sent."""
+class RecordRefused(StreamflowError):
+    """The broker takes a record neither now nor later; a commit that held it had no effect.
+
+    Attributes:
+        reason: the dead letter's word.
+        refused: index, among the records given -> why that one is refused; empty where it is not known.
+    """
+
+    reason = "refused"
+
+    def __init__(self, message: str) -> None:
+        self.refused: Mapping[int, RecordRefused] = {}
+        super().__init__(message)
+
+
+class RecordTooLarge(RecordRefused):
+    """What is sent does not fit into a record of its topic; raised where it is sent if known there."""
+
+    reason = "too-large"
 
 
 class StaleEvent(StreamflowError):

@@ -24,6 +24,18 @@ Undo = tuple[int, "TablePartition", int, Any, Any]
 Sent = tuple[int, Record, "asyncio.Future[Record] | None"]
 
 
+class Promise(asyncio.Future[Any]):
+    """Of a send: resolved with the checkpoint that holds it.
+
+    ``consumer`` sent it, on behalf of the event ``origin``: (chunk, index), or ``None`` where there is none.
+    """
+
+    def __init__(self, consumer: str, origin: tuple[Chunk, int] | None) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.consumer = consumer
+        self.origin = origin
+
+
 class Hand:
     """One task of one agent: the chunk it works on and the event it holds.
 
@@ -87,6 +99,10 @@ class Hand:
     def check_send(self) -> None:
         """Raises as `check` does."""
         self.check()
+
+    def promise(self) -> Promise:
+        """For what is sent now."""
+        return Promise(self.consumer, None if self.chunk is None else (self.chunk, self.index))
 
     def holds(self, index: int) -> bool:
         """Is the event that had this index when it was asked for still in hand?"""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from streamflow.dead_letter import EXTRA_BYTES
 from streamflow.errors import ConfigurationError
-from streamflow.transports.base import TopicSpec, Transport
+from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
 
 
 class Topics:
@@ -18,6 +18,7 @@ class Topics:
     ) -> None:
         self.app_id = app_id
         self.counts: dict[str, int] = {}
+        self.limits: dict[str, int] = {}  # bytes of the largest record, where the broker told
         self._partitioner = partitioner
         self._partitions_default = partitions_default
         self._wanted: dict[str, TopicSpec] = {}
@@ -77,6 +78,8 @@ class Topics:
         if missing:
             await transport.create_topics(missing)
             self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
+        if isinstance(transport, KnowsLimits):
+            self.limits.update(await transport.record_limits(wanted))
         for spec in wanted.values():
             found = self.counts.get(spec.name, 0)
             if spec.compacted and spec.partitions and found != spec.partitions:
@@ -84,6 +87,13 @@ class Topics:
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
                     "source topic was given another number; `streamflow reset` starts anew"
                 )
+
+    async def look_up(self, transport: Transport, names: Iterable[str]) -> None:
+        """Learns of topics that are there already."""
+        found = await transport.partition_counts(names)
+        self.counts.update(found)
+        if found and isinstance(transport, KnowsLimits):
+            self.limits.update(await transport.record_limits(found))
 
     def agreed(self, topics: Iterable[str], what: str, partitions: int | None) -> int:
         """The number of partitions of a table: its topics' if they agree, else ``partitions``."""

@@ -120,7 +120,7 @@ class Sender:
                 topics.want(topic, partitions, compacted=compacted, retention_ms=retention_ms)
                 await topics.create(self._engine.transport)
             else:
-                topics.counts.update(await self._engine.transport.partition_counts([topic]))
+                await topics.look_up(self._engine.transport, [topic])
 
     def record(
         self,
@@ -134,12 +134,12 @@ class Sender:
         """Places a record of a topic that is known. Raises RecordTooLarge."""
         size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
         size += sum(len(name) + len(text) + 8 for name, text in headers)
-        if size > self._record_bytes_max:
-            raise RecordTooLarge(
-                f"a record of {size} bytes for topic {topic!r}: at most {self._record_bytes_max} "
-                "(setting producer_max_request_size)"
-            )
         topics = self._engine.topics
+        limit, said_by = self._record_bytes_max, "setting producer_max_request_size"
+        if topics.limits.get(topic, limit) < limit:
+            limit, said_by = topics.limits[topic], "the topic's max.message.bytes"
+        if size > limit:
+            raise RecordTooLarge(f"a record of {size} bytes for topic {topic!r}: at most {limit} ({said_by})")
         if partition is None:
             partition = topics.place(topic, key)
         elif not 0 <= partition < topics.partitions(topic):
@@ -158,12 +158,12 @@ class Sender:
 
     def send_soon(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
         """`send` that never waits for room."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         hand = CURRENT.get()
         if hand is not None and not at_once and _in_event():
             hand.check_send()
-            hand.sends.append((hand.index, record, future))
-            return Acknowledgement(record, future, hand)
+            hand.sends.append((hand.index, record, promise := hand.promise()))
+            return Acknowledgement(record, promise, hand)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.append((record, future))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write(), name="streamflow-send")

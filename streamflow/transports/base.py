@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 TopicPartition = tuple[str, int]
 Headers = Sequence[tuple[str, bytes]]
@@ -147,6 +147,15 @@ class LogReader(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class KnowsLimits(Protocol):
+    """A transport that can tell how large a record may be."""
+
+    async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
+        """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
 class Transport(Protocol):
     """One worker's connection to the log. Methods raise `TransportError` for what a retry may cure."""
 
@@ -198,7 +207,8 @@ class Transport(Protocol):
     async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
         """Makes a checkpoint durable; returns for each partition written the offset behind its last record.
 
-        Raises Fenced, CommitAborted or CommitUnknown.
+        Raises Fenced, CommitAborted, CommitUnknown; RecordRefused where records are never taken, which
+        had no effect and names them; ConfigurationError for what this user may not do.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import pathlib
 import secrets
@@ -10,8 +11,9 @@ import sys
 from collections import Counter
 from typing import Any
 
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError as AioKafkaError
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from streamflow.clock import rfc3339
 from tests.faults import checker
@@ -32,6 +34,24 @@ def is_ready(worker: WorkerProcess) -> bool:
         return bool(worker.get("/readyz")["status"] == "ready")
     except OSError:
         return False
+
+
+async def members_of(bootstrap: str, group: str) -> int:
+    """How many members a settled group has; -1 while it is moving, or nobody can say.
+
+    By aiokafka: librdkafka's way to ask ends the process now and then when the broker goes away meanwhile.
+    """
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(ASK_S * 1_000))
+    try:
+        async with asyncio.timeout(ASK_S):
+            await admin.start()
+            (answer,) = await admin.describe_consumer_groups([group])
+    except (AioKafkaError, OSError, TimeoutError):
+        return -1
+    finally:
+        await admin.close()
+    _, _, state, _, _, members, *_ = answer.groups[0]
+    return len(members) if state == "Stable" else -1
 
 
 class Feeder:
@@ -124,7 +144,7 @@ class Stage:
         self.notes: list[str] = []
         self._feeder: Feeder | None = None
         self._outputs, self._closed = Outputs(bootstrap, names[1]), Outputs(bootstrap, names[2])
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._group = Consumer({"bootstrap.servers": bootstrap, "group.id": self.id, "log_level": 0})
         self._ends = dict.fromkeys(range(PARTITIONS), 0)
         options = {
             "id": self.id,
@@ -162,11 +182,7 @@ class Stage:
 
     def members(self) -> int:
         """How many members a settled group has; -1 while it is moving."""
-        try:
-            group = self._admin.describe_consumer_groups([self.id], request_timeout=ASK_S)[self.id].result()
-        except KafkaException:  # the broker is on its way back
-            return -1
-        return len(group.members) if group.state.name == "STABLE" else -1
+        return asyncio.run(members_of(self.bootstrap, self.id))
 
     def wait_death(self) -> WorkerProcess:
         """Of one that met a point."""
@@ -234,13 +250,8 @@ class Stage:
 
     def offsets(self) -> dict[int, int]:
         """partition -> the group's committed offset."""
-        from confluent_kafka import ConsumerGroupTopicPartitions
-
-        asked = [ConsumerGroupTopicPartitions(self.id)]
-        answer = self._admin.list_consumer_group_offsets(asked, require_stable=True, request_timeout=ASK_S)[
-            self.id
-        ].result()
-        return {at.partition: at.offset for at in answer.topic_partitions}
+        asked = [TopicPartition(self.id, partition) for partition in range(PARTITIONS)]
+        return {at.partition: at.offset for at in self._group.committed(asked, ASK_S)}
 
     def _rows(self, table: str) -> list[tuple[tuple[Any, Any], Any]]:
         worker = next(worker for worker in self.workers if worker.running())
@@ -284,3 +295,4 @@ class Stage:
             worker.end()
         self._outputs.close()
         self._closed.close()
+        self._group.close()

@@ -132,8 +132,8 @@ async def test_gap_4_nothing_is_committed_when_a_record_was_not_acknowledged(
 ) -> None:
     if not closed:
 
-        def look_away(self: Any, records: Any, batch: Any, queues: Any) -> None:
-            self._acknowledged(batch, -1, queues, [])
+        def look_away(self: Any, writing: Any, batch: Any, code: int) -> None:
+            self._acknowledged(writing, batch, -1)
 
         monkeypatch.setattr(Producer, "_split", look_away)
     maker = await clients.maker()

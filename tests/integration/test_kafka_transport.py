@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ from streamflow.errors import (
 )
 from streamflow.transports.base import Commit, Record, TopicSpec, Transport
 from streamflow.transports.kafka.connection import Connection
-from streamflow.transports.kafka.producer import SEQUENCE_MASK, Producer
+from streamflow.transports.kafka.producer import SEQUENCE_MASK, Writing
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
 from tests.integration.kafka_clients import LIMIT_S, Clients
 from tests.support import kafka_server
@@ -121,9 +120,10 @@ async def test_sequence_numbers_begin_again_behind_the_largest(
     await sender.ready(deadline)
     sequences: dict[Any, int] = {}
     monkeypatch.setattr(sender, "_sequences", sequences)
-    batch = next(iter(sender._build(numbered(log, 0, range(5)), range(5)).values()))[0]
+    records = numbered(log, 0, range(5))
+    writing = Writing(records, sender._build(records, range(5)))
     sequences[log, 0] = SEQUENCE_MASK - 2
-    Producer._acknowledged(sender, batch, 0, {(log, 0): deque([batch])}, [])
+    sender._acknowledged(writing, writing.queues[log, 0][0], 0)
     assert sequences[log, 0] == 2
 
 

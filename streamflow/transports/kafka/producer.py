@@ -12,15 +12,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from streamflow.clock import Clock
-from streamflow.errors import RecordTooLarge, TransportError
+from streamflow.errors import (
+    ConfigurationError,
+    RecordRefused,
+    RecordTooLarge,
+    StreamflowError,
+    TransportError,
+)
 from streamflow.transports.base import Record, TopicPartition
 from streamflow.transports.kafka import batches, wire
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
@@ -53,10 +59,80 @@ class Life:
     epoch: int
 
 
-def refusal(doing: str, code: int) -> TransportError:
+def refusal(doing: str, code: int) -> StreamflowError:
+    """ConfigurationError where only somebody's hand can help; else a TransportError."""
+    name = wire.error_name(code)
     if code in wire.PRODUCER_FENCED:
-        return ProducerFenced(f"{doing}: {wire.error_name(code)}")
+        return ProducerFenced(f"{doing}: {name}")
+    if code == wire.TRANSACTIONS_DENIED:
+        return ConfigurationError(
+            f"{doing}: {name}: this user may not use that transactional id. Allow it Write and Describe"
+            " on the transactional ids that begin with the app's id, or set processing_guarantee to"
+            " 'at_least_once'"
+        )
+    if code == wire.CLUSTER_DENIED:
+        return ConfigurationError(
+            f"{doing}: {name}: this user may not write idempotently. Allow it IdempotentWrite on the cluster,"
+            " or Write on the topics"
+        )
+    if code == wire.GROUP_DENIED:
+        return ConfigurationError(
+            f"{doing}: {name}: this user may not use the group; allow it Read on the group (setting id)"
+        )
+    if code == wire.TRANSACTION_TIMEOUT_INVALID:
+        return ConfigurationError(
+            f"{doing}: {name}: setting transaction_timeout_ms is above the broker's"
+            " transaction.max.timeout.ms"
+        )
     return Refused(doing, code)
+
+
+@dataclass(slots=True)
+class Writing:
+    """One call of `Producer.write` on its way.
+
+    Attributes:
+        queues: partition -> its batches that are not acknowledged yet, in order.
+        refused: index of a record -> why the broker never takes it.
+    """
+
+    records: Sequence[Record]
+    queues: dict[TopicPartition, deque[batches.Building]]
+    done: list[batches.Building] = field(default_factory=list)
+    refused: dict[int, RecordRefused] = field(default_factory=dict)
+
+    def take_off(self, batch: batches.Building) -> None:
+        queue = self.queues[batch.spot]
+        queue.popleft()
+        if not queue:
+            del self.queues[batch.spot]
+
+    def refuse_topic(self, topic: str, code: int) -> None:
+        """All that is left for a topic."""
+        self.refused |= denied(self.records, {topic}, code)
+        for spot in [spot for spot in self.queues if spot[0] == topic]:
+            del self.queues[spot]
+
+    def check(self) -> None:
+        """Raises the first refusal, which names the others."""
+        if self.refused:
+            raise_refused(self.refused)
+
+
+def raise_refused(refused: Mapping[int, RecordRefused]) -> NoReturn:
+    """Raises the first, with all of them in it."""
+    first = refused[min(refused)]
+    first.refused = refused
+    raise first
+
+
+def denied(records: Sequence[Record], topics: Container[str], code: int) -> dict[int, RecordRefused]:
+    """index -> the refusal, of every record for one of these topics."""
+    return {
+        index: RecordRefused(f"a record for {record.topic}[{record.partition}]: {wire.error_name(code)}")
+        for index, record in enumerate(records)
+        if record.topic in topics
+    }
 
 
 async def begin_life(
@@ -120,24 +196,25 @@ class Producer:
     async def write(self, records: Sequence[Record], deadline: Deadline) -> list[batches.Building]:
         """Writes the records; returns their batches when each of them is acknowledged.
 
-        Raises RecordTooLarge or TransportError; then some may have been written, and the life has ended.
+        Raises RecordRefused, which names all records that were, or TransportError; then some may have been
+        written, and the life has ended.
         """
         life = await self.ready(deadline)
-        done: list[batches.Building] = []
-        queues = self._build(records, range(len(records)))
+        writing = Writing(records, self._build(records, range(len(records))))
         try:
             attempt = 0
-            while queues:
-                before = len(done)
-                await self._round(life, records, queues, done, deadline)
-                if len(done) == before:
+            while writing.queues:
+                before = len(writing.done) + len(writing.refused)
+                await self._round(life, writing, deadline)
+                if len(writing.done) + len(writing.refused) == before:
                     await deadline.back_off(attempt)
                     attempt += 1
                 deadline.check("waiting for the acknowledgements of the records")
+            writing.check()
         except BaseException:
             self.end_life()
             raise
-        return done
+        return writing.done
 
     def _build(
         self, records: Sequence[Record], indices: Iterable[int]
@@ -150,15 +227,9 @@ class Producer:
             transactional=self.transactional_id is not None,
         )
 
-    async def _round(
-        self,
-        life: Life,
-        records: Sequence[Record],
-        queues: dict[TopicPartition, deque[batches.Building]],
-        done: list[batches.Building],
-        deadline: Deadline,
-    ) -> None:
-        """Sends the first batch of each partition, and takes those acknowledged off ``queues``."""
+    async def _round(self, life: Life, writing: Writing, deadline: Deadline) -> None:
+        """Sends the first batch of each partition, and takes those acknowledged off the queues."""
+        queues = writing.queues
         leaders = await self._connection.leaders(queues, deadline)
         requests = [
             self._send(node_id, life, [queues[spot][0] for spot in spots], deadline)
@@ -174,10 +245,14 @@ class Producer:
                 refresh = True  # Nobody knows what came of it; the same bytes are sent again.
                 continue
             for batch, code, base_offset in answer:
+                if batch.spot not in queues:
+                    continue  # its topic was refused with another batch
                 if code == wire.NONE:
-                    self._acknowledged(batch, base_offset, queues, done)
-                elif code in wire.TOO_LARGE:
-                    self._split(records, batch, queues)
+                    self._acknowledged(writing, batch, base_offset)
+                elif code in wire.TOO_LARGE or code in wire.RECORD_INVALID:
+                    self._split(writing, batch, code)
+                elif code in wire.TOPIC_DENIED:
+                    writing.refuse_topic(batch.spot[0], code)
                 elif code in wire.LEADER_MOVED:
                     refresh = True
                 elif code not in wire.LEADER_BUSY:
@@ -185,41 +260,36 @@ class Producer:
         if refresh:
             await self._connection.refresh(deadline)
 
-    def _acknowledged(
-        self,
-        batch: batches.Building,
-        base_offset: int,
-        queues: dict[TopicPartition, deque[batches.Building]],
-        done: list[batches.Building],
-    ) -> None:
+    def _acknowledged(self, writing: Writing, batch: batches.Building, base_offset: int) -> None:
         spot = batch.spot
         batch.base_offset = base_offset
         self._sequences[spot] = (self._sequences.get(spot, 0) + len(batch)) & SEQUENCE_MASK
-        queues[spot].popleft()
-        if not queues[spot]:
-            del queues[spot]
-        done.append(batch)
+        writing.take_off(batch)
+        writing.done.append(batch)
 
-    def _split(
-        self,
-        records: Sequence[Record],
-        batch: batches.Building,
-        queues: dict[TopicPartition, deque[batches.Building]],
-    ) -> None:
-        """Two halves for a batch that the topic finds too large; its records may fit by themselves.
+    def _split(self, writing: Writing, batch: batches.Building, code: int) -> None:
+        """Two halves for a batch that the topic does not take; its records may be taken by themselves.
 
         The broker refuses before it counts: the halves take the same place in the sequence.
         """
         topic, partition = batch.spot
         if len(batch) == 1:
-            record = records[batch.indices[0]]
+            index = batch.indices[0]
+            record = writing.records[index]
             size = len(record.key or b"") + len(record.value or b"")
-            raise RecordTooLarge(f"a record of {size} bytes is too large for {topic}[{partition}]")
-        queue = queues[batch.spot]
+            where = f"{topic}[{partition}]"
+            writing.refused[index] = (
+                RecordTooLarge(f"a record of {size} bytes is too large for {where}")
+                if code in wire.TOO_LARGE
+                else RecordRefused(f"a record of {size} bytes for {where}: {wire.error_name(code)}")
+            )
+            writing.take_off(batch)
+            return
+        queue = writing.queues[batch.spot]
         queue.popleft()
         middle = len(batch) // 2
         for half in (batch.indices[middle:], batch.indices[:middle]):
-            queue.extendleft(reversed(self._build(records, half)[batch.spot]))
+            queue.extendleft(reversed(self._build(writing.records, half)[batch.spot]))
 
     async def _send(
         self, node_id: int, life: Life, ready: list[batches.Building], deadline: Deadline

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -19,6 +20,8 @@ EARLIEST = -2
 LATEST = -1
 READ_UNCOMMITTED = 0
 BROKER_CHOOSES = -1
+TOPIC_RESOURCE = 2
+RECORD_LIMIT = "max.message.bytes"
 
 
 class Topics:
@@ -46,6 +49,23 @@ class Topics:
             deadline.check(f"creating topic {missing[0].name}")
             attempt += 1
         await self._wait_visible(wanted, deadline)
+
+    async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
+        """topic -> its max.message.bytes, for those about which this user may ask. Raises TransportError."""
+        names = sorted(set(topics))
+        if not names:
+            return {}
+        request = DescribeConfigsRequest([(TOPIC_RESOURCE, name, [RECORD_LIMIT]) for name in names])
+        deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
+        answer = await self._connection.ask_coordinator(None, request, lambda _: (), deadline)
+        # Each resource: error code, message, kind, name, entries (name, value, ...)
+        return {
+            name: int(value)
+            for code, _, _, name, entries in answer.resources
+            if code == wire.NONE
+            for entry, value, *_ in entries
+            if entry == RECORD_LIMIT and value
+        }
 
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._offsets(partitions, EARLIEST)

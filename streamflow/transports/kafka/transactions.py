@@ -17,7 +17,15 @@ from collections.abc import Sequence
 
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, RecordTooLarge, TransportError
+from streamflow.errors import (
+    CommitAborted,
+    CommitUnknown,
+    ConfigurationError,
+    Fenced,
+    RecordRefused,
+    StreamflowError,
+    TransportError,
+)
 from streamflow.transports.base import Commit, Record, TopicPartition
 from streamflow.transports.kafka import producer, wire
 from streamflow.transports.kafka.batches import Building
@@ -52,8 +60,8 @@ class Transactions:
     async def commit(self, commit: Commit, fence: GroupFence) -> dict[TopicPartition, int]:
         """Returns the offset behind the last record of each partition written.
 
-        Raises Fenced, CommitAborted, CommitUnknown, or RecordTooLarge for a record that its topic
-        will never take; the commit has had no effect then.
+        Raises Fenced, CommitAborted, CommitUnknown, RecordRefused for records that are never taken, or
+        ConfigurationError for what this user may not do; these two have had no effect.
         """
         async with self._one_at_a_time:
             deadline = self._connection.deadline(self._settings.commit_timeout_ms)
@@ -61,7 +69,7 @@ class Transactions:
                 life = await self._producer.ready(deadline)
                 written = await self._prepare(commit, fence, life, deadline)
                 await self._decide(life)
-            except (Fenced, RecordTooLarge):
+            except (Fenced, RecordRefused, ConfigurationError):
                 await self._abort()
                 raise
             except ProducerFenced as exc:
@@ -101,7 +109,7 @@ class Transactions:
         obeyed (ProducerFenced among them), CommitUnknown when nobody knows.
         """
         deadline = self._connection.deadline(self._settings.decide_timeout_ms)
-        unclear: TransportError | None = None
+        unclear: StreamflowError | None = None
         attempt = 0
         while True:
             try:
@@ -185,6 +193,10 @@ class Transactions:
             codes = set(producer.partition_codes(answer)) - {wire.NONE, wire.OPERATION_NOT_ATTEMPTED}
             if not codes:
                 return
+            if codes & wire.TOPIC_DENIED:
+                code = min(codes & wire.TOPIC_DENIED)
+                topics = {topic for topic, rows in answer.errors for _, c in rows if c in wire.TOPIC_DENIED}
+                producer.raise_refused(producer.denied(records, topics, code))
             if not codes <= wire.LEADER_MOVED:
                 raise producer.refusal("beginning the transaction", min(codes))
             await self._connection.refresh(deadline)

@@ -79,6 +79,9 @@ class KafkaTransport:
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.counts(topics)
 
+    async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
+        return await self._topics.record_limits(topics)
+
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         """Raises TransportError when a topic does not exist or no broker answers."""
         wanted = sorted(set(topics))
@@ -129,7 +132,7 @@ class KafkaTransport:
         return await self._topics.high_watermarks(partitions)
 
     async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
-        """Raises Fenced, CommitAborted, CommitUnknown; RecordTooLarge for what a topic never takes."""
+        """Raises Fenced, CommitAborted, CommitUnknown; RecordRefused for what is never taken."""
         fence = commit.assignment.fence
         if not isinstance(fence, GroupFence):
             raise TypeError("the assignment is not one of this transport")
@@ -142,7 +145,7 @@ class KafkaTransport:
         return await self._commits.commit(commit, fence)
 
     async def send(self, records: Sequence[Record]) -> list[int]:
-        """Raises TransportError (some of the records may have been written), RecordTooLarge."""
+        """Raises TransportError (some of the records may have been written), RecordRefused."""
         async with self._sending:
             deadline = self._connection.deadline(self._settings.commit_timeout_ms)
             return offsets(await self._sender.write(records, deadline), len(records))

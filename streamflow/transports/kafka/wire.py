@@ -99,6 +99,15 @@ LEADER_MOVED: Final = frozenset({3, 5, 6, 9, 56, 74, 75})
 # A leader that could not do it this time.
 LEADER_BUSY: Final = frozenset({2, 7, 13, 19, 20, 78, 89})
 TOO_LARGE: Final = frozenset({10, 18})
+# A record of the batch will never be taken: such as one without key by a compacted topic.
+RECORD_INVALID: Final = frozenset({32, 44, 87})
+# No record for that topic will ever be taken.
+TOPIC_DENIED: Final = frozenset({17, 29})
+# What this user may not do at all.
+GROUP_DENIED: Final = 30
+CLUSTER_DENIED: Final = 31
+TRANSACTIONS_DENIED: Final = 53
+TRANSACTION_TIMEOUT_INVALID: Final = 50
 
 REQUEST_TIMED_OUT: Final = 7
 TOPIC_ALREADY_EXISTS: Final = 36

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 
 from streamflow.clock import Clock
-from streamflow.errors import Fenced, RecordTooLarge, TransportError
+from streamflow.errors import Fenced, RecordRefused, RecordTooLarge, TransportError
 from streamflow.transports.base import Assignment, Record, TopicPartition, TopicSpec
 from streamflow.transports.memory.faults import Faults
 from streamflow.transports.memory.group import Group
@@ -113,15 +113,22 @@ class MemoryBroker:
     def check(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
         """The records by partition, in order; raises what would refuse one of them, so that nothing is left.
 
-        RecordTooLarge, or TransportError where a partition does not exist.
+        RecordRefused, or TransportError where a partition does not exist.
         """
         by_partition: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
-        for record in records:
-            by_partition[record[:2]].append(record)
-        for spot, mine in by_partition.items():
+        refused: dict[int, RecordRefused] = {}
+        for index, record in enumerate(records):
+            spot = record[:2]
+            by_partition[spot].append(record)
             limit = self.log(spot).record_bytes_max
-            if limit is not None and any(len(r.key or b"") + len(r.value or b"") > limit for r in mine):
-                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
+            if limit is not None and len(record.key or b"") + len(record.value or b"") > limit:
+                refused[index] = RecordTooLarge(
+                    f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes"
+                )
+        if refused:
+            first = refused[min(refused)]
+            first.refused = refused
+            raise first
         return by_partition
 
     def write(self, records: Sequence[Record]) -> list[int]:

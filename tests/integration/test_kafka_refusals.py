@@ -1,0 +1,47 @@
+"""What Kafka refuses for good, and how that is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamflow.errors import RecordRefused, RecordTooLarge
+from streamflow.transports.base import Commit, Record
+from tests.contract.harness import make_topic, numbered
+from tests.integration.kafka_clients import Clients
+from tests.integration.test_kafka_gaps import seen
+
+
+async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written(clients: Clients) -> None:
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    small = await make_topic(maker, "small", 1, record_bytes_max=10_000)
+    compacted = await make_topic(maker, "compacted", 1, compacted=True)
+    worker = await clients.alone(topic, 1)
+    records = [
+        *numbered(log, 0, [1]),
+        *(Record(compacted, 0, key, b"v") for key in (b"a", None, b"b", b"c", None)),
+        Record(small, 0, b"k", b"x" * 50_000),
+        *numbered(small, 0, [7]),
+    ]
+    commit = Commit(worker.listener.newest, records, {(topic, 0): 3})
+    with pytest.raises(RecordRefused, match="INVALID_RECORD") as told:
+        await worker.client.commit(commit)
+    refused = told.value.refused
+    assert {index: type(why) for index, why in refused.items()} == {
+        2: RecordRefused,
+        5: RecordRefused,
+        6: RecordTooLarge,
+    }
+    assert await seen(clients, log) == []
+    commit.records = [record for index, record in enumerate(records) if index not in refused]
+    await worker.client.commit(commit)
+    assert await seen(clients, log) == [1]
+    assert await seen(clients, small) == [7]
+    assert await worker.client.committed([(topic, 0)]) == {(topic, 0): 3}
+
+
+async def test_a_topic_tells_how_large_its_records_may_be(clients: Clients) -> None:
+    maker = await clients.maker()
+    small = await make_topic(maker, "small", 1, record_bytes_max=10_000)
+    plain = await make_topic(maker, "plain", 1)
+    assert await maker.record_limits([small, plain, "no-such-topic"]) == {small: 10_000, plain: 1_048_588}
