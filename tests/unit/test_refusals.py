@@ -67,7 +67,9 @@ async def test_a_refused_record_becomes_a_dead_letter_of_its_event_and_the_rest_
         assert isinstance(told[1].exception(), RecordTooLarge)
         assert told[2].exception() is None
         # The event is done, and what it wrote stands.
-        progress = next(p for c, p in app.engine.ours.shown.items() if c[0].startswith("agent:"))
+        ours = app.engine.ours
+        assert ours is not None
+        progress = next(p for c, p in ours.shown.items() if c[0].startswith("agent:"))
         assert (progress.position, progress.counters["counted"]) == (5, 5)
 
 
