@@ -38,7 +38,7 @@ from streamflow.retries import Retry
 from streamflow.settings import Settings as EngineSettings
 from streamflow.transports.base import Record, Transport
 from streamflow.transports.connecting import connect, scheme_of
-from streamflow.windows import TumblingWindow
+from streamflow.windows import Window
 
 TASKS_END_S = 5.0
 # Of Faust's tables: what changes nothing here.
@@ -198,7 +198,7 @@ class App(faust.App):
         *,
         by: By,
         values: Aggregate | Mapping[str, Aggregate],
-        window: TumblingWindow | None = None,
+        window: Window | None = None,
         time: str | None = None,
         where: Field | None = None,
         emit_closed: Any = None,

@@ -14,10 +14,12 @@ from streamflow.folds import Fold, FoldSpec, State
 from streamflow.hand import Sent
 from streamflow.progress import Progress, ProgressKey
 from streamflow.shuffle import Closing, RowId, SecondStage, Sender
-from streamflow.stores.base import MISSING, Rows
+from streamflow.stages import SessionStage
+from streamflow.stores.base import DELETED, MISSING, Rows
 from streamflow.streams import Agent
 from streamflow.tables import AgentTable, TablePartition, keep_out
 from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
+from streamflow.windows import SessionWindow
 
 Emit = Callable[[FoldSpec, int, Any, State], Record]
 """(aggregate, window start, group key, state) -> the record of a closed row"""
@@ -41,15 +43,9 @@ class FoldPart:
         before_ms = self.progress.closed_to_ms
         if window is None or watermark_ms is None or self.sender is not None or watermark_ms == before_ms:
             return
-        cut = self.part.cut or {}
-        first = None if before_ms is None else window.first_open_start(before_ms)
-        starts = {start for start in (*self.part.store.starts(), *cut) if first is None or start >= first}
-        for start in sorted(starts):
-            if not window.closed(start, watermark_ms):
-                break
+        for start, rows in self.fold.closing(self.part, before_ms, watermark_ms):
             self.closed.append(start)
             if emit is not None:
-                rows = {**self.part.store.window(start), **cut.get(start, {})}
                 records.extend(emit(self.fold.spec, start, key, state) for key, state in rows.items())
         if self.closed:
             self.progress.closed_to_ms = watermark_ms
@@ -63,8 +59,12 @@ class Folded:
     table: str
     partition: int
     rows: Rows = field(default_factory=dict)
-    expired: dict[int, list[Any]] = field(default_factory=dict)  # start -> keys
+    expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> keys
     closed: list[int] = field(default_factory=list)
+    # Of sessions, whose id does not tell: (id, key) -> where those began that expired; and (id, key, start)
+    # of those that have become, or become part of, one with other bounds.
+    starts: dict[RowId, int] = field(default_factory=dict)
+    moved: list[tuple[int, Any, int]] = field(default_factory=list)
 
 
 Watcher = Callable[[list[Folded]], None]
@@ -258,7 +258,9 @@ class Ours:
             for part in table.parts.values():
                 seen.append(_fold(part, written))
         for folded in self.folds:
+            expired = folded.fold.expiring(folded.part) if folded.part.cut is not None else {}
             change = _fold(folded.part, written)
+            change.expired = expired
             folded.shown_closed_to_ms = folded.progress.closed_to_ms
             change.closed = folded.closed
             if folded.sender is None:
@@ -329,16 +331,36 @@ def _fold(part: TablePartition, written: Mapping[TopicPartition, int]) -> Folded
         return Folded(part.spec.name, part.partition)  # it was opened while the commit was on its way
     expired = {start: list(part.store.window(start)) for start in part.drops}
     rows = {start: rows for start, rows in part.cut.items() if start not in expired}
+    folded = Folded(part.spec.name, part.partition, rows, expired)
+    if isinstance(part.spec.window, SessionWindow):
+        _tell_sessions(folded, part)
     part.fold_cut(written.get((part.spec.changelog, part.partition)))
-    return Folded(part.spec.name, part.partition, rows, expired)
+    return folded
+
+
+def _tell_sessions(folded: Folded, part: TablePartition) -> None:
+    """Where the sessions began that are no more, asked before they go."""
+    for end, keys in folded.expired.items():
+        for key in keys:
+            folded.starts[end, key] = min(p.start for p in part.store.get(end, key))
+    for end, of in folded.rows.items():
+        for key in of:
+            kept = part.store.get(end, key)
+            if kept is not MISSING:
+                start, now = min(p.start for p in kept), of[key]
+                if now is DELETED or min(p.start for p in now) != start:
+                    folded.moved.append((end, key, start))
 
 
 def _stage_folded(stage: SecondStage, closing: Closing | None) -> Folded:
     change = Folded(stage.spec.name, stage.partition)
     if closing is not None:
         change.closed = sorted({start for start, _ in closing.rows})
-        change.expired = {start: list(stage.shares.get(start, ())) for start in closing.expired}
+        change.expired = closing.expired
         stage.forget(closing)
+        if isinstance(stage, SessionStage):
+            gone = [(end, group) for end, groups in closing.expired.items() for group in groups]
+            change.starts = {row: stage.start_of(*row) for row in gone}
     return change
 
 

@@ -3,7 +3,8 @@
 The key is the JSON array that Faust writes, ``[key, [start_s, end_s]]`` for a row of a window and
 the key's own JSON otherwise, so that a table of stock Faust is read as it is. Only the start
 tells windows apart; Faust's end lies 0.1 s before the window's, and so does ours, since compaction
-knows a row by the bytes of its key.
+knows a row by the bytes of its key. A session is kept by its end, since its start may come twice:
+``[key, [end_s]]``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from streamflow.codecs import group_key, json_bytes, json_value
 from streamflow.codecs.values import plain_json
 from streamflow.errors import StreamflowError
 from streamflow.stores.base import DELETED, NO_WINDOW, Rows
-from streamflow.windows import Window
+from streamflow.windows import SessionWindow, Window
 
 _FAUST_END_MS = 100
 _BOUNDS_MAX = 10_000  # remembered ends of record keys: one for each window
@@ -54,6 +55,7 @@ class RowCodec:
 
     __slots__ = (
         "_bounds",
+        "_by_end",
         "_key_in",
         "_key_out",
         "_size_ms",
@@ -74,6 +76,7 @@ class RowCodec:
     ) -> None:
         self._bounds: dict[bytes, int] = {}  # end of a record key -> window start
         self._windowed = window is not None
+        self._by_end = isinstance(window, SessionWindow)
         self._size_ms = window.size_ms if window is not None else 0
         self._key_out = key_out
         self._key_in = key_in
@@ -88,17 +91,19 @@ class RowCodec:
             keys = [self._key_out(key) for key in keys]
         if not self._windowed:
             return [dumps(key, _key_default) for key in keys]
-        bounds = [start / 1_000, (start + self._size_ms - _FAUST_END_MS) / 1_000]
+        bounds = [start / 1_000]
+        if not self._by_end:
+            bounds.append((start + self._size_ms - _FAUST_END_MS) / 1_000)
         tail = b"," + dumps(bounds) + b"]"
         return [b"[" + dumps(key, _key_default) + tail for key in keys]
 
     def decode_key(self, data: bytes) -> tuple[int, Any]:
-        """(window start in ms or `NO_WINDOW`, key). Raises ChangelogError."""
+        """(window's id in ms or `NO_WINDOW`, key). Raises ChangelogError."""
         try:
             loaded = json_value(data)
             if not self._windowed:
                 return NO_WINDOW, self._key_in(loaded)
-            key, (start_s, _) = loaded
+            key, (start_s, *_) = loaded
             return round(start_s * 1_000), self._key_in(key)
         except (ValueError, TypeError) as exc:
             raise ChangelogError(f"changelog key {data[:200]!r} can't be read") from exc
@@ -163,7 +168,7 @@ class RowCodec:
     def _decode_bounds(self, tail: bytes) -> int:
         if tail[-1:] != b"]" or tail[:2] != b",[":
             raise ValueError(tail)
-        start_s, _ = json_value(tail[1:-1])
+        start_s, *_ = json_value(tail[1:-1])
         if len(self._bounds) >= _BOUNDS_MAX:
             self._bounds.clear()
         start: int = round(start_s * 1_000)

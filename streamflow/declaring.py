@@ -21,6 +21,7 @@ from streamflow.settings import Settings
 from streamflow.streams import Agent, AgentSpec
 from streamflow.tables import AgentTable, TableSpec
 from streamflow.topics import Topics
+from streamflow.window_folds import make_fold
 
 
 class Declarations:
@@ -108,7 +109,7 @@ class Declarations:
     def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
         """A declared aggregate."""
         self._check_name(spec.name)
-        fold = Fold(spec)
+        fold = make_fold(spec)
         self.folds[spec.name] = fold
         self._decoder(source).folds.append(fold)
         self.sources[spec.consumer] = source

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, repeat
 from typing import Any
@@ -25,9 +25,10 @@ from streamflow.codecs import (
 from streamflow.conditions import Condition, condition
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.progress import Progress
-from streamflow.stores.base import MISSING, NO_WINDOW
+from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.tables import TablePartition
-from streamflow.windows import TumblingWindow
+from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows.session import Part
 
 RUN_EVENTS_MIN = 16
 """Shorter stretches of one window than this, on average, are folded all at once."""
@@ -123,6 +124,48 @@ class Values:
         return described[0] if self.scalar else dict(zip(self.names, described, strict=True))
 
 
+class PaneValues(Values):
+    """What is kept of a sliding window's pane: ``after_ms`` -> state of the events that came at it.
+
+    Such events count in windows that end after ``after_ms`` only, the others were closed when they
+    came; ``None`` is for those that came within the grace, which count in every window that holds them.
+    """
+
+    def __init__(self, values: Values) -> None:
+        self.scalar, self.names, self.aggregates = values.scalar, values.names, values.aggregates
+
+    def copy(self, state: dict[int | None, State]) -> State:
+        return {after_ms: super(PaneValues, self).copy(part) for after_ms, part in state.items()}
+
+    def merge(self, state: dict[int | None, State], delta: dict[int | None, State]) -> State:
+        for after_ms, part in delta.items():
+            if after_ms in state:
+                state[after_ms] = super().merge(state[after_ms], part)
+            else:
+                state[after_ms] = super().copy(part)
+        return state
+
+    def dump(self, state: dict[int | None, State]) -> Any:
+        return [[after_ms, super(PaneValues, self).dump(part)] for after_ms, part in state.items()]
+
+    def load(self, data: Any) -> State:
+        return {after_ms: super(PaneValues, self).load(part) for after_ms, part in data}
+
+
+class PartValues(Values):
+    """What is kept of a session: its parts (see `windows.session.Part`)."""
+
+    def __init__(self, values: Values) -> None:
+        self.scalar, self.names, self.aggregates = values.scalar, values.names, values.aggregates
+
+    def dump(self, state: tuple[Part, ...]) -> Any:
+        return [[start, end, after_ms, super(PartValues, self).dump(s)] for start, end, after_ms, s in state]
+
+    def load(self, data: Any) -> State:
+        load = super().load
+        return tuple(Part(start, end, after_ms, load(state)) for start, end, after_ms, state in data)
+
+
 @dataclass(frozen=True, slots=True)
 class FoldSpec:
     """A declared aggregate, apart from its rows.
@@ -134,7 +177,7 @@ class FoldSpec:
     name: str
     topic: str
     by: By
-    window: TumblingWindow | None
+    window: Window | None
     values: Values
     time: str | None = None
     where: Field | None = None
@@ -152,6 +195,21 @@ class FoldSpec:
     def moves(self) -> bool:
         """True: rows are combined here and merged on the partition that owns their group key."""
         return not isinstance(self.by, Key)
+
+    @property
+    def kept(self) -> Values:
+        """What is kept of rows: mostly their states, else what sliding windows and sessions are made of."""
+        if isinstance(self.window, SlidingWindow):
+            return PaneValues(self.values)
+        return PartValues(self.values) if isinstance(self.window, SessionWindow) else self.values
+
+    def shown(self, start: int, kept: Any) -> tuple[int, int, State]:
+        """(start, end, state) of the window that is kept by the id ``start``."""
+        assert self.window is not None
+        if isinstance(self.window, SessionWindow):
+            first = min(part.start for part in kept)
+            return first, start, self.values.merge_all([part.state for part in kept])
+        return start, self.window.end_of(start), kept
 
     def describe(self) -> dict[str, Any]:
         """JSON description, to tell a changed declaration over old state."""
@@ -175,6 +233,8 @@ class _Columns:
     times: list[int]
     wanted: list[Any] | None
     values: list[list[Any] | None]
+    # Where some came later than the grace: what ends there or before was closed when the event came.
+    closed_at: list[int | None] | None = None
 
     def select(self, indexes: list[int]) -> _Columns:
         return _Columns(
@@ -182,14 +242,20 @@ class _Columns:
             [self.times[i] for i in indexes],
             None if self.wanted is None else [self.wanted[i] for i in indexes],
             [None if column is None else [column[i] for i in indexes] for column in self.values],
+            None if self.closed_at is None else [self.closed_at[i] for i in indexes],
         )
 
 
 class Fold:
-    """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions."""
+    """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions.
+
+    This one is for tumbling windows and none at all; `window_folds` has the others.
+    """
 
     def __init__(self, spec: FoldSpec) -> None:
         self.spec = spec
+        self.window: Any = spec.window  # what events are folded by
+        self.kept = spec.kept
         self.parts: dict[int, TablePartition] = {}
         self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
         self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
@@ -222,7 +288,7 @@ class Fold:
             if live is not None:
                 columns = columns.select(live)
             if columns.times:
-                self._fold(self.parts[chunk.partition], columns)
+                late += self._fold(self.parts[chunk.partition], columns)
         counted = total - late - filtered
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
@@ -288,7 +354,7 @@ class Fold:
         self, columns: _Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
         """(indexes of the events that count or ``None`` for all, late ones, filtered ones)."""
-        window, times, wanted = self.spec.window, columns.times, columns.wanted
+        window, times, wanted = self.window, columns.times, columns.wanted
         assert after_ms is not None
         # Nothing is late when even the oldest event's window is open at the end of the column.
         suspect = window is not None and window.start_of(min(times)) < window.first_open_start(after_ms)
@@ -314,27 +380,31 @@ class Fold:
         late = len(indexes) - len(live)
         return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
 
-    def _fold(self, part: TablePartition, columns: _Columns) -> None:
-        """Folds columns into the partition's changes, one stretch of events of one window at a time."""
-        window, times = self.spec.window, columns.times
+    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+        """Folds columns into the partition's changes, one stretch of events of one window at a time.
+
+        Returns how many were late, where only the rows can tell that (`_live` tells otherwise).
+        """
+        window, times = self.window, columns.times
         if window is None:
             self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
-            return
+            return 0
         first = window.start_of(min(times))
         if first == window.start_of(max(times)):
             self._fold_window(part, first, columns.groups, columns.values)
-            return
+            return 0
         starts = window.starts_of_column(times)
         runs = [(start, len(list(run))) for start, run in groupby(starts)]
         if len(runs) * RUN_EVENTS_MIN > len(times):
             self._fold_mixed(part, starts, columns)
-            return
+            return 0
         at = 0
         for start, length in runs:
             stretch = slice(at, at + length)
             values = [None if column is None else column[stretch] for column in columns.values]
             self._fold_window(part, start, columns.groups[stretch], values)
             at += length
+        return 0
 
     def _fold_mixed(self, part: TablePartition, starts: list[int], columns: _Columns) -> None:
         """Disorder: groups by window and group at once."""
@@ -352,7 +422,7 @@ class Fold:
 
     def _merge(self, part: TablePartition, start: int, deltas: dict[Any, State]) -> None:
         """Merges fresh states into the changes; a state is copied when it is first changed after a cut."""
-        values = self.spec.values
+        values = self.kept
         rows = part.changes.get(start)
         if rows is None:
             rows = part.changes[start] = {}
@@ -364,13 +434,36 @@ class Fold:
             else:
                 rows[group] = values.merge(state, delta)
 
+    def closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        """What the watermark closes that ``before_ms`` did not, in order: a window's id and its rows.
+
+        To be asked when the cut holds all changes.
+        """
+        window, cut = self.spec.window, part.cut or {}
+        assert window is not None
+        first = None if before_ms is None else window.first_open_start(before_ms)
+        starts = {start for start in (*part.store.starts(), *cut) if first is None or start >= first}
+        for start in sorted(starts):
+            if not window.closed(start, watermark_ms):
+                break
+            rows = {**part.store.window(start), **cut.get(start, {})}
+            rows = {key: row for key, row in rows.items() if row is not DELETED}
+            if rows:
+                yield start, rows
+
+    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
+        """The rows that go with the cut of a partition, by the id of their window."""
+        return {start: list(part.store.window(start)) for start in part.drops}
+
 
 def closed_row(
     spec: FoldSpec, key_codec: KeyCodec, start: int, key: Any, state: State
 ) -> tuple[bytes, bytes]:
     """Record key and value that tell of a closed row; a row without key goes by its window's start."""
-    assert spec.window is not None
-    value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(spec.window.end_of(start))}
+    start, end, state = spec.shown(start, state)
+    value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(end)}
     raw: bytes | None = value["window_start"].encode()
     if isinstance(spec.by, Key):
         value["key"], raw = key, key_codec.encode(key)

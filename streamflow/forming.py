@@ -28,12 +28,14 @@ from streamflow.progress import Progress, ProgressKey
 from streamflow.recovery import end_of_logs
 from streamflow.shelf import Shelf
 from streamflow.shuffle import SecondStage, Sender
+from streamflow.stages import make_stage
 from streamflow.streams import Agent
 from streamflow.tables import AgentTable, TablePartition, TableSpec
 from streamflow.tail import Tail
 from streamflow.topics import Topics
 from streamflow.transports.base import Assignment, Record, TopicPartition, Transport
 from streamflow.watermarks import Board
+from streamflow.windows import SlidingWindow
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ class Forming:
             held = [self._shelf.holds((part.spec.name, part.partition)) for part in opening.parts()]
             self.kept += any(held)
         for at, (spec, count) in shuffles.items():
-            stage = stages.get(at) or SecondStage(spec, at[0], at[1], count)
+            stage = stages.get(at) or make_stage(spec, at[0], at[1], count)
             stage.begin(ends.get(at, 0))
             openings[at[1]].stages.append(stage)
         for opening in openings.values():
@@ -300,17 +302,18 @@ def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int
 def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:
     """The table of a declared aggregate's rows in their source partition.
 
-    Shares are forgotten as soon as their window closes: from then on the owner of the row has them.
+    Shares are forgotten as soon as their window closes: from then on the owner of the row has them. Of
+    sliding windows the panes are kept.
     """
-    window: Any = spec.window
+    window: Any = spec.window.panes() if isinstance(spec.window, SlidingWindow) else spec.window
     if window is not None and spec.moves:
         window = replace(window, retain_s=0)
     key_out, key_in = (group_key_value, group_key) if spec.moves else (None, None)
     codec = RowCodec(
         window,
         key_out=key_out,
-        value_out=spec.values.dump,
-        value_in=spec.values.load,
+        value_out=spec.kept.dump,
+        value_in=spec.kept.load,
         **({} if key_in is None else {"key_in": key_in}),
     )
     return TableSpec(spec.name, window, codec, changelog, partitions)

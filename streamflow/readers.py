@@ -7,203 +7,25 @@ always a JSON value. `watching.py` tells of changes.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import orjson
 
-from streamflow.changelog import bare
-from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value, json_bytes, json_value
+from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value
 from streamflow.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.folds import Fold, FoldSpec, Key
+from streamflow.panes import SlidingRows
 from streamflow.partitioner import fnv1a
-from streamflow.progress import Progress
-from streamflow.rows import Row, State, TableStatus
+from streamflow.reading import EngineReader, plain
+from streamflow.rows import Row
 from streamflow.shuffle import SecondStage
-from streamflow.stores.base import MISSING
+from streamflow.stages import SessionStage
+from streamflow.stores.base import MISSING, Rows
 from streamflow.tables import AgentTable
-from streamflow.windows import Window
-
-_PLAIN = frozenset({str, int, float, bool, type(None)})
-
-
-class EngineReader(ABC):
-    """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
-
-    Invariant: between two awaits its answers are of one checkpoint.
-    """
-
-    kind: Literal["agent", "aggregate"]
-    keyed = True
-
-    def __init__(
-        self,
-        engine: Engine,
-        name: str,
-        window: Window | None,
-        *,
-        source_topic: str,
-        partitions: int,
-        key_codec: KeyCodec,
-        description: Mapping[str, Any],
-    ) -> None:
-        self.engine = engine
-        self.name = name
-        self.window = window
-        self.source_topic = source_topic
-        self.partitions = partitions
-        self.description = description
-        self._key_codec = key_codec
-
-    # -- what the kinds of tables answer -------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def owned(self) -> frozenset[int]: ...
-
-    @abstractmethod
-    def starts(self, partition: int) -> list[int]:
-        """Starts of the windows that have rows, oldest first."""
-
-    @abstractmethod
-    def keys(self, partition: int, start: int) -> Iterable[Any]:
-        """The keys of one window's rows, as they are kept."""
-
-    @abstractmethod
-    def value(self, partition: int, start: int, key: Any) -> Any:
-        """The row's value as JSON, or `MISSING`; ``key`` as it is kept."""
-
-    @abstractmethod
-    def is_closed(self, partition: int, start: int) -> bool:
-        """Does the durable state say that the window takes no more events?"""
-
-    @abstractmethod
-    def partition_of(self, key: Any) -> int: ...
-
-    @abstractmethod
-    def row_count(self) -> int: ...
-
-    @abstractmethod
-    def positions(self, partition: int | None = None) -> dict[int, int]:
-        """Source partition -> next offset to be taken, as of the rows of one or of all owned partitions."""
-
-    @abstractmethod
-    def watermark_ms(self, partition: int | None = None) -> int | None:
-        """The least watermark, as of the same rows."""
-
-    @abstractmethod
-    def lags(self) -> dict[int, int | None]: ...
-
-    @abstractmethod
-    def consumers(self) -> list[str]:
-        """Those whose progress feeds the table."""
-
-    def kept(self, key: Any) -> Any:
-        """The key as it is kept, of the JSON value."""
-        return key
-
-    def shown(self, key: Any) -> Any:
-        """The JSON value of a kept key."""
-        return plain(key)
-
-    # -- keys ----------------------------------------------------------------------------------
-
-    def parse_key(self, text: str) -> Any:
-        """Raises DecodeError."""
-        return self.shown(self._key_codec.parse_text(text))
-
-    def parse_key_bytes(self, raw: bytes) -> Any:
-        """Raises DecodeError."""
-        return self.shown(self._key_codec.decode(raw))
-
-    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
-        return ()
-
-    # -- rows ----------------------------------------------------------------------------------
-
-    def row(self, partition: int, start: int, key: Any, value: Any) -> Row:
-        """The row of a kept key."""
-        if self.window is None:
-            return Row(self.shown(key), None, None, None, value, partition)
-        state: State = "closed" if self.is_closed(partition, start) else "open"
-        return Row(self.shown(key), start, self.window.end_of(start), state, value, partition)
-
-    def rows(self, partition: int) -> Iterator[Row]:
-        for start in self.starts(partition):
-            yield from self.window_rows(partition, start)
-
-    def window_starts(self, partition: int) -> list[int]:
-        return self.starts(partition)
-
-    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
-        for key in self.keys(partition, start_ms):
-            yield self.row(partition, start_ms, key, self.value(partition, start_ms, key))
-
-    def windows(self, key: Any) -> list[Row]:
-        kept = self.kept(key)
-        rows = [
-            self.row(partition, start, kept, value)
-            for partition in self.owned
-            for start in self.starts(partition)
-            if (value := self.value(partition, start, kept)) is not MISSING
-        ]
-        return sorted(rows, key=lambda row: row.start_ms or 0)
-
-    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
-        partition, kept = self.partition_of(key), self.kept(key)
-        if partition not in self.owned:
-            return None
-        starts: Iterable[int] = reversed(self.starts(partition))
-        if at_ms is not None and self.window is not None:
-            starts = [start for start, _ in reversed(self.window.windows_of(at_ms))]
-        for start in starts:
-            value = self.value(partition, start, kept)
-            if value is not MISSING:
-                return self.row(partition, start, kept, value)
-        return None
-
-    # -- status --------------------------------------------------------------------------------
-
-    def status(self) -> TableStatus:
-        counters: dict[str, int] = {}
-        for progress in self.progress():
-            for name, amount in progress.counters.items():
-                counters[name] = counters.get(name, 0) + amount
-        return TableStatus(self.positions(), self.lags(), self.watermark_ms(), self.row_count(), counters)
-
-    def progress(self, partition: int | None = None) -> list[Progress]:
-        """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
-        ours = self.engine.ours
-        if ours is None:
-            return []
-        wanted = set(self.consumers())
-        return [
-            progress
-            for (consumer, topic, at), progress in ours.shown.items()
-            if consumer in wanted and topic and partition in (None, at)
-        ]
-
-    def own_positions(self, partition: int | None = None) -> dict[int, int]:
-        least: dict[int, int] = {}
-        for progress in self.progress(partition):
-            at = progress.partition
-            least[at] = min(progress.position, least.get(at, progress.position))
-        return least
-
-    def own_watermark_ms(self, partition: int | None = None) -> int | None:
-        marks = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
-        return min(marks, default=None)
-
-    def own_lags(self) -> dict[int, int | None]:
-        ours = self.engine.ours
-        lags: dict[int, int | None] = {}
-        for progress in self.progress() if ours is not None else ():
-            assert ours is not None
-            lag, worst = ours.lag(progress), lags.get(progress.partition)
-            lags[progress.partition] = lag if worst is None or lag is None else max(lag, worst)
-        return lags
+from streamflow.window_folds import SlidingFold
+from streamflow.windows import SessionWindow
 
 
 class AgentReader(EngineReader):
@@ -328,10 +150,18 @@ class KeyedReader(FoldReader):
 
     def value(self, partition: int, start: int, key: Any) -> Any:
         try:
-            state = self.fold.parts[partition].store.get(start, key)
+            kept = self.fold.parts[partition].store.get(start, key)
         except TypeError:
             return MISSING
-        return state if state is MISSING else self.fold.spec.values.result(state)
+        if kept is MISSING or self.window is None:
+            return kept if kept is MISSING else self.fold.spec.values.result(kept)
+        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        if not isinstance(self.window, SessionWindow):
+            return start
+        kept = self.fold.parts[partition].store.get(start, key)
+        return start if kept is MISSING else self.fold.spec.shown(start, kept)[0]
 
     def is_closed(self, partition: int, start: int) -> bool:
         if self.window is None or self.engine.ours is None:
@@ -362,6 +192,53 @@ class KeyedReader(FoldReader):
         return self.own_lags()
 
 
+class SlidingReader(KeyedReader):
+    """A declared table over sliding windows that is grouped by the message's key: rows are made of panes."""
+
+    fold: SlidingFold
+
+    def _sliding(self, partition: int) -> SlidingRows:
+        return self.fold.rows(self.fold.parts[partition], durable=True)
+
+    def _is_kept(self, partition: int, start: int) -> bool:
+        to_ms = self.fold.parts[partition].expired_to_ms
+        return self.window is not None and (to_ms is None or not self.window.expired(start, to_ms))
+
+    def starts(self, partition: int) -> list[int]:
+        return [start for start in self._sliding(partition).starts() if self._is_kept(partition, start)]
+
+    def starts_of(self, partition: int, key: Any) -> list[int]:
+        try:
+            starts = self._sliding(partition).starts_of(key)
+        except TypeError:
+            return []
+        return [start for start in starts if self._is_kept(partition, start)]
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self._sliding(partition).groups_at(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        states = self._sliding(partition).states(start, key) if self._is_kept(partition, start) else []
+        values = self.fold.spec.values
+        return values.result(values.merge_all(states)) if states else MISSING
+
+    def changed(self, partition: int, rows: Rows) -> Rows:
+        sliding = self._sliding(partition)
+        found: Rows = {}
+        for time_ms, of in rows.items():
+            for key in of:
+                for start in sliding.touched_by(time_ms, key):
+                    found.setdefault(start, {})[key] = None
+        return found
+
+    def row_count(self) -> int:
+        return sum(
+            len(list(self.keys(partition, start)))
+            for partition in self.owned
+            for start in self.starts(partition)
+        )
+
+
 class StageReader(FoldReader):
     """A declared table that is grouped by a field, or has one row for each window.
 
@@ -384,17 +261,23 @@ class StageReader(FoldReader):
         return frozenset(self.stages())
 
     def starts(self, partition: int) -> list[int]:
-        return sorted(self.stages()[partition].shares)
+        return self.stages()[partition].starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self.stages()[partition].shares.get(start, {})
+        return self.stages()[partition].groups(start)
 
     def value(self, partition: int, start: int, key: Any) -> Any:
         try:
-            state = self.stages()[partition].state(start, key)
+            kept = self.stages()[partition].state(start, key)
         except KeyError:
             return MISSING
-        return self.fold.spec.values.result(state)
+        if self.window is None:
+            return self.fold.spec.values.result(kept)
+        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        stage = self.stages()[partition]
+        return stage.start_of(start, key) if isinstance(stage, SessionStage) else start
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
@@ -431,14 +314,15 @@ class StageReader(FoldReader):
         partition, kept = self.partition_of(key), self.kept(key)
         if partition not in self.owned:
             return []
-        return [
+        rows = [
             self.row(partition, start, kept, value)
             for start in self.starts(partition)
             if (value := self.value(partition, start, kept)) is not MISSING
         ]
+        return sorted(rows, key=lambda row: row.start_ms or 0)
 
     def row_count(self) -> int:
-        return sum(len(groups) for stage in self.stages().values() for groups in stage.shares.values())
+        return sum(1 for stage in self.stages().values() for _ in stage.rows())
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
@@ -467,7 +351,9 @@ def make_reader(engine: Engine, name: str) -> EngineReader:
     if name in engine.tables:
         return AgentReader(engine, engine.tables[name])
     fold = engine.folds[name]
-    return StageReader(engine, fold) if fold.spec.moves else KeyedReader(engine, fold)
+    if fold.spec.moves:
+        return StageReader(engine, fold)
+    return SlidingReader(engine, fold) if isinstance(fold, SlidingFold) else KeyedReader(engine, fold)
 
 
 def make_readers(engine: Engine) -> dict[str, EngineReader]:
@@ -482,15 +368,6 @@ def described(spec: FoldSpec) -> dict[str, Any]:
         "by": "key" if isinstance(spec.by, Key) else getattr(spec.by, "__qualname__", spec.by),
         "emit_closed": spec.emit_closed,
     }
-
-
-def plain(value: Any, encode: Any = None) -> Any:
-    """The JSON value of whatever a table keeps."""
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")
-    return bare(json_value(json_bytes(value) if encode is None else encode(value)))
 
 
 def _json_or_text(text: str) -> Any:

@@ -7,14 +7,19 @@ read. The rules are those of the model of the two-stage checkpoint: whole, order
 restore, owner; `tests/simulation` switches each off and sees it fail.
 
 Records of a shuffle partition, by the first element of the JSON key:
-``["share", source partition, group, window start]`` -> state, ``["mark", source partition]`` ->
+``["share", source partition, group, window's id]`` -> state, ``["mark", source partition]`` ->
 {watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}.
+
+A share of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
+the ids of the shares that it takes the place of, and whoever reads it forgets them in the same step;
+their tombstones follow behind all shares. Nobody ever sees a session without a part that it had, so
+what could not be closed before cannot be closed in between.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +30,13 @@ from streamflow.errors import StreamflowError
 from streamflow.folds import FoldSpec, State
 from streamflow.partitioner import fnv1a
 from streamflow.progress import Progress
-from streamflow.stores.base import NO_WINDOW
+from streamflow.stores.base import DELETED, NO_WINDOW
 from streamflow.tables import TablePartition
 from streamflow.transports.base import Batch, Record
+from streamflow.windows import SessionWindow, SlidingWindow
 
 RowId = tuple[int, Any]
-"""(window start, group key)"""
+"""(window's id, group key)"""
 
 
 class ShuffleError(StreamflowError):
@@ -60,14 +66,20 @@ class Sender:
         self._sent_ms = 0.0
 
     def target(self, start: int, group: Any) -> int:
-        """The shuffle partition that owns a row: by group key, or by window start where there is none."""
-        key = b"%d" % start if self.spec.by is None else group_key_bytes(group)
-        return fnv1a(key, self.sources)
+        """The shuffle partition that owns a row: by group key, or by window start where there is none.
+
+        Sessions and sliding windows of one group are made together, so they lie together.
+        """
+        by_window = self.spec.by is None and not isinstance(self.spec.window, SessionWindow | SlidingWindow)
+        return fnv1a(b"%d" % start if by_window else group_key_bytes(group), self.sources)
 
     def shares(self, part: TablePartition, records: list[Record]) -> None:
         """Appends each share of the cut, whole."""
         assert part.cut is not None
         encode = part.spec.codec.encode_value
+        if isinstance(self.spec.window, SessionWindow):
+            self._session_shares(part, records)
+            return
         for start, rows in part.cut.items():
             for group, state in rows.items():
                 records.append(
@@ -78,6 +90,27 @@ class Sender:
                         encode(state),
                     )
                 )
+
+    def _session_shares(self, part: TablePartition, records: list[Record]) -> None:
+        assert part.cut is not None
+        encode = part.spec.codec.encode_value
+        gone: dict[Any, list[int]] = {}  # group -> ids of the shares that sessions have grown out of
+        for end, rows in part.cut.items():
+            for group, kept in rows.items():
+                if kept is DELETED:
+                    gone.setdefault(group, []).append(end)
+        for end, rows in part.cut.items():
+            for group, kept in rows.items():
+                if kept is not DELETED:
+                    first = min(p.start for p in kept)
+                    replaced = [old for old in gone.get(group, ()) if first < old < end]
+                    value = b"[" + encode(kept) + b"," + orjson.dumps(replaced) + b"]"
+                    key = share_key(self.partition, group, end)
+                    records.append(Record(self.topic, self.target(end, group), key, value))
+        for group, ends in gone.items():
+            for end in ends:
+                key = share_key(self.partition, group, end)
+                records.append(Record(self.topic, self.target(end, group), key, None))
 
     def marks(
         self, progress: Progress, lag: int | None, now_ms: float, records: list[Record], *, now: bool
@@ -114,7 +147,8 @@ class Closing:
 
     closed_to_ms: int
     rows: list[RowId] = field(default_factory=list)
-    expired: list[int] = field(default_factory=list)
+    expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> groups whose rows go
+    shares: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
 
 
 Emit = Callable[[int, Any, State], Record]
@@ -193,11 +227,14 @@ class SecondStage:
             if value is None:
                 self._remove(source, group, start)
             else:
-                shares = self.shares.setdefault(start, {}).setdefault(group, {})
-                shares[source] = self.spec.values.load(json_value(value))
+                self._put(source, group, start, json_value(value))
             changed[start, group] = None
         else:
             raise ValueError(f"unknown kind {kind!r}")
+
+    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+        shares = self.shares.setdefault(start, {}).setdefault(group, {})
+        shares[source] = self.spec.kept.load(data)
 
     def _remove(self, source: int, group: Any, start: int) -> None:
         groups = self.shares.get(start, {})
@@ -234,10 +271,17 @@ class SecondStage:
         for start in sorted(s for s in self.shares if first_open is None or s >= first_open):
             if not window.closed(start, low):
                 break
-            closing.rows.extend((start, group) for group in _in_order(self.shares[start]))
+            closing.rows.extend((start, group) for group in in_order(self.shares[start]))
         if self.shares and window.expired(min(self.shares), low):
-            closing.expired = sorted(start for start in self.shares if window.expired(start, low))
-        return closing if closing.rows or closing.expired else None
+            expired = sorted(start for start in self.shares if window.expired(start, low))
+            closing.expired = {start: list(self.shares[start]) for start in expired}
+            closing.shares = [
+                (start, g, source)
+                for start in expired
+                for g, of in self.shares[start].items()
+                for source in of
+            ]
+        return closing if closing.rows or closing.shares else None
 
     def is_closed(self, start: int) -> bool:
         """Has the window been closed durably?"""
@@ -253,10 +297,8 @@ class SecondStage:
             return
         if emit is not None:
             records.extend(emit(start, group, self.state(start, group)) for start, group in self.closing.rows)
-        for start in self.closing.expired:
-            for group, shares in self.shares[start].items():
-                for source in shares:
-                    records.append(Record(self.topic, self.partition, share_key(source, group, start), None))
+        for start, group, source in self.closing.shares:
+            records.append(Record(self.topic, self.partition, share_key(source, group, start), None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         records.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
@@ -269,8 +311,8 @@ class SecondStage:
 
     def forget(self, closing: Closing) -> None:
         """Drops what a durable closing expired."""
-        for start in closing.expired:
-            self.shares.pop(start, None)
+        for start, group, source in closing.shares:
+            self._remove(source, group, start)
 
     def _forget_expired(self) -> None:
         """After a restore: what has expired goes, since its tombstone may have been compacted away."""
@@ -280,20 +322,42 @@ class SecondStage:
         for start in [start for start in self.shares if window.expired(start, self.closed_to_ms)]:
             del self.shares[start]
 
+    def starts(self) -> list[int]:
+        """The ids of the windows that have rows, in order."""
+        return sorted(self.shares)
+
+    def groups(self, start: int) -> Iterable[Any]:
+        """The groups that have a row in this window."""
+        return self.shares.get(start, ())
+
     def state(self, start: int, group: Any) -> State:
         """The merged state of a row. Raises KeyError."""
         shares = self.shares[start][group]
         return self.spec.values.merge_all([shares[source] for source in sorted(shares)])
 
     def rows(self) -> Iterator[RowId]:
-        for start, groups in self.shares.items():
-            for group in groups:
+        for start in self.starts():
+            for group in self.groups(start):
                 yield start, group
 
+    def rows_changed(self, changed: list[RowId]) -> list[RowId]:
+        """The rows that what `read` told of has changed; some may be gone."""
+        return changed
 
-def _in_order(groups: dict[Any, Any]) -> list[Any]:
+
+def in_order(groups: dict[Any, Any]) -> list[Any]:
     """Groups by the bytes of their key, so that closed rows are emitted in one order always."""
     return sorted(groups, key=group_key_bytes)
 
 
-__all__ = ["NO_WINDOW", "Closing", "Mark", "RowId", "SecondStage", "Sender", "ShuffleError", "share_key"]
+__all__ = [
+    "NO_WINDOW",
+    "Closing",
+    "Mark",
+    "RowId",
+    "SecondStage",
+    "Sender",
+    "ShuffleError",
+    "in_order",
+    "share_key",
+]

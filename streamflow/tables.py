@@ -50,6 +50,7 @@ class TablePartition:
         "cut",
         "drops",
         "expired_to_ms",
+        "index",
         "next_expiry_ms",
         "open_from",
         "partition",
@@ -70,6 +71,9 @@ class TablePartition:
         self.cut: Rows | None = None
         self.drops: list[int] = []  # starts of the windows that the cut drops
         self.expired_to_ms: int | None = None
+        # Where sessions or sliding windows are folded: what is known of the rows of all layers besides, to
+        # be set to None, and made anew, whenever changes are dropped. `drop(start, keys)` keeps it true.
+        self.index: Any = None
         # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
         # up to which every window has been told of.
         self.told: set[int] = set()
@@ -179,6 +183,20 @@ class TablePartition:
         rows = {**self.store.window(start), **(self.cut or {}).get(start, {}), **self.changes.get(start, {})}
         return {key: value for key, value in rows.items() if value is not DELETED}
 
+    def ids(self) -> Iterator[tuple[int, Any]]:
+        """(start, key) of every row, of all layers, each once."""
+        hidden: set[tuple[int, Any]] = set()
+        for layer in (self.changes, self.cut or {}):
+            for start, rows in layer.items():
+                for key, value in rows.items():
+                    if (start, key) not in hidden:
+                        hidden.add((start, key))
+                        if value is not DELETED:
+                            yield start, key
+        for start, key, _ in self.store.scan():
+            if (start, key) not in hidden:
+                yield start, key
+
     def emit(self, records: list[Record]) -> None:
         """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
         assert self.cut is not None
@@ -201,6 +219,8 @@ class TablePartition:
         assert self.cut is not None
         cut, self.cut = self.cut, None
         for start in self.drops:
+            if self.index is not None:
+                self.index.drop(start, {**self.store.window(start), **cut.get(start, {})})
             cut.pop(start, None)
         if cut or self.drops or offset is not None:
             self.store.apply(cut, offset, self.drops)

@@ -10,11 +10,14 @@ from streamflow.assignment import Folded
 from streamflow.clock import Clock
 from streamflow.engine import Engine
 from streamflow.metrics import Metrics
-from streamflow.readers import AgentReader, EngineReader, StageReader, make_readers
-from streamflow.rows import Row, RowChange, RowListener, TableChanges, TableReader
+from streamflow.readers import AgentReader, StageReader, make_readers
+from streamflow.reading import EngineReader
+from streamflow.rows import Operation, RowChange, RowListener, TableChanges, TableReader
 from streamflow.shuffle import RowId, SecondStage
+from streamflow.stages import SessionStage
 from streamflow.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
+from streamflow.windows import SessionWindow
 
 logger = logging.getLogger(__name__)
 
@@ -179,21 +182,32 @@ class Watcher:
 
         def make() -> list[RowChange]:
             made: list[RowChange] = []
+            upserts: list[RowChange] = []
+            starts, sessions = change.starts, isinstance(reader.window, SessionWindow)
+
+            def gone(op: Operation, start: int, key: Any) -> None:
+                row = reader.row(partition, start, key, None, starts.get((start, key)))
+                made.append(RowChange(op, row))
+
             for start, keys in change.expired.items():
-                made.extend(RowChange("expire", reader.row(partition, start, key, None)) for key in keys)
-            for start in {**change.rows, **dict.fromkeys(change.closed)}:
+                for key in keys:
+                    gone("expire", start, key)
+            for start, key, began in change.moved:
+                made.append(RowChange("delete", reader.row(partition, start, key, None, began)))
+            rows = reader.changed(partition, change.rows)
+            for start in {**rows, **dict.fromkeys(change.closed)}:
                 if start in change.expired:
                     continue
                 # A window that closes changes the state of all its rows.
                 whole = start in change.closed
                 keys_of = reader.keys(partition, start) if whole else ()
-                for key in {**change.rows.get(start, {}), **dict.fromkeys(keys_of)}:
+                for key in {**rows.get(start, {}), **dict.fromkeys(keys_of)}:
                     value = reader.value(partition, start, key)
                     if value is not MISSING:
-                        made.append(RowChange("upsert", reader.row(partition, start, key, value)))
-                    elif change.rows.get(start, {}).get(key) is DELETED:
-                        made.append(RowChange("delete", reader.row(partition, start, key, None)))
-            return made
+                        upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
+                    elif rows.get(start, {}).get(key) is DELETED and not sessions:
+                        gone("delete", start, key)
+            return made + upserts
 
         return self._told(reader, partition, make)
 
@@ -212,12 +226,16 @@ class Watcher:
         partition = stage.partition
 
         def make() -> list[RowChange]:
-            rows: list[Row] = []
-            for start, key in changed:
+            upserts: list[RowChange] = []
+            for start, key in stage.rows_changed(changed):
                 value = reader.value(partition, start, key)
                 if value is not MISSING:  # tombstones come when the row was expired long since
-                    rows.append(reader.row(partition, start, key, value))
-            return [RowChange("upsert", row) for row in rows]
+                    upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
+            moved = stage.moved if isinstance(stage, SessionStage) else []
+            gone = [
+                RowChange("delete", reader.row(partition, end, key, None, start)) for end, key, start in moved
+            ]
+            return gone + upserts
 
         self._tell([self._told(reader, partition, make)])
 

@@ -85,7 +85,7 @@ def _bounded(event_ms: int, silent_ms: int, window: Window) -> int:
     Behind the close of the newest window only every minute counts, so that a silent app does not
     write a new watermark with each checkpoint for ever.
     """
-    closes_ms = max(end for _, end in window.windows_of(event_ms)) + window.grace_ms
+    closes_ms = window.last_end_of(event_ms) + window.grace_ms
     time_ms = event_ms + silent_ms
     if time_ms <= closes_ms:
         return time_ms

@@ -7,7 +7,8 @@ from typing import Any
 
 from streamflow.engine import Engine
 from streamflow.folds import FoldSpec
-from streamflow.readers import EngineReader, make_reader
+from streamflow.readers import make_reader
+from streamflow.reading import EngineReader
 from streamflow.rows import Row
 
 

@@ -13,7 +13,7 @@ from streamflow.web import encoding
 from streamflow.web.messages import Subscribe, WindowState
 from streamflow.web.query import key_text, state_matches
 
-RowId = tuple[int, bytes, int | None]  # partition, canonical key, window start
+RowId = tuple[int, bytes, int | None, int | None]  # partition, canonical key, window start and end
 
 
 class Item:
@@ -35,7 +35,8 @@ class Item:
     def id(self) -> RowId:
         """What makes two changes be about the same row."""
         if self._id is None:
-            self._id = (self.row.partition, encoding.canonical(self.row.key), self.row.start_ms)
+            row = self.row
+            self._id = (row.partition, encoding.canonical(row.key), row.start_ms, row.end_ms)
         return self._id
 
     @property

@@ -21,7 +21,7 @@ STATES: Final = ("open", "closed", "all")
 PARAMETERS: Final = (
     "prefix", "start", "end", "state", "sort", "limit", "cursor", "partitions", "min_position",
 )  # fmt: skip
-_CURSOR_VERSION: Final = 1
+_CURSOR_VERSION: Final = 2
 
 Order = tuple[Any, ...]
 
@@ -52,8 +52,8 @@ class RowQuery:
         """Total over all rows of a table: no two have the same."""
         key = key_order(row.key)
         if self.sort.endswith("window"):
-            return (row.start_ms or 0, *key, row.partition)
-        return (*key, row.start_ms or 0, row.partition)
+            return (row.start_ms or 0, *key, row.partition, row.end_ms or 0)
+        return (*key, row.start_ms or 0, row.partition, row.end_ms or 0)
 
     def wants(self, row: Row) -> bool:
         if not state_matches(self.state, row):
@@ -196,7 +196,7 @@ def parse_min_position(parameters: Mapping[str, str]) -> dict[int, int]:
 
 def cursor_after(row: Row, fingerprint: str) -> str:
     """Where the page behind ``row`` begins: opaque to clients, the same on every worker."""
-    parts = [_CURSOR_VERSION, fingerprint, row.key, row.start_ms, row.partition]
+    parts = [_CURSOR_VERSION, fingerprint, row.key, row.start_ms, row.end_ms, row.partition]
     return base64.urlsafe_b64encode(encoding.encode(parts)).rstrip(b"=").decode()
 
 
@@ -204,12 +204,12 @@ def read_cursor(text: str, fingerprint: str) -> Row:
     """The last row of the page before, without its value. Raises Problem 400."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        version, seen, key, start_ms, partition = encoding.decode(raw)
+        version, seen, key, start_ms, end_ms, partition = encoding.decode(raw)
     except (ValueError, TypeError, binascii.Error):
         raise Problem(400, "bad-cursor", "this is not a cursor that a list gave") from None
     well_formed = (
         version == _CURSOR_VERSION
-        and (start_ms is None or type(start_ms) is int)
+        and all(bound is None or type(bound) is int for bound in (start_ms, end_ms))
         and type(partition) is int
         and partition >= 0
     )
@@ -218,7 +218,7 @@ def read_cursor(text: str, fingerprint: str) -> Row:
     if seen != fingerprint:
         detail = "the cursor belongs to another list: keep table, prefix, start, end, state and sort"
         raise Problem(400, "bad-cursor", detail)
-    return Row(key, start_ms, None, None, None, partition)
+    return Row(key, start_ms, end_ms, None, None, partition)
 
 
 def partition_rows(reader: TableReader, partition: int, query: RowQuery) -> list[Row]:

@@ -48,6 +48,10 @@ class Window(ABC):
     def windows_of(self, timestamp_ms: int) -> list[tuple[int, int]]:
         """The windows ``(start, end)`` that hold this time, oldest first."""
 
+    def last_end_of(self, timestamp_ms: int) -> int:
+        """Where the last window ends that may hold this time."""
+        return max(end for _, end in self.windows_of(timestamp_ms))
+
     @abstractmethod
     def end_of(self, start_ms: int) -> int:
         """The end (exclusive) of the window whose id is ``start_ms``."""

@@ -42,6 +42,9 @@ class SlidingWindow(Window):
         """Of a single event: the window that ends with it. Which others hold it, other events decide."""
         return [(timestamp_ms - self.size_ms + 1, timestamp_ms + 1)]
 
+    def last_end_of(self, timestamp_ms: int) -> int:
+        return timestamp_ms + self.size_ms
+
     def panes(self) -> TumblingWindow:
         """The windows of 1 ms that events are folded into, and all sliding windows are made of.
 

@@ -14,7 +14,8 @@ from streamflow.dispatch import Source
 from streamflow.engine import Engine
 from streamflow.event import Event
 from streamflow.folds import FoldSpec
-from streamflow.readers import EngineReader, make_reader
+from streamflow.readers import make_reader
+from streamflow.reading import EngineReader
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport

@@ -93,7 +93,7 @@ export class Table {
 }
 
 function rowId(row) {
-  return JSON.stringify([row.partition, row.key, row.window?.start ?? null]);
+  return JSON.stringify([row.partition, row.key, row.window?.start ?? null, row.window?.end ?? null]);
 }
 
 function bySize(a, b) {

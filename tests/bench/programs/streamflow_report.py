@@ -10,7 +10,8 @@ import asyncio
 import importlib.metadata
 
 from streamflow import App
-from streamflow.readers import EngineReader, make_readers
+from streamflow.readers import make_readers
+from streamflow.reading import EngineReader
 from tests.bench.meter import Job, Meter, now
 from tests.bench.workload import Rows
 
