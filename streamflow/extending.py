@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamflow.crew import have_begun
 from streamflow.dead_letter import dead_letter_topic
+from streamflow.forming import size_tables
 
 if TYPE_CHECKING:
     from streamflow.engine import Engine
@@ -37,6 +38,8 @@ async def _extend(engine: Engine) -> None:
     for decoder in engine.decoders.values():
         name = decoder.source.name
         topics.want(dead_letter_topic(name), topics.partitions(name), letters=True)
+    await topics.create(transport)
+    size_tables(topics, engine.declared(), engine.table_partitions)
     await topics.create(transport)
     engine.dispatcher.add(engine.decoders.values())
     names = engine.source_topics()

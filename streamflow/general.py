@@ -192,9 +192,7 @@ class Actor:
                 return None
             self._wake.clear()
             self.waits.set()
-            if until_ms is None:
-                await self._wake.wait()
-            elif not await self._woken_before(until_ms):
+            if not await self._woken(feeds, until_ms):
                 return None
 
     async def _pause(self) -> None:
@@ -205,6 +203,19 @@ class Actor:
             self._block = 0
             await asyncio.sleep(0)
             self._block_began_ms = self._clock.monotonic_ms()
+
+    async def _woken(self, feeds: Sequence[Feed], until_ms: float | None) -> bool:
+        """Waits until there may be an event. False: ``until_ms`` has come."""
+        ticks = [feed.tick_ms for feed in feeds if feed.tick_ms is not None]
+        if ticks:
+            tick_ms = self._clock.monotonic_ms() + min(ticks)
+            if until_ms is None or tick_ms < until_ms:
+                await self._woken_before(tick_ms)
+                return True
+        if until_ms is None:
+            await self._wake.wait()
+            return True
+        return await self._woken_before(until_ms)
 
     async def _woken_before(self, until_ms: float) -> bool:
         left_ms = until_ms - self._clock.monotonic_ms()
@@ -296,6 +307,7 @@ class Feed:
     """
 
     local = False
+    tick_ms: float | None = None  # so often it is asked for an event though none has come
 
     def __init__(
         self,

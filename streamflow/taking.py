@@ -17,6 +17,11 @@ DRAIN_MAX_MS = 30_000.0
 FILTERED = object()
 """What processing gives for an event that its consumer does not want to see: it is done."""
 
+
+class Several(list[Any]):
+    """What processing gives where one event becomes several values."""
+
+
 Process = Callable[[Unit], Awaitable[Any]]
 """The value that the agent is to see for the event where the unit stands, or `FILTERED`."""
 
@@ -55,8 +60,9 @@ class UnitStream:
             if value is FILTERED:
                 actor.ack(unit)
                 continue
-            unit.values = [value]
-            yield unit
+            for each in value if isinstance(value, Several) else (value,):
+                unit.values = [each]
+                yield unit
 
     async def batches(self, events_max: int, within_ms: float | None) -> AsyncIterator[tuple[Unit, Batch]]:
         """Up to ``events_max`` events at a time, fewer when ``within_ms`` have passed since the first.
@@ -72,7 +78,7 @@ class UnitStream:
                 return
             until_ms = None if within_ms is None else actor.now_ms() + within_ms
             unit = await actor.begin(place, manual=self.manual)
-            taken = [place] if await self._into(unit) else []
+            taken = [place] * await self._into(unit)
             while len(taken) < events_max and not _goes_alone(unit.places[-1]):
                 place = await actor.take(self.feeds, until_ms, gathering=True)
                 if place is None:
@@ -81,20 +87,21 @@ class UnitStream:
                     place.feed.put_back([place], actor.lane)
                     break
                 unit.add(place)
-                if await self._into(unit):
-                    taken.append(place)
+                taken += [place] * await self._into(unit)
             if taken:
                 yield unit, Batch(unit, unit.values, taken)
             else:
                 actor.ack(unit)
 
-    async def _into(self, unit: Unit) -> bool:
+    async def _into(self, unit: Unit) -> int:
+        """Adds what the event gives to the batch; returns how many values."""
         value = await self._process(unit)
         if value is FILTERED:
             unit.asked.add(unit.place)
-            return False
-        unit.values.append(value)
-        return True
+            return 0
+        values = value if isinstance(value, Several) else [value]
+        unit.values.extend(values)
+        return len(values)
 
 
 def _goes_alone(place: Place) -> bool:

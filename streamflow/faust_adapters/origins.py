@@ -12,14 +12,18 @@ from faust.types import EventT
 from mode.utils.futures import maybe_async
 
 from streamflow.agent_spec import AgentSpec
+from streamflow.changelog import RowCodec
 from streamflow.dead_letter import dead_letter_topic
+from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.events import LocalChunk
 from streamflow.general import Actor, Feed, Place, Unit
+from streamflow.joins import Join, JoinSpec, Side, TickFeed
 from streamflow.ledger import Ledger, Lot
 from streamflow.progress import Progress
 from streamflow.retries import Retry
 from streamflow.streams import Agent, EventStream
-from streamflow.taking import FILTERED
+from streamflow.tables import AgentTable, TableSpec
+from streamflow.taking import FILTERED, Several
 
 if TYPE_CHECKING:
     from streamflow.engine import Engine
@@ -40,7 +44,7 @@ class Origin:
     def actor(self) -> Actor:
         raise NotImplementedError
 
-    async def agents(self) -> Sequence[Agent | LocalSource]:
+    async def agents(self) -> Sequence[Agent | FeedSource]:
         """The consumers whose events these are; made, and subscribed to, where they are not there yet."""
         raise NotImplementedError
 
@@ -153,31 +157,116 @@ class Merged(Origin):
     """The events of several streams, each with its own processors."""
 
     def __init__(self, streams: Sequence[AgentStream]) -> None:
-        self._streams = list(streams)
+        self.streams = list(streams)
         self._of: dict[Feed, AgentStream] = {}
         self.is_agents = any(stream.origin.is_agents for stream in streams)
         self.shared = any(stream.origin.shared for stream in streams)
 
     @property
     def actor(self) -> Actor:
-        for stream in self._streams:
+        for stream in self.streams:
             if stream.origin.is_agents:
                 return stream.origin.actor
-        return self._streams[0].origin.actor
+        return self.streams[0].origin.actor
 
-    async def agents(self) -> Sequence[Agent | LocalSource]:
-        found: list[Agent | LocalSource] = []
-        for stream in self._streams:
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        found: list[Agent | FeedSource] = []
+        for stream in self.streams:
             for agent in await stream.origin.agents():
                 self._of[agent.general()] = stream
                 found.append(agent)
         return found
 
+    def stream_of(self, unit: Unit) -> AgentStream:
+        return self._of[unit.place.feed]
+
     async def process(self, unit: Unit, value: Any) -> Any:
-        stream = self._of[unit.place.feed]
+        stream = self.stream_of(unit)
         own = await stream.origin.process(unit, value)
         # The first stream's processors came along with `combine`.
-        return own if own is FILTERED or stream is self._streams[0] else await stream.process_value(own)
+        return own if own is FILTERED or stream is self.streams[0] else await stream.process_value(own)
+
+
+class Joined(Origin):
+    """Two streams joined. ``fields`` are (model, getter) pairs that say the key of a model's values."""
+
+    def __init__(
+        self,
+        left: AgentStream,
+        right: AgentStream,
+        spec: JoinSpec,
+        fields: Sequence[tuple[type, Callable[[Any], Any]]],
+    ) -> None:
+        self._merged = Merged([left, right])
+        self._streams = (left, right)
+        self._spec = spec
+        self._fields = list(fields)
+        self._join: Join | None = None
+        self.is_agents = self._merged.is_agents
+        self.shared = self._merged.shared
+
+    @property
+    def actor(self) -> Actor:
+        return self._merged.actor
+
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        engine: Engine = cast("Any", self._streams[0].app).engine
+        sides: list[Side] = []
+        missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
+        for name, stream in zip(("left", "right"), self._streams, strict=True):
+            # The tables first: whoever joins in is formed together with them.
+            if any(missing):
+                await self._table(engine, f"{self._spec.name}-{name}", stream)
+        for name, stream in zip(("left", "right"), self._streams, strict=True):
+            (agent,) = await stream.origin.agents()
+            if not isinstance(agent, Agent):
+                raise ConfigurationError(f"join {self._spec.name}: what is in memory only can't be joined")
+            table = engine.tables[f"{self._spec.name}-{name}"]
+            sides.append(self._side(engine, stream, agent, table))
+        agents = await self._merged.agents()
+        counts = {agent.spec.topic: engine.topics.counts.get(agent.spec.topic) for agent in agents}  # type: ignore[union-attr]  # checked above
+        if len(set(counts.values())) > 1:
+            raise ConfigurationError(
+                f"join {self._spec.name}: both topics need as many partitions, not {counts}"
+            )
+        self._join = join = Join(self._spec, engine.clock, sides)
+        ticks = TickFeed(sides[0].feed, engine.clock, join.idle_tick)
+        return [*agents, FeedSource(ticks)]
+
+    async def _table(self, engine: Engine, name: str, stream: AgentStream) -> None:
+        source = cast("Any", stream.channel).source()
+        count = source.partitions or engine.topics.counts.get(source.name)
+        spec = TableSpec(name, None, RowCodec(None), "", 0)
+        engine.add_table(spec, None, source.key.encode, count)
+
+    def _side(self, engine: Engine, stream: AgentStream, agent: Agent, table: AgentTable) -> Side:
+        codec = engine.sources[agent.spec.consumer]
+
+        async def decode(raw: bytes | None) -> Any:
+            value = codec.value.decode(raw)
+            return await stream.process_value(value)
+
+        def place(key: Any) -> int:
+            raw = codec.key.encode(key)
+            return -1 if raw is None else engine.topics.place(agent.spec.topic, raw)
+
+        return Side(agent.general(), table, decode, self._key_of, place)
+
+    def _key_of(self, value: Any, key: Any) -> Any:
+        for model, getter in self._fields:
+            if isinstance(value, model):
+                return getter(value)
+        return key
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        assert self._join is not None
+        if not isinstance(unit.place.feed, TickFeed):
+            stream = self._merged.stream_of(unit)
+            value = await stream.origin.process(unit, value)
+            value = value if value is FILTERED else await stream.process_value(value)
+            if value is FILTERED:
+                return FILTERED
+        return Several(await self._join.take(unit, value)) or FILTERED
 
 
 class LocalFeed(Feed):
@@ -230,10 +319,10 @@ class LocalFeed(Feed):
         self.processed += 1
 
 
-class LocalSource:
+class FeedSource:
     """What stands where other streams have an agent of the engine's."""
 
-    def __init__(self, feed: LocalFeed) -> None:
+    def __init__(self, feed: Feed) -> None:
         self._feed = feed
 
     def general(self) -> Feed:
@@ -248,7 +337,7 @@ class Local(Origin):
         self._app = app
         self._items = items
         self._actor = actor
-        self._source: LocalSource | None = None
+        self._source: FeedSource | None = None
         self._pump: asyncio.Task[None] | None = None
 
     @property
@@ -258,11 +347,11 @@ class Local(Origin):
             self._actor = Actor(gate, clock)
         return self._actor
 
-    async def agents(self) -> Sequence[LocalSource]:
+    async def agents(self) -> Sequence[FeedSource]:
         if self._source is None:
             _, clock = self._app.local_gate()
             feed = LocalFeed("memory", clock.sleep_ms)
-            self._source = LocalSource(feed)
+            self._source = FeedSource(feed)
             self._pump = asyncio.create_task(self._read(feed, clock), name="streamflow-memory")
         return [self._source]
 

@@ -15,9 +15,10 @@ from mode.utils.times import want_seconds
 
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.events import engine_event
+from streamflow.faust_adapters.joining import Joining, is_stream
 from streamflow.faust_adapters.origins import Derived, Merged, Origin, Own
 from streamflow.general import Actor, Batch, Place, Unit
-from streamflow.taking import FILTERED, UnitStream
+from streamflow.taking import FILTERED, Several, UnitStream
 
 if TYPE_CHECKING:
     from streamflow.app import App
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _NO_EVENT: Any = None
 
 
-class AgentStream(faust.Stream[Any]):
+class AgentStream(Joining, faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
     HOT PATH: on the fast road without processors the iterators are the engine's own generators, and
@@ -47,6 +48,7 @@ class AgentStream(faust.Stream[Any]):
         self.channel = channel
         self.origin = origin
         self._source: EventStream | None = origin.source if isinstance(origin, Own) else None
+        self.tables: list[Any] = []  # those it was combined with
         self._shown: Any = None  # the stream whose event is current, where it is not this one's
         self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
         self._iterates: tuple[asyncio.Task[Any] | None, Unit | None] = (None, None)
@@ -140,6 +142,9 @@ class AgentStream(faust.Stream[Any]):
         """The value that is seen for the event where the unit stands."""
         value = self.origin.value_of(unit)
         own = await self.origin.process(unit, value)
+        if isinstance(own, Several):
+            values = [await self.process_value(each) for each in own]
+            return Several(each for each in values if each is not FILTERED) or FILTERED
         return own if own is FILTERED else await self.process_value(own)
 
     async def _general_values(self) -> AsyncIterator[Any]:
@@ -343,17 +348,21 @@ class AgentStream(faust.Stream[Any]):
         self.add_processor(echoing)
         return self
 
+    def again(self, origin: Origin) -> AgentStream:
+        """A stream of this one's name whose events come from elsewhere, without processors yet."""
+        stream = AgentStream(origin, self.app, self.prefix, channel=self.channel, manual=not self.enable_acks)
+        self._shown = stream
+        return stream
+
     def combine(self, *nodes: Any, **_: Any) -> Any:
-        """The events of several streams, in turn, as one stream."""
-        streams = list(dict.fromkeys([self, *nodes]))
-        return self._again(origin=Merged(streams))
+        """The events of several streams, in turn, as one stream; with a table, for a join to follow."""
+        stream = self._again(origin=Merged(list(dict.fromkeys(n for n in (self, *nodes) if is_stream(n)))))
+        stream.tables = [*self.tables, *(node for node in nodes if not is_stream(node))]
+        return stream
 
     def clone(self, **options: Any) -> Any:
         manual = not options.get("enable_acks", self.enable_acks)
         return self._again(manual=manual)
-
-    def _join(self, *_: Any, **__: Any) -> Any:
-        raise ConfigurationError("stream.join is not on this engine yet")
 
 
 StreamFunction = Callable[[AgentStream], Any]
