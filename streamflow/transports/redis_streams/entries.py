@@ -17,11 +17,10 @@ import msgspec
 import orjson
 
 from streamflow.transports.base import Headers, Record
-from streamflow.transports.redis_streams.names import MS_END, SEQUENCE_BITS, offset_of_id
+from streamflow.transports.redis_streams.names import MS_END, SEQUENCE_BITS, SEQUENCES, offset_of_id
 
 Entry = tuple[bytes, list[bytes]]  # id; names and values in turn
 _encode = msgspec.msgpack.encode
-_ID_LENGTH_SURE = 20  # 13 digits of ms, a dash, 6 digits: such a sequence number always fits
 _OURS = frozenset((b"k", b"t", b"h"))
 
 
@@ -125,23 +124,24 @@ class Columns(NamedTuple):
 
 def columns(entries: Sequence[Entry]) -> Columns:
     """Entries in the order of their ids. Raises IdOutOfRange for one that has no offset."""
-    offsets: list[int] = []
-    stamps: list[int] = []
-    for entry in entries:
-        ms, _, sequence = entry[0].partition(b"-")
-        stamp = int(ms)
-        stamps.append(stamp)
-        offsets.append(stamp << SEQUENCE_BITS | int(sequence))
-    if any(len(entry[0]) > _ID_LENGTH_SURE for entry in entries) or (stamps and stamps[-1] >= MS_END):
+    if not entries:
+        return Columns([], [], [], [], None)
+    # All ids as one text, cut into numbers: half the time of one at a time.
+    ids = b"-".join([entry[0] for entry in entries])
+    numbers = list(map(int, ids.split(b"-")))
+    stamps, sequences = numbers[::2], numbers[1::2]
+    if stamps[-1] >= MS_END or max(sequences) >= SEQUENCES:
         for entry in entries:
             offset_of_id(entry[0])
+    offsets = [ms << SEQUENCE_BITS | sequence for ms, sequence in zip(stamps, sequences, strict=True)]
     fields = [entry[1] for entry in entries]
     # Nearly always all entries look the same: then whole columns are taken at once.
-    shapes = {(len(f), f[0], f[2] if len(f) > 2 else None) for f in fields}
-    if shapes == {(4, b"v", b"k")}:
-        return Columns(offsets, [f[3] for f in fields], [f[1] for f in fields], stamps, None)
-    if shapes == {(2, b"v", None)}:
-        return Columns(offsets, [None] * len(fields), [f[1] for f in fields], stamps, None)
+    lengths = set(map(len, fields))
+    if {f[0] for f in fields} == {b"v"}:
+        if lengths == {4} and {f[2] for f in fields} == {b"k"}:
+            return Columns(offsets, [f[3] for f in fields], [f[1] for f in fields], stamps, None)
+        if lengths == {2}:
+            return Columns(offsets, [None] * len(fields), [f[1] for f in fields], stamps, None)
     return _slowly(entries, offsets, stamps)
 
 
