@@ -36,6 +36,13 @@ def offset_of_id(entry_id: bytes) -> int:
     return offset_of(int(ms), int(sequence))
 
 
+def offset_after(entry_id: bytes) -> int:
+    """The offset behind a stream's last id, also where that id has no offset of its own; 0 for ``0-0``."""
+    ms, _, sequence = entry_id.partition(b"-")
+    offset = min(int(ms), MS_END - 1) << SEQUENCE_BITS | min(int(sequence), _SEQUENCE_MASK)
+    return offset + 1 if offset else 0
+
+
 def id_of(offset: int) -> bytes:
     return b"%d-%d" % (offset >> SEQUENCE_BITS, offset & _SEQUENCE_MASK)
 

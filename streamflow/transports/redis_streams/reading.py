@@ -18,7 +18,13 @@ from streamflow.errors import LostWrites, TransportError
 from streamflow.transports.base import Batch, TopicPartition
 from streamflow.transports.redis_streams.entries import Entry, columns, of_snapshot
 from streamflow.transports.redis_streams.link import Link, LostConnection, refused
-from streamflow.transports.redis_streams.names import IdOutOfRange, id_before, id_of, offset_of_id
+from streamflow.transports.redis_streams.names import (
+    IdOutOfRange,
+    id_before,
+    id_of,
+    offset_after,
+    offset_of_id,
+)
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics, stream_info
 
@@ -185,7 +191,7 @@ class Reader:
         for spot, reply in zip(spots, replies, strict=True):
             info = stream_info(reply)
             if info is not None:
-                self._ends[spot] = offset_of_id(info[b"last-generated-id"]) + 1
+                self._ends[spot] = offset_after(info[b"last-generated-id"])
 
     # Before the first read of a partition, and after a connection broke
 
@@ -214,9 +220,9 @@ class Reader:
         lost = position > max(end, begins)
         if not lost and last is not None and last >= begins and info and info[b"first-entry"]:
             # Writes that came since the loss would hide it: is the last entry that we read still there?
-            first = offset_of_id(info[b"first-entry"][0])
+            first = offset_after(info[b"first-entry"][0]) - 1
             at = id_of(last)
-            untouched = offset_of_id(info[b"max-deleted-entry-id"]) < last  # nobody's XDEL explains it
+            untouched = offset_after(info[b"max-deleted-entry-id"]) < last  # nobody's XDEL explains it
             lost = (
                 first < last
                 and untouched
@@ -282,7 +288,7 @@ class Reader:
 
 def end_of(info: Mapping[bytes, Any] | None) -> int:
     """The offset behind a stream's last id, as XINFO STREAM tells it."""
-    return 0 if info is None else offset_of_id(info[b"last-generated-id"]) + 1
+    return 0 if info is None else offset_after(info[b"last-generated-id"])
 
 
 def readable(entries: list[Entry]) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,18 @@ TRIMS = ("off", "slowest_group")
 BLOCK_MS_MAX = 2_000
 # redis-py gives a socket up after 5 s: a request that blocks must end well before.
 REQUEST_MARGIN_MS = 1_000
+
+
+class Connections:
+    """``make`` makes a connection that is not connected yet; `close` ends what finds out where to."""
+
+    def __init__(self, make: Callable[[], Any], finders: Sequence[Any] = ()) -> None:
+        self.make = make
+        self._finders = finders
+
+    async def close(self) -> None:
+        for finder in self._finders:
+            await finder.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +135,8 @@ class RedisSettings:
             return f"service {self.sentinel_service} of Sentinel {hosts}"
         return self.path or f"{self.host}:{self.port}"
 
-    def connections(self) -> Callable[[], Any]:
-        """What makes a new connection, not connected yet."""
+    def connections(self) -> Connections:
+        """What makes our connections."""
         options: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
@@ -152,11 +164,8 @@ class RedisSettings:
                 self.sentinel_service, manager, ssl=self.tls, **options
             )
 
-            def of_service() -> Any:
-                return pool.make_connection()
-
-            return of_service
+            return Connections(pool.make_connection, manager.sentinels)
         if self.path:
-            return lambda: UnixDomainSocketConnection(path=self.path, **options)
+            return Connections(lambda: UnixDomainSocketConnection(path=self.path, **options))
         kind = SSLConnection if self.tls else Connection
-        return lambda: kind(host=self.host, port=self.port, **options)
+        return Connections(lambda: kind(host=self.host, port=self.port, **options))

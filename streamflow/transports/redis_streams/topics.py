@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from streamflow.errors import RecordTooLarge, TransportError
 from streamflow.transports.base import Record, TopicPartition, TopicSpec
 from streamflow.transports.redis_streams.link import Link, refused
-from streamflow.transports.redis_streams.names import Names, offset_of_id
+from streamflow.transports.redis_streams.names import Names, offset_after
 
 _specs = msgspec.json.Decoder(TopicSpec)
 
@@ -71,7 +71,7 @@ class Topics:
         """The offset behind the last entry that each stream ever had."""
         infos = await self.infos(spots)
         return {
-            spot: 0 if info is None else _after(info[b"last-generated-id"])
+            spot: 0 if info is None else offset_after(info[b"last-generated-id"])
             for spot, info in zip(spots, infos, strict=True)
         }
 
@@ -84,9 +84,9 @@ class Topics:
             if info is None or snapshot:
                 found[spot] = 0
             elif info[b"first-entry"]:
-                found[spot] = offset_of_id(info[b"first-entry"][0])
+                found[spot] = offset_after(info[b"first-entry"][0]) - 1
             else:
-                found[spot] = _after(info[b"last-generated-id"])
+                found[spot] = offset_after(info[b"last-generated-id"])
         return found
 
     async def infos(self, spots: Sequence[TopicPartition]) -> list[dict[bytes, Any] | None]:
@@ -107,8 +107,3 @@ def stream_info(reply: Any) -> dict[bytes, Any] | None:
             return None
         raise refused(reply, "XINFO STREAM") from reply
     return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def _after(last_id: bytes) -> int:
-    offset = offset_of_id(last_id)
-    return offset + 1 if offset else 0

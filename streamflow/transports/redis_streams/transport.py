@@ -58,7 +58,7 @@ class RedisTransport:
         self._stopped = False
 
     def _link(self) -> Link:
-        return Link(self._connections, self._settings.where)
+        return Link(self._connections.make, self._settings.where)
 
     # Life
 
@@ -83,6 +83,7 @@ class RedisTransport:
                 await reader.close()
             for link in self._links:
                 await link.close()
+            await self._connections.close()
 
     # Topics and offsets
 
