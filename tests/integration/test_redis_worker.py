@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from streamflow.clock import rfc3339
+from streamflow.partitioner import fnv1a
 from tests.integration.job import TABLES, holds
 from tests.integration.workers import (
     PARTITIONS,
@@ -26,8 +28,6 @@ from tests.integration.workers import (
     Expected,
     WorkerProcess,
     difference,
-    fnv1a,
-    rfc3339,
     wait_for,
 )
 from tests.support.redis_server import RedisServer

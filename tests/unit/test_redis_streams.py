@@ -1,0 +1,182 @@
+"""The Redis transport where no server is needed: ids, entries, counts, who gets what, URLs."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamflow.errors import ConfigurationError
+from streamflow.settings import Settings
+from streamflow.transports.base import Record
+from streamflow.transports.connecting import redis_settings
+from streamflow.transports.redis_streams import RedisSettings
+from streamflow.transports.redis_streams.counting import UNKNOWN, Counts
+from streamflow.transports.redis_streams.entries import chunks, columns, pack_headers, unpack_headers
+from streamflow.transports.redis_streams.group import Offer, Share, divide
+from streamflow.transports.redis_streams.names import (
+    MS_END,
+    SEQUENCES,
+    IdOutOfRange,
+    id_before,
+    id_of,
+    offset_of,
+    offset_of_id,
+)
+
+SPOT = ("events", 0)
+
+
+@given(st.integers(0, MS_END - 1), st.integers(0, SEQUENCES - 1))
+def test_an_offset_is_an_id_and_fits_64_bits(ms: int, sequence: int) -> None:
+    offset = offset_of(ms, sequence)
+    assert id_of(offset) == b"%d-%d" % (ms, sequence)
+    assert offset_of_id(id_of(offset)) == offset < 2**63
+    if offset:
+        assert offset_of_id(id_before(offset)) == offset - 1
+
+
+@pytest.mark.parametrize("entry_id", [b"5-1048576", b"8796093022208-0", b"99999999999999999-1"])
+def test_an_id_that_does_not_fit_is_refused_wherever_it_stands(entry_id: bytes) -> None:
+    with pytest.raises(IdOutOfRange):
+        columns([(b"1-0", [b"v", b"x"]), (entry_id, [b"v", b"x"])])
+
+
+records = st.builds(
+    Record,
+    st.just("events"),
+    st.just(0),
+    st.none() | st.binary(max_size=8),
+    st.none() | st.binary(max_size=40),
+    st.lists(st.tuples(st.text(max_size=4), st.binary(max_size=4)), max_size=2).map(tuple),
+    st.none() | st.integers(0, 2**41),
+)
+
+
+@given(st.lists(st.lists(records, max_size=12), max_size=3), st.integers(1, 7), st.integers(1, 100))
+def test_chunks_hold_all_records_in_order_within_their_bounds(
+    streams: list[list[Record]], records_max: int, bytes_max: int
+) -> None:
+    """Reads the chunks as ``lua/lib.lua`` does."""
+    made = chunks([(f"s{n}", mine) for n, mine in enumerate(streams)], records_max, bytes_max)
+    found: dict[str, list[tuple[bytes, list[bytes]]]] = {}
+    for chunk in made:
+        runs, lengths = msgspec.msgpack.decode(chunk.head)
+        assert 1 <= sum(count for _, count, _ in runs) <= records_max
+        at = used = 0
+        for stream, count, wide in runs:
+            for _ in range(count):
+                fields: list[bytes] = []
+                for name in (b"v", b"k", b"t", b"h") if wide else (b"v", b"k"):
+                    if lengths[used] >= 0:
+                        fields += [name, chunk.data[at : at + lengths[used]]]
+                        at += lengths[used]
+                    used += 1
+                assert fields
+                mine = found.setdefault(stream, [])
+                mine.append((b"%d-0" % (len(mine) + 1), fields))
+        assert (at, used) == (len(chunk.data), len(lengths))
+    for n, wanted in enumerate(streams):
+        got = columns(found.get(f"s{n}", []))
+        assert list(got.keys) == [record.key for record in wanted]
+        assert list(got.values) == [record.value for record in wanted]
+        stamps = [i + 1 if r.timestamp_ms is None else r.timestamp_ms for i, r in enumerate(wanted)]
+        assert got.timestamps_ms == stamps
+        headers = got.headers or [()] * len(wanted)
+        assert [list(h) for h in headers] == [list(record.headers) for record in wanted]
+
+
+def test_headers_that_somebody_else_wrote_otherwise_are_kept_whole() -> None:
+    assert unpack_headers(pack_headers([("a", b"\xff"), ("a", b"x")])) == [("a", b"\xff"), ("a", b"x")]
+    for text in (b"no json", b'{"a": 1}', b"[1]", b'[["a"]]', b'[["a", null]]'):
+        assert unpack_headers(text) == [("h", text)]
+
+
+def test_entries_are_counted_as_they_are_read() -> None:
+    counts = Counts()
+    counts.begin(SPOT, 100, 7)
+    assert [counts.before(SPOT, offset) for offset in (100, 101)] == [7, UNKNOWN]
+    counts.add(SPOT, 100, [103, 110, 111], 112)
+    assert [counts.before(SPOT, offset) for offset in (100, 103, 104, 112, 113)] == [7, 7, 8, 10, UNKNOWN]
+    counts.settle(SPOT, 111)
+    counts.add(SPOT, 112, [120], 121)
+    assert [counts.before(SPOT, offset) for offset in (110, 111, 121)] == [UNKNOWN, 9, 11]
+    counts.add(SPOT, 111, [111, 120], 121)  # read again from what is committed
+    assert counts.before(SPOT, 121) == 11
+    counts.add(SPOT, 500, [500], 501)  # a seek to elsewhere: what lies between is not known
+    assert counts.before(SPOT, 501) == UNKNOWN
+    counts.begin(SPOT, None, 50)  # nothing committed: the first read begins behind what was trimmed
+    counts.add(SPOT, 1_000, [1_000, 1_001], 1_002)
+    assert counts.before(SPOT, 1_001) == 51
+
+
+def offer(*topics: str) -> bytes:
+    return msgspec.json.encode(Offer("http://x", list(topics)))
+
+
+def shares(text: bytes) -> dict[str, list[tuple[str, list[int]]]]:
+    return {share.member_id: share.owned for share in msgspec.json.decode(text, type=list[Share])}
+
+
+def test_members_share_out_what_is_there_and_keep_what_they_had() -> None:
+    counts = {"left": 4, "right": 4}
+    alone = divide([b"a", offer("left", "right")], b"", counts)
+    assert shares(alone) == {"a": [("left", [0, 1, 2, 3]), ("right", [0, 1, 2, 3])]}
+    both = divide([b"b", offer("left", "right"), b"a", offer("left", "right")], alone, counts)
+    assert shares(both) == {
+        "a": [("left", [0, 1]), ("right", [0, 1])],
+        "b": [("left", [2, 3]), ("right", [2, 3])],
+    }
+    assert shares(divide([b"b", offer("left", "right")], both, counts)) == {"b": shares(alone)["a"]}
+
+
+@pytest.mark.parametrize(
+    "url, wanted",
+    [
+        ("redis://h:7000/2", ("h", 7000, 2, False)),
+        ("redis://", ("localhost", 6379, 0, False)),
+        ("rediss://h", ("h", 6379, 0, True)),
+        ("redis://[::1]:7000", ("::1", 7000, 0, False)),
+    ],
+)
+def test_a_url_says_where_the_server_is(url: str, wanted: tuple[str, int, int, bool]) -> None:
+    made = redis_settings(url, Settings(id="app"))
+    assert (made.host, made.port, made.db, made.tls) == wanted
+
+
+@pytest.mark.parametrize(
+    "url, words",
+    [
+        ("redis://user:secret@h", "redis_password"),
+        ("redis://h?ssl=1", "redis_"),
+        ("redis://h/name", "number"),
+        ("redis://a;redis://b", "redis_sentinel_service"),
+    ],
+)
+def test_a_url_that_says_too_much_is_refused_without_its_secrets(url: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        redis_settings(url, Settings(id="app"))
+    assert "secret" not in str(refused.value)
+
+
+def test_the_hosts_of_a_url_may_be_sentinels() -> None:
+    settings = Settings(id="app", redis_sentinel_service="main", redis_password="secret")
+    made = redis_settings("redis://a;redis://b:5/3", settings)
+    assert (made.sentinels, made.db) == ((("a", 26379), ("b", 5)), 3)
+    assert "secret" not in repr(made) + repr(settings) + made.where
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"stream_name": "events:{partition}"}, "redis_stream_name.*topic"),
+        ({"trim": "all"}, "redis_trim"),
+        ({"tls_ca_file": "x.pem"}, "rediss://"),
+        ({"heartbeat_ms": 500, "session_timeout_ms": 1_000}, "heartbeat"),
+        ({"sentinels": (("a", 1),)}, "redis_sentinel_service"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        RedisSettings("app", **settings)  # type: ignore[arg-type]  # wrong on purpose
