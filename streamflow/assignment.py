@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamflow.closed import revised_record
 from streamflow.folds import Fold, FoldSpec, State
 from streamflow.hand import Sent
 from streamflow.progress import Progress, ProgressKey
+from streamflow.revisions import Revisions
 from streamflow.shuffle import Closing, RowId, SecondStage, Sender
 from streamflow.stages import SessionStage
 from streamflow.stores.base import DELETED, MISSING, Rows
@@ -33,8 +35,25 @@ class FoldPart:
     part: TablePartition
     progress: Progress
     sender: Sender | None
+    late: Revisions | None = None  # where there are windows
     shown_closed_to_ms: int | None = None  # as of the newest durable checkpoint
     closed: list[int] = field(default_factory=list)  # starts that the cut closes
+
+    def parts(self) -> Iterator[TablePartition]:
+        """The rows, and the late ledger."""
+        yield self.part
+        if self.late is not None:
+            yield self.late.ledger.part
+
+    def revise(self, emit: Emit | None, records: list[Record]) -> None:
+        """Tells of closed rows that the cut changes: all anew where they are owned, else their owner."""
+        if self.late is None:
+            return
+        if self.sender is not None:
+            self.sender.corrections(self.late, records)
+        elif emit is not None:
+            for (start, key), state in self.late.revised(self.progress.closed_to_ms):
+                records.append(revised_record(emit(self.fold.spec, start, key, state)))
 
     def close(self, emit: Emit | None, records: list[Record]) -> None:
         """Where rows are owned here: emits what this cut's watermark closes, and notes it in the progress."""
@@ -178,8 +197,9 @@ class Ours:
         records.extend(self.dead_letters)
         records.extend(self.notes)
         for folded in self.folds:
-            emits = folded.fold.spec.emit_closed is not None
-            folded.close(self._emit if emits else None, records)
+            emit = self._emit if folded.fold.spec.emit_closed is not None else None
+            folded.revise(emit, records)
+            folded.close(emit, records)
         for stage in self.stages:
             stage.cut(records, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
         self._cut_progress(records)
@@ -198,6 +218,8 @@ class Ours:
                 part.begin_cut(self.furthest_writer_ms(part))
         for folded in self.folds:
             folded.part.begin_cut(folded.progress.watermark_ms)
+            if folded.late is not None:
+                folded.late.begin_cut()
         for agent in self.agents:
             for hand in agent.hands():
                 keep_out(hand)
@@ -211,7 +233,7 @@ class Ours:
         for table in self.tables:
             yield from table.parts.values()
         for folded in self.folds:
-            yield folded.part
+            yield from folded.parts()
 
     def furthest_writer_ms(self, part: TablePartition) -> int | None:
         """The watermark that expires rows of a table in Faust's form; ``None`` before anybody wrote."""
@@ -263,6 +285,9 @@ class Ours:
             change.expired = expired
             folded.shown_closed_to_ms = folded.progress.closed_to_ms
             change.closed = folded.closed
+            if folded.late is not None:
+                _fold(folded.late.ledger.part, written)
+                folded.late.ledger.folded()
             if folded.sender is None:
                 seen.append(change)
         seen.extend(_stage_folded(stage, stage.committed()) for stage in self.stages)
@@ -286,6 +311,7 @@ class Ours:
             table.parts.clear()
         for folded in self.folds:
             folded.fold.parts.clear()
+            folded.fold.ledgers.clear()
         for _, _, future in self._sent:
             if future is not None and not future.done():
                 future.cancel()

@@ -17,13 +17,14 @@ from typing import Any
 from streamflow.assignment import Folded, Lifecycle, Ours
 from streamflow.checkpoint import Checkpoint
 from streamflow.clock import Clock, sleep_unless
+from streamflow.closed import closed_row
 from streamflow.closing import close_windows
 from streamflow.declaring import Declarations
 from streamflow.dispatch import Dispatcher, Limits
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
-from streamflow.folds import FoldSpec, State, closed_row
+from streamflow.folds import FoldSpec, State
 from streamflow.forming import Forming, Opening, size_tables
 from streamflow.hand import CURRENT
 from streamflow.idle import idle_ticks

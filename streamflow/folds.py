@@ -12,22 +12,19 @@ from typing import Any
 
 from streamflow.aggregates import Aggregate
 from streamflow.chunk import Chunk
-from streamflow.clock import rfc3339
 from streamflow.codecs import (
-    KeyCodec,
     field_getter,
     group_key,
     group_key_column,
-    group_key_value,
-    json_bytes,
     times_ms_column,
 )
 from streamflow.conditions import Condition, condition
 from streamflow.errors import ConfigurationError, DecodeError
+from streamflow.late import EVENTS_MAX, Late, Ledger
 from streamflow.progress import Progress
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.tables import TablePartition
-from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from streamflow.windows.session import Part
 
 RUN_EVENTS_MIN = 16
@@ -233,6 +230,7 @@ class _Columns:
     times: list[int]
     wanted: list[Any] | None
     values: list[list[Any] | None]
+    offsets: Sequence[int]
     # Where some came later than the grace: what ends there or before was closed when the event came.
     closed_at: list[int | None] | None = None
 
@@ -242,6 +240,7 @@ class _Columns:
             [self.times[i] for i in indexes],
             None if self.wanted is None else [self.wanted[i] for i in indexes],
             [None if column is None else [column[i] for i in indexes] for column in self.values],
+            [self.offsets[i] for i in indexes],
             None if self.closed_at is None else [self.closed_at[i] for i in indexes],
         )
 
@@ -257,6 +256,7 @@ class Fold:
         self.window: Any = spec.window  # what events are folded by
         self.kept = spec.kept
         self.parts: dict[int, TablePartition] = {}
+        self.ledgers: dict[int, Ledger] = {}
         self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
         self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
         where = self._where.path if isinstance(self._where, Condition) else self._where
@@ -285,6 +285,8 @@ class Fold:
             before_ms = progress.watermark_ms
             progress.see(max(columns.times))
             live, late, filtered = self._live(columns, before_ms, progress.watermark_ms)
+            if late:
+                self._note_late(chunk.partition, columns, live or [], before_ms)
             if live is not None:
                 columns = columns.select(live)
             if columns.times:
@@ -322,7 +324,7 @@ class Fold:
                 if aggregate.placed:
                     column = list(zip(times, repeat(chunk.partition), chunk.offsets, column, strict=False))
             values.append(column)
-        columns = _Columns(groups, times, wanted, values)
+        columns = _Columns(groups, times, wanted, values, chunk.offsets)
         if not wrong:
             return columns
         bad.extend(sorted(wrong.items()))
@@ -380,6 +382,29 @@ class Fold:
         late = len(indexes) - len(live)
         return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
 
+    def _note_late(self, partition: int, columns: _Columns, live: list[int], before_ms: int | None) -> None:
+        """Puts what is wanted and came too late, and so is not ``live``, into the ledger."""
+        marks = accumulate(columns.times, max, initial=columns.times[0] if before_ms is None else before_ms)
+        next(marks)
+        lived, wanted = set(live), columns.wanted
+        late = [(i, mark) for i, mark in enumerate(marks) if i not in lived and (wanted is None or wanted[i])]
+        skipped = max(0, len(late) - EVENTS_MAX)
+        events = [self._late(columns, i, mark) for i, mark in late[skipped:]]
+        self.ledgers[partition].add(events, skipped)
+
+    def _late(self, columns: _Columns, index: int, watermark_ms: int) -> Late:
+        """The late event at ``index``, that came when the watermark stood there."""
+        window, values, t = self.spec.window, self.spec.values, columns.times[index]
+        assert window is not None
+        group, windows = columns.groups[index], window.windows_of(t)
+        behind_ms = watermark_ms - window.last_end_of(t) - window.grace_ms
+        offset = columns.offsets[index]
+        if not isinstance(window, TumblingWindow | HoppingWindow):
+            row = windows[0][1] if isinstance(window, SessionWindow) else t
+            return Late(t, behind_ms, offset, ((row, group),), None)
+        state = values.fold_columns([0], [None if c is None else [c[index]] for c in columns.values])[0]
+        return Late(t, behind_ms, offset, tuple((start, group) for start, _ in windows), values.dump(state))
+
     def _fold(self, part: TablePartition, columns: _Columns) -> int:
         """Folds columns into the partition's changes, one stretch of events of one window at a time.
 
@@ -434,6 +459,10 @@ class Fold:
             else:
                 rows[group] = values.merge(state, delta)
 
+    def merge_one(self, part: TablePartition, start: int, key: Any, delta: State) -> None:
+        """Merges a fresh state into one row."""
+        self._merge(part, start, {key: delta})
+
     def closing(
         self, part: TablePartition, before_ms: int | None, watermark_ms: int
     ) -> Iterator[tuple[int, dict[Any, Any]]]:
@@ -456,20 +485,3 @@ class Fold:
     def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
         """The rows that go with the cut of a partition, by the id of their window."""
         return {start: list(part.store.window(start)) for start in part.drops}
-
-
-def closed_row(
-    spec: FoldSpec, key_codec: KeyCodec, start: int, key: Any, state: State
-) -> tuple[bytes, bytes]:
-    """Record key and value that tell of a closed row; a row without key goes by its window's start."""
-    start, end, state = spec.shown(start, state)
-    value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(end)}
-    raw: bytes | None = value["window_start"].encode()
-    if isinstance(spec.by, Key):
-        value["key"], raw = key, key_codec.encode(key)
-    elif spec.by is not None:
-        value["key"] = group_key_value(key)
-        raw = key.encode() if isinstance(key, str) else key
-    result = spec.values.result(state)
-    value |= {"value": result} if spec.values.scalar else result
-    return raw or b"", json_bytes(value)

@@ -24,8 +24,10 @@ from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder
 from streamflow.errors import ConfigurationError
 from streamflow.folds import Fold, FoldSpec
+from streamflow.late import Ledger, ledger_table
 from streamflow.progress import Progress, ProgressKey
 from streamflow.recovery import end_of_logs
+from streamflow.revisions import Revisions
 from streamflow.shelf import Shelf
 from streamflow.shuffle import SecondStage, Sender
 from streamflow.stages import make_stage
@@ -64,12 +66,12 @@ class Opening:
         for _, part in self.tables:
             yield part
         for folded in self.folds:
-            yield folded.part
+            yield from folded.parts()
 
     def expired_to_ms(self, part: TablePartition) -> int | None:
         """The watermark up to which windows have expired, as it was checkpointed."""
         for folded in self.folds:
-            if folded.part is part:
+            if part in folded.parts():
                 return folded.progress.watermark_ms
         return self.progress[table_consumer(part.spec.name), "", part.partition].watermark_ms
 
@@ -81,6 +83,9 @@ class Opening:
             table.parts[self.number] = part
         for folded in self.folds:
             folded.fold.parts[self.number] = folded.part
+            if folded.late is not None:
+                folded.late.ledger.folded()
+                folded.fold.ledgers[self.number] = folded.late.ledger
         ours.folds.extend(self.folds)
         ours.stages.extend(self.stages)
         ours.progress.update(self.progress)
@@ -208,10 +213,12 @@ class Forming:
             for partition in sorted(fed)
             if partition < table.spec.partitions
         ] + [
-            (self._topics.changelog(fold.spec.name), partition)
+            (log, partition)
             for fold in self._declared.folds.values()
             for topic, partition in at_source
             if topic == fold.spec.topic
+            for log in (self._topics.changelog(fold.spec.name), self._topics.late(fold.spec.name))
+            if fold.spec.window is not None or log != self._topics.late(fold.spec.name)
         ]
 
     def _make_parts(self, ours: Ours, openings: Mapping[int, Opening]) -> None:
@@ -228,6 +235,7 @@ class Forming:
                 part.closed_to_ms = progress.closed_to_ms
         for fold in self._declared.folds.values():
             fold.parts.clear()
+            fold.ledgers.clear()
             for topic, partition in at_source:
                 if topic == fold.spec.topic:
                     opening = openings[partition]
@@ -243,7 +251,12 @@ class Forming:
         part = TablePartition(table, partition, self._shelf.take((spec.name, partition)))
         progress = opening.progress[spec.consumer, spec.topic, partition]
         sender = Sender(spec, self._topics.shuffle(spec.name), partition, count) if spec.moves else None
-        return FoldPart(fold, part, progress, sender, progress.closed_to_ms)
+        late: Revisions | None = None
+        if spec.window is not None:
+            own = ledger_table(spec.name, self._topics.late(spec.name), count)
+            ledger = Ledger(own, partition, self._shelf.take((own.name, partition)), table.codec)
+            late = Revisions(fold, part, ledger, progress)
+        return FoldPart(fold, part, progress, sender, late, progress.closed_to_ms)
 
     def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[FoldSpec, int]]:
         """Shuffle partitions that are ours: partition q follows partition q of the source topic."""
@@ -293,6 +306,8 @@ def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int
         topics.want(topics.changelog(name), count, compacted=True)
         if fold.spec.moves:
             topics.want(topics.shuffle(name), count, compacted=True)
+        if fold.spec.window is not None:
+            topics.want(topics.late(name), count, compacted=True)
         if fold.spec.emit_closed is not None:
             topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
     most = max((topics.partitions(source) for source in sources), default=1)

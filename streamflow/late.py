@@ -36,8 +36,8 @@ RowKey = tuple[int, Any]
 class LateEvent:
     """An event that came too late. ``behind_ms``: by how much its newest window had closed before it.
 
-    ``rows`` are the changelog keys of the rows that it belongs to (at least one); ``state`` is the dumped state of it alone,
-    ``None`` where it can't be applied.
+    ``rows`` are the changelog keys of the rows that it belongs to (at least one); ``state`` is the dumped
+    state of it alone, ``None`` where it can't be applied.
     """
 
     number: int

@@ -50,6 +50,11 @@ class Progress:
                 counters["in"] = counters.get("in", 0) + amount
                 counters[name] = counters.get(name, 0) + amount
 
+    def note(self, name: str, amount: int) -> None:
+        """Adds to a counter that is no outcome of taking an event."""
+        self.counters[name] = self.counters.get(name, 0) + amount
+        self.changed = True
+
     def see(self, time_ms: int) -> None:
         """Raises the event time and the watermark to ``time_ms``, never lowers them."""
         if self.event_ms is None or time_ms > self.event_ms:

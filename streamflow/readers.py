@@ -16,10 +16,11 @@ from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_va
 from streamflow.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.folds import Fold, FoldSpec, Key
+from streamflow.late import Ledger
 from streamflow.panes import SlidingRows
 from streamflow.partitioner import fnv1a
 from streamflow.reading import EngineReader, plain
-from streamflow.rows import Row
+from streamflow.rows import LateRow, LateSeen, Row
 from streamflow.shuffle import SecondStage
 from streamflow.stages import SessionStage
 from streamflow.stores.base import MISSING, Rows
@@ -134,6 +135,29 @@ class FoldReader(EngineReader):
     def consumers(self) -> list[str]:
         return [self.fold.spec.consumer]
 
+    def late(self) -> dict[int, LateSeen]:
+        """Source partition of ours -> what came too late there, as checkpointed."""
+        ledgers = self.fold.ledgers if self.engine.live else {}
+        return {partition: self._late(ledger) for partition, ledger in sorted(ledgers.items())}
+
+    def _late(self, ledger: Ledger) -> LateSeen:
+        window, spec = self.window, self.fold.spec
+        assert window is not None
+        events = []
+        for event in ledger.events():
+            key = ledger.row_of(event.rows[0])[1]
+            events.append(
+                LateRow(
+                    self.shown(key) if not isinstance(spec.by, Key) else plain(key),
+                    tuple(window.windows_of(event.time_ms)),
+                    event.time_ms,
+                    event.behind_ms,
+                    event.offset,
+                    event.state is not None,
+                )
+            )
+        return LateSeen(events, ledger.totals())
+
 
 class KeyedReader(FoldReader):
     """A declared table that is grouped by the message's key."""
@@ -162,6 +186,10 @@ class KeyedReader(FoldReader):
             return start
         kept = self.fold.parts[partition].store.get(start, key)
         return start if kept is MISSING else self.fold.spec.shown(start, kept)[0]
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        corrected = self.fold.ledgers[partition].corrected
+        return bool(corrected) and (start, key) in corrected
 
     def is_closed(self, partition: int, start: int) -> bool:
         if self.window is None or self.engine.ours is None:
@@ -281,6 +309,9 @@ class StageReader(FoldReader):
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        return (start, key) in self.stages()[partition].corrections
 
     def kept(self, key: Any) -> Any:
         return group_key(key)

@@ -13,7 +13,7 @@ from streamflow.changelog import bare
 from streamflow.codecs import KeyCodec, json_bytes, json_value
 from streamflow.engine import Engine
 from streamflow.progress import Progress
-from streamflow.rows import Row, State, TableStatus
+from streamflow.rows import LateSeen, Row, State, TableStatus
 from streamflow.stores.base import MISSING, Rows
 from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Window
 
@@ -71,6 +71,14 @@ class EngineReader(ABC):
     @abstractmethod
     def is_closed(self, partition: int, start: int) -> bool:
         """Does the durable state say that the window takes no more events?"""
+
+    def late(self) -> dict[int, LateSeen]:
+        """Source partition of ours -> its late ledger, as checkpointed. Tables of agents have none."""
+        return {}
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        """Does the row durably count events that came when its window was closed? ``key`` as it is kept."""
+        return False
 
     @abstractmethod
     def partition_of(self, key: Any) -> int: ...
@@ -133,6 +141,8 @@ class EngineReader(ABC):
         if self.window is None:
             return Row(self.shown(key), None, None, None, value, partition)
         state: State = "closed" if self.is_closed(partition, start) else "open"
+        if state == "closed" and self.is_revised(partition, start, key):
+            state = "revised"
         begins = self.begins(partition, start, key) if begins is None else begins
         return Row(self.shown(key), begins, self.window.end_of(start), state, value, partition)
 

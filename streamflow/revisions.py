@@ -154,5 +154,3 @@ class Corrections:
         for of in (self._revisions, self._told, self._untold, self._telling):
             of.pop(row, None)
         return known
-
-

@@ -51,6 +51,29 @@ class TableChanges:
 
 
 @dataclass(frozen=True, slots=True)
+class LateRow:
+    """An event that came too late for ``windows``; ``behind_ms`` after the last of them had closed.
+
+    ``offset`` in its source partition. ``applies``: it can be folded into them after all.
+    """
+
+    key: Any
+    windows: tuple[tuple[int, int], ...]
+    time_ms: int
+    behind_ms: int
+    offset: int
+    applies: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LateSeen:
+    """The late ledger of one source partition, oldest first, and how many ``came``, ``lost``, ``applied``."""
+
+    events: Sequence[LateRow]
+    totals: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TableStatus:
     """How far the rows that this worker shows have come.
 

@@ -8,7 +8,9 @@ restore, owner; `tests/simulation` switches each off and sees it fail.
 
 Records of a shuffle partition, by the first element of the JSON key:
 ``["share", source partition, group, window's id]`` -> state, ``["mark", source partition]`` ->
-{watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}.
+{watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}, ``["told", group, window start]`` -> how many
+revisions of a row were told of. Source partition ``-1 - p`` is what was applied late in partition p (see
+`revisions`); its state comes as ``[revisions, state]``.
 
 A share of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
 the ids of the shares that it takes the place of, and whoever reads it forgets them in the same step;
@@ -25,11 +27,13 @@ from typing import Any
 
 import orjson
 
+from streamflow.closed import revised_record
 from streamflow.codecs import group_key, group_key_bytes, group_key_value, json_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.folds import FoldSpec, State
 from streamflow.partitioner import fnv1a
 from streamflow.progress import Progress
+from streamflow.revisions import Corrections, Revisions
 from streamflow.stores.base import DELETED, NO_WINDOW
 from streamflow.tables import TablePartition
 from streamflow.transports.base import Batch, Record
@@ -91,6 +95,12 @@ class Sender:
                     )
                 )
 
+    def corrections(self, revisions: Revisions, records: list[Record]) -> None:
+        """Appends what was applied to rows that others own, as shares of a source partition of its own."""
+        for (start, group), value in revisions.corrections():
+            key = share_key(-1 - self.partition, group, start)
+            records.append(Record(self.topic, self.target(start, group), key, value))
+
     def _session_shares(self, part: TablePartition, records: list[Record]) -> None:
         assert part.cut is not None
         encode = part.spec.codec.encode_value
@@ -141,6 +151,11 @@ def share_key(source: int, group: Any, start: int) -> bytes:
     return json_bytes(["share", source, group_key_value(group), start])
 
 
+def told_key(group: Any, start: int) -> bytes:
+    """The record key of the note how many revisions of a row were told of."""
+    return json_bytes(["told", group_key_value(group), start])
+
+
 @dataclass(slots=True)
 class Closing:
     """What one checkpoint closes and expires in one shuffle partition."""
@@ -175,6 +190,7 @@ class SecondStage:
         self.marks: dict[int, Mark] = {}
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
+        self.corrections = Corrections()
 
     @property
     def ready(self) -> bool:
@@ -187,6 +203,7 @@ class SecondStage:
         """
         self.ready_at = sys.maxsize
         self.closing = None
+        self.corrections.hold()
 
     def begin(self, ready_at: int) -> None:
         """It is ours (again): ready as soon as it has read to ``ready_at``, noted after the assignment."""
@@ -226,9 +243,17 @@ class SecondStage:
             group = group_key(group_value)
             if value is None:
                 self._remove(source, group, start)
+            elif source < 0:
+                revisions, state = json_value(value)
+                self._put(source, group, start, state)
+                self.corrections.read((start, group), source, revisions)
             else:
                 self._put(source, group, start, json_value(value))
             changed[start, group] = None
+        elif kind == "told":
+            self.corrections.read_told(
+                (rest[1], group_key(rest[0])), None if value is None else orjson.loads(value)
+            )
         else:
             raise ValueError(f"unknown kind {kind!r}")
 
@@ -257,7 +282,13 @@ class SecondStage:
 
     def due(self) -> bool:
         """Would `cut` close or expire anything?"""
-        return self._plan() is not None
+        return self._plan() is not None or bool(self._untold())
+
+    def _untold(self) -> list[RowId]:
+        """Rows that were revised after they had been closed, and that nobody was told of anew."""
+        if not self.ready:
+            return []
+        return [row for row in self.corrections.untold() if self.is_closed(row[0])]
 
     def _plan(self) -> Closing | None:
         window = self.spec.window
@@ -293,17 +324,36 @@ class SecondStage:
     def cut(self, records: list[Record], emit: Emit | None) -> None:
         """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
         self.closing = self._plan()
+        gone = set() if self.closing is None else {(start, group) for start, group, _ in self.closing.shares}
+        for start, group in self._untold():
+            if (start, group) in gone or group not in self.shares.get(start, {}):
+                continue
+            if emit is not None:
+                records.append(revised_record(emit(start, group, self.state(start, group))))
+            self._tell(start, group, records)
         if self.closing is None:
             return
         if emit is not None:
             records.extend(emit(start, group, self.state(start, group)) for start, group in self.closing.rows)
+        for start, group in self.closing.rows:
+            self._tell(start, group, records)  # with what was applied before it was closed
+        for start, group in gone:
+            if (start, group) in self.corrections:
+                records.append(Record(self.topic, self.partition, told_key(group, start), None))
         for start, group, source in self.closing.shares:
             records.append(Record(self.topic, self.partition, share_key(source, group, start), None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         records.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
+    def _tell(self, start: int, group: Any, records: list[Record]) -> None:
+        revisions = self.corrections.tell((start, group))
+        if revisions is not None:
+            value = orjson.dumps(revisions)
+            records.append(Record(self.topic, self.partition, told_key(group, start), value))
+
     def committed(self) -> Closing | None:
         """The closing is durable; returns it. The rows that expired are gone."""
+        self.corrections.committed()
         closing, self.closing = self.closing, None
         if closing is not None:
             self.closed_to_ms = closing.closed_to_ms
@@ -313,6 +363,7 @@ class SecondStage:
         """Drops what a durable closing expired."""
         for start, group, source in closing.shares:
             self._remove(source, group, start)
+            self.corrections.forget((start, group))
 
     def _forget_expired(self) -> None:
         """After a restore: what has expired goes, since its tombstone may have been compacted away."""
@@ -320,7 +371,8 @@ class SecondStage:
         if window is None or self.closed_to_ms is None:
             return
         for start in [start for start in self.shares if window.expired(start, self.closed_to_ms)]:
-            del self.shares[start]
+            for group in self.shares.pop(start):
+                self.corrections.forget((start, group))
 
     def starts(self) -> list[int]:
         """The ids of the windows that have rows, in order."""

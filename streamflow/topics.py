@@ -35,6 +35,10 @@ class Topics:
     def shuffle(self, table: str) -> str:
         return f"{self.app_id}-{table}-shuffle"
 
+    def late(self, table: str) -> str:
+        """Where the late ledger of a declared table lies."""
+        return f"{self.app_id}-{table}-late"
+
     def partitions(self, topic: str) -> int:
         """Raises ConfigurationError for a topic that is not known yet."""
         try:

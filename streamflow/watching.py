@@ -9,6 +9,7 @@ from typing import Any, overload
 from streamflow.assignment import Folded
 from streamflow.clock import Clock
 from streamflow.engine import Engine
+from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.readers import AgentReader, StageReader, make_readers
 from streamflow.reading import EngineReader
@@ -102,6 +103,26 @@ class Watcher:
                 self._listeners.remove(listener)
 
         return end
+
+    async def apply_late(self, table: str) -> Mapping[str, int]:
+        """Folds what came too late, in our partitions, into its closed windows; durable when it returns.
+
+        Returns how many events were ``applied``, have ``expired`` or are ``unsupported``. Raises
+        StreamflowError when the partitions went while it was on its way: then some may be applied, each
+        exactly once, and asking again applies the rest.
+        """
+        engine, ours = self.engine, self.engine.ours
+        done = {"applied": 0, "expired": 0, "unsupported": 0}
+        if ours is None or not engine.live:
+            return done
+        for folded in ours.folds:
+            if folded.fold.spec.name == table and folded.late is not None:
+                for name, count in folded.late.apply().items():
+                    done[name] += count
+        await engine.checkpoint()
+        if engine.ours is not ours:
+            raise StreamflowError("partitions moved while late events were being applied; ask again")
+        return done
 
     def members(self) -> tuple[Member, ...]:
         return self.engine.members

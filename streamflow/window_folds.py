@@ -192,7 +192,11 @@ class SessionFold(_BehindFold):
                 continue
             if index > at:
                 self._fold_in_time(part, columns.select(list(range(at, index))))
-            late += not self._fold_behind(part, columns.select([index]), closed_at)
+            one = columns.select([index])
+            if not self._fold_behind(part, one, closed_at):
+                late += 1
+                event = self._late(one, 0, closed_at + self.window.grace_ms)
+                self.ledgers[part.partition].add([event])
             at = index + 1
         if at < total:
             self._fold_in_time(part, columns.select(list(range(at, total))))

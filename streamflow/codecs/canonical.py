@@ -66,9 +66,8 @@ def group_key_text(value: Any) -> str:
 def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
     """``value`` as JSON, for records that are read back by `json_value`: ints of any size, Decimals as texts.
 
-    Keys that are no texts are written as texts. Equal bytes for equal values written alike, as the key
-    of a compacted topic needs. ``default`` turns
-    what JSON does not know into what it does. Raises TypeError.
+    Keys that are no texts are written as texts. Equal bytes for equal values written alike, as the key of
+    a compacted topic needs. ``default`` turns what JSON does not know into what it does. Raises TypeError.
     """
     try:
         return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS)
