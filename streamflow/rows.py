@@ -136,6 +136,10 @@ class TableReader(Protocol):
 
     def status(self) -> TableStatus: ...
 
+    def late(self) -> Mapping[int, LateSeen]:
+        """Source partition of this worker -> its late ledger; empty for tables that have none."""
+        ...
+
 
 class RowListener(Protocol):
     """Told synchronously, in order, what became visible. Must not block and must not raise."""

@@ -29,8 +29,8 @@ def base_url(app: App, url: str | None) -> str:
     return url.rstrip("/")
 
 
-def ask(app: App, url: str | None, *path: str, query: str = "") -> Any:
-    """The answer of ``GET /v1/path``. Raises ClickException with what the worker says is wrong."""
+def ask(app: App, url: str | None, *path: str, query: str = "", method: str = "GET") -> Any:
+    """The answer of ``GET /v1/path`` (or ``method``). Raises ClickException with what is wrong."""
     base = base_url(app, url)
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
     headers = {"Accept": "application/json"}
@@ -38,7 +38,8 @@ def ask(app: App, url: str | None, *path: str, query: str = "") -> Any:
     if tokens:
         headers["Authorization"] = f"Bearer {tokens[0]}"
     try:
-        with urlopen(Request(address, headers=headers), timeout=TIMEOUT_S) as answer:
+        request = Request(address, headers=headers, method=method)
+        with urlopen(request, timeout=TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S) as answer:
             return json.load(answer)
     except HTTPError as exc:
         raise click.ClickException(_detail(exc)) from exc

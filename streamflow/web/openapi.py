@@ -30,7 +30,7 @@ def document(version: str) -> dict[str, Any]:
             "description": "Tables of a stream-processing app. Any worker answers for any key. "
             "What is shown is checkpointed and never taken back.",
         },
-        "paths": {route.path: {"get": _operation(route)} for route in ROUTES},
+        "paths": _paths(),
         "components": {
             "schemas": {**SCHEMAS},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -38,6 +38,13 @@ def document(version: str) -> dict[str, Any]:
         # The empty alternative: a worker on loopback may run without tokens.
         "security": [{"token": []}, {}],
     }
+
+
+def _paths() -> dict[str, dict[str, Any]]:
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method] = _operation(route)
+    return paths
 
 
 def _operation(route: Route) -> dict[str, Any]:

@@ -121,7 +121,14 @@ class Peers:
 
     @asynccontextmanager
     async def stream(
-        self, url: str, path: str, query: Mapping[str, str] | None = None, *, accept: str, wait_s: float = 0.0
+        self,
+        url: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        accept: str,
+        wait_s: float = 0.0,
+        method: str = "GET",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer that is read piece by piece. ``wait_s`` is added to the peer's time."""
         address = self.address(url, path, query)
@@ -131,7 +138,8 @@ class Peers:
             sock_read=self.settings.peer_timeout_s + wait_s,
         )
         try:
-            async with self.session.get(
+            async with self.session.request(
+                method,
                 address,
                 headers={**self.headers, "Accept": accept},
                 timeout=timeout,
@@ -142,13 +150,19 @@ class Peers:
             raise PeerUnavailable(f"{url}: {str(exc) or type(exc).__name__}") from exc
 
     async def get(
-        self, url: str, path: str, query: Mapping[str, str] | None = None, *, wait_s: float = 0.0
+        self,
+        url: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        wait_s: float = 0.0,
+        method: str = "GET",
     ) -> PeerAnswer:
         """A whole JSON answer. Raises PeerUnavailable for anything else, 5xx and refusals included."""
         try:
             async with asyncio.timeout(self.settings.peer_timeout_s + wait_s):
                 async with self.stream(
-                    url, path, query, accept="application/json", wait_s=wait_s
+                    url, path, query, accept="application/json", wait_s=wait_s, method=method
                 ) as response:
                     raw = await response.content.read(self.settings.peer_answer_bytes_max + 1)
                     while not response.content.at_eof() and len(raw) <= self.settings.peer_answer_bytes_max:

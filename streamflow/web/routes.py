@@ -34,6 +34,7 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
     is_open: bool = False  # without a token
+    method: str = "get"
 
     @property
     def pattern(self) -> str:
@@ -126,6 +127,27 @@ ROUTES: Final = (
         ),
         (400, 404, 503),
     ),
+    Route(
+        "late",
+        "/v1/tables/{table}/late",
+        "Events that came too late for their windows, in the order of their places on the log.",
+        "Late",
+        (
+            TABLE,
+            Parameter("limit", "Events of a page.", {"type": "integer", "minimum": 1, "default": 100}),
+            Parameter("cursor", "`next` of the page before.", TEXT),
+        ),
+        (400, 404),
+    ),
+    Route(
+        "late_apply",
+        "/v1/tables/{table}/late",
+        "Folds them into their closed windows, each exactly once; what changes is told anew as revised.",
+        "LateApplied",
+        (TABLE,),
+        (400, 404, 409, 503),
+        method="post",
+    ),
     Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
@@ -155,6 +177,7 @@ _ROW: Final[Mapping[str, Schema]] = {
     "value": {"description": "Any JSON."},
     "partition": {"type": "integer", "minimum": 0},
 }
+_COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
 _INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
 
@@ -203,6 +226,43 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "watermark": _INSTANT_OR_NULL,
             "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
             **_COMPLETENESS,
+        }
+    ),
+    "LateEvent": _object(
+        {
+            "key": {"description": "Any JSON; null where a row is found by its window alone."},
+            "windows": {"type": "array", "items": _object({"start": _INSTANT, "end": _INSTANT})},
+            "time": _INSTANT,
+            "behind_ms": {"type": "integer", "description": "How long ago its last window had closed."},
+            "topic": TEXT,
+            "partition": {"type": "integer", "minimum": 0},
+            "offset": {"type": "string", "pattern": "^[0-9]+$"},
+            "applies": {"type": "boolean", "description": "It can be folded into its windows after all."},
+        }
+    ),
+    "Late": _object(
+        {
+            "late": {"type": "array", "items": {"$ref": "#/components/schemas/LateEvent"}},
+            "next": {"type": ["string", "null"], "description": "Cursor of the next page."},
+            "totals": {
+                "type": "object",
+                "description": "Source partition to how many came, were lost for later ones, were applied.",
+                "additionalProperties": _object(
+                    {"came": _COUNT, "lost": _COUNT, "applied": _COUNT},
+                ),
+            },
+            "partial": {"type": "boolean"},
+            "missing_partitions": {"type": "array", "items": {"type": "integer"}},
+        }
+    ),
+    "LateApplied": _object(
+        {
+            "applied": _COUNT,
+            "expired": {**_COUNT, "description": "Stay in the ledger, for their windows are gone."},
+            "unsupported": {**_COUNT, "description": "Of sliding windows and sessions."},
+            "partitions": {"type": "array", "items": {"type": "integer"}},
+            "partial": {"type": "boolean"},
+            "missing_partitions": {"type": "array", "items": {"type": "integer"}},
         }
     ),
     "Tables": _object(

@@ -35,6 +35,14 @@ class Served(Protocol):
         """``listener`` is told of every checkpoint from now on; returns what ends that."""
         ...
 
+    async def apply_late(self, table: str) -> Mapping[str, int]:
+        """Folds what came too late in this worker's partitions into closed windows; durable on return.
+
+        Returns how many events were ``applied``, have ``expired``, or are ``unsupported``. Raises
+        StreamflowError when it could not be finished: what is left can be applied by asking again.
+        """
+        ...
+
     def members(self) -> tuple[Member, ...]:
         """All live workers, this one included, with their source partitions."""
         ...

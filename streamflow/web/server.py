@@ -14,6 +14,7 @@ from streamflow.errors import ConfigurationError
 from streamflow.web import security
 from streamflow.web.api import Api
 from streamflow.web.dashboard import Dashboard
+from streamflow.web.late import LateEvents
 from streamflow.web.live import Hub
 from streamflow.web.peers import Peers
 from streamflow.web.problems import problem_middleware
@@ -38,6 +39,7 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
     api = Api(served, settings, peers, guard)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
+    late = LateEvents(api)
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard)],
@@ -46,11 +48,13 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
     app[HUB] = hub
     app.on_response_prepare.append(security.headers_signal(guard))
     for route in ROUTES:
-        handlers = changes if route.name == "changes" else api
+        handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
+        handler = getattr(handlers, route.name)
+        if route.method == "post":
+            app.router.add_post(route.pattern, handler, name=route.name)
+            continue
         # Without HEAD where answering has no end.
-        app.router.add_get(
-            route.pattern, getattr(handlers, route.name), name=route.name, allow_head=handlers is api
-        )
+        app.router.add_get(route.pattern, handler, name=route.name, allow_head=handlers is api)
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 

@@ -10,9 +10,11 @@ from typing import Any
 from zlib import crc32
 
 from streamflow.clock import LoopClock
-from streamflow.errors import DecodeError
+from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.rows import (
+    LateRow,
+    LateSeen,
     Operation,
     Row,
     RowChange,
@@ -47,6 +49,7 @@ class Data:
         self.rows: dict[int, dict[tuple[int | None, Any], Row]] = {p: {} for p in range(PARTITIONS)}
         self.positions = dict.fromkeys(range(PARTITIONS), 0)
         self.watermark_ms: int | None = None
+        self.late: dict[int, list[LateRow]] = {p: [] for p in range(PARTITIONS)}
 
 
 class FakeReader:
@@ -107,6 +110,14 @@ class FakeReader:
     def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
         return (row for (start, _), row in self.data.rows[partition].items() if start == start_ms)
 
+    def late(self) -> dict[int, LateSeen]:
+        if self.kind != "aggregate":
+            return {}
+        late = self.data.late
+        return {
+            p: LateSeen(late[p], {"came": len(late[p]), "lost": 0, "applied": 0}) for p in sorted(self.owned)
+        }
+
     def status(self) -> TableStatus:
         owned = sorted(self.owned)
         return TableStatus(
@@ -151,6 +162,15 @@ class FakeServed:
     def listen(self, listener: RowListener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
+
+    async def apply_late(self, table: str) -> dict[str, int]:
+        late = self.cluster.data[table].late
+        if self.error is not None:
+            raise StreamflowError(self.error)
+        applied = sum(len(late[partition]) for partition in self.owned)
+        for partition in self.owned:
+            late[partition] = []
+        return {"applied": applied, "expired": 0, "unsupported": 0}
 
     def members(self) -> tuple[Member, ...]:
         return tuple(self.cluster.members)
