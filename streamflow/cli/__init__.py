@@ -16,6 +16,7 @@ COMMANDS = {
     "worker": "Start a worker of an app.",
     "send": "Send one message to a topic of an app.",
     "tables": "What a running worker shows: its tables, the rows of one, or one key.",
+    "verify": "Recounts a table's source topic and compares; exit 1 on a difference.",
     "late": "What came too late for its windows; --apply folds it into them after all.",
     "lag": "How far a running app is behind its topics.",
     "dead-letters": "Events that were set aside: list them, or replay them.",

@@ -1,0 +1,112 @@
+"""``streamflow verify -A MODULE TABLE``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from streamflow.app import App
+from streamflow.cli.apps import app_option, load
+from streamflow.cli.asking import json_option
+from streamflow.clock import SystemClock
+from streamflow.progress import OUTCOMES
+from streamflow.transports.connecting import scheme_of
+from streamflow.verify import Report, Verifier
+
+
+@click.command()
+@app_option
+@click.argument("table")
+@json_option
+def command(module: str, table: str, as_json: bool) -> None:
+    """Recounts the source topic of a declared table, from its beginning, and compares with the table.
+
+    Reads logs only: it may run beside workers, or without any. Exits with 1 on a difference.
+    """
+    app = load(module)
+    if scheme_of(app.broker_url) == "memory":
+        raise click.UsageError("memory:// is one process: there is nothing that this one could read")
+    report = asyncio.run(_verify(app, table, as_json))
+    if as_json:
+        click.echo(json.dumps(report_object(report), default=str))
+    else:
+        _show(report)
+    if not report.ok:
+        raise SystemExit(1)
+
+
+async def _verify(app: App, table: str, as_json: bool) -> Report:
+    engine = app.prepare_engine()
+    fold = engine.folds.get(table)
+    if fold is None:
+        names = ", ".join(sorted(engine.folds)) or "none"
+        raise click.UsageError(
+            f"no declared table {table!r} (there are: {names}); only those can be recounted"
+        )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
+        task = bar.add_task(f"recounting {fold.spec.topic}", total=None)
+        verifier = Verifier(
+            engine.transport,
+            engine.settings,
+            SystemClock(),
+            fold.spec,
+            engine.sources[fold.spec.consumer],
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+        await engine.transport.start()
+        try:
+            return await verifier.run()
+        finally:
+            await engine.transport.stop()
+
+
+def report_object(report: Report) -> dict[str, Any]:
+    """The report for programs."""
+    return {
+        "table": report.table,
+        "ok": report.ok,
+        "rows": report.rows,
+        "differing": report.differing,
+        "differences": [asdict(difference) for difference in report.differences],
+        "partitions": [
+            {**asdict(count), "position": str(count.position), "adds_up": count.adds_up, "same": count.same}
+            for count in report.partitions
+        ],
+        "notes": report.notes,
+    }
+
+
+def _show(report: Report) -> None:
+    console = Console()
+    counts = Table("partition", "position", "in", "=", *OUTCOMES, "recount", title=report.table)
+    for count in report.partitions:
+        counters = [str(count.counters.get(name, 0)) for name in OUTCOMES]
+        said = "same" if count.same else f"[red]{_counted(count.recounted)}[/]"
+        adds_up = "=" if count.adds_up else "[red]≠[/]"
+        total = str(count.counters.get("in", 0))
+        counts.add_row(str(count.partition), str(count.position), total, adds_up, *counters, said)
+    console.print(counts)
+    if report.differences:
+        shown = Table("key", "window", "table", "recount", title="rows that differ")
+        for one in report.differences[:20]:
+            window = "" if one.window is None else " to ".join(one.window)
+            shown.add_row(json.dumps(one.key, default=str), window, str(one.table), str(one.recount))
+        console.print(shown)
+    for note in report.notes:
+        console.print(note, style="yellow")
+    if report.ok:
+        console.print(f"{report.rows} rows, each as the recount has it", style="green")
+    else:
+        console.print(f"{report.differing} of {report.rows} rows differ", style="red")
+
+
+def _counted(counters: dict[str, int]) -> str:
+    return " ".join(f"{name} {counters.get(name, 0)}" for name in ("in", *OUTCOMES) if counters.get(name))
