@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from streamflow.aggregates import Quantile, TopK
@@ -157,9 +158,7 @@ class Verifier:
         topics += [self._topics.shuffle(name), self._topics.late(name)]
         self._topics.counts.update(await self._transport.partition_counts(topics))
         if self.spec.topic not in self._topics.counts or self._topics.progress not in self._topics.counts:
-            raise VerifyError(
-                f"there is nothing to verify yet: {self.spec.topic!r} was never read by this app"
-            )
+            raise VerifyError(f"nothing to verify yet: {self.spec.topic!r} was never read by this app")
         self._sources = self._topics.partitions(self.spec.topic)
         image = self._image()
         logs: dict[TopicPartition, Callable[[Batch], Any]] = {}
@@ -169,11 +168,9 @@ class Verifier:
             if self.spec.moves:
                 logs[self._topics.shuffle(name), partition] = image.stages[partition].read
             else:
-                part = image.parts[partition]
-                logs[self._topics.changelog(name), partition] = lambda b, part=part: fill(part, b)
+                logs[self._topics.changelog(name), partition] = partial(fill, image.parts[partition])
             if partition in image.ledgers:
-                late = image.ledgers[partition].part
-                logs[self._topics.late(name), partition] = lambda b, part=late: fill(part, b)
+                logs[self._topics.late(name), partition] = partial(fill, image.ledgers[partition].part)
         missing = sorted({topic for topic, _ in logs} - self._topics.counts.keys())
         if missing:
             raise VerifyError(f"there is nothing to verify yet: no topic {', '.join(missing)}")

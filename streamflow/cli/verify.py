@@ -47,9 +47,8 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
     fold = engine.folds.get(table)
     if fold is None:
         names = ", ".join(sorted(engine.folds)) or "none"
-        raise click.UsageError(
-            f"no declared table {table!r} (there are: {names}); only those can be recounted"
-        )
+        detail = f"only declared tables can be recounted (there are: {names})"
+        raise click.UsageError(f"no declared table {table!r}: {detail}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=as_json) as bar:
         task = bar.add_task(f"recounting {fold.spec.topic}", total=None)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
+from streamflow.assignment import FoldPart
 from streamflow.clock import rfc3339
 from streamflow.engine import Engine
-from streamflow.progress import Progress, progress_from_record
+from streamflow.late import EVENTS_MAX
+from streamflow.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.memory import MemoryBroker
 from tests.simulation.cluster import APP, LETTERS, Cluster
 from tests.simulation.scenario import ECHO, EVENTS, SOURCES, Expected, SimEvent
@@ -260,6 +263,23 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
         starts += [start for stage in ours.stages for start in stage.shares]
         if any(start < time_ms for start in starts):
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
+        for folded in ours.folds:
+            check_ledger(folded, ours.shown, wrong)
+
+
+def check_ledger(folded: FoldPart, shown: Mapping[ProgressKey, Progress], wrong: Faults) -> None:
+    """The late ledger has each late event once: as many as the counters say, each at its own place."""
+    if folded.late is None:
+        return
+    ledger, progress = folded.late.ledger, folded.progress
+    counted = shown[progress.consumer, progress.topic, progress.partition].counters.get("late", 0)
+    came = ledger.totals()["came"]
+    places = [event.offset for event in ledger.events()]
+    where = f"the ledger of {progress.consumer}[{progress.partition}]"
+    if came != counted:
+        wrong.append(f"{where} has seen {came} late events, the counters {counted}")
+    if len(places) != min(came, EVENTS_MAX) or len(set(places)) != len(places):
+        wrong.append(f"{where} holds {len(places)} events of {came}, {len(set(places))} different ones")
 
 
 def _start_of_row(key: bytes) -> int:
