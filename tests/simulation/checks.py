@@ -16,7 +16,7 @@ from streamflow.late import EVENTS_MAX
 from streamflow.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.memory import MemoryBroker
 from tests.simulation.cluster import APP, LETTERS, Cluster
-from tests.simulation.scenario import ECHO, EVENTS, SOURCES, Expected, SimEvent
+from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, MOVING, SOURCES, Expected, SimEvent
 
 FOLDS = ("by_key", "by_type", "totals")
 Faults = list[str]
@@ -68,7 +68,8 @@ def agents(cluster: Cluster) -> list[str]:
 
 
 def consumers(cluster: Cluster) -> list[str]:
-    return [*(f"agent:{name}" for name in agents(cluster)), *(f"aggregate:{name}" for name in FOLDS)]
+    folds = [f"aggregate:{name}" for name in (*FOLDS, *MOVING)]
+    return [*(f"agent:{name}" for name in agents(cluster)), *folds]
 
 
 def ends(broker: MemoryBroker) -> dict[int, int]:
@@ -103,6 +104,55 @@ def _is_done(engine: Engine, time_ms: int) -> bool:
         if not stage.ready or least_ms is None or least_ms < time_ms or stage.due():
             return False
     return not any(part.cut is not None or any(part.changes.values()) for part in ours.table_partitions())
+
+
+def emitted_moving(broker: MemoryBroker, fold: str, wrong: Faults) -> dict[tuple[str, str, Any], int]:
+    """(window start, its end, key) -> count of the closed rows; each may be there once only."""
+    found: dict[tuple[str, str, Any], int] = {}
+    for _, _, value in records_of(broker, f"{fold}-closed"):
+        row = orjson.loads(value or b"")
+        at = row["window_start"], row["window_end"], row["key"]
+        if at in found:
+            wrong.append(f"{fold}: row {at} was emitted twice, as {found[at]} and as {row['value']}")
+        found[at] = row["value"]
+    return found
+
+
+def check_moving(cluster: Cluster, expected: Expected, time_ms: int, wrong: Faults) -> None:
+    """Windows that events make: the rows, and each closed one once, are those of the definition."""
+    for name in MOVING:
+        rows = {at: len(events) for at, events in expected.moving[name].rows.items()}
+        want = {
+            (rfc3339(start), rfc3339(end), key): count
+            for (start, end, key), count in rows.items()
+            if end + GRACE_MS <= time_ms
+        }
+        _compare(f"{name}, closed rows", emitted_moving(cluster.broker, name, wrong), want, wrong)
+        _compare(f"{name}, rows", _shown_moving(cluster, name), rows, wrong)
+        progress = durable_progress(cluster.broker)
+        late = [progress[f"aggregate:{name}", p].counters.get("late", 0) for p in range(SOURCES)]
+        if late != expected.moving[name].late:
+            wrong.append(f"{name}: late {late}, wanted {expected.moving[name].late}")
+
+
+def _shown_moving(cluster: Cluster, name: str) -> dict[tuple[int, int, Any], int]:
+    shown: dict[tuple[int, int, Any], int] = {}
+    for worker in cluster.workers.values():
+        ours = worker.engine.ours
+        if ours is None:
+            continue
+        for folded in ours.folds:
+            spec = folded.fold.spec
+            if spec.name == name and not spec.moves:
+                for number, key, kept in folded.part.store.scan():
+                    start, end, count = spec.shown(number, kept)
+                    shown[start, end, key] = count
+        for stage in ours.stages:
+            if stage.spec.name == name:
+                for number, key in stage.rows():
+                    start, end, count = stage.spec.shown(number, stage.state(number, key))
+                    shown[start, end, key] = count
+    return shown
 
 
 def emitted(broker: MemoryBroker, fold: str, wrong: Faults) -> dict[tuple[str, Any], Any]:
@@ -141,6 +191,13 @@ def check_no_event_lost_or_twice(cluster: Cluster, open_from_ms: int, wrong: Fau
         events = len(_known_good(cluster)) - open_events
         if total + late != events:
             wrong.append(f"{fold}: emitted {total} + late {late} != {events} events")
+    for fold in ("sessions", "key_sessions"):
+        rows = emitted_moving(cluster.broker, fold, wrong)
+        total = sum(count for (start, _, _), count in rows.items() if start < rfc3339(open_from_ms))
+        late = sum(progress[f"aggregate:{fold}", p].counters.get("late", 0) for p in range(SOURCES))
+        events = len(_known_good(cluster)) - open_events
+        if total + late != events:
+            wrong.append(f"{fold}: emitted {total} + late {late} != {events} events")
 
 
 def _known_good(cluster: Cluster) -> list[SimEvent]:
@@ -165,12 +222,12 @@ def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
                 shown.setdefault("shared", {}).update({(p, k): n for _, k, n in part.store.scan()})
         for folded in ours.folds:
             spec = folded.fold.spec
-            if not spec.moves:
+            if not spec.moves and spec.name in shown:
                 scanned = folded.part.store.scan()
                 shown[spec.name].update({(s, k): spec.values.result(v) for s, k, v in scanned})
         for stage in ours.stages:
             spec = stage.spec
-            for start, key in stage.rows():
+            for start, key in stage.rows() if spec.name in shown else ():
                 shown_key = None if spec.by is None else key
                 shown[spec.name][start, shown_key] = spec.values.result(stage.state(start, key))
     for name, found in shown.items():
@@ -186,7 +243,8 @@ def check_progress(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
         fold = {"in": total, "late": expected.late[p], "counted": total - expected.late[p]}
         failed, late = expected.hopeless[p], expected.agent_late[p]
         agent = {"in": total, "late": late, "failed": failed, "counted": total - late - failed}
-        for consumer in consumers(cluster):
+        moving = {f"aggregate:{name}" for name in MOVING}
+        for consumer in (name for name in consumers(cluster) if name not in moving):
             want = agent if consumer.startswith("agent") else fold
             found = {name: n for name, n in progress[consumer, p].counters.items() if n}
             _compare(f"{consumer}[{p}], counters", found, {n: c for n, c in want.items() if c}, wrong)
@@ -239,13 +297,13 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
     """When everything before ``time_ms`` has expired nothing is left of it, in topics nor in memory."""
     broker = cluster.broker
     tables = [f"by_user_{name}" for name in cluster.scenario.trouble.extra]
-    for name in ("by_user", *tables, *FOLDS):
+    for name in ("by_user", *tables, *FOLDS, *MOVING):
         left = [
             key for _, key in live_rows(broker, f"{APP}-{name}-changelog") if _start_of_row(key) < time_ms
         ]
         if left:
             wrong.append(f"{name}: {len(left)} rows are left in the changelog, such as {left[0]!r}")
-    for name in ("by_type", "totals"):
+    for name in ("by_type", "totals", "sessions", "slides"):
         shares = [
             key
             for _, key in live_rows(broker, f"{APP}-{name}-shuffle")
@@ -261,6 +319,8 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
             start for part in ours.table_partitions() if part.spec.window for start in part.store.starts()
         ]
         starts += [start for stage in ours.stages for start in stage.shares]
+        # Sliding windows begin before the panes that they are made of.
+        starts += [end for stage in ours.stages if stage.spec.name == "sessions" for end in stage.starts()]
         if any(start < time_ms for start in starts):
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
         for folded in ours.folds:

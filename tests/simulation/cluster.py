@@ -30,11 +30,13 @@ from tests.simulation.scenario import (
     ECHO_MANY,
     EVENTS,
     GRACE_MS,
+    MOVING,
     RETAIN_MS,
     SIZE_MS,
     SOURCES,
     Scenario,
     SimEvent,
+    moving_window,
 )
 
 APP = "app"
@@ -90,6 +92,18 @@ class Worker:
             self.engine.add_fold(
                 FoldSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
             )
+
+        for name in MOVING:
+            by = Key() if name == "key_sessions" else type_of
+            spec = FoldSpec(
+                name,
+                EVENTS,
+                by,
+                moving_window(name, idle_close_s),
+                Values(Count()),
+                emit_closed=f"{name}-closed",
+            )
+            self.engine.add_fold(spec, events)
 
     def _declare_extra(self, name: str, window: TumblingWindow, retry: Retry) -> None:
         """An agent on the general road, with a table of its own."""

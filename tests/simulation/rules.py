@@ -19,10 +19,12 @@ from streamflow.general import Unit
 from streamflow.hand import Hand
 from streamflow.ledger import Ledger
 from streamflow.shuffle import SecondStage, Sender, share_key
+from streamflow.stages import SlidingStage
 from streamflow.stores.base import MISSING
 from streamflow.tables import TablePartition
 from streamflow.transports.base import Commit, Record, TopicPartition
 from streamflow.transports.memory import MemoryTransport
+from streamflow.window_folds import SessionFold
 
 Broken = dict[str, Any]
 """Switches for the transport's `Faults`."""
@@ -118,6 +120,44 @@ def differences(patch: pytest.MonkeyPatch) -> Broken:
 def no_restore(patch: pytest.MonkeyPatch) -> Broken:
     """A rebuilt second stage closes before it has read to the end of its log."""
     patch.setattr(SecondStage, "ready", True)
+    return {}
+
+
+class ForgetfulSender(Sender):
+    """Leaves behind, in the shuffle, the shares of sessions that have grown."""
+
+    def shares(self, part: TablePartition, records: list[Record]) -> None:
+        first = len(records)
+        super().shares(part, records)
+        if self.spec.name == "sessions":
+            kept = [record for record in records[first:] if record.value is not None]
+            for index, record in enumerate(kept):
+                parts, _ = orjson.loads(record.value or b"")
+                kept[index] = record._replace(value=orjson.dumps([parts, []]))
+            records[first:] = kept
+
+
+def left_behind(patch: pytest.MonkeyPatch) -> Broken:
+    """A session that has grown does not take the place of what it has grown out of."""
+    patch.setattr(forming, "Sender", ForgetfulSender)
+    return {}
+
+
+def all_one(patch: pytest.MonkeyPatch) -> Broken:
+    """Events that came behind are made one with the sessions of their own partition before others join."""
+    patch.setattr(SessionFold, "_merged", lambda self, parts: (self._one(parts),))
+    return {}
+
+
+def not_marked(patch: pytest.MonkeyPatch) -> Broken:
+    """A sliding window's events that came behind count in windows that were closed by then."""
+    put = SlidingStage._put
+
+    def unmarked(self: SlidingStage, source: int, group: Any, start: int, data: Any) -> None:
+        whole = self.spec.values.merge_all([self.spec.values.load(state) for _, state in data])
+        put(self, source, group, start, [[None, self.spec.values.dump(whole)]])
+
+    patch.setattr(SlidingStage, "_put", unmarked)
     return {}
 
 
@@ -222,6 +262,9 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "whole": differences,
     "restore": no_restore,
     "owner": not_the_owner,
+    "grown": left_behind,
+    "apart": all_one,
+    "marked": not_marked,
     "contiguous": past_a_hole,
     "undo": no_undo,
     "contiguous_units": past_a_hole_in_units,

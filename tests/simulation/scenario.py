@@ -15,6 +15,8 @@ import orjson
 from streamflow.partitioner import fnv1a
 from streamflow.transports.base import Record
 from streamflow.transports.memory import POINTS
+from streamflow.windows import SessionWindow, SlidingWindow, Window
+from tests.property.oracle import Answer, OracleEvent, ask
 
 SOURCES = 3
 BASE_MS = 1_700_000_000_000
@@ -27,8 +29,17 @@ ECHO_MANY = "echo-many"
 ECHO_BATCHES = "echo-batches"
 FLUSH_USER = "flush"
 
+MOVING = ("sessions", "key_sessions", "slides")
+"""Tables whose windows the events make, by type, by key, and by type."""
+
 Fate = Literal["good", "bad", "flaky", "hopeless"]
 """good; not JSON at all; fails in the agent at its first attempt; fails in it always"""
+
+
+def moving_window(name: str, idle_close_s: float | None) -> Window:
+    """The window of one of `MOVING`."""
+    kept = {"grace_s": GRACE_MS / 1_000, "retain_s": RETAIN_MS / 1_000, "idle_close_s": idle_close_s}
+    return SlidingWindow(4.0, **kept) if name == "slides" else SessionWindow(2.5, **kept)  # type: ignore[arg-type]
 
 
 def users_of(partition: int, number: int = 2) -> list[str]:
@@ -135,6 +146,7 @@ class Expected:
     by_key: dict[tuple[int, str], int] = field(default_factory=dict)
     by_type: dict[tuple[int, str], int] = field(default_factory=dict)
     totals: dict[tuple[int, None], dict[str, Any]] = field(default_factory=dict)
+    moving: dict[str, Answer] = field(default_factory=dict)  # rows are (start, end, key) -> their events
 
 
 class Scenario:
@@ -202,6 +214,16 @@ class Scenario:
         out.totals = {
             row: {"total_events": sum(types.values()), "event_types": types} for row, types in totals.items()
         }
+        for name in MOVING:
+            streams = [
+                [
+                    OracleEvent(event.time_ms, event.user if name == "key_sessions" else event.type, event.id)
+                    for event in part
+                    if event.fate != "bad"
+                ]
+                for part in events
+            ]
+            out.moving[name] = ask(moving_window(name, None), streams)
         return out
 
 

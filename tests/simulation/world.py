@@ -10,7 +10,7 @@ from typing import Any
 from streamflow.testing import SimulationError, SimulationLoop, run_simulation
 from tests.simulation import checks
 from tests.simulation.cluster import Cluster
-from tests.simulation.scenario import GRACE_MS, RETAIN_MS, SIZE_MS, Scenario, Trouble
+from tests.simulation.scenario import GRACE_MS, MOVING, RETAIN_MS, SIZE_MS, Scenario, Trouble
 
 STEPS_MAX = 3_000_000
 
@@ -102,6 +102,7 @@ def _judge(cluster: Cluster, time_ms: int, wrong: list[str]) -> None:
         checks.check_closed_rows(cluster, expected, open_from_ms, wrong)
         checks.check_progress(cluster, expected, wrong)
         checks.check_rows(cluster, expected, wrong)
+        checks.check_moving(cluster, expected, time_ms, wrong)
     else:
         checks.check_no_event_lost_or_twice(cluster, open_from_ms, wrong)
 
@@ -109,4 +110,6 @@ def _judge(cluster: Cluster, time_ms: int, wrong: list[str]) -> None:
 def _judge_the_end(cluster: Cluster, time_ms: int, wrong: list[str]) -> None:
     for fold in checks.FOLDS:
         checks.emitted(cluster.broker, fold, wrong)
+    for fold in MOVING:
+        checks.emitted_moving(cluster.broker, fold, wrong)
     checks.check_bounded(cluster, time_ms - time_ms % SIZE_MS, wrong)
