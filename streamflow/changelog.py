@@ -46,6 +46,10 @@ def hashable(key: Any) -> Any:
     return b64decode(key[_BYTES]) if isinstance(key, dict) and _BYTES in key else key
 
 
+_OF_ONE_KIND: tuple[set[type], ...] = ({str}, {int})
+_json_encoder = msgspec.json.Encoder()
+
+
 class RowCodec:
     """Rows of one table as changelog records.
 
@@ -89,13 +93,25 @@ class RowCodec:
         dumps = json_bytes
         if self._key_out is not None:
             keys = [self._key_out(key) for key in keys]
-        if not self._windowed:
-            return [dumps(key, _key_default) for key in keys]
-        bounds = [start / 1_000]
-        if not self._by_end:
-            bounds.append((start + self._size_ms - _FAUST_END_MS) / 1_000)
-        tail = b"," + dumps(bounds) + b"]"
-        return [b"[" + dumps(key, _key_default) + tail for key in keys]
+        tail = b""
+        if self._windowed:
+            bounds = [start / 1_000]
+            if not self._by_end:
+                bounds.append((start + self._size_ms - _FAUST_END_MS) / 1_000)
+            tail = b"," + dumps(bounds) + b"]"
+        lines = _lines(keys)
+        if lines is None:
+            raw = [dumps(key, _key_default) for key in keys]
+            return [b"[" + key + tail for key in raw] if tail else raw
+        # HOT PATH. JSON within a line holds no end of line.
+        return (b"[" + lines.replace(b"\n", tail + b"\n[") + tail if tail else lines).split(b"\n")
+
+    def encode_values(self, values: list[Any]) -> Sequence[bytes | None]:
+        """`encode_value` of each; ``None`` for `DELETED`."""
+        lines = _lines(values) if self._value_out is None else None
+        if lines is not None:
+            return lines.split(b"\n")
+        return [None if value is DELETED else self.encode_value(value) for value in values]
 
     def decode_key(self, data: bytes) -> tuple[int, Any]:
         """(window's id in ms or `NO_WINDOW`, key). Raises ChangelogError."""
@@ -250,3 +266,13 @@ def _value_default(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return plain_json(value)
+
+
+def _lines(values: list[Any]) -> bytes | None:
+    """HOT PATH. `json_bytes` of each value, a line each, where all are texts or all are ints; else ``None``."""
+    if set(map(type, values)) not in _OF_ONE_KIND:
+        return None
+    try:
+        return _json_encoder.encode_lines(values)[:-1]
+    except (TypeError, ValueError):  # an int beyond 64 bits, a text that is none
+        return None

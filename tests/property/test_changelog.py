@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from streamflow.changelog import ChangelogError, RowCodec
 from streamflow.codecs import group_key, group_key_value
-from streamflow.windows import TumblingWindow
+from streamflow.stores.base import DELETED
+from streamflow.windows import SessionWindow, TumblingWindow
 
 WINDOW = TumblingWindow(10)
 CODECS = {
     "plain": RowCodec(None),
     "windowed": RowCodec(WINDOW),
+    "sessions": RowCodec(SessionWindow(10)),
     "grouped": RowCodec(WINDOW, key_out=group_key_value, key_in=group_key, value_in=lambda v: ["loaded", v]),
 }
 scalars = (
@@ -90,3 +92,32 @@ def test_two_broken_records_never_look_like_good_ones() -> None:
         RowCodec(None).decode_columns([b'"a"', b'"b"', b'"c"'], [b"[1", b"2]", b"3,4"])
     assert caught.value.index == 0
     assert "[1" in str(caught.value)
+
+
+one_kind = (
+    st.lists(st.text(max_size=8) | st.sampled_from(["\n", "a\nb", '"', "\ud800", "\u2028"]), max_size=5)
+    | st.lists(st.integers(-(2**70), 2**70), max_size=5)
+    | st.lists(values | st.just(DELETED), max_size=5)
+)
+
+
+@given(st.sampled_from(["plain", "windowed", "sessions"]), starts, one_kind)
+def test_what_is_written_together_is_written_alone_too(name: str, start: int, column: list[Any]) -> None:
+    codec = CODECS[name]
+
+    def alone(write: Any, value: Any) -> Any:
+        try:
+            return write(value)
+        except (TypeError, ValueError) as exc:
+            return type(exc)
+
+    together = alone(codec.encode_values, column)
+    one_by_one = [None if v is DELETED else alone(codec.encode_value, v) for v in column]
+    refused = next((each for each in one_by_one if isinstance(each, type)), None)
+    assert together == (one_by_one if refused is None else refused)
+
+    row_keys = [v for v in column if v is not DELETED]
+    together = alone(lambda all_keys: codec.encode_keys(start, all_keys), row_keys)
+    one_by_one = [alone(lambda key: codec.encode_keys(start, [key, None])[0], key) for key in row_keys]
+    refused = next((each for each in one_by_one if isinstance(each, type)), None)
+    assert together == (one_by_one if refused is None else refused)

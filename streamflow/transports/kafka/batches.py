@@ -51,12 +51,15 @@ def build(
     batches: dict[TopicPartition, deque[Building]] = {}
     # partition -> the builder's append and the indices of the batch that is open
     open_batches: dict[TopicPartition, tuple[Any, list[int]]] = {}
+    spot: TopicPartition | None = None
+    entry: tuple[Any, list[int]] | None = None
     for index in indices:
         topic, partition, key, value, headers, timestamp_ms = records[index]
-        spot = (topic, partition)
+        if spot is None or spot[1] != partition or spot[0] != topic:  # mostly as of the record before
+            spot = (topic, partition)
+            entry = open_batches.get(spot)
         stamp = now_ms if timestamp_ms is None else timestamp_ms
         header_list = list(headers) if headers else []
-        entry = open_batches.get(spot)
         if entry is not None:
             append, taken = entry
             if append(len(taken), stamp, key, value, header_list) is not None:
@@ -73,6 +76,6 @@ def build(
         )
         builder.append(0, stamp, key, value, header_list)
         taken = [index]
-        open_batches[spot] = (builder.append, taken)
+        entry = open_batches[spot] = (builder.append, taken)
         batches.setdefault(spot, deque()).append(Building(spot, builder, taken))
     return batches
