@@ -215,6 +215,7 @@ class Join:
         return {key for key in keys if part.get(NO_WINDOW, key) is not MISSING}
 
     def _mark_ms(self, side: Side, partition: int) -> int | None:
+        side.feed.settle()  # what is done counts, also since the last checkpoint
         marks = [
             ledger.progress.watermark_ms
             for (_, number), ledger in side.feed.ledgers.items()
