@@ -12,7 +12,12 @@ Make = Callable[[dict[str, Any]], Any]
 
 _FOR_FROM_DATA = frozenset({"__faust", "__strict__", "self"})
 """Names in the data that mean something to ``from_data``, or that it refuses."""
-_COERCED: dict[Any, type | None] = {StringField: str, IntegerField: int, FloatField: float, DatetimeField: None}
+_COERCED: dict[Any, type | None] = {
+    StringField: str,
+    IntegerField: int,
+    FloatField: float,
+    DatetimeField: None,
+}
 """Fields that can be coerced here, and the type of values that they leave alone; twice is the same as once."""
 
 

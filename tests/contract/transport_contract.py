@@ -362,6 +362,28 @@ class Rebalancing:
             assert {m.url: m.partitions for m in assignment.members} == seen
         assert len({a.generation for a in owned}) == 1
 
+    async def test_a_worker_that_subscribes_again_is_assigned_the_other_topics_too(
+        self, harness: Harness
+    ) -> None:
+        worker = await new_worker(harness, unique("group"))
+        first, second = [await make_topic(worker.client, word, 2) for word in ("first", "second")]
+        await worker.join([first])
+        before = await worker.owns((first, p) for p in range(2))
+        ends = await worker.client.high_watermarks([(first, 0)])
+
+        async def last_commit() -> None:
+            await worker.client.commit(Commit(before, [Record(first, 0, b"k", b"last")], ends))
+
+        worker.listener.before_revoked = last_commit
+        await worker.join([first, second])
+        await worker.owns((topic, p) for topic in (first, second) for p in range(2))
+        assert worker.listener.story == ["assigned", "revoked", "assigned"]
+        # The old assignment counted until it was revoked.
+        assert await worker.client.committed([(first, 0)]) == ends
+        await worker.client.send([Record(second, 1, b"k", b"new")])
+        worker.begin({(second, 1): 0})
+        assert list(await worker.take(1)) == [(second, 1)]
+
     async def test_equal_partition_numbers_go_to_one_owner(self, harness: Harness) -> None:
         maker = await harness.client(unique("other"), unique("maker"))
         topics = [await make_topic(maker, "left", 4), await make_topic(maker, "right", 4)]

@@ -128,6 +128,11 @@ class Membership:
             asyncio.create_task(self._take_part(), name="membership"),
         ]
 
+    async def offer(self, offer: Offer) -> None:
+        """Joins anew with another offer. Raises TransportError."""
+        self._offer = offer
+        await self._call("offer", msgspec.json.encode(offer))
+
     async def leave(self) -> None:
         for task in self._tasks:
             task.cancel()

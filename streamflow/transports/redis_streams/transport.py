@@ -123,8 +123,6 @@ class RedisTransport:
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         """Raises TransportError when a topic does not exist or the server does not answer."""
-        if self._membership is not None:
-            raise RuntimeError("subscribed already")
         wanted = sorted(set(topics))
         counts = await self._topics.counts(wanted)
         missing = set(wanted) - counts.keys()
@@ -135,6 +133,9 @@ class RedisTransport:
             self._settings,
             ((topic, p) for topic, count in counts.items() for p in range(count)),
         )
+        if self._membership is not None:
+            await self._membership.offer(Offer(url, wanted))
+            return
         membership = Membership(
             self._settings,
             self._clock,

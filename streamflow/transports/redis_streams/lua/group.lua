@@ -79,6 +79,10 @@ end
 call('ZADD', leases, text(now + session_ms), member)
 if act == 'ready' then
   call('SADD', ready, member)
+elseif act == 'offer' then
+  -- ARGV: the new offer. The member gives up what it has as in any rebalance.
+  call('HSET', members, member, ARGV[6])
+  begin()
 elseif act == 'assign' then
   -- ARGV: generation, assignment. The first one wins; all would say the same.
   if call('HGET', group, 'phase') == 'assigning' and call('HGET', group, 'generation') == ARGV[6] then
