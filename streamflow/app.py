@@ -51,7 +51,6 @@ TABLE_OPTIONS_IGNORED = frozenset(
         "recovery_buffer_size",
         "schema",
         "standby_buffer_size",
-        "store",
         "synchronize_all_active_partitions",
         "use_partitioner",
     }
@@ -202,12 +201,14 @@ class App(faust.App):
         time: str | None = None,
         where: Field | None = None,
         emit_closed: Any = None,
+        store: Any = None,
     ) -> AggregateTable:
         """Declares a table that the engine folds by whole columns.
 
         ``by``: `Key()`, a field path, a function of the event, or None (one row for each window).
         ``time``: the field of the event time; by default the model's own, else the record's timestamp.
         ``emit_closed``: the topic, or its name, that each closed row is written to, once.
+        ``store``: ``"memory://"`` or ``"rocksdb://"``; by default the app's.
         """
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
@@ -218,7 +219,9 @@ class App(faust.App):
         source = topic.source()
         if time is not None and time == source.value.time_field:
             time = None  # the decoder reads it already
-        spec = FoldSpec(name, source.name, by, window, Values(values), time, where, emit_closed)
+        spec = FoldSpec(
+            name, source.name, by, window, Values(values), time, where, emit_closed, str(store or "")
+        )
         table = AggregateTable(spec)
         self._aggregates[name] = (table, topic)
         return table

@@ -113,6 +113,14 @@ class RowCodec:
             return lines.split(b"\n")
         return [None if value is DELETED else self.encode_value(value) for value in values]
 
+    def key_bytes(self, key: Any) -> bytes:
+        """A row's key alone, as a store on a disk has it."""
+        return json_bytes(key if self._key_out is None else self._key_out(key), _key_default)
+
+    def key_of(self, data: bytes) -> Any:
+        """The inverse of `key_bytes`."""
+        return self._key_in(json_value(data))
+
     def decode_key(self, data: bytes) -> tuple[int, Any]:
         """(window's id in ms or `NO_WINDOW`, key). Raises ChangelogError."""
         try:

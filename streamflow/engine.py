@@ -35,7 +35,9 @@ from streamflow.refusals import set_aside
 from streamflow.settings import Settings
 from streamflow.shelf import Shelf
 from streamflow.shuffle import RowId, SecondStage
-from streamflow.stores.memory import MemoryStore
+from streamflow.stores.base import Store
+from streamflow.stores.opening import Stores
+from streamflow.tables import TableSpec
 from streamflow.tail import Tail
 from streamflow.taking import untangle
 from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
@@ -59,7 +61,8 @@ class Engine(Declarations):
     ) -> None:
         super().__init__(settings, clock, metrics or Metrics())
         self.transport = transport
-        self.shelf = Shelf(lambda table, partition: MemoryStore(), clock, settings.store_age_max_s * 1_000)
+        self.stores = Stores(settings, clock)
+        self.shelf = Shelf(self.open_store, clock, settings.store_age_max_s * 1_000)
         self.board = Board()
         self.live = False
         self.lifecycle = Lifecycle()
@@ -90,6 +93,8 @@ class Engine(Declarations):
 
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
+        self.stores.check([table.spec.store for table in self.tables.values()])
+        self.stores.check([fold.spec.store for fold in self.folds.values()])
         await self.transport.start()
         await self.topics.create(self.transport)
         await begin_early(self)
@@ -137,6 +142,12 @@ class Engine(Declarations):
             work = self._recover(assignment, 0.0, told=False)
             self._recovery = asyncio.create_task(work, name="streamflow-recovery")
 
+    def open_store(self, spec: TableSpec, partition: int) -> Store:
+        """What is kept of a table's partition, or an empty store. Raises StoreError, ConfigurationError."""
+        return self.stores.open(
+            spec.name, partition, spec.codec, f"{spec.changelog} {spec.window!r}", spec.store
+        )
+
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
         if self._stopping:
@@ -152,6 +163,7 @@ class Engine(Declarations):
                 await self._tail.close()
             await self.transport.stop()
             self.shelf.close()
+            self.stores.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         async def guarded() -> None:

@@ -82,6 +82,10 @@ class UnknownEventType(EventTypeError):
     reason = "unknown-type"
 
 
+class StoreError(StreamflowError):
+    """A store can't be opened, read or written: its folder is in use, or the disk is full or broken."""
+
+
 class RecordRefused(StreamflowError):
     """The broker takes a record neither now nor later; a commit that held it had no effect.
 

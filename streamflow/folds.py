@@ -168,7 +168,7 @@ class FoldSpec:
     """A declared aggregate, apart from its rows.
 
     ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
-    of a test (see `conditions`).
+    of a test (see `conditions`). ``store``: the URL of its store; empty: the setting's.
     """
 
     name: str
@@ -179,6 +179,7 @@ class FoldSpec:
     time: str | None = None
     where: Field | None = None
     emit_closed: str | None = None
+    store: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.where, str):

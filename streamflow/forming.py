@@ -150,6 +150,9 @@ class Forming:
         self._make_parts(ours, openings)
         self.kept = 0
         for opening in openings.values():
+            for part in opening.parts():
+                if part.store.offset > ends.get((part.spec.changelog, part.partition), 0):
+                    part.store.clear()  # of a log that is no more: the topic was made anew
             held = [self._shelf.holds((part.spec.name, part.partition)) for part in opening.parts()]
             self.kept += any(held)
         for at, (spec, count) in shuffles.items():
@@ -229,7 +232,7 @@ class Forming:
             table.parts.clear()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
                 opening = openings[partition]
-                part = TablePartition(table.spec, partition, self._shelf.take((name, partition)))
+                part = TablePartition(table.spec, partition, self._shelf.take(table.spec, partition))
                 opening.tables.append((table, part))
                 progress = self._progress(opening, table_consumer(name), "", partition, 0)
                 part.closed_to_ms = progress.closed_to_ms
@@ -248,7 +251,7 @@ class Forming:
         spec = fold.spec
         count = self._topics.partitions(spec.topic)
         table = fold_table(spec, self._topics.changelog(spec.name), count)
-        part = TablePartition(table, partition, self._shelf.take((spec.name, partition)))
+        part = TablePartition(table, partition, self._shelf.take(table, partition))
         progress = opening.progress[spec.consumer, spec.topic, partition]
         sender = Sender(spec, self._topics.shuffle(spec.name), partition, count) if spec.moves else None
         late: Revisions | None = None
@@ -331,4 +334,4 @@ def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:
         value_in=spec.kept.load,
         **({} if key_in is None else {"key_in": key_in}),
     )
-    return TableSpec(spec.name, window, codec, changelog, partitions)
+    return TableSpec(spec.name, window, codec, changelog, partitions, store=spec.store)

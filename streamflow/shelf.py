@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from streamflow.clock import Clock
 from streamflow.stores.base import Store
+from streamflow.tables import TableSpec
 
 logger = logging.getLogger(__name__)
 
@@ -24,19 +25,22 @@ StoreId = tuple[str, int]
 class Shelf:
     """``open_store`` is (table, partition) -> its store, empty or as a disk has kept it."""
 
-    def __init__(self, open_store: Callable[[str, int], Store], clock: Clock, age_max_ms: float) -> None:
+    def __init__(
+        self, open_store: Callable[[TableSpec, int], Store], clock: Clock, age_max_ms: float
+    ) -> None:
         self._open_store = open_store
         self._clock = clock
         self._age_max_ms = age_max_ms
         self._stores: dict[StoreId, Store] = {}
         self._fresh_ms: dict[StoreId, float] = {}  # when the store was last known to be up to date
 
-    def take(self, at: StoreId) -> Store:
+    def take(self, spec: TableSpec, partition: int) -> Store:
         """The store as it was left, or as it is opened now. Raises StoreError."""
+        at = (spec.name, partition)
         store = self._stores.get(at)
         now_ms = self._clock.monotonic_ms()
         if store is None:
-            store = self._stores[at] = self._open_store(*at)
+            store = self._stores[at] = self._open_store(spec, partition)
         elif now_ms - self._fresh_ms[at] > self._age_max_ms:
             logger.info("table %s[%d] was left alone for too long: it is rebuilt", *at)
             store.clear()

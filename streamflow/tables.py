@@ -31,6 +31,7 @@ class TableSpec:
     ``changelog`` is the topic its rows are rebuilt from, with ``partitions`` partitions. ``own_time``:
     rows lie in windows of another time than the events' (now, or a field), so windows expire by the
     newest checkpointed window. ``closes``: somebody is told of each window that expires, before it goes.
+    ``store``: the URL of its store; empty: the setting's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class TableSpec:
     partitions: int
     own_time: bool = False
     closes: bool = False
+    store: str = ""
 
 
 class TablePartition:

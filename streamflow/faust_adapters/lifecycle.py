@@ -48,6 +48,9 @@ class Rebalances(Lifecycle):
             self._state = None
         await app.on_rebalance_complete.send()
 
+    def waits(self) -> bool:
+        return any(table.recover_callbacks for table in self.app.own_tables)
+
     def _begin(self) -> None:
         app = self.app
         if self._state is None:

@@ -41,7 +41,7 @@ DEFAULTS: Mapping[str, Any] = {
     "web_bind": "127.0.0.1",
 }
 # Ours and Faust's under one name: Faust reads them.
-SHARED = frozenset({"id", "processing_guarantee", "topic_partitions"})
+SHARED = frozenset({"id", "processing_guarantee", "store", "topic_partitions"})
 KNOBS = frozenset(knob.name for knob in fields(EngineSettings)) - SHARED
 # Name of a web setting -> field of WebSettings; host and port have Faust's names.
 WEB = {
@@ -112,6 +112,8 @@ class Settings(FaustSettings):
         values.update({name: self._code[name] for name in KNOBS & self._code.keys()})
         values.update({n: v for n, v in from_environment(self.env).items() if n not in SHARED})
         values["processing_guarantee"] = self._processing_guarantee.value
+        values["store"] = str(self._store)
+        values.setdefault("data_dir", str(self.datadir))
         values["topic_partitions"] = self._topic_partitions
         return EngineSettings(id=app_id, **values)
 

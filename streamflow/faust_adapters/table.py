@@ -66,8 +66,10 @@ class Table(MutableMapping[Any, Any]):
         help: str | None = None,  # noqa: A002  # Faust's name
         on_recover: Recovered | None = None,
         on_window_close: WindowClosed | None = None,
+        store: Any = None,
     ) -> None:
         self.app = app
+        self.store = "" if store is None else str(store)
         self.name = name
         self.default = default
         self.partitions = partitions
@@ -138,7 +140,7 @@ class Table(MutableMapping[Any, Any]):
         if self.closes is not None and self.window is None:
             raise ConfigurationError(f"table {self.name!r}: on_window_close needs windows")
         spec = TableSpec(self.name, self.window, self.row_codec(), "", 0)
-        spec = replace(spec, own_time=self.own_time, closes=self.closes is not None)
+        spec = replace(spec, own_time=self.own_time, closes=self.closes is not None, store=self.store)
         self._engine = engine
         key_bytes = partial(bytes_of_key, key)
         table = engine.add_table(spec, self.default, key_bytes, self.partitions, is_global=self.is_global)

@@ -1,0 +1,12 @@
+"""The memory store passes the contract."""
+
+from __future__ import annotations
+
+from streamflow.stores.base import Store
+from streamflow.stores.memory import MemoryStore
+from tests.contract.store_contract import StoreContract
+
+
+class TestMemoryStore(StoreContract):
+    def new_store(self) -> Store:
+        return MemoryStore()
