@@ -257,7 +257,7 @@ class Forming:
         late: Revisions | None = None
         if spec.window is not None:
             own = ledger_table(spec.name, self._topics.late(spec.name), count)
-            ledger = Ledger(own, partition, self._shelf.take((own.name, partition)), table.codec)
+            ledger = Ledger(own, partition, self._shelf.take(own, partition), table.codec)
             late = Revisions(fold, part, ledger, progress)
         return FoldPart(fold, part, progress, sender, late, progress.closed_to_ms)
 
