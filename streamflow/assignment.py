@@ -129,14 +129,20 @@ class Ours:
         self._cut: list[Progress] = []  # copies of what the cut in flight makes durable
         self._hurry = False
         self.on_cut: Callable[[], None] = lambda: None  # events may be handed out again
+        # `Transport.records_between`, for offsets are never counted here.
+        self.between: Callable[[TopicPartition, int, int], int | None] = lambda *_: None
 
     def source_partitions(self) -> list[TopicPartition]:
         return sorted(self.assignment.partitions)
 
     def lag(self, progress: Progress) -> int | None:
         """Records that a consumer has still to take; ``None`` while the end is not known."""
-        end = self.end_offsets.get((progress.topic, progress.partition))
-        return None if end is None else max(0, end - progress.position)
+        return self.lag_at((progress.topic, progress.partition), progress.position)
+
+    def lag_at(self, at: TopicPartition, position: int) -> int | None:
+        """Records of a source partition from ``position`` on; ``None`` while it is not known."""
+        end = self.end_offsets.get(at)
+        return None if end is None else self.between(at, position, end)
 
     def full(self, records: int, value_bytes: int) -> bool:
         """Has so much been taken since the newest cut?"""

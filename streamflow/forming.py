@@ -145,6 +145,7 @@ class Forming:
         shuffles = self._shuffles(at_source)
         ends = await end_of_logs(self._transport, [*self._logs(at_source), *shuffles])
         ours.end_offsets = await end_of_logs(self._transport, at_source)
+        ours.between = self._transport.records_between
         # From here on nothing is awaited, and nothing can fail that a retry would cure.
         self._make_progress(ours, openings, starts)
         self._make_parts(ours, openings)

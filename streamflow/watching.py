@@ -287,10 +287,7 @@ class Watcher:
         ours = self.engine.ours
         if ours is None:
             return {}
-        return {
-            at: max(0, end - offset) if (end := ours.end_offsets.get(at)) is not None else None
-            for at, offset in ours.offsets().items()
-        }
+        return {at: ours.lag_at(at, offset) for at, offset in ours.offsets().items()}
 
     def _collect(self) -> None:
         metrics = self.engine.metrics

@@ -204,6 +204,13 @@ class Transport(Protocol):
         """The offset behind the last record of each partition, committed or not."""
         ...
 
+    def records_between(self, partition: TopicPartition, start: int, end: int) -> int | None:
+        """How many records lie at or after ``start`` and before ``end``; ``None`` where it is not known.
+
+        Of partitions that are fetched, between the committed offset and the last end that a fetch told.
+        """
+        ...
+
     async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
         """Makes a checkpoint durable; returns for each partition written the offset behind its last record.
 

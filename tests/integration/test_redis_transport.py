@@ -161,6 +161,10 @@ async def test_the_group_begins_at_0_is_made_once_and_shows_the_true_lag(
     assert shown() == (ids[3], 4, 6)
     redis.xadd(stream, {"v": "10"})
     assert shown()[2] == 7
+    end = (await worker.client.high_watermarks([spot]))[spot]
+    for n, entry_id in enumerate(ids[3:]):
+        assert worker.client.records_between(spot, offset_of_id(entry_id) + 1, end) == 7 - n
+    assert worker.client.records_between(spot, end, end) == 0
     await worker.client.stop()
     # The next one goes on counting from there; the group is there already.
     worker = await redis_clients.alone(topic, 1, group)

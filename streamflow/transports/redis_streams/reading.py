@@ -26,11 +26,12 @@ from streamflow.transports.redis_streams.names import (
     offset_of_id,
 )
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, stream_info
+from streamflow.transports.redis_streams.topics import Topics, end_of, stream_info
 
 ENTRIES_MAX = 16_000  # of all streams in one read: it holds the server up for about 10 ms
 ENTRY_BYTES_GUESS = 1_000
 SCAN_COUNT = 500
+TOTALS_MAX = 16
 ENDS_MS = 200.0  # how long a known end of a stream is good enough while we are far behind it
 
 
@@ -50,6 +51,7 @@ class Reader:
         # Rows, where the stream goes on, and where that ends.
         self._snapshots: dict[TopicPartition, tuple[list[tuple[int, Entry]], int, int]] = {}
         self._ends: dict[TopicPartition, int] = {}
+        self.totals: dict[TopicPartition, dict[int, int]] = {}  # end -> entries before it
         self._ends_ms = 0.0
         self._full: set[TopicPartition] = set()  # whose last read stopped before the end
         self._last: dict[TopicPartition, int] = {}  # offset of the last entry read
@@ -69,7 +71,6 @@ class Reader:
             self.at.pop(spot, None)
             self._snapshots.pop(spot, None)
             self._unsure.discard(spot)
-            self._ends.pop(spot, None)
             self._last.pop(spot, None)
         self._changed.set()
 
@@ -189,9 +190,16 @@ class Reader:
 
     def _learn_ends(self, spots: list[TopicPartition], replies: list[Any]) -> None:
         for spot, reply in zip(spots, replies, strict=True):
-            info = stream_info(reply)
-            if info is not None:
-                self._ends[spot] = offset_after(info[b"last-generated-id"])
+            self.learn_end(spot, stream_info(reply))
+
+    def learn_end(self, spot: TopicPartition, info: Mapping[bytes, Any] | None) -> None:
+        """How far the stream goes, and how many entries it ever had up to there."""
+        end = self._ends[spot] = end_of(info)
+        # The newest few: a batch that is still on its way through the engine was told an older one.
+        totals = self.totals.setdefault(spot, {})
+        totals[end] = 0 if info is None else info[b"entries-added"]
+        while len(totals) > TOTALS_MAX:
+            del totals[next(iter(totals))]
 
     # Before the first read of a partition, and after a connection broke
 
@@ -284,11 +292,6 @@ class Reader:
             batches.append(Batch(spot[0], spot[1], *found, next_offset, end_offset))
             self.at[spot] = next_offset
         return batches
-
-
-def end_of(info: Mapping[bytes, Any] | None) -> int:
-    """The offset behind a stream's last id, as XINFO STREAM tells it."""
-    return 0 if info is None else offset_after(info[b"last-generated-id"])
 
 
 def readable(entries: list[Entry]) -> list[Entry]:

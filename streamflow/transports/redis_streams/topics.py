@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -67,14 +67,6 @@ class Topics:
                 raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
         return found
 
-    async def ends(self, spots: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset behind the last entry that each stream ever had."""
-        infos = await self.infos(spots)
-        return {
-            spot: 0 if info is None else offset_after(info[b"last-generated-id"])
-            for spot, info in zip(spots, infos, strict=True)
-        }
-
     async def starts(self, spots: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of the first record of each partition, or its end."""
         infos = await self.infos(spots)
@@ -107,3 +99,8 @@ def stream_info(reply: Any) -> dict[bytes, Any] | None:
             return None
         raise refused(reply, "XINFO STREAM") from reply
     return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def end_of(info: Mapping[bytes, Any] | None) -> int:
+    """The offset behind a stream's last id, as XINFO STREAM tells it."""
+    return 0 if info is None else offset_after(info[b"last-generated-id"])

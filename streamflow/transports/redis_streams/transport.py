@@ -27,7 +27,7 @@ from streamflow.transports.redis_streams.names import offset_of, spot_field
 from streamflow.transports.redis_streams.reading import Reader, RedisLogReader
 from streamflow.transports.redis_streams.server import check_server
 from streamflow.transports.redis_streams.settings import RedisSettings
-from streamflow.transports.redis_streams.topics import Topics
+from streamflow.transports.redis_streams.topics import Topics, end_of
 from streamflow.transports.redis_streams.upkeep import Upkeep
 
 
@@ -105,6 +105,7 @@ class RedisTransport:
         offsets: dict[TopicPartition, int | None] = {}
         for spot, text, read, info in zip(spots, found[::2], found[1::2], infos, strict=True):
             offsets[spot] = offset = None if text is None else int(text)
+            self._reader.learn_end(spot, info)
             if offset is not None:
                 self._counts.begin(spot, offset, UNKNOWN if read is None else int(read))
             elif info is not None:
@@ -116,8 +117,12 @@ class RedisTransport:
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """What is decided counts: it is published first."""
+        spots = list(partitions)
         await self._commits.publish_decided()
-        return await self._topics.ends(list(partitions))
+        infos = await self._topics.infos(spots)
+        for spot, info in zip(spots, infos, strict=True):
+            self._reader.learn_end(spot, info)
+        return {spot: end_of(info) for spot, info in zip(spots, infos, strict=True)}
 
     # The group
 
@@ -161,6 +166,7 @@ class RedisTransport:
         self._sought.clear()
         self._counts.forget(self._reader.at)
         self._reader.drop(list(self._reader.at))
+        self._reader.totals.clear()
 
     # Reading
 
@@ -195,6 +201,15 @@ class RedisTransport:
         return reader
 
     # Writing
+
+    def records_between(self, partition: TopicPartition, start: int, end: int) -> int | None:
+        """By the entries that were read, and for what is not read yet by what the server says it has."""
+        if start >= end:
+            return 0
+        first, last = self._counts.before(partition, start), self._counts.before(partition, end)
+        if last == UNKNOWN:
+            last = self._reader.totals.get(partition, {}).get(end, UNKNOWN)
+        return None if UNKNOWN in (first, last) else max(0, last - first)
 
     async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
         """Raises Fenced, CommitAborted, CommitUnknown; RecordTooLarge for what a topic never takes."""
