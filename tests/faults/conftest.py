@@ -12,8 +12,10 @@ import pytest
 from tests.faults.proxy import Proxy
 from tests.faults.rounds import Scene
 from tests.faults.stage import Stage
-from tests.integration.conftest import _missing
+from tests.integration.conftest import _missing, kafka
 from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
+
+__all__ = ["kafka", "scene"]
 
 
 @pytest.fixture

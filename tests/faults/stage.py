@@ -145,7 +145,7 @@ class Stage:
         self._feeder: Feeder | None = None
         self._outputs, self._closed = Outputs(bootstrap, names[1]), Outputs(bootstrap, names[2])
         self._group = Consumer({"bootstrap.servers": bootstrap, "group.id": self.id, "log_level": 0})
-        self._ends = dict.fromkeys(range(PARTITIONS), 0)
+        self.ends = dict.fromkeys(range(PARTITIONS), 0)
         options = {
             "id": self.id,
             "faults_topic": self.id,
@@ -218,7 +218,7 @@ class Stage:
         twice = [n for n, times in Counter(n for n, _, _ in told).items() if times > 1]
         assert not twice, f"acknowledged twice: {twice[:5]}"
         for _, partition, offset in told:
-            self._ends[partition] = max(self._ends[partition], offset + 1)
+            self.ends[partition] = max(self.ends[partition], offset + 1)
 
     def close_windows(self) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})
@@ -227,7 +227,7 @@ class Stage:
             producer.produce(self.id, json.dumps(last._asdict()).encode(), last.key.encode(), partition)
         assert producer.flush(60) == 0
         for partition in range(PARTITIONS):
-            self._ends[partition] += 1
+            self.ends[partition] += 1
 
     # -- the check ------------------------------------------------------------------------------
 
@@ -249,9 +249,12 @@ class Stage:
         return seen
 
     def offsets(self) -> dict[int, int]:
-        """partition -> the group's committed offset."""
+        """partition -> the group's committed offset; nothing while one is undecided."""
         asked = [TopicPartition(self.id, partition) for partition in range(PARTITIONS)]
-        return {at.partition: at.offset for at in self._group.committed(asked, ASK_S)}
+        try:
+            return {at.partition: at.offset for at in self._group.committed(asked, ASK_S)}
+        except KafkaException:
+            return {}
 
     def _rows(self, table: str) -> list[tuple[tuple[Any, Any], Any]]:
         worker = next(worker for worker in self.workers if worker.running())
@@ -266,7 +269,7 @@ class Stage:
 
     def check(self, *, closed: bool = False, guarantee: str = "exactly_once") -> None:
         """Waits until everything is consumed and right; says what is wrong with it otherwise."""
-        wanted = checker.expected(map(event, range(self.sent)), self._ends)
+        wanted = checker.expected(map(event, range(self.sent)), self.ends)
         wrong: list[str] = ["nothing was looked at"]
 
         def right() -> bool:

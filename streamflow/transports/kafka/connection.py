@@ -8,12 +8,17 @@ from enum import IntEnum
 from typing import Any
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnsupportedVersionError,
+)
 from aiokafka.protocol.api import RequestStruct
 from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
-from streamflow.errors import TransportError
+from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
 from streamflow.transports.kafka import wire
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -21,6 +26,23 @@ from streamflow.transports.kafka.settings import KafkaSettings
 BACKOFF_MIN_MS = 5.0
 BACKOFF_MAX_MS = 200.0
 METADATA_WAIT_S = 1.0
+
+
+def failure(doing: str, exc: Exception) -> StreamflowError:
+    """What a client's error means: ConfigurationError where only somebody's hand can help."""
+    if isinstance(exc, IncompatibleBrokerVersion | UnsupportedVersionError):
+        return ConfigurationError(
+            f"{doing}: the broker does not know this request ({exc}); where it has no transactions, set"
+            " processing_guarantee to 'at_least_once'"
+        )
+    if isinstance(exc, TopicAuthorizationFailedError):
+        return ConfigurationError(
+            f"{doing}: {exc!r}: this user may not use the topic; allow it Read or Write"
+        )
+    code = getattr(exc, "errno", None)
+    if isinstance(exc, KafkaError) and code in wire.DENIALS:
+        return ConfigurationError(f"{doing}: {wire.error_name(code)}: {wire.DENIALS[code]}")
+    return TransportError(f"{doing}: {exc!r}")
 
 
 class Coordinator(IntEnum):
@@ -54,7 +76,10 @@ class Deadline:
 
 
 class Connection:
-    """Asks brokers. Methods raise TransportError when no answer came in time, and only then."""
+    """Asks brokers. Methods raise TransportError when no answer came in time, and only then.
+
+    ConfigurationError for what this user may not do, or this broker does not have.
+    """
 
     def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
         self._settings = settings
@@ -93,7 +118,7 @@ class Connection:
             async with asyncio.timeout(deadline.left_s()):
                 return await self._client.send(node_id, request, group=group)
         except (KafkaError, OSError, TimeoutError) as exc:
-            raise TransportError(f"{type(request).__name__} to broker {node_id}: {exc!r}") from exc
+            raise failure(f"{type(request).__name__} to broker {node_id}", exc) from exc
 
     async def ask_any(self, request: Any, deadline: Deadline) -> Any:
         """Asks whichever broker, once."""
@@ -144,7 +169,7 @@ class Connection:
             async with asyncio.timeout(deadline.left_s()):
                 found = int(await self._client.coordinator_lookup(int(kind), key))
         except (KafkaError, OSError, TimeoutError, AssertionError) as exc:
-            raise TransportError(f"no coordinator for {key}: {exc!r}") from exc
+            raise failure(f"no coordinator for {key}", exc) from exc
         if self._client.cluster.broker_metadata(found) is None:
             self._refresh()
         self._coordinators[kind, key] = found

@@ -97,6 +97,9 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
             url, settings.transactional_id if settings.transactions else None
         )
         self.assignment: Assignment | None = None
+        # Transactional ids of members that we knew and that have gone, until somebody has ended what they left.
+        self.gone_ids: set[str] = set()
+        self._known_ids: frozenset[str] = frozenset()
         self._failure: Exception | None = None
         self._fetcher: ColumnFetcher | RecordFetcher | None = None
         self._consumer: Any = None
@@ -140,7 +143,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         try:
             self._consumer._coordinator.check_errors()
         except KafkaError as exc:
-            raise TransportError(f"the group {self._settings.group_id}: {exc!r}") from exc
+            raise failure(f"the group {self._settings.group_id}", exc) from exc
         return await self._fetcher.batches(wait_ms)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
@@ -192,12 +195,15 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
                     f" {self._settings.transactional_id}; give each worker a slot of its own"
                 )
             )
+        live_ids = frozenset(share.transactional_id for share in everything.shares if share.transactional_id)
+        self.gone_ids = (self.gone_ids | self._known_ids) - live_ids
+        self._known_ids = live_ids
         # Snapshot: these values change under us with the next rebalance, and this assignment is then void.
         fence = GroupFence(
             coordinator.generation,
             coordinator.member_id,
             coordinator._group_instance_id,
-            frozenset(share.transactional_id for share in everything.shares if share.transactional_id),
+            live_ids,
         )
         self.assignment = Assignment(
             generation=coordinator.generation,

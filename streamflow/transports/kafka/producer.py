@@ -64,26 +64,8 @@ def refusal(doing: str, code: int) -> StreamflowError:
     name = wire.error_name(code)
     if code in wire.PRODUCER_FENCED:
         return ProducerFenced(f"{doing}: {name}")
-    if code == wire.TRANSACTIONS_DENIED:
-        return ConfigurationError(
-            f"{doing}: {name}: this user may not use that transactional id. Allow it Write and Describe"
-            " on the transactional ids that begin with the app's id, or set processing_guarantee to"
-            " 'at_least_once'"
-        )
-    if code == wire.CLUSTER_DENIED:
-        return ConfigurationError(
-            f"{doing}: {name}: this user may not write idempotently. Allow it IdempotentWrite on the cluster,"
-            " or Write on the topics"
-        )
-    if code == wire.GROUP_DENIED:
-        return ConfigurationError(
-            f"{doing}: {name}: this user may not use the group; allow it Read on the group (setting id)"
-        )
-    if code == wire.TRANSACTION_TIMEOUT_INVALID:
-        return ConfigurationError(
-            f"{doing}: {name}: setting transaction_timeout_ms is above the broker's"
-            " transaction.max.timeout.ms"
-        )
+    if code in wire.DENIALS:
+        return ConfigurationError(f"{doing}: {name}: {wire.DENIALS[code]}")
     return Refused(doing, code)
 
 

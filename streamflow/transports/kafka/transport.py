@@ -184,8 +184,11 @@ class KafkaTransport:
         deadline = self._connection.deadline(FENCE_TIMEOUT_MS)
         found = await self._offsets.read(mine, deadline, stable=False)
         owners = {entry.transactional_id for entry in found.values() if entry.transactional_id}
-        for owner in sorted(owners - fence.live_ids):
+        # Also of those that died before their first commit: the group told of them while they lived.
+        gone = self._joined().gone_ids
+        for owner in sorted((owners | gone) - fence.live_ids):
             if (fence.generation, owner) not in self._ended:
                 log.info("Ending what %s, which is not in the group any more, may have left open", owner)
                 await begin_life(self._connection, owner, self._settings.transaction_timeout_ms, deadline)
                 self._ended.add((fence.generation, owner))
+            gone.discard(owner)

@@ -103,11 +103,16 @@ TOO_LARGE: Final = frozenset({10, 18})
 RECORD_INVALID: Final = frozenset({32, 44, 87})
 # No record for that topic will ever be taken.
 TOPIC_DENIED: Final = frozenset({17, 29})
-# What this user may not do at all.
-GROUP_DENIED: Final = 30
-CLUSTER_DENIED: Final = 31
-TRANSACTIONS_DENIED: Final = 53
-TRANSACTION_TIMEOUT_INVALID: Final = 50
+# What only somebody's hand can help with: code -> what to do.
+DENIALS: Final[Mapping[int, str]] = {
+    30: "this user may not use the group; allow it Read on the groups that begin with the app's id",
+    31: "this user may not write idempotently; allow it IdempotentWrite on the cluster, or Write on the topics",
+    50: "setting transaction_timeout_ms is above the broker's transaction.max.timeout.ms",
+    53: (
+        "this user may not use that transactional id; allow it Write and Describe on the transactional ids"
+        " that begin with the app's id, or set processing_guarantee to 'at_least_once'"
+    ),
+}
 
 REQUEST_TIMED_OUT: Final = 7
 TOPIC_ALREADY_EXISTS: Final = 36

@@ -1,0 +1,254 @@
+"""A broker that asks who is there: SASL with and without TLS, and users who may not do everything."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from streamflow.clock import SystemClock
+from streamflow.errors import ConfigurationError, RecordRefused, TransportError
+from streamflow.transports.base import Commit, Record
+from streamflow.transports.kafka import KafkaSettings, KafkaTransport
+from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
+from tests.integration.conftest import _missing
+from tests.integration.kafka_clients import LIMIT_S, QUICK, Clients
+from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
+
+USERS = {"worker": "w-secret", "limited": "l-secret", "nobody": "n-secret"}
+PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
+
+
+@dataclass
+class Secure:
+    """One broker behind three doors; who comes through the open one may do everything."""
+
+    open: str
+    sasl: str
+    tls: str
+    authority: pathlib.Path
+
+
+def make_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """(the certificate, a file with key and certificate) of 127.0.0.1."""
+    if shutil.which("openssl") is None:
+        _missing("there is no openssl to make a certificate with")
+    key, certificate, both = folder / "key.pem", folder / "certificate.pem", folder / "both.pem"
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    options += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", "-x509", *options], check=True, capture_output=True, timeout=30)
+    both.write_text(key.read_text() + certificate.read_text())
+    return certificate, both
+
+
+def properties(sasl: int, tls: int, keystore: pathlib.Path) -> dict[str, str]:
+    own = "PLAINTEXT://{bind}:{port},CONTROLLER://127.0.0.1:{controller_port}"
+    users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
+    found = {
+        "listeners": f"{own},SASL://{{bind}}:{sasl},TLS://{{bind}}:{tls}",
+        "advertised.listeners": (
+            f"PLAINTEXT://127.0.0.1:{{port}},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}"
+        ),
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SASL_SSL"
+        ),
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(keystore),
+    }
+    for name in ("sasl", "tls"):
+        found |= {
+            f"listener.name.{name}.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
+            f"listener.name.{name}.plain.sasl.jaas.config": f"{PLAIN_LOGIN} required {users};",
+            f"listener.name.{name}.scram-sha-256.sasl.jaas.config": f"{SCRAM_LOGIN} required;",
+        }
+    return found
+
+
+def allow(kind: ResourceType, name: str, user: str, *operations: AclOperation) -> list[AclBinding]:
+    """For all resources whose name begins so."""
+    prefixed = ResourcePatternType.PREFIXED
+    who = f"User:{user}"
+    return [
+        AclBinding(kind, name, prefixed, who, "*", operation, AclPermissionType.ALLOW)
+        for operation in operations
+    ]
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    folder = tmp_path_factory.mktemp("secure")
+    certificate, keystore = make_certificate(folder)
+    sasl, tls = free_ports(2)
+    server = KafkaServer(properties(sasl, tls, keystore), ports=(sasl, tls))
+    try:
+        server.start()
+    except NoBroker as exc:
+        _missing(str(exc))
+    admin = AdminClient({"bootstrap.servers": server.bootstrap})
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    wanted = [UserScramCredentialUpsertion(n, scram, p.encode()) for n, p in USERS.items()]
+    for done in admin.alter_user_scram_credentials(wanted).values():
+        done.result(20)
+    topics, groups = ResourceType.TOPIC, ResourceType.GROUP
+    rules = [
+        *allow(topics, "t-", "worker", AclOperation.ALL),
+        *allow(groups, "g-", "worker", AclOperation.ALL),
+        *allow(ResourceType.TRANSACTIONAL_ID, "g-", "worker", AclOperation.ALL),
+        *allow(topics, "t-", "limited", AclOperation.ALL),
+        *allow(groups, "g-", "limited", AclOperation.ALL),
+        *allow(topics, "t-", "nobody", AclOperation.READ),
+    ]
+    for made in admin.create_acls(rules).values():
+        made.result(20)
+    # Only so many topics may be written: the rest of them the worker may read.
+    deny = AclPermissionType.DENY
+    pattern, write = ResourcePatternType.PREFIXED, AclOperation.WRITE
+    (denied,) = admin.create_acls(
+        [AclBinding(topics, "t-denied", pattern, "User:worker", "*", write, deny)]
+    ).values()
+    denied.result(20)
+    try:
+        yield Secure(server.bootstrap, f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}", certificate)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+async def outside(secure: Secure) -> AsyncIterator[Clients]:
+    """Clients through the open door."""
+    clients = Clients(secure.open)
+    yield clients
+    await clients.close()
+
+
+def login(secure: Secure, user: str, *, tls: bool = False, mechanism: str = "PLAIN") -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "security_protocol": "SASL_SSL" if tls else "SASL_PLAINTEXT",
+        "sasl_mechanism": mechanism,
+        "sasl_username": user,
+        "sasl_password": USERS.get(user, "wrong"),
+        "allow_sasl_without_tls": not tls,
+    }
+    if tls:
+        options["ssl_context"] = ssl.create_default_context(cafile=str(secure.authority))
+    return options
+
+
+class Visitors:
+    """Transports with a login, stopped after the test."""
+
+    def __init__(self, secure: Secure) -> None:
+        self.secure = secure
+        self.made: list[KafkaTransport] = []
+
+    async def client(self, user: str, *, tls: bool = False, **options: Any) -> KafkaTransport:
+        mechanism = options.pop("mechanism", "PLAIN")
+        fields = {**QUICK, **login(self.secure, user, tls=tls, mechanism=mechanism), **options}
+        place = self.secure.tls if tls else self.secure.sasl
+        client = KafkaTransport(KafkaSettings((place,), unique("g-app"), **fields), SystemClock())
+        self.made.append(client)
+        await client.start()
+        return client
+
+    async def worker(self, topic: str, user: str, **options: Any) -> Worker:
+        """The only member of a group."""
+        worker = Worker(await self.client(user, **options), LIMIT_S)
+        await worker.join([topic])
+        await worker.owns(partitions_of(topic, 1))
+        return worker
+
+
+@pytest.fixture
+async def visitors(secure: Secure) -> AsyncIterator[Visitors]:
+    made = Visitors(secure)
+    yield made
+    for client in made.made:
+        await client.stop()
+
+
+@pytest.mark.parametrize(
+    "tls,mechanism", [(True, "SCRAM-SHA-256"), (True, "PLAIN"), (False, "SCRAM-SHA-256")]
+)
+async def test_a_worker_reads_and_commits_as_a_user(
+    outside: Clients, visitors: Visitors, tls: bool, mechanism: str
+) -> None:
+    maker = await outside.maker()
+    topic, log = await make_topic(maker, "t-events", 1), await make_topic(maker, "t-log", 1)
+    worker = await visitors.worker(topic, "worker", tls=tls, mechanism=mechanism)
+    commit = Commit(worker.listener.newest, numbered(log, 0, [1, 2]), {(topic, 0): 9})
+    await worker.client.commit(commit)
+    assert await worker.client.committed([(topic, 0)]) == {(topic, 0): 9}
+    got = await read_all(worker.client, [(log, 0)], LIMIT_S)
+    assert numbers_in(got[log, 0]) == [1, 2]
+
+
+async def test_a_wrong_password_and_a_foreign_certificate_find_no_broker(visitors: Visitors) -> None:
+    with pytest.raises(TransportError):
+        await visitors.client("stranger")
+    with pytest.raises(TransportError):
+        await visitors.client("worker", tls=True, ssl_context=ssl.create_default_context())
+
+
+async def test_without_the_right_for_transactions_the_error_names_the_setting(
+    outside: Clients, visitors: Visitors
+) -> None:
+    topic = await make_topic(await outside.maker(), "t-events", 1)
+    worker = await visitors.worker(topic, "limited")
+    with pytest.raises(ConfigurationError, match="processing_guarantee") as told:
+        await worker.client.committed([(topic, 0)])
+    assert "TRANSACTIONAL_ID_AUTHORIZATION_FAILED" in str(told.value)
+    with pytest.raises(ConfigurationError, match="processing_guarantee"):
+        await worker.client.commit(Commit(worker.listener.newest, [], {(topic, 0): 1}))
+    # The setting that it names helps.
+    plain = await visitors.worker(topic, "limited", transactions=False)
+    commit = Commit(plain.listener.newest, numbered(topic, 0, [1]), {(topic, 0): 1})
+    assert await plain.client.commit(commit) == {(topic, 0): 1}
+
+
+async def test_a_topic_that_may_not_be_written_refuses_each_of_its_records(
+    outside: Clients, visitors: Visitors
+) -> None:
+    maker = await outside.maker()
+    topic, denied = await make_topic(maker, "t-events", 1), await make_topic(maker, "t-denied", 1)
+    log = await make_topic(maker, "t-log", 1)
+    worker = await visitors.worker(topic, "worker")
+    records = [*numbered(denied, 0, [1]), *numbered(log, 0, [2]), Record(denied, 0, None, b"3")]
+    with pytest.raises(RecordRefused, match="TOPIC_AUTHORIZATION_FAILED") as told:
+        await worker.client.commit(Commit(worker.listener.newest, records, {(topic, 0): 1}))
+    assert sorted(told.value.refused) == [0, 2]
+    await worker.client.commit(Commit(worker.listener.newest, records[1:2], {(topic, 0): 1}))
+    with pytest.raises(RecordRefused, match="TOPIC_AUTHORIZATION_FAILED"):
+        await worker.client.send(numbered(denied, 0, [4]))
+
+
+async def test_a_group_that_may_not_be_joined_is_told(outside: Clients, visitors: Visitors) -> None:
+    topic = await make_topic(await outside.maker(), "t-events", 1)
+    worker = Worker(await visitors.client("nobody"), LIMIT_S)
+    await worker.join([topic])
+
+    async def fetch_until_told() -> None:
+        while True:
+            await worker.client.fetch(50)
+
+    with pytest.raises(ConfigurationError, match="Read on the groups"):
+        await fetch_until_told()
