@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from streamflow.errors import RecordRefused, RecordTooLarge
+import pytest
+from aiokafka.conn import AIOKafkaConnection
+
+from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
 from streamflow.transports.base import Commit, Record
+from streamflow.transports.kafka import KafkaTransport
 from tests.contract.harness import make_topic, numbered
 from tests.integration.kafka_clients import Clients
 from tests.integration.test_kafka_gaps import seen
+
+INIT_PRODUCER_ID = 22
 
 
 async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written(clients: Clients) -> None:
@@ -45,3 +51,23 @@ async def test_a_topic_tells_how_large_its_records_may_be(clients: Clients) -> N
     small = await make_topic(maker, "small", 1, record_bytes_max=10_000)
     plain = await make_topic(maker, "plain", 1)
     assert await maker.record_limits([small, plain, "no-such-topic"]) == {small: 10_000, plain: 1_048_588}
+
+
+async def test_a_broker_without_transactions_is_told_apart_by_the_setting_that_helps(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Played by hiding one request from the list that the broker sent."""
+    topic = await make_topic(await clients.maker(), "events", 1)
+    worker = await clients.alone(topic, 1)
+    assert isinstance(worker.client, KafkaTransport)
+    for connection in worker.client._connection._client._conns.values():
+        monkeypatch.delitem(connection._versions, INIT_PRODUCER_ID, raising=False)
+    find = AIOKafkaConnection._do_version_lookup
+
+    async def lookup(self: Any) -> None:
+        await find(self)
+        self._versions.pop(INIT_PRODUCER_ID, None)
+
+    monkeypatch.setattr(AIOKafkaConnection, "_do_version_lookup", lookup)
+    with pytest.raises(ConfigurationError, match="processing_guarantee"):
+        await worker.client.commit(Commit(worker.listener.newest, numbered(topic, 0, [1]), {(topic, 0): 1}))

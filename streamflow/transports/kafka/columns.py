@@ -28,7 +28,7 @@ from streamflow.clock import Clock
 from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, Headers
 from streamflow.transports.kafka import wire
-from streamflow.transports.kafka.connection import failure
+from streamflow.transports.kafka.connection import meaning
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
                 if waiter.done():
                     waiter.result()
             except KafkaError as exc:
-                raise failure("reading", exc) from exc
+                raise meaning("reading", exc) from exc
             finally:
                 waiter.cancel()
 
@@ -311,7 +311,7 @@ def _raise(tp: KafkaPartition, error: FetchError) -> None:
     try:
         error.check_raise()
     except KafkaError as exc:
-        raise failure(f"reading {tp.topic}[{tp.partition}]", exc) from exc
+        raise meaning(f"reading {tp.topic}[{tp.partition}]", exc) from exc
 
 
 async def replace_fetcher(consumer: Any, clock: Clock) -> ColumnFetcher:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import (
+    BrokerResponseError,
     IncompatibleBrokerVersion,
     KafkaError,
     TopicAuthorizationFailedError,
@@ -26,21 +27,22 @@ from streamflow.transports.kafka.settings import KafkaSettings
 BACKOFF_MIN_MS = 5.0
 BACKOFF_MAX_MS = 200.0
 METADATA_WAIT_S = 1.0
+# Requests of transactions, by the beginning of their names.
+TRANSACTIONAL = ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "EndTxn")
 
 
-def failure(doing: str, exc: Exception) -> StreamflowError:
+def meaning(doing: str, exc: Exception) -> StreamflowError:
     """What a client's error means: ConfigurationError where only somebody's hand can help."""
-    if isinstance(exc, IncompatibleBrokerVersion | UnsupportedVersionError):
+    unknown = isinstance(exc, IncompatibleBrokerVersion | UnsupportedVersionError)
+    if unknown and doing.startswith(TRANSACTIONAL):
         return ConfigurationError(
             f"{doing}: the broker does not know this request ({exc}); where it has no transactions, set"
             " processing_guarantee to 'at_least_once'"
         )
     if isinstance(exc, TopicAuthorizationFailedError):
-        return ConfigurationError(
-            f"{doing}: {exc!r}: this user may not use the topic; allow it Read or Write"
-        )
-    code = getattr(exc, "errno", None)
-    if isinstance(exc, KafkaError) and code in wire.DENIALS:
+        return ConfigurationError(f"{doing}: {exc!r}: this user may not use the topic; allow it Read, Write")
+    code = int(exc.errno) if isinstance(exc, BrokerResponseError) else wire.NONE
+    if code in wire.DENIALS:
         return ConfigurationError(f"{doing}: {wire.error_name(code)}: {wire.DENIALS[code]}")
     return TransportError(f"{doing}: {exc!r}")
 
@@ -118,7 +120,7 @@ class Connection:
             async with asyncio.timeout(deadline.left_s()):
                 return await self._client.send(node_id, request, group=group)
         except (KafkaError, OSError, TimeoutError) as exc:
-            raise failure(f"{type(request).__name__} to broker {node_id}", exc) from exc
+            raise meaning(f"{type(request).__name__} to broker {node_id}", exc) from exc
 
     async def ask_any(self, request: Any, deadline: Deadline) -> Any:
         """Asks whichever broker, once."""
@@ -169,7 +171,7 @@ class Connection:
             async with asyncio.timeout(deadline.left_s()):
                 found = int(await self._client.coordinator_lookup(int(kind), key))
         except (KafkaError, OSError, TimeoutError, AssertionError) as exc:
-            raise failure(f"no coordinator for {key}", exc) from exc
+            raise meaning(f"no coordinator for {key}", exc) from exc
         if self._client.cluster.broker_metadata(found) is None:
             self._refresh()
         self._coordinators[kind, key] = found

@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
 from streamflow.transports.base import Batch
-from streamflow.transports.kafka.connection import failure
+from streamflow.transports.kafka.connection import meaning
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RecordFetcher:
             await self._restart_from_earliest(exc.args[0])
             return []
         except KafkaError as exc:
-            raise failure("reading", exc) from exc
+            raise meaning("reading", exc) from exc
         batches = [await self._batch(tp, records) for tp, records in found.items()]
         for tp in assigned & self._consumer.assignment() - found.keys() - self._consumer.paused():
             # What was fetched may have been control records only.

@@ -19,6 +19,7 @@ from streamflow.transports.base import Assignment, Batch, Member, RebalanceListe
 from streamflow.transports.kafka import columns
 from streamflow.transports.kafka.assignor import CopartitionedAssignor
 from streamflow.transports.kafka.columns import ColumnFetcher, replace_fetcher
+from streamflow.transports.kafka.connection import meaning
 from streamflow.transports.kafka.getmany import RecordFetcher
 from streamflow.transports.kafka.offsets import GroupFence
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -97,7 +98,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
             url, settings.transactional_id if settings.transactions else None
         )
         self.assignment: Assignment | None = None
-        # Transactional ids of members that we knew and that have gone, until somebody has ended what they left.
+        # Transactional ids of members that we knew and that have gone, until what they left is ended.
         self.gone_ids: set[str] = set()
         self._known_ids: frozenset[str] = frozenset()
         self._failure: Exception | None = None
@@ -143,7 +144,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         try:
             self._consumer._coordinator.check_errors()
         except KafkaError as exc:
-            raise failure(f"the group {self._settings.group_id}", exc) from exc
+            raise meaning(f"the group {self._settings.group_id}", exc) from exc
         return await self._fetcher.batches(wait_ms)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:

@@ -106,7 +106,7 @@ TOPIC_DENIED: Final = frozenset({17, 29})
 # What only somebody's hand can help with: code -> what to do.
 DENIALS: Final[Mapping[int, str]] = {
     30: "this user may not use the group; allow it Read on the groups that begin with the app's id",
-    31: "this user may not write idempotently; allow it IdempotentWrite on the cluster, or Write on the topics",
+    31: "this user may not write idempotently; allow it IdempotentWrite on the cluster or Write on topics",
     50: "setting transaction_timeout_ms is above the broker's transaction.max.timeout.ms",
     53: (
         "this user may not use that transactional id; allow it Write and Describe on the transactional ids"
