@@ -13,6 +13,7 @@ from typing import Any
 from streamflow.closed import revised_record
 from streamflow.folds import Fold, FoldSpec, State
 from streamflow.hand import Sent
+from streamflow.moving import SlidingTable
 from streamflow.progress import Progress, ProgressKey
 from streamflow.revisions import Revisions
 from streamflow.shuffle import Closing, RowId, SecondStage, Sender
@@ -284,7 +285,12 @@ class Ours:
         self._cut = []
         for table in self.tables:
             for part in table.parts.values():
-                seen.append(_fold(part, written))
+                rows_gone = (
+                    table.expiring(part) if isinstance(table, SlidingTable) and part.cut is not None else None
+                )
+                change = _fold(part, written)
+                change.expired = change.expired if rows_gone is None else rows_gone
+                seen.append(change)
         for folded in self.folds:
             expired = folded.fold.expiring(folded.part) if folded.part.cut is not None else {}
             change = _fold(folded.part, written)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from copy import copy
 from decimal import Decimal
 from typing import Any
 
@@ -87,6 +88,18 @@ class RowCodec:
         self._str_as_is = key_in is hashable or key_in is group_key
         self._value_out = value_out
         self._value_in = value_in
+
+    def mapped(
+        self,
+        out: Callable[[Any, Callable[[Any], Any]], Any],
+        into: Callable[[Any, Callable[[Any], Any]], Any],
+    ) -> RowCodec:
+        """Another one, for rows that are made of values: ``out`` and ``into`` are given what maps a value."""
+        value_out, value_in = self._value_out or _same, self._value_in or _same
+        codec = copy(self)
+        codec._value_out = lambda row: out(row, value_out)
+        codec._value_in = lambda data: into(data, value_in)
+        return codec
 
     def encode_keys(self, start: int, keys: list[Any]) -> list[bytes]:
         """The record keys of rows of one window."""
@@ -220,6 +233,10 @@ class RowCodec:
         except ValueError as exc:
             raise ChangelogError(f"changelog value {data[:200]!r} can't be read") from exc
         return loaded if self._value_in is None else self._value_in(loaded)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def bare(value: Any) -> Any:

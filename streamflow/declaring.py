@@ -16,6 +16,7 @@ from streamflow.forming import Declared
 from streamflow.gate import Gate
 from streamflow.hand import Hand
 from streamflow.metrics import Metrics
+from streamflow.moving import moving_table
 from streamflow.partitioner import partitioner_named
 from streamflow.settings import Settings
 from streamflow.streams import Agent, AgentSpec
@@ -93,7 +94,7 @@ class Declarations:
             for agent in self.agents:
                 agent.note_late(hand)
 
-        table = AgentTable(
+        table = moving_table(
             spec,
             default,
             hash_partition=place,

@@ -86,9 +86,10 @@ class SlidingRows:
 
     def states(self, start: int, group: Any) -> list[Any]:
         """The states to be merged to the window's row; none where there is no such window."""
-        return self._content(start, group) if self._exists(start, group) else []
+        return self.content(start, group) if self._exists(start, group) else []
 
-    def _content(self, start: int, group: Any) -> list[Any]:
+    def content(self, start: int, group: Any) -> list[Any]:
+        """The states of the events that would count in this window, whether it is one or not."""
         end = start + self._size_ms
         return [
             state

@@ -7,6 +7,7 @@ always a JSON value. `watching.py` tells of changes.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from streamflow.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.folds import Fold, FoldSpec, Key
 from streamflow.late import Ledger
+from streamflow.moving import MovingTable, SlidingTable
 from streamflow.panes import SlidingRows
 from streamflow.partitioner import fnv1a
 from streamflow.reading import EngineReader, plain
@@ -43,7 +45,7 @@ class AgentReader(EngineReader):
         super().__init__(
             engine,
             spec.name,
-            spec.window,
+            table.window if isinstance(table, MovingTable) else spec.window,
             source_topic=self._topic,
             partitions=spec.partitions,
             key_codec=table.key_codec or (source.key if source is not None else KeyCodec(None)),
@@ -67,7 +69,15 @@ class AgentReader(EngineReader):
             found = self._table.parts[partition].store.get(start, key)
         except TypeError:  # an array or an object is no key of any row
             return MISSING
+        if found is not MISSING and isinstance(self.window, SessionWindow):
+            return plain(found, self._table.spec.codec.encode_value)[2]  # start, end, value
         return found if found is MISSING else plain(found, self._table.spec.codec.encode_value)
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        if not isinstance(self.window, SessionWindow):
+            return start
+        found = self._table.parts[partition].store.get(start, key)
+        return start if found is MISSING else int(found[0].start)
 
     def is_closed(self, partition: int, start: int) -> bool:
         watermark_ms = self.closed_to_ms.get(partition)
@@ -220,16 +230,20 @@ class KeyedReader(FoldReader):
         return self.own_lags()
 
 
-class SlidingReader(KeyedReader):
-    """A declared table over sliding windows that is grouped by the message's key: rows are made of panes."""
+class _SlidingRows(EngineReader):
+    """Rows that are made of panes."""
 
-    fold: SlidingFold
+    @abstractmethod
+    def _sliding(self, partition: int) -> SlidingRows: ...
 
-    def _sliding(self, partition: int) -> SlidingRows:
-        return self.fold.rows(self.fold.parts[partition], durable=True)
+    @abstractmethod
+    def _expired_to_ms(self, partition: int) -> int | None: ...
+
+    @abstractmethod
+    def _value_of(self, states: list[Any]) -> Any: ...
 
     def _is_kept(self, partition: int, start: int) -> bool:
-        to_ms = self.fold.parts[partition].expired_to_ms
+        to_ms = self._expired_to_ms(partition)
         return self.window is not None and (to_ms is None or not self.window.expired(start, to_ms))
 
     def starts(self, partition: int) -> list[int]:
@@ -247,8 +261,7 @@ class SlidingReader(KeyedReader):
 
     def value(self, partition: int, start: int, key: Any) -> Any:
         states = self._sliding(partition).states(start, key) if self._is_kept(partition, start) else []
-        values = self.fold.spec.values
-        return values.result(values.merge_all(states)) if states else MISSING
+        return self._value_of(states) if states else MISSING
 
     def changed(self, partition: int, rows: Rows) -> Rows:
         sliding = self._sliding(partition)
@@ -260,11 +273,41 @@ class SlidingReader(KeyedReader):
         return found
 
     def row_count(self) -> int:
-        return sum(
-            len(list(self.keys(partition, start)))
-            for partition in self.owned
-            for start in self.starts(partition)
-        )
+        return sum(1 for partition in self.owned for _ in self.rows(partition))
+
+
+class SlidingReader(_SlidingRows, KeyedReader):
+    """A declared table over sliding windows that is grouped by the message's key."""
+
+    fold: SlidingFold
+
+    def _sliding(self, partition: int) -> SlidingRows:
+        return self.fold.rows(self.fold.parts[partition], durable=True)
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self.fold.parts[partition].expired_to_ms
+
+    def _value_of(self, states: list[Any]) -> Any:
+        values = self.fold.spec.values
+        return values.result(values.merge_all(states))
+
+
+class SlidingAgentReader(_SlidingRows, AgentReader):
+    """A table in Faust's form over sliding windows."""
+
+    def __init__(self, engine: Engine, table: SlidingTable) -> None:
+        super().__init__(engine, table)
+        self._sliding_table = table
+
+    def _sliding(self, partition: int) -> SlidingRows:
+        return self._sliding_table.rows(self._sliding_table.parts[partition], durable=True)
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self._sliding_table.parts[partition].expired_to_ms
+
+    def _value_of(self, states: list[Any]) -> Any:
+        pane = {None: self._sliding_table.value_of(states)}
+        return plain(pane, self._sliding_table.spec.codec.encode_value)[0][1]  # [[after_ms, value]]
 
 
 class StageReader(FoldReader):
@@ -380,7 +423,10 @@ class StageReader(FoldReader):
 def make_reader(engine: Engine, name: str) -> EngineReader:
     """The reader of one table, once the engine knows its partitions. Raises KeyError."""
     if name in engine.tables:
-        return AgentReader(engine, engine.tables[name])
+        table = engine.tables[name]
+        if isinstance(table, SlidingTable):
+            return SlidingAgentReader(engine, table)
+        return AgentReader(engine, table)
     fold = engine.folds[name]
     if fold.spec.moves:
         return StageReader(engine, fold)

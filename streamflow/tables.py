@@ -207,6 +207,13 @@ class TablePartition:
         for start, rows in self.cut.items():
             if start in self.drops:
                 continue
+            if self.index is not None:
+                # A session that has moved on before anybody saw it needs no tombstone.
+                rows = {
+                    k: v
+                    for k, v in rows.items()
+                    if v is not DELETED or self.store.get(start, k) is not MISSING
+                }
             # HOT PATH: what `Record(...)` does, without a call for each.
             columns = zip(
                 repeat(topic),
@@ -228,9 +235,14 @@ class TablePartition:
         """
         assert self.cut is not None
         cut, self.cut = self.cut, None
-        for start in self.drops:
-            if self.index is not None:
+        if self.index is not None:
+            # What the event in hand took away has moved to the changes: it may still be undone.
+            for start, rows in cut.items():
+                above = self.changes.get(start, {})
+                self.index.drop(start, [k for k, v in rows.items() if v is DELETED and k not in above])
+            for start in self.drops:
                 self.index.drop(start, {**self.store.window(start), **cut.get(start, {})})
+        for start in self.drops:
             cut.pop(start, None)
         if cut or self.drops or offset is not None:
             self.store.apply(cut, offset, self.drops)
@@ -277,9 +289,13 @@ def keep_out(hand: Hand) -> None:
 class AgentTable:
     """A table in Faust's form: agents read and write rows of the partition of their event.
 
+    Where events make the windows it is one of `moving`.
+
     ``hash_partition`` gives the partition that a key's bytes hash to; ``on_late`` and ``on_scattered``
     are told of what they name.
     """
+
+    moving = False
 
     def __init__(
         self,
@@ -325,6 +341,16 @@ class AgentTable:
         if window is None:
             return [NO_WINDOW]
         return [start for start, _ in window.windows_of(hand.times[hand.index])]
+
+    def open_starts(self, hand: Hand, part: TablePartition) -> list[int]:
+        """Those of `starts` that are open. The event is late if none is, and only then."""
+        starts = self.starts(hand)
+        if self.spec.window is None or part.open_from is None or starts[0] >= part.open_from:
+            return starts
+        still = [s for s in starts if s >= part.open_from or not self._is_late(hand, part, s)]
+        if not still:
+            self._on_late(hand, starts[-1])
+        return still
 
     def open_chunk(self, partition: int, watermark_ms: int) -> None:
         """Told the watermark at the end of a chunk: only windows before `open_from` need a closer look."""
@@ -384,7 +410,9 @@ class AgentTable:
         if part is None:
             part = self.part(hand)
         window = self._tumbling
-        for start in (window.start_of(hand.times[index]),) if window is not None else self.starts(hand):
+        for start in (
+            (window.start_of(hand.times[index]),) if window is not None else self.open_starts(hand, part)
+        ):
             if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
                 self._on_late(hand, start)
                 continue

@@ -23,6 +23,7 @@ from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.faust_adapters.windowed import WindowedRow, WindowedTable, windowed
 from streamflow.hand import CURRENT, Hand
+from streamflow.moving import Merge, MovingTable
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.tables import AgentTable, TableSpec
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
@@ -80,6 +81,7 @@ class Table(MutableMapping[Any, Any]):
         self.own_time = False  # are there rows in windows of another time than the events'?
         self.recover_callbacks: list[Recovered] = [] if on_recover is None else [on_recover]
         self.closes = on_window_close
+        self.merge: Merge | None = None
         self.watched = False  # does anybody want to know of single reads and writes?
         self._engine: Engine | None = None
         self._table: AgentTable | None = None
@@ -109,12 +111,25 @@ class Table(MutableMapping[Any, Any]):
         window = HoppingWindow(in_seconds(size), in_seconds(step), **_kept(expires))
         return self.using_window(window, key_index=key_index)
 
-    def session(self, gap: Seconds, expires: Seconds | None = None) -> WindowedTable:
-        """This table by sessions: a key's events that lie at most ``gap`` apart; as `tumbling` else."""
+    def session(
+        self, gap: Seconds, expires: Seconds | None = None, *, merge: Merge | None = None
+    ) -> WindowedTable:
+        """This table by sessions: a key's events that lie at most ``gap`` apart; as `tumbling` else.
+
+        ``merge(old, new)`` puts the values of sessions together that an event joins: ``+`` where it is not
+        said, for sets ``|``.
+        """
+        self.merge = merge
         return self.using_window(SessionWindow(in_seconds(gap), **_kept(expires)))
 
-    def sliding(self, size: Seconds, expires: Seconds | None = None) -> WindowedTable:
-        """This table by windows of ``size`` that end or begin with an event; as `tumbling` else."""
+    def sliding(
+        self, size: Seconds, expires: Seconds | None = None, *, merge: Merge | None = None
+    ) -> WindowedTable:
+        """This table by windows of ``size`` that end or begin with an event; as `tumbling` else.
+
+        A window's value is put together from those of its events' times, by ``merge`` as in `session`.
+        """
+        self.merge = merge
         return self.using_window(SlidingWindow(in_seconds(size), **_kept(expires)))
 
     def using_window(self, window: Any, *, key_index: bool = False) -> WindowedTable:
@@ -139,11 +154,17 @@ class Table(MutableMapping[Any, Any]):
         """Makes the engine's side of it. ``key`` is that of the topic whose agents write it."""
         if self.closes is not None and self.window is None:
             raise ConfigurationError(f"table {self.name!r}: on_window_close needs windows")
+        if self.closes is not None and isinstance(self.window, SlidingWindow):
+            raise ConfigurationError(
+                f"table {self.name!r}: sliding windows overlap without end; nothing closes"
+            )
         spec = TableSpec(self.name, self.window, self.row_codec(), "", 0)
         spec = replace(spec, own_time=self.own_time, closes=self.closes is not None, store=self.store)
         self._engine = engine
         key_bytes = partial(bytes_of_key, key)
         table = engine.add_table(spec, self.default, key_bytes, self.partitions, is_global=self.is_global)
+        if self.merge is not None and isinstance(table, MovingTable):
+            table.merge = self.merge
         table.key_codec = None if self.key_type is None else KeyCodec(self.key_type)
         if self.closes is not None:
             table.on_close = self._window_closed
@@ -169,6 +190,8 @@ class Table(MutableMapping[Any, Any]):
         assert self.closes is not None
         assert self.window is not None
         end_s = self.window.end_of(start) / 1_000 - FAUST_END_S
+        if isinstance(self.window, SessionWindow):
+            start, value = value[0].start, value[0].state
         await maybe_async(self.closes((key, (start / 1_000, end_s)), value))
 
     @property
@@ -193,9 +216,29 @@ class Table(MutableMapping[Any, Any]):
                 return value
         return MISSING
 
+    def find_at(self, key: Any, time_ms: int) -> Any:
+        """`find` in the newest window of a time: that begins last, of sessions the one that holds it."""
+        table, hand = self.inner, holding()
+        assert self.window is not None
+        if not isinstance(table, MovingTable):
+            return self.find(key, self.window.windows_of(time_ms)[-1][0])
+        if hand is not None:
+            return table.value_at(table.part(hand), key, time_ms)
+        for part in table.parts.values():
+            value = table.value_at(part, key, time_ms, durable=not self.app.bench)
+            if value is not MISSING:
+                return value
+        return MISSING
+
+    def value_or_default_at(self, key: Any, time_ms: int) -> Any:
+        """`value_or_default` in the newest window of a time."""
+        return self._or_default(key, self.find_at(key, time_ms))
+
     def value_or_default(self, key: Any, start: int) -> Any:
         """A copy of the row's value, else the table's default. Raises KeyError where it has none."""
-        value = self.find(key, start)
+        return self._or_default(key, self.find(key, start))
+
+    def _or_default(self, key: Any, value: Any) -> Any:
         if value is not MISSING:
             return value if value.__class__ in _PLAIN else copy.deepcopy(value)
         if self.default is None:

@@ -17,6 +17,7 @@ from faust.utils.terminal.tables import dict_as_ansitable
 
 from streamflow.errors import ConfigurationError
 from streamflow.hand import CURRENT
+from streamflow.moving import MovingTable
 from streamflow.stores.base import DELETED, MISSING
 from streamflow.tables import AgentTable
 from streamflow.windows import SessionWindow, SlidingWindow, Window
@@ -116,7 +117,8 @@ class WindowedTable:
         """Of the windows that a write goes to."""
         inner = self.table.inner
         if self.clock is None:
-            return inner.starts(inner.hand())
+            hand = inner.hand()
+            return inner.open_starts(hand, inner.part(hand))
         return [start for start, _ in self.window.windows_of(self.time_ms())]
 
     # -- a mapping -------------------------------------------------------------------------------
@@ -133,9 +135,13 @@ class WindowedTable:
                 return
             value = value.value()
         table = self.table
-        table.inner.hand()  # raises TypeError outside an event, also where there is no window
-        for start in self.starts():
-            table.write(key, value, start)
+        inner = table.inner
+        inner.hand()  # raises TypeError outside an event, also where there is no window
+        if isinstance(inner, MovingTable):
+            inner.set_value(key, value)
+        else:
+            for start in self.starts():
+                table.write(key, value, start)
         if table.watched:
             table.on_key_set(key, value)
 
@@ -144,13 +150,16 @@ class WindowedTable:
         inner.hand()
         if key not in self:
             raise KeyError(key)
-        for start in self.starts():
-            inner.write(key, DELETED, start)
+        if isinstance(inner, MovingTable):
+            inner.delete(key)
+        else:
+            for start in self.starts():
+                inner.write(key, DELETED, start)
         if self.table.watched:
             self.table.on_key_del(key)
 
     def __contains__(self, key: object) -> bool:
-        return self.table.find(key, self.start()) is not MISSING
+        return self.table.find_at(key, self.time_ms()) is not MISSING
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.table.all_keys())
@@ -178,10 +187,9 @@ class WindowedTable:
         return View(self, lambda key, value: value, event=event)
 
     def items_at(self, time_ms: int) -> Iterator[tuple[Any, Any]]:
-        start = self.start_at(time_ms)
         for key in self.table.all_keys():
             try:
-                yield key, self.table.value_or_default(key, start)
+                yield key, self.table.value_or_default_at(key, time_ms)
             except KeyError:  # no row there, and the table has no default
                 continue
 
@@ -314,7 +322,7 @@ class WindowedRow:
         return self
 
     def _at(self, time_ms: int) -> Any:
-        return self.by.table.value_or_default(self.key, self.by.start_at(time_ms))
+        return self.by.table.value_or_default_at(self.key, time_ms)
 
     def value(self, event: Any = None) -> Any:
         """Of the window that holds the table's time (see `WindowedTable.relative_to`); else its default."""
