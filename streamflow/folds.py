@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, repeat
@@ -474,7 +475,9 @@ class Fold:
         window, cut = self.spec.window, part.cut or {}
         assert window is not None
         first = None if before_ms is None else window.first_open_start(before_ms)
-        starts = {start for start in (*part.store.starts(), *cut) if first is None or start >= first}
+        kept = part.store.starts()
+        starts = {*kept[0 if first is None else bisect_left(kept, first) :]}
+        starts.update(start for start in cut if first is None or start >= first)
         for start in sorted(starts):
             if not window.closed(start, watermark_ms):
                 break

@@ -155,9 +155,11 @@ def _window(reader: TableReader) -> dict[str, Any] | None:
     window = reader.window
     if window is None:
         return None
+    own = {name: getattr(window, name) for name in ("step_ms", "gap_ms") if hasattr(window, name)}
     return {
-        "kind": type(window).__name__.removesuffix("Window").lower(),
+        "kind": window.kind,
         "size_ms": window.size_ms,
+        **own,
         "grace_ms": window.grace_ms,
         "retain_ms": window.retain_ms,
     }

@@ -210,11 +210,14 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "anyOf": [
                     _object(
                         {
-                            "kind": TEXT,
-                            "size_ms": {"type": "integer"},
+                            "kind": {"enum": ["tumbling", "hopping", "sliding", "session"]},
+                            "size_ms": {"type": "integer", "description": "Of a session of one event."},
+                            "step_ms": {"type": "integer", "description": "Of hopping windows."},
+                            "gap_ms": {"type": "integer", "description": "Of sessions."},
                             "grace_ms": {"type": "integer"},
                             "retain_ms": {"type": "integer"},
-                        }
+                        },
+                        required=("kind", "size_ms", "grace_ms", "retain_ms"),
                     ),
                     {"type": "null"},
                 ]

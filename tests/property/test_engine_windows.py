@@ -116,3 +116,28 @@ def test_the_engine_makes_the_rows_of_the_definition(kind: str, part: int) -> No
             check(window, partitions, run)
         except AssertionError as exc:
             raise AssertionError(f"{kind} seed {seed}: {window}\n{partitions}\n{exc}") from exc
+
+
+@pytest.mark.parametrize("kind", ["tumbling", "hopping", "sliding", "session"])
+def test_disorder_within_the_grace_makes_the_rows_of_sorted_data(kind: str) -> None:
+    for seed in range(SEEDS):
+        dice = random.Random(f"shuffled {kind}:{seed}")
+        window = draw_window(kind, dice)
+        partitions = [sorted(part, key=lambda e: e.time) for part in draw_partitions(window, dice)]
+        shuffled = [within_grace(part, window.grace_ms, dice) for part in partitions]
+        straight, crooked = run_engine(window, partitions, seed), run_engine(window, shuffled, seed + 1)
+        assert crooked.rows == straight.rows, f"{kind} seed {seed}: {window}\n{shuffled}"
+        assert crooked.counters == straight.counters
+        for by in BY:
+            assert sorted(crooked.closed[by], key=repr) == sorted(straight.closed[by], key=repr)
+
+
+def within_grace(part: list[OracleEvent], grace_ms: int, dice: random.Random) -> list[OracleEvent]:
+    """The same events, none of them behind another by more than the grace."""
+    left, taken = list(part), []
+    while left:
+        # Whatever is taken now, the oldest that is left may still come after it.
+        ready = [event for event in left if event.time <= left[0].time + grace_ms]
+        taken.append(dice.choice(ready))
+        left.remove(taken[-1])
+    return taken

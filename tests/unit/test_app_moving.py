@@ -146,6 +146,34 @@ async def test_an_agent_sees_the_session_or_the_window_that_ends_with_its_event(
         assert harness.seen == [(value, True) for value in seen]
 
 
+async def test_a_gap_joins_and_a_millisecond_more_does_not_in_either_order() -> None:
+    harness = Harness(lambda table: table.session(10))
+    first, last = T0_MS, T0_MS + 10_000
+    events = [
+        (first, "near", 1),
+        (last, "near", 2),
+        (last, "back", 1),
+        (first, "back", 2),
+        (first, "far", 1),
+        (last + 1, "far", 2),
+        (last + 1, "away", 1),
+        (first, "away", 2),
+    ]
+    harness.total = len(events)
+    async with running(harness.app):
+        await harness.feed(events)
+        rows = harness.rows()
+    gap_ms = 10_001
+    assert rows == {
+        (first, last + gap_ms, "near"): 3,
+        (first, last + gap_ms, "back"): 3,
+        (first, first + gap_ms, "far"): 1,
+        (last + 1, last + 1 + gap_ms, "far"): 2,
+        (first, first + gap_ms, "away"): 2,
+        (last + 1, last + 1 + gap_ms, "away"): 1,
+    }
+
+
 async def test_values_are_put_together_as_the_table_says() -> None:
     harness = Harness(lambda table: table.session(10, merge=max))
     table = harness.table
