@@ -90,14 +90,19 @@ class SlidingRows:
 
     def content(self, start: int, group: Any) -> list[Any]:
         """The states of the events that would count in this window, whether it is one or not."""
+        return list(self._states(start, group))
+
+    def _states(self, start: int, group: Any) -> Iterator[Any]:
         end = start + self._size_ms
-        return [
-            state
-            for time_ms in self._panes.times_of(group, start, end)
-            for pane in self._lookup(time_ms, group)
-            for after_ms, state in pane.items()
-            if after_ms is None or end > after_ms
-        ]
+        for time_ms in self._panes.times_of(group, start, end):
+            for pane in self._lookup(time_ms, group):
+                for after_ms, state in pane.items():
+                    if after_ms is None or end > after_ms:
+                        yield state
+
+    def is_there(self, start: int, group: Any) -> bool:
+        """Is there such a window?"""
+        return self._exists(start, group) and any(True for _ in self._states(start, group))
 
     def _exists(self, start: int, group: Any) -> bool:
         """Does it end with an event that came in time, or begin right after one?"""
@@ -113,20 +118,20 @@ class SlidingRows:
         """The groups that have this window."""
         candidates = dict.fromkeys(self._panes.groups_at(start + self._size_ms - 1))
         candidates |= dict.fromkeys(self._panes.groups_at(start - 1))
-        return [group for group in candidates if self.states(start, group)]
+        return [group for group in candidates if self.is_there(start, group)]
 
     def starts_of(self, group: Any) -> list[int]:
         """Starts of the windows of one group, oldest first."""
         times = self._panes.times_of(group, -(1 << 62), 1 << 62)
         starts = sorted({start for t in times for start in (t - self._size_ms + 1, t + 1)})
-        return [start for start in starts if self.states(start, group)]
+        return [start for start in starts if self.is_there(start, group)]
 
     def touched_by(self, time_ms: int, group: Any) -> list[int]:
         """Starts of the windows that an event of this time may have changed."""
         size = self._size_ms
         times = self._panes.times_of(group, time_ms - size, time_ms + size)
         starts = {start for t in times for start in (t - size + 1, t + 1)}
-        return sorted(s for s in starts if time_ms - size < s <= time_ms + 1 and self.states(s, group))
+        return sorted(s for s in starts if time_ms - size < s <= time_ms + 1 and self.is_there(s, group))
 
     def ending(self, first_ms: int | None, end_ms: int) -> Iterator[tuple[int, list[Any]]]:
         """(start, groups) of the windows whose end lies within ``[first, end)``, in order."""

@@ -154,6 +154,8 @@ class Table(MutableMapping[Any, Any]):
         """Makes the engine's side of it. ``key`` is that of the topic whose agents write it."""
         if self.closes is not None and self.window is None:
             raise ConfigurationError(f"table {self.name!r}: on_window_close needs windows")
+        if self.is_global and isinstance(self.window, SessionWindow | SlidingWindow):
+            raise ConfigurationError(f"table {self.name!r}: a global table has tumbling or hopping windows")
         if self.closes is not None and isinstance(self.window, SlidingWindow):
             raise ConfigurationError(
                 f"table {self.name!r}: sliding windows overlap without end; nothing closes"

@@ -17,7 +17,8 @@ from streamflow.dispatch import Source
 from streamflow.engine import Engine
 from streamflow.folds import By, FoldSpec, Key, Values
 from streamflow.readers import make_readers
-from streamflow.rows import RowChange, TableChanges
+from streamflow.reading import EngineReader
+from streamflow.rows import Row, RowChange, TableChanges
 from streamflow.settings import Settings
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
@@ -210,6 +211,7 @@ class _World:
                 for row in reader.window_rows(partition, start)
             ]
             assert sorted(map(repr, by_windows)) == sorted(map(repr, rows))
+            self._ask_by_key(reader, rows)
             assert self.engine.ours is not None
             consumer = f"aggregate:{name}"
             run.counters[name] = {
@@ -222,6 +224,25 @@ class _World:
             if topic.endswith(("-changelog", "-shuffle")):
                 run.left[topic] = self._live(topic)
         return run
+
+    @staticmethod
+    def _ask_by_key(reader: EngineReader, rows: list[Row]) -> None:
+        """A key's windows, its newest one, and those that hold a time."""
+        for key in {row.key for row in rows} if reader.keyed else ():
+            mine = sorted((r for r in rows if r.key == key), key=lambda r: (r.start_ms or 0, r.end_ms or 0))
+            found = reader.windows(key)
+            assert sorted(found, key=lambda r: (r.start_ms or 0, r.end_ms or 0)) == mine
+            if reader.name != "field":
+                continue  # the keys of these runs lie in other partitions than their hashes say
+            assert reader.get(key) in mine
+            for row in mine:
+                assert row.end_ms is not None
+                at_ms = row.end_ms - 1
+                holding = [r for r in mine if (r.start_ms or 0) <= at_ms < (r.end_ms or 0)]
+                got = reader.get(key, at_ms)
+                assert got in holding
+                assert got is not None
+                assert got.end_ms == max(r.end_ms or 0 for r in holding), "of several the newest"
 
     def _closed(self, topic: str) -> list[tuple[tuple[int, int, Any], Any]]:
         found = []

@@ -207,3 +207,11 @@ async def test_what_has_no_meaning_for_sliding_windows_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="sliding"):
         await harness.app.start()
     await harness.app.stop()
+
+
+async def test_sessions_are_refused_where_every_worker_holds_all_rows() -> None:
+    harness = Harness(lambda table: table.session(10))
+    harness.app.GlobalTable("everywhere", default=int, partitions=1).session(10)
+    with pytest.raises(ConfigurationError, match="global"):
+        await harness.app.start()
+    await harness.app.stop()
