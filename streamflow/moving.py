@@ -16,7 +16,7 @@ from functools import reduce
 from typing import Any
 
 from streamflow.hand import CURRENT, Hand
-from streamflow.panes import Pane, Panes, SlidingRows
+from streamflow.panes import Pane, Panes, SlidingRows, row_ids
 from streamflow.stores.base import DELETED, MISSING
 from streamflow.tables import AgentTable, TablePartition, TableSpec
 from streamflow.windows import SessionWindow, SlidingWindow
@@ -177,7 +177,7 @@ class SessionTable(MovingTable):
     def _ends(part: TablePartition) -> _Ends:
         if part.index is None:
             ends = part.index = _Ends()
-            for end, key in part.ids():
+            for end, key in row_ids(part):
                 insort(ends.setdefault(key, []), end)
         found: _Ends = part.index
         return found
@@ -245,7 +245,7 @@ class SlidingTable(MovingTable):
     def _panes(part: TablePartition) -> Panes:
         if part.index is None:
             panes = part.index = Panes()
-            for t, key in part.ids():
+            for t, key in row_ids(part):
                 panes.add(t, key)
         found: Panes = part.index
         return found

@@ -11,6 +11,8 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from streamflow.stores.base import DELETED
+from streamflow.tables import TablePartition
 from streamflow.windows import SlidingWindow
 
 Pane = Mapping[int | None, Any]
@@ -144,6 +146,21 @@ class SlidingRows:
             groups = self.groups_at(start)
             if groups:
                 yield start, groups
+
+
+def row_ids(part: TablePartition) -> Iterator[tuple[int, Any]]:
+    """(window's id, key) of every row of all layers, each once: what indexes are made of."""
+    hidden: set[tuple[int, Any]] = set()
+    for layer in (part.changes, part.cut or {}):
+        for start, rows in layer.items():
+            for key, value in rows.items():
+                if (start, key) not in hidden:
+                    hidden.add((start, key))
+                    if value is not DELETED:
+                        yield start, key
+    for start, key, _ in part.store.scan():
+        if (start, key) not in hidden:
+            yield start, key
 
 
 def _insert(times: list[int], time_ms: int) -> None:

@@ -186,20 +186,6 @@ class TablePartition:
         rows = {**self.store.window(start), **(self.cut or {}).get(start, {}), **self.changes.get(start, {})}
         return {key: value for key, value in rows.items() if value is not DELETED}
 
-    def ids(self) -> Iterator[tuple[int, Any]]:
-        """(start, key) of every row, of all layers, each once."""
-        hidden: set[tuple[int, Any]] = set()
-        for layer in (self.changes, self.cut or {}):
-            for start, rows in layer.items():
-                for key, value in rows.items():
-                    if (start, key) not in hidden:
-                        hidden.add((start, key))
-                        if value is not DELETED:
-                            yield start, key
-        for start, key, _ in self.store.scan():
-            if (start, key) not in hidden:
-                yield start, key
-
     def emit(self, records: list[Record]) -> None:
         """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
         assert self.cut is not None

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from streamflow.folds import Fold, FoldSpec, State, _Columns
-from streamflow.panes import Pane, Panes, SlidingRows
+from streamflow.panes import Pane, Panes, SlidingRows, row_ids
 from streamflow.stores.base import DELETED, MISSING
 from streamflow.tables import TablePartition
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
@@ -124,7 +124,7 @@ class SlidingFold(_BehindFold):
         """The times of the partition's panes, of all its layers."""
         if part.index is None:
             panes = part.index = Panes()
-            for t, group in part.ids():
+            for t, group in row_ids(part):
                 panes.add(t, group)
         found: Panes = part.index
         return found
@@ -302,7 +302,7 @@ class SessionFold(_BehindFold):
         """Group -> ends of its sessions, in order, of all layers of the partition."""
         if part.index is None:
             ends = part.index = SessionEnds()
-            for end, group in part.ids():
+            for end, group in row_ids(part):
                 insort(ends.setdefault(group, []), end)
         found: SessionEnds = part.index
         return found
