@@ -169,6 +169,14 @@ class Ours:
             for f in self.folds
         )
 
+    def failing(self) -> dict[tuple[str, int, int], int]:
+        """(topic, partition, offset) -> attempts, of events that an agent has still to try again."""
+        found: dict[tuple[str, int, int], int] = {}
+        for agent in self.agents:
+            for at, attempts in agent.failing().items():
+                found[at] = max(attempts, found.get(at, 0))
+        return found
+
     def offsets(self) -> dict[TopicPartition, int]:
         """The group's offsets: for each partition the least position of its consumers."""
         least: dict[TopicPartition, int] = {}

@@ -49,6 +49,7 @@ class Checkpoint:
         self._refused = refused
         self._lock = asyncio.Lock()
         self._committed: dict[TopicPartition, int] = {}
+        self._failing: dict[tuple[str, int, int], int] = {}
 
     async def run(self) -> bool:
         """One checkpoint; False if there was nothing to make durable, or if no more may be made.
@@ -72,14 +73,15 @@ class Checkpoint:
         # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
         records, offsets = self._ours.cut()
         written: dict[TopicPartition, int] = {}
-        if records or offsets != self._committed:
+        failing = self._ours.failing()
+        if records or offsets != self._committed or failing != self._failing:
             # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
             self.in_flight = True
             try:
-                written = await self._commit(Commit(self._ours.assignment, records, offsets))
+                written = await self._commit(Commit(self._ours.assignment, records, offsets, failing=failing))
             finally:
                 self.in_flight = False
-            self._committed = offsets
+            self._committed, self._failing = offsets, failing
         # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
         folded = self._ours.committed(written)
         # Step 6. Tell the live subscribers.

@@ -96,6 +96,17 @@ class Agent:
         """Starts, unless it runs, what else takes this agent's events."""
         self.crew.spawn(stage, run, SHARED)
 
+    def failing(self) -> dict[tuple[str, int, int], int]:
+        """(topic, partition, offset) -> attempts, of events that failed and are not done."""
+        tried = dict(self.feed.attempts) if self.feed is not None else {}
+        if self._failed_at is not None:
+            tried[self._failed_at] = self._attempts
+        return {
+            at: attempts
+            for at, attempts in tried.items()
+            if (progress := self.progress.get(at[:2])) is not None and at[2] >= progress.position
+        }
+
     def hold(self, progress: Progress) -> None:
         """One of its partitions is ours."""
         self.progress[progress.topic, progress.partition] = progress

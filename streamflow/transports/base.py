@@ -24,7 +24,7 @@ records in order, waits for every acknowledgement, and commits the offsets last 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 TopicPartition = tuple[str, int]
@@ -119,6 +119,9 @@ class Commit:
     records: Sequence[Record]
     offsets: Mapping[TopicPartition, int]
     metadata: str = ""
+    # (topic, partition, offset) of each event that has failed and is tried again -> attempts so far.
+    # For drivers that can show them; they mean nothing to the commit.
+    failing: Mapping[tuple[str, int, int], int] = field(default_factory=dict)
 
 
 class RebalanceListener(Protocol):

@@ -205,6 +205,41 @@ async def test_two_live_workers_of_one_slot_share(redis_clients: RedisClients) -
         await worker.owns_number(1)
 
 
+async def test_the_pending_list_shows_failures_with_their_attempts_and_nothing_else(
+    redis_clients: RedisClients, redis: Any
+) -> None:
+    topic, group = await make_topic(await redis_clients.maker(), "events", 1), unique("app")
+    spot, stream = (topic, 0), f"{topic}:0"
+    offsets = [offset_of_id(redis.xadd(stream, {"v": str(n)})) for n in range(5)]
+
+    def shown() -> dict[int, tuple[bytes, int]]:
+        entries = redis.xpending_range(stream, group, "-", "+", 10)
+        return {
+            offsets.index(offset_of_id(e["message_id"])): (e["consumer"], e["times_delivered"])
+            for e in entries
+        }
+
+    async def commit(worker: Worker, number: int, failing: dict[int, int]) -> None:
+        told = {(topic, 0, offsets[n]): attempts for n, attempts in failing.items()}
+        assignment = worker.listener.newest
+        await worker.client.commit(Commit(assignment, [], {spot: offsets[number]}, failing=told))
+
+    first = await redis_clients.alone(topic, 1, group, slot="first")
+    await first.client.committed([spot])
+    await commit(first, 1, {1: 1, 2: 1})
+    assert shown() == {1: (b"first", 1), 2: (b"first", 1)}
+    await commit(first, 2, {2: 3})
+    assert shown() == {2: (b"first", 3)}
+    await redis_clients.kill(first.client)
+    second = await redis_clients.alone(topic, 1, group, slot="second")
+    await second.client.committed([spot])
+    assert shown() == {2: (b"second", 3)}
+    await commit(second, 2, {2: 1})
+    assert shown() == {2: (b"second", 4)}
+    await commit(second, 4, {})
+    assert shown() == {}
+
+
 # Commits
 
 
@@ -638,7 +673,7 @@ async def test_a_checkpoint_waits_for_replicas_and_its_fate_is_unknown_without_t
 ) -> None:
     master = make_redis()
     replica = make_redis(replica_of=master)
-    clients = RedisClients(master.port, wait_replicas=1, wait_timeout_ms=300)
+    clients = RedisClients(master.port, wait_replicas=1, wait_timeout_ms=2_000)
     admin: Any = replica.client()
     try:
         maker = await clients.maker()

@@ -190,3 +190,56 @@ def test_xinfo_groups_tells_how_far_behind_a_stopped_app_is(job: RedisJob) -> No
     job.send(700, span_ms=20_000)
     after = sum(job.redis.xlen(job.stream(p)) for p in range(PARTITIONS))
     assert sum(lag or 0 for lag in job.lags()) == after - before == 700
+
+
+FAILING = """
+import streamflow
+from streamflow import App, Event, Retry
+
+app = App("failing")
+events = app.topic("events", key_type=str, value_type=Event, partitions=1)
+
+@app.agent(events, retry=Retry(attempts=4, first_wait_s=1.0, jitter=False))
+async def handle(stream):
+    async for event in stream:
+        if event.type == "poison":
+            raise ValueError("it can't be done")
+"""
+
+
+def test_a_failure_is_pending_with_its_attempts_until_it_is_dead_lettered(
+    job: RedisJob, tmp_path: pathlib.Path
+) -> None:
+    module = tmp_path / "failing_job.py"
+    module.write_text(FAILING)
+    settings = {
+        "id": job.id,
+        "broker": job._server.url,
+        "redis_stream_name": f"{job.id}.{{topic}}:{{partition}}",
+    }
+    worker = WorkerProcess(module, tmp_path / "failing.log", **settings)
+    job.workers.append(worker)
+    worker.start()
+    worker.wait_ready()
+    job.redis.xadd(job.stream(0), {"type": "fine"})
+    poison = job.redis.xadd(job.stream(0), {"type": "poison", "key": "ann"})
+    job.redis.xadd(job.stream(0), {"type": "fine"})
+
+    def attempts() -> list[tuple[bytes, int]]:
+        pending = job.redis.xpending_range(job.stream(0), job.id, "-", "+", 10)
+        return [(entry["message_id"], entry["times_delivered"]) for entry in pending]
+
+    wait_for("it is pending", lambda: attempts() == [(poison, 1)])
+    wait_for("it is tried again", lambda: attempts() == [(poison, 2)])
+    wait_for("it is dead-lettered", lambda: job.redis.xlen(job.stream(0, "events-dead-letters")) == 1)
+    wait_for("nothing is pending", lambda: attempts() == [])
+    ((_, letter),) = job.redis.xrange(job.stream(0, "events-dead-letters"))
+    assert json.loads(letter[b"v"])["type"] == "poison"
+    assert ["source-offset", str(_offset(poison))] in json.loads(letter[b"h"])
+    (group,) = job.redis.xinfo_groups(job.stream(0))
+    assert (group["lag"], group["pending"]) == (0, 0)
+
+
+def _offset(entry_id: bytes) -> int:
+    ms, sequence = entry_id.split(b"-")
+    return int(ms) << 20 | int(sequence)

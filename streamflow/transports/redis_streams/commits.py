@@ -30,6 +30,7 @@ from streamflow.clock import Clock
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, LostWrites, TransportError
 from streamflow.transports.base import Commit, TopicPartition
 from streamflow.transports.redis_streams.entries import EMPTY, Chunk, chunks
+from streamflow.transports.redis_streams.failures import Changes
 from streamflow.transports.redis_streams.group import Fence
 from streamflow.transports.redis_streams.link import COMMIT, PUBLISH, Arg, Link, LostConnection
 from streamflow.transports.redis_streams.names import id_before, offset_of_id, spot_field
@@ -37,6 +38,7 @@ from streamflow.transports.redis_streams.settings import RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
 
 RETRY_MS = 100
+NOTHING_PENDING = Changes([], [])
 NUMBER = b"#"  # field of a member's ends that holds the number of its newest decided commit
 
 
@@ -55,7 +57,11 @@ class Commits:
         self._attempts = 0
 
     async def commit(
-        self, commit: Commit, fence: Fence, counts: Mapping[TopicPartition, int]
+        self,
+        commit: Commit,
+        fence: Fence,
+        counts: Mapping[TopicPartition, int],
+        pending: Changes = NOTHING_PENDING,
     ) -> dict[TopicPartition, int]:
         """``counts``: entries before each committed offset. Returns the ends of the partitions written.
 
@@ -82,6 +88,7 @@ class Commits:
             except TransportError as exc:
                 raise CommitAborted(f"not committed: {exc}") from exc
             plan = self._plan(commit, fence, number, counts)
+            plan |= {"failures": pending.failures, "settled": pending.settled}
             if staged:
                 plan |= {"staged": 2 * len(pieces), "streams": list(streams)}
             # Step 2. Decide.
@@ -126,8 +133,6 @@ class Commits:
                 )
                 for spot, offset in commit.offsets.items()
             ],
-            "failures": [],
-            "settled": [],
         }
 
     async def _stage(self, staged: str, pieces: Sequence[Chunk]) -> None:

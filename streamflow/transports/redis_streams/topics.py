@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from streamflow.errors import RecordTooLarge, TransportError
+from streamflow.errors import RecordRefused, RecordTooLarge, TransportError
 from streamflow.transports.base import Record, TopicPartition, TopicSpec
 from streamflow.transports.redis_streams.link import Link, refused
 from streamflow.transports.redis_streams.names import Names, offset_after
@@ -61,10 +61,9 @@ class Topics:
                 mine = found[record[:2]] = []
             mine.append(record)
         await self.learn(topic for topic, _ in found)
-        for spot, mine in found.items():
-            limit = self.known(spot).record_bytes_max
-            if limit is not None and any(len(r[2] or b"") + len(r[3] or b"") > limit for r in mine):
-                raise RecordTooLarge(f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes")
+        limits = {spot: self.known(spot).record_bytes_max for spot in found}
+        if any(limit is not None for limit in limits.values()):
+            check_sizes(records, limits)
         return found
 
     async def starts(self, spots: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -104,3 +103,18 @@ def stream_info(reply: Any) -> dict[bytes, Any] | None:
 def end_of(info: Mapping[bytes, Any] | None) -> int:
     """The offset behind a stream's last id, as XINFO STREAM tells it."""
     return 0 if info is None else offset_after(info[b"last-generated-id"])
+
+
+def check_sizes(records: Sequence[Record], limits: Mapping[TopicPartition, int | None]) -> None:
+    """Raises RecordTooLarge, with all that are refused in it."""
+    refused: dict[int, RecordRefused] = {}
+    for index, record in enumerate(records):
+        limit = limits[record[:2]]
+        if limit is not None and len(record[2] or b"") + len(record[3] or b"") > limit:
+            refused[index] = RecordTooLarge(
+                f"a record for {record[0]}[{record[1]}] is over its {limit} bytes"
+            )
+    if refused:
+        first = refused[min(refused)]
+        first.refused = refused
+        raise first

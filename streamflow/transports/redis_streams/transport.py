@@ -21,6 +21,7 @@ from streamflow.transports.base import (
 from streamflow.transports.redis_streams.commits import Commits
 from streamflow.transports.redis_streams.counting import UNKNOWN, Counts
 from streamflow.transports.redis_streams.entries import chunks
+from streamflow.transports.redis_streams.failures import Pending
 from streamflow.transports.redis_streams.group import Fence, Membership, Offer, create_groups
 from streamflow.transports.redis_streams.link import SEND, Link
 from streamflow.transports.redis_streams.names import offset_of, spot_field
@@ -49,6 +50,7 @@ class RedisTransport:
         self._commits = Commits(self._committing, self._topics, settings, clock)
         self._reader = Reader(self._fetching, self._topics, settings, clock)
         self._counts = Counts()
+        self._pending = Pending(settings)
         self._reader.on_read = self._counts.add
         self._upkeep = Upkeep(self._keeping, self._topics, settings, clock, self._assigned)
         self._upkeep_task: asyncio.Task[None] | None = None
@@ -102,6 +104,7 @@ class RedisTransport:
         fields = [field for spot in spots for field in (spot_field(spot), f"{spot_field(spot)}:read")]
         found = await self._control.one("HMGET", self._names.offsets, *fields)
         infos = await self._topics.infos(spots)
+        await self._pending.take_over(self._control, sorted(self._assigned().intersection(spots)))
         offsets: dict[TopicPartition, int | None] = {}
         for spot, text, read, info in zip(spots, found[::2], found[1::2], infos, strict=True):
             offsets[spot] = offset = None if text is None else int(text)
@@ -222,7 +225,8 @@ class RedisTransport:
         if foreign:
             raise ValueError(f"offsets of partitions that are not in the assignment: {sorted(foreign)}")
         counts = {spot: self._counts.before(spot, offset) for spot, offset in commit.offsets.items()}
-        ends = await self._commits.commit(commit, fence, counts)
+        ends = await self._commits.commit(commit, fence, counts, self._pending.changes(commit))
+        self._pending.committed(commit.offsets, commit.failing)
         for spot, offset in commit.offsets.items():
             self._counts.settle(spot, offset)
         self._upkeep.wrote(ends)
