@@ -28,7 +28,7 @@ from streamflow.transports.redis_streams.names import (
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics, end_of, stream_info
 
-ENTRIES_MAX = 16_000  # of all streams in one read: it holds the server up for about 10 ms
+ENTRIES_MAX = 8_000  # of all streams in one read: it holds the server up for a few ms
 ENTRY_BYTES_GUESS = 1_000
 SCAN_COUNT = 500
 TOTALS_MAX = 16

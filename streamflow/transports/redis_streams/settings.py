@@ -90,7 +90,7 @@ class RedisSettings:
     decide_timeout_ms: int = 15_000
     request_timeout_ms: int = 5_000
 
-    chunk_records: int = 1_000
+    chunk_records: int = 500
     chunk_bytes: int = 262_144
     staged_ms: int = 60_000
     fetch_records: int = 2_000
