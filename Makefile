@@ -62,7 +62,7 @@ clean:
 
 $(VENV)/.stamp-run: $(VENV)/.stamp-venv pyproject.toml requirements.lock
 	@echo "Installing streamflow into $(VENV) ..."
-	@$(INSTALL) .
+	@$(INSTALL) '.[embedded]' 2>/dev/null || $(INSTALL) .    # a few platforms have no embedded server
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp-venv pyproject.toml requirements.lock

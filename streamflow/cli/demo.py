@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import signal
 import sys
 from typing import Any
@@ -11,9 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from streamflow.cli.demo_app import CLOSED_TOPIC, TOPIC, WINDOW_S, make_app
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, StreamflowError
 from streamflow.faust_adapters.worker import Worker
 from streamflow.transports.connecting import scheme_of
+from streamflow.transports.redis_streams.embedded import SCHEME, EmbeddedServer
 from streamflow.web.server import WebServer
 from streamflow.web.settings import DEFAULT_PORT
 
@@ -21,10 +24,18 @@ from streamflow.web.settings import DEFAULT_PORT
 @click.command()
 @click.option("--rate", default=200.0, show_default=True, type=click.FloatRange(0, 20_000), help="Events/s.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port of the dashboard; busy: an error.")
-@click.option("--broker", metavar="URL", help="kafka://host:port; without it everything is in memory.")
+@click.option(
+    "--broker",
+    metavar="URL",
+    help="kafka://host:port, redis://host:port, redis+embedded:///folder, memory://; without it a server of"
+    " its own that keeps the counts in your state folder, or memory:// where that can't run.",
+)
 def command(rate: float, port: int | None, broker: str | None) -> None:
     """A worker, a generator of events and a live dashboard; needs no broker."""
-    app = make_app(rate, broker)
+    default, why = default_broker()
+    app = make_app(rate, broker, default_broker=default)
+    if scheme_of(app.broker_url) == "memory" and why:
+        click.secho(f"Counts are kept in memory only: {why}", fg="yellow", err=True)
     if port is not None:
         app.conf.web_port = port
         # Told before anything starts, and not out of the middle of it.
@@ -36,6 +47,26 @@ def command(rate: float, port: int | None, broker: str | None) -> None:
         probe.release()
     worker = DemoWorker(app, rate)
     worker.execute_from_commandline()
+
+
+def default_broker() -> tuple[str, str]:
+    """The broker's URL, and why it is not the embedded server where it is not."""
+    server = EmbeddedServer(state_folder() / "demo")
+    try:
+        server.check()
+    except StreamflowError as exc:
+        return "memory://", str(exc)
+    return server.url, ""
+
+
+def state_folder() -> pathlib.Path:
+    """Where this user's programs keep what outlives them."""
+    home = pathlib.Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "streamflow"
+    given = os.environ.get("XDG_STATE_HOME", "")
+    # A relative one is to be ignored, says the XDG specification.
+    return (pathlib.Path(given) if os.path.isabs(given) else home / ".local" / "state") / "streamflow"
 
 
 class DemoWorker(Worker):
@@ -64,7 +95,9 @@ def show(app: Any, rate: float) -> None:
     url = str(app.web_server_url).rstrip("/")
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     port = app.web_server_url.port
-    broker = "memory://" if scheme_of(app.broker_url) == "memory" else app.broker_url
+    scheme = scheme_of(app.broker_url)
+    server = EmbeddedServer.of_url(app.broker_url) if scheme == SCHEME else None
+    broker = server.url if server else "memory://" if scheme == "memory" else app.broker_url
     moved = (
         f"   (port {DEFAULT_PORT} is busy)"
         if "web_port" not in app.settings.given and port != DEFAULT_PORT
@@ -91,6 +124,10 @@ def show(app: Any, rate: float) -> None:
         f"curl '{url}/v1/tables/window_totals/rows?state=closed'", f"final, once each in {CLOSED_TOPIC}"
     )
     command_line(f"curl {url}/metrics", "for Prometheus")
+    if server:
+        command_line(
+            f"redis-cli -s '{server.socket}' XINFO STREAM {TOPIC}:0", "the log, on the embedded Valkey"
+        )
     socket = url.replace("http", "ws", 1)
     command_line(f"npx wscat -s streamflow.v1+json -c {socket}/v1/ws", "live; then type these two lines")
     console.print(Text('      {"t":"init"}', style="cyan"))
@@ -102,5 +139,7 @@ def show(app: Any, rate: float) -> None:
         )
     )
     console.print()
+    if server:
+        line("Kept in", f"{server.folder}: started again, the demo goes on; delete it to begin anew")
     line("Stop", "Ctrl-C")
     console.print()

@@ -20,7 +20,8 @@ TOPIC = "demo-events"
 CLOSED_TOPIC = "demo-window-results"
 PARTITIONS = 6
 RETAIN_S = 3_600
-WINDOW_S = float(os.environ.get("STREAMFLOW_WINDOW_S", "10"))
+DEFAULT_WINDOW_S = 10.0
+WINDOW_S = float(os.environ.get("STREAMFLOW_WINDOW_S", DEFAULT_WINDOW_S))
 
 TICK_S = 0.1
 SWELL_S = 60.0  # the rate rises and falls by a third with this period
@@ -34,14 +35,27 @@ TYPES = {"page_view": 58, "search": 17, "user_action": 14, "purchase": 6, "syste
 PAGES = ("/", "/shop", "/shop/lamps", "/shop/chairs", "/cart", "/help")
 
 
-def make_app(rate: float, broker: str | None = None) -> App:
-    """The demo's app; ``rate`` is events per second, 0 for none."""
-    app = App(APP_ID, topic_partitions=PARTITIONS)
+def app_id(window_s: float) -> str:
+    """Rows of another window size are another app's: what is kept from the last time may have one."""
+    return APP_ID if window_s == DEFAULT_WINDOW_S else f"{APP_ID}-{window_s:g}s"
+
+
+def make_app(rate: float, broker: str | None = None, *, default_broker: str = "memory://") -> App:
+    """The demo's app; ``rate`` is events per second, 0 for none.
+
+    ``broker`` is what the command line says, ``default_broker`` what holds where nobody says anything.
+    """
+    app = App(
+        app_id(WINDOW_S),
+        broker=default_broker,
+        topic_partitions=PARTITIONS,
+        redis_trim="slowest_group",  # it may run for days
+    )
     if broker is not None:
         conf: Any = app.conf
         conf.broker = broker  # as from the command line: it wins over the environment
-    events = app.topic(TOPIC, key_type=str, value_type=Event, partitions=PARTITIONS)
-    closed = app.topic(CLOSED_TOPIC, partitions=1)
+    events = app.topic(TOPIC, key_type=str, value_type=Event, partitions=PARTITIONS, retention=RETAIN_S)
+    closed = app.topic(CLOSED_TOPIC, partitions=1, retention=RETAIN_S)
     window = TumblingWindow(size_s=WINDOW_S, retain_s=RETAIN_S)
     events_by_user: Any = app.Table("events_by_user", default=int, window=window)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,9 +14,9 @@ from streamflow.settings import Settings
 from streamflow.transports.base import Transport
 from streamflow.transports.kafka import KafkaSettings, KafkaTransport
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from streamflow.transports.redis_streams import RedisSettings, RedisTransport
+from streamflow.transports.redis_streams import RedisSettings, RedisTransport, embedded
 
-SCHEMES = ("kafka", "redis", "rediss", "memory")
+SCHEMES = ("kafka", "redis", "rediss", embedded.SCHEME, "memory")
 
 
 def connect(
@@ -39,8 +40,13 @@ def connect(
         return KafkaTransport(_kafka(url, settings, slot, kafka or {}), clock)
     if scheme in ("redis", "rediss"):
         return RedisTransport(redis_settings(url, settings, slot, redis or {}), clock)
+    if scheme == embedded.SCHEME:
+        server = embedded.EmbeddedServer.of_url(url)
+        fields = redis_settings("redis://localhost/0", settings, slot)
+        return embedded.EmbeddedTransport(replace(fields, **embedded.reached_at(server)), clock, server)
     raise ConfigurationError(
-        f"broker URL {scheme}://...: use kafka://host:port, redis://host:port/0, rediss://... or memory://"
+        f"broker URL {scheme}://...: use kafka://host:port, redis://host:port/0, rediss://...,"
+        f" {embedded.SCHEME}:///path or memory://"
     )
 
 

@@ -7,6 +7,7 @@ server; `keeper.py` starts it, brings it back if it dies, and ends it after the 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -22,10 +23,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.redis_streams import keeper
+from streamflow.transports.redis_streams.settings import RedisSettings
+from streamflow.transports.redis_streams.transport import RedisTransport
 
 SCHEME = "redis+embedded"
 SYNCS = ("everysec", "always", "no")
@@ -55,9 +60,17 @@ class EmbeddedServer:
         self._users: int | None = None  # the descriptor of the lock that says that we are here
         self._leaving = threading.Event()
 
+    @property
+    def url(self) -> str:
+        """As people write it."""
+        return f"{SCHEME}://{quote(str(self.folder))}"
+
     @classmethod
     def of_url(cls, url: str) -> EmbeddedServer:
-        """Of ``redis+embedded:///path[?appendfsync=...]``. Raises ConfigurationError."""
+        """Of ``redis+embedded:///path[?appendfsync=...]``. Raises ConfigurationError.
+
+        Without the two slashes in front of the path it is the same: so URL libraries write it.
+        """
         split = urlsplit(url)
         if split.netloc or not split.path.startswith("/") or split.path == "/":
             raise ConfigurationError(
@@ -68,6 +81,15 @@ class EmbeddedServer:
         if options or split.fragment:
             raise ConfigurationError(f"broker URL {url}: after the path only ?appendfsync=everysec|always|no")
         return cls(pathlib.Path(unquote(split.path)), appendfsync=appendfsync)
+
+    def check(self) -> None:
+        """Makes the folder. Raises what can be known before a start: ConfigurationError, TransportError."""
+        find_binary()
+        self._prepare()
+        try:
+            os.close(keeper.open_lock(str(self.folder), keeper.START_LOCK))
+        except OSError as exc:
+            raise refused(self.folder, exc) from exc
 
     def acquire(self) -> None:
         """Returns when the server answers and has loaded its state; blocks.
@@ -249,6 +271,36 @@ class EmbeddedServer:
                 log.warning("the embedded server is gone and does not come back yet: %s", exc)
                 leaving.wait(wait_s)
                 wait_s = min(RESPAWN_WAIT_MAX_S, 2 * wait_s)
+
+
+class EmbeddedTransport(RedisTransport):
+    """`RedisTransport` on a server that runs from `start` to `stop`, if nobody else keeps it running."""
+
+    def __init__(self, settings: RedisSettings, clock: Clock, server: EmbeddedServer) -> None:
+        super().__init__(settings, clock)
+        self._server = server
+
+    async def start(self) -> None:
+        """Raises as `EmbeddedServer.acquire` does."""
+        await asyncio.to_thread(self._server.acquire)
+        try:
+            await super().start()
+        except BaseException:
+            await asyncio.to_thread(self._server.release)
+            raise
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            await asyncio.to_thread(self._server.release)
+
+
+def reached_at(server: EmbeddedServer) -> dict[str, Any]:
+    """Fields of `RedisSettings`: the socket, which nobody but its owner can open, and no login."""
+    nothing = {"username": None, "password": None, "sentinels": (), "sentinel_service": ""}
+    files = dict.fromkeys(("tls_ca_file", "tls_cert_file", "tls_key_file"))
+    return {"path": str(server.socket), "tls": False, "wait_replicas": 0, **nothing, **files}
 
 
 def find_binary() -> pathlib.Path:
