@@ -8,13 +8,14 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from tests.bench import report, topics
+from tests.bench import report, streams, topics
 from tests.bench.contestants import Contestant, contestants
 from tests.bench.harness import Outcome, compete
-from tests.bench.workload import PARTITIONS
-from tests.support import kafka_server
+from tests.bench.workload import PARTITIONS, Answer
+from tests.support import kafka_server, redis_server
 
 RESULTS = pathlib.Path(__file__).parent / "results.json"
 EVENTS = 1_000_000
@@ -28,9 +29,13 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         chosen = choose(contestants(), os.environ.get("ONLY", ""))
-        with broker() as (bootstrap, kafka):
-            return asyncio.run(bench(bootstrap, kafka, chosen, options))
-    except kafka_server.NoBroker as exc:
+        with contextlib.ExitStack() as stack:
+            running = {
+                name: stack.enter_context(SERVERS[name]())
+                for name in sorted({contestant.server for contestant in chosen})
+            }
+            return asyncio.run(bench(running, chosen, options))
+    except (kafka_server.NoBroker, redis_server.NoServer) as exc:
         print(f"no broker: {exc}", file=sys.stderr)
         return 2
 
@@ -71,12 +76,35 @@ def broker() -> Iterator[tuple[str, str]]:
         yield server.bootstrap, f"Apache Kafka {kafka_server.VERSION}, one node on the same machine"
 
 
-async def bench(bootstrap: str, kafka: str, chosen: list[Contestant], options: argparse.Namespace) -> int:
+@contextlib.contextmanager
+def redis() -> Iterator[tuple[str, str]]:
+    """(host:port, what it is)."""
+    with redis_server.RedisServer(appendonly="everysec") as server, server.client() as client:
+        version = client.info("server")["redis_version"]
+        yield f"{redis_server.LOOPBACK}:{server.port}", f"Redis {version}, appendfsync everysec, same machine"
+
+
+# name -> starts one: (host:port, what it is)
+SERVERS: dict[str, Callable[[], contextlib.AbstractContextManager[tuple[str, str]]]] = {
+    "kafka": broker,
+    "redis": redis,
+}
+LOGS: dict[str, Any] = {"kafka": topics, "redis": streams}
+
+
+async def bench(
+    running: dict[str, tuple[str, str]], chosen: list[Contestant], options: argparse.Namespace
+) -> int:
+    """``running``: server -> (host:port, what it is)."""
     run = os.urandom(4).hex()
     sizes = {contestant.name: size_for(contestant, options) for contestant in chosen}
+    brokers = {name: address for name, (address, _) in running.items()}
     try:
         print(f"filling {options.events:,} events of {options.keys:,} keys ...", flush=True)
-        right = await topics.fill(bootstrap, run, sorted(set(sizes.values())), options.keys)
+        right: dict[int, dict[str, Answer]] = {}
+        for server, address in brokers.items():
+            wanted = sorted({sizes[one.name] for one in chosen if one.server == server})
+            right |= await LOGS[server].fill(address, run, wanted, options.keys)
         outcomes: dict[str, list[Outcome]] = {contestant.name: [] for contestant in chosen}
         for number in range(max(rounds_for(contestant, options) for contestant in chosen)):
             for contestant in chosen:
@@ -84,17 +112,19 @@ async def bench(bootstrap: str, kafka: str, chosen: list[Contestant], options: a
                 if number >= rounds_for(contestant, options) or (before and before[-1].status != "ok"):
                     continue
                 events = sizes[contestant.name]
-                outcome = await compete(
-                    contestant, bootstrap, run, events, right[events][contestant.grouping]
-                )
+                answer = right[events][contestant.grouping]
+                outcome = await compete(contestant, brokers[contestant.server], run, events, answer)
                 before.append(outcome)
                 print(progress(contestant, outcome), flush=True)
     finally:
-        await topics.remove(bootstrap, run)
+        for server, address in brokers.items():
+            await LOGS[server].remove(address, run)
     entries = [report.summarise(contestant, outcomes[contestant.name]) for contestant in chosen]
     report.add_ratios(entries)
     told = {"events": options.events, "keys": options.keys, "partitions": PARTITIONS, "quick": options.quick}
-    report.write(report.document(entries, told, kafka), options.out)
+    report.write(
+        report.document(entries, told, {name: about for name, (_, about) in running.items()}), options.out
+    )
     print(f"\n{report.table(entries)}\n\nwritten to {options.out}")
     return 1 if any(entry["status"] in {"wrong", "failed"} for entry in entries) else 0
 

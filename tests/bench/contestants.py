@@ -6,10 +6,15 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from tests.bench.setups import kafka_streams_class_path, quix_python
 
 RULER = "hand_written"
+REDIS_RULER = "redis_hand_written"
+REDIS_PRODUCING_RULER = "redis_packed"
+REDIS_EVENTS_MAX = 300_000  # they all lie in the server's memory
 CHEAP_ROUNDS = 5
 PROGRAMS = "tests.bench.programs"
 
@@ -25,6 +30,9 @@ class Contestant:
     grouping: str = "key"
     events_max: int | None = None
     rounds: int = 1
+    server: str = "kafka"  # or redis
+    ruler: str = RULER
+    produces: bool = False  # it writes the events, and counts what the server then has
 
 
 def contestants() -> list[Contestant]:
@@ -71,6 +79,7 @@ def contestants() -> list[Contestant]:
             lambda: faust_worker("stock_faust"),
             events_max=20_000,
         ),
+        *redis_contestants(),
     ]
 
 
@@ -116,8 +125,31 @@ def streamflow_contestants() -> list[Contestant]:
     ]
 
 
-def python(program: str) -> list[str]:
-    return [sys.executable, "-m", f"{PROGRAMS}.{program}"]
+def redis_contestants() -> list[Contestant]:
+    """The same count on Redis Streams, beside the loop by hand there; and the writing of the events."""
+    counting = [
+        (REDIS_RULER, "Redis, hand-written: XREADGROUP, msgspec, dict, XACK", "at least once", True),
+        ("redis_streamflow_agent", "Redis, streamflow: async for, windowed table", "exactly once", False),
+        ("redis_streamflow_key", "Redis, streamflow: app.aggregate by Key()", "exactly once", False),
+    ]
+    producing = [
+        (REDIS_PRODUCING_RULER, "Redis, producing: packed XADD by hand", "--packed"),
+        ("redis_producing", "Redis, producing: streamflow's transport", "--streamflow"),
+    ]
+    shared: dict[str, Any] = {"events_max": REDIS_EVENTS_MAX, "rounds": CHEAP_ROUNDS, "server": "redis"}
+    found = []
+    for name, title, guarantee, by_hand in counting:
+        start = partial(python, name) if by_hand else partial(faust_worker, name.removeprefix("redis_"))
+        found.append(Contestant(name, title, guarantee, start, ruler=REDIS_RULER, **shared))
+    for name, title, option in producing:
+        start = partial(python, "redis_produce", option)
+        ours = Contestant(name, title, "acknowledged", start, ruler=REDIS_PRODUCING_RULER, **shared)
+        found.append(dataclasses.replace(ours, produces=True))
+    return found
+
+
+def python(program: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", f"{PROGRAMS}.{program}", *options]
 
 
 def faust_worker(program: str) -> list[str]:

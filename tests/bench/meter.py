@@ -17,10 +17,14 @@ class Job:
 
     def __init__(self) -> None:
         self.broker = os.environ["BENCH_BROKER"]  # host:port
+        self.server = os.environ["BENCH_SERVER"]  # kafka or redis
+        self.url = f"{self.server}://{self.broker}"
         self.topic = os.environ["BENCH_TOPIC"]
         self.events = int(os.environ["BENCH_EVENTS"])
         self.group = os.environ["BENCH_GROUP"]
         self.state = pathlib.Path(os.environ["BENCH_STATE"])
+        # partition -> where it ends, for positions that are ordered and not counted
+        self.ends: dict[str, int] = json.loads(os.environ["BENCH_ENDS"])
         self.result = pathlib.Path(os.environ["BENCH_RESULT"])
 
 

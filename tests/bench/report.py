@@ -10,7 +10,7 @@ import statistics
 import time
 from typing import Any
 
-from tests.bench.contestants import RULER, Contestant
+from tests.bench.contestants import Contestant
 from tests.bench.harness import Outcome
 
 METHOD = (
@@ -26,6 +26,7 @@ def summarise(contestant: Contestant, outcomes: list[Outcome]) -> dict[str, Any]
         "name": contestant.name,
         "title": contestant.title,
         "guarantee": contestant.guarantee,
+        "ruler": contestant.ruler,
         "status": bad.status if bad else "ok",
     }
     if bad:
@@ -48,20 +49,23 @@ def summarise(contestant: Contestant, outcomes: list[Outcome]) -> dict[str, Any]
 
 
 def add_ratios(entries: list[dict[str, Any]]) -> None:
-    """CPU per event against the hand-written loop of the same run; None where that did not run well."""
-    ruler = next((entry for entry in entries if entry["name"] == RULER and entry["status"] == "ok"), None)
+    """CPU per event against its ruler in the same run; None where that did not run well."""
+    well = {entry["name"]: entry for entry in entries if entry["status"] == "ok"}
     for entry in entries:
+        ruler = well.get(entry["ruler"])
         cpu_us = entry.get("cpu_us_per_event")
         entry["ratio"] = round(cpu_us / ruler["cpu_us_per_event"], 3) if ruler and cpu_us else None
 
 
-def document(entries: list[dict[str, Any]], options: dict[str, Any], kafka: str) -> dict[str, Any]:
+def document(
+    entries: list[dict[str, Any]], options: dict[str, Any], servers: dict[str, str]
+) -> dict[str, Any]:
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "method": METHOD,
         "options": options,
         "machine": machine(),
-        "kafka": kafka,
+        **servers,
         "contestants": entries,
     }
 

@@ -7,7 +7,7 @@ from tests.bench.meter import Job
 from tests.bench.programs.streamflow_report import report
 
 job = Job()
-app = App(job.group, broker=f"kafka://{job.broker}")
+app = App(job.group, broker=job.url)
 events = app.topic(job.topic, key_type=str, value_type=Event)
 counts = app.Table("counts", default=int).tumbling(10)
 

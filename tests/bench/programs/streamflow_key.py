@@ -7,7 +7,7 @@ from tests.bench.meter import Job
 from tests.bench.programs.streamflow_report import report
 
 job = Job()
-app = App(job.group, broker=f"kafka://{job.broker}")
+app = App(job.group, broker=job.url)
 events = app.topic(job.topic, key_type=str, value_type=Event)
 counts = app.aggregate("counts", events, by=Key(), window=TumblingWindow(size_s=10), values=Count())
 report(app, job, "counts")

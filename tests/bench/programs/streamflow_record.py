@@ -15,7 +15,7 @@ class Event(Record, serializer="json"):
 
 
 job = Job()
-app = App(job.group, broker=f"kafka://{job.broker}")
+app = App(job.group, broker=job.url)
 events = app.topic(job.topic, key_type=str, value_type=Event)
 counts = app.Table("counts", default=int).tumbling(10)
 

@@ -30,7 +30,7 @@ def report(app: App, job: Job, table: str) -> None:
         meter.last()
         reader = make_readers(app.engine)[table]
         # Of checkpointed rows; where shares go through a shuffle: of what has come out at its end.
-        while sum(reader.status().positions.values()) < job.events:
+        while not committed(reader, job):
             await asyncio.sleep(POLL_S)
         meter.committed()
         names = ("streamflow", "aiokafka", "msgspec")
@@ -54,6 +54,14 @@ def all_taken(app: App, events: int) -> bool:
     return engine.metrics.records_total.value >= events and all(
         agent.processed >= events for agent in engine.agents
     )
+
+
+def committed(reader: EngineReader, job: Job) -> bool:
+    """Does what is checkpointed reach to the end?"""
+    positions = reader.status().positions
+    if job.ends:
+        return all(positions.get(int(partition), 0) >= end for partition, end in job.ends.items())
+    return sum(positions.values()) >= job.events
 
 
 def rows(reader: EngineReader) -> Rows:
