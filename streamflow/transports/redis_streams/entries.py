@@ -54,12 +54,17 @@ def chunks(
             if room <= 0 or size_bytes >= bytes_max:
                 made.append(Chunk(runs, lengths, b"".join(parts)))
                 runs, lengths, parts, room, size_bytes = [], [], [], records_max, 0
-            piece = _within(records[at : at + room], bytes_max - size_bytes)
-            wide = any(record[4] or record[5] is not None or record[3] is None for record in piece)
-            columns = [_wide(record) if wide else (record[3], record[2]) for record in piece]
-            flat: list[bytes | None] = list(chain.from_iterable(columns))
-            lengths += [-1 if field is None else len(field) for field in flat]
-            data = b"".join(filter(None, flat))
+            piece = records[at : at + room]
+            sizes, data = _plain(piece)
+            wide = not data
+            if wide or len(data) > bytes_max - size_bytes:
+                piece = _within(piece, bytes_max - size_bytes)
+                wide = any(record[4] or record[5] is not None or record[3] is None for record in piece)
+                columns = [_wide(record) if wide else (record[3], record[2]) for record in piece]
+                flat: list[bytes | None] = list(chain.from_iterable(columns))
+                sizes = [-1 if field is None else len(field) for field in flat]
+                data = b"".join(filter(None, flat))
+            lengths += sizes
             parts.append(data)
             runs.append((stream, len(piece), wide))
             room -= len(piece)
@@ -78,6 +83,18 @@ def _within(records: Sequence[Record], bytes_max: int) -> Sequence[Record]:
         if size_bytes > bytes_max and n:
             return records[:n]
     return records
+
+
+def _plain(piece: Sequence[Record]) -> tuple[list[int], bytes]:
+    """Lengths and bytes of value and key of each, all of it in C; nothing where one has anything else."""
+    _, _, keys, values, headers, stamps = zip(*piece, strict=True)
+    if any(headers) or stamps.count(None) < len(stamps):
+        return [], b""
+    flat: list[Any] = list(chain.from_iterable(zip(values, keys, strict=True)))
+    try:
+        return list(map(len, flat)), b"".join(flat)
+    except TypeError:  # a null
+        return [], b""
 
 
 def _wide(record: Record) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -14,6 +16,9 @@ from streamflow.transports.redis_streams.link import Link, refused
 from streamflow.transports.redis_streams.names import Names, offset_after
 
 _specs = msgspec.json.Decoder(TopicSpec)
+
+
+spot_of: Callable[[Record], TopicPartition] = itemgetter(0, 1)
 
 
 class Topics:
@@ -54,12 +59,9 @@ class Topics:
 
     async def by_stream(self, records: Sequence[Record]) -> dict[TopicPartition, list[Record]]:
         """The records of each partition, in order. Raises TransportError, RecordTooLarge."""
-        found: dict[TopicPartition, list[Record]] = {}
-        for record in records:
-            mine = found.get(record[:2])
-            if mine is None:
-                mine = found[record[:2]] = []
-            mine.append(record)
+        found: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
+        for spot, record in zip(map(spot_of, records), records, strict=True):
+            found[spot].append(record)
         await self.learn(topic for topic, _ in found)
         limits = {spot: self.known(spot).record_bytes_max for spot in found}
         if any(limit is not None for limit in limits.values()):

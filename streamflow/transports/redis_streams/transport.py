@@ -28,7 +28,7 @@ from streamflow.transports.redis_streams.names import offset_of, spot_field
 from streamflow.transports.redis_streams.reading import Reader, RedisLogReader
 from streamflow.transports.redis_streams.server import check_server
 from streamflow.transports.redis_streams.settings import RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, end_of
+from streamflow.transports.redis_streams.topics import Topics, end_of, spot_of
 from streamflow.transports.redis_streams.upkeep import Upkeep
 
 
@@ -246,5 +246,7 @@ class RedisTransport:
                 first = offset_of(int(places[3 * at + 1]), places[3 * at + 2])
                 offsets[spots[stream]].extend(range(first, first + count))
         self._upkeep.wrote(by_spot)
-        each = {spot: iter(mine) for spot, mine in offsets.items()}
-        return [next(each[record[:2]]) for record in records]
+        if len(offsets) == 1:
+            return next(iter(offsets.values()))
+        take = {spot: iter(mine).__next__ for spot, mine in offsets.items()}
+        return [take[spot]() for spot in map(spot_of, records)]

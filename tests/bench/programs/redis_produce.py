@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
 import importlib.metadata
 import json
 import socket
@@ -34,6 +35,8 @@ def packed(job: Job, meter: Meter, topic: str, batches: Batches) -> None:
     heads = [b"*7\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$1\r\nv\r\n" % (len(n), n) for n in names]
     with socket.create_connection((host, int(port))) as connection:
         replies = hiredis.Reader()
+        gc.collect()
+        gc.freeze()
         meter.first()
         for batch in batches:
             parts: list[bytes] = []
