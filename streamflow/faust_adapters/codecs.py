@@ -98,6 +98,13 @@ class JsonText(ValueCodec):
         return super().encode(value)
 
 
+class Raw(ValueCodec):
+    """Bytes, or with ``str`` their text; text that is sent goes out as it is."""
+
+    def encode(self, value: Any) -> bytes | None:
+        return value.encode() if isinstance(value, str) else super().encode(value)
+
+
 def _json_text(raw: bytes) -> str:
     if raw[:1] == b'"':
         try:

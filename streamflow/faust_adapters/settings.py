@@ -76,7 +76,11 @@ class Settings(FaustSettings):
             name for name, param in self.SETTINGS.items() if param.env_name and self.getenv(param.env_name)
         }
         self._code = given
-        port_any = str(given.get("web_port", "")) == "0"  # for Faust no port; here: any that is free
+        # Port 0 is none for Faust; here it is any that is free.
+        told = self.getenv(self.SETTINGS["web_port"].env_name or "") or given.get("web_port", "")
+        port_any = str(told) == "0"
+        if port_any:
+            self.env = {name: text for name, text in self.env.items() if not name.endswith("WEB_PORT")}
         super()._init_settings({**DEFAULTS, **given, **({"web_port": None} if port_any else {})})
         if port_any:
             self._web_port = 0

@@ -13,7 +13,7 @@ from mode import want_seconds
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.dispatch import Source
 from streamflow.errors import ConfigurationError
-from streamflow.faust_adapters.codecs import JsonText, SchemaKeys, SchemaValues, SelfDescribing
+from streamflow.faust_adapters.codecs import JsonText, Raw, SchemaKeys, SchemaValues, SelfDescribing
 from streamflow.faust_adapters.records import record_maker
 from streamflow.transports.base import Headers, Record
 
@@ -69,7 +69,7 @@ class Topic(faust.Topic):
         if serializer == "raw":
             if kind not in _RAW:
                 return SchemaValues(self.app, self.schema, value_bytes_max=limit)
-            codec = ValueCodec(bytes if kind is None else kind, value_bytes_max=limit)
+            codec = Raw(bytes if kind is None else kind, value_bytes_max=limit)
         elif kind is str:
             codec = JsonText(value_bytes_max=limit)
         elif kind is None:
