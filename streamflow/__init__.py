@@ -76,10 +76,11 @@ from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
 from streamflow.faust_adapters.settings import Settings
 from streamflow.faust_adapters.table import Table
 from streamflow.faust_adapters.topic import Topic
+from streamflow.faust_adapters.windows import HoppingWindow, TumblingWindow
 from streamflow.faust_adapters.worker import Worker
 from streamflow.folds import Key
 from streamflow.retries import Retry
-from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow
+from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 __all__ = [
     "Agent",
@@ -139,6 +140,7 @@ __all__ = [
     "TumblingWindow",
     "UnknownEventType",
     "Variance",
+    "Window",
     "WindowError",
     "Worker",
     "current_agent",

@@ -22,11 +22,12 @@ from streamflow.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.faust_adapters.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.faust_adapters.windowed import WindowedRow, WindowedTable, windowed
+from streamflow.faust_adapters.windows import HoppingWindow, TumblingWindow
 from streamflow.hand import CURRENT, Hand
 from streamflow.moving import Merge, MovingTable
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.tables import AgentTable, TableSpec
-from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
+from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 if TYPE_CHECKING:
     from streamflow.app import App

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import faust
 import pytest
 
-from streamflow import App, ConfigurationError, Record, SessionWindow, TumblingWindow
+from streamflow import (
+    App,
+    ConfigurationError,
+    HoppingWindow,
+    Record,
+    SessionWindow,
+    TumblingWindow,
+    WindowError,
+)
 from streamflow.clock import SystemClock
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import T0_MS, logged, make_app, running, until
@@ -291,3 +301,22 @@ def test_windows_that_close_need_windows() -> None:
     app.Table("plain", on_window_close=print)
     with pytest.raises(ConfigurationError, match="needs windows"):
         app.prepare_engine()
+
+
+def test_windows_may_be_made_as_fausts_are() -> None:
+    assert TumblingWindow(10, expires=60) == TumblingWindow(size_s=10, grace_s=60, retain_s=0)
+    assert TumblingWindow(size=timedelta(seconds=10)) == TumblingWindow(10)
+    hopping = HoppingWindow(size=10, step=5, expires=timedelta(minutes=1))
+    assert hopping == HoppingWindow(10, 5, grace_s=60, retain_s=0)
+    assert replace(hopping, retain_s=5) == HoppingWindow(10, 5, grace_s=60, retain_s=5)
+    with pytest.raises(WindowError, match="not both"):
+        TumblingWindow(10, size=10)
+    with pytest.raises(WindowError, match="besides"):
+        TumblingWindow(10, expires=60, grace_s=5)
+    with pytest.raises(WindowError, match="needs size_s"):
+        TumblingWindow()
+    for window in (faust.TumblingWindow(10, expires=60), faust.HoppingWindow(10, 5, expires=60)):
+        table = make_app().Table("t", window=window)
+        assert (table.window.size_ms, table.window.grace_ms) == (10_000, 60_000)
+    with pytest.raises(ConfigurationError, match="sliding"):
+        make_app().Table("t", window=faust.SlidingWindow(5, 5, 60))

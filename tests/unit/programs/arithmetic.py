@@ -1,6 +1,7 @@
 """Agents that are asked: replies, maps over many values, one agent behind another, a sink."""
+# mypy: ignore-errors
 
-from typing import AsyncIterable
+from collections.abc import AsyncIterable
 
 import streamflow as faust
 from streamflow import StreamT

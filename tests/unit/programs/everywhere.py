@@ -1,4 +1,5 @@
 """A table of rates that every worker reads, and orders that are priced by it."""
+# mypy: ignore-errors
 
 import streamflow as faust
 

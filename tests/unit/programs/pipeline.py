@@ -1,4 +1,5 @@
 """Agents in a row, over topics and over a channel in memory, with what is found on the way."""
+# mypy: ignore-errors
 
 import logging
 

@@ -1,4 +1,5 @@
 """Who is a friend of whom: sets, changed by events and over HTTP."""
+# mypy: ignore-errors
 
 import streamflow as faust
 from streamflow.web import Request, Response, View

@@ -1,6 +1,7 @@
 """Money that leaves accounts: windowed sums by the event's own date, in two kinds of windows."""
+# mypy: ignore-errors
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import streamflow as faust
 
@@ -46,4 +47,4 @@ async def find_large(withdrawals):
 
 
 def at(seconds):
-    return datetime(2020, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=seconds)
+    return datetime(2020, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)

@@ -1,4 +1,5 @@
 """Words of sentences, counted by word: one agent splits, a stream goes on by the word, another counts."""
+# mypy: ignore-errors
 
 import streamflow as faust
 
