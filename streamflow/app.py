@@ -320,6 +320,7 @@ class App(faust.App):
         """Makes the engine of everything declared; it is not started yet."""
         self.bench = None
         engine = Engine(self.engine_settings, self.connect(url), SystemClock())
+        engine.partitioner_chosen = self.settings.chose_partitioner
         keys: dict[str, KeyCodec] = {}
         for agent in self.agents.values():
             channel = agent.channel

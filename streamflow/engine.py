@@ -25,7 +25,7 @@ from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportErr
 from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
 from streamflow.folds import FoldSpec, State
-from streamflow.forming import Forming, Opening, size_tables
+from streamflow.forming import Forming, Opening, refuse_foreign_rows, size_tables
 from streamflow.hand import CURRENT
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
@@ -66,6 +66,7 @@ class Engine(Declarations):
         self.board = Board()
         self.live = False
         self.lifecycle = Lifecycle()
+        self.partitioner_chosen = True  # did somebody say it, or is it the default?
         self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
         self.failure: BaseException | None = None
@@ -99,6 +100,8 @@ class Engine(Declarations):
         await self.topics.create(self.transport)
         await begin_early(self)
         size_tables(self.topics, self.declared(), self.table_partitions)
+        if not self.partitioner_chosen:
+            await refuse_foreign_rows(self.transport, self.topics, self.tables)
         await self.topics.create(self.transport)
         limits = Limits.of(self.settings)
         self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.place)

@@ -318,6 +318,25 @@ def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int
     topics.want(topics.progress, most, compacted=True)
 
 
+async def refuse_foreign_rows(transport: Transport, topics: Topics, tables: Iterable[str]) -> None:
+    """Raises ConfigurationError where rows were written by somebody who never wrote progress: stock Faust.
+
+    They lie by its partitioner, murmur2; counted on by another, a key would have two rows.
+    """
+    logs = [topics.changelog(name) for name in tables]
+    counts = await transport.partition_counts([topics.progress, *logs])
+    if topics.progress in counts:
+        return
+    for log in logs:
+        count = counts.get(log, 0)
+        ends = await end_of_logs(transport, [(log, partition) for partition in range(count)])
+        if count > 1 and any(ends.values()):
+            raise ConfigurationError(
+                f"topic {log!r} holds rows of stock Faust, which lie by murmur2: set partitioner='murmur2' "
+                "to go on with them (as `streamflow migrate-check` says), or another one if they do not"
+            )
+
+
 def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:
     """The table of a declared aggregate's rows in their source partition.
 

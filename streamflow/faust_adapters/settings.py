@@ -104,6 +104,11 @@ class Settings(FaustSettings):
         """Names of the settings that somebody gave a value, wherever."""
         return frozenset(self._given)
 
+    @property
+    def chose_partitioner(self) -> bool:
+        """Did the code or the environment say by what rule keys are placed?"""
+        return "partitioner" in self._code or "partitioner" in from_environment(self.env)
+
     def engine_settings(self, app_id: str) -> EngineSettings:
         """The engine's part. Raises ConfigurationError."""
         values: dict[str, Any] = {}

@@ -151,3 +151,18 @@ def forbidden_words(text: str) -> list[str]:
         for word in FORBIDDEN_WORDS
         if word in line
     ]
+
+
+def tests_named_in_tables(text: str) -> list[tuple[str, str]]:
+    """(file below tests, function) of every test that a Markdown table names as `file.py::function`."""
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [found for line in rows for found in re.findall(r"`([\w/]+\.py)::(\w+)`", line)]
+
+
+def rows_without_a_test(text: str) -> list[str]:
+    """Rows of Markdown tables, apart from their heads, whose last cell names no test."""
+    rows = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    heads = ("| Faust |",)
+    return [
+        row for row in rows if not row.startswith(heads) and "::" not in row.rstrip(" |").rsplit("|", 1)[-1]
+    ]

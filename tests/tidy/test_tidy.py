@@ -127,3 +127,26 @@ def test_a_link_to_nowhere_is_found_and_others_are_left_alone() -> None:
     paths = {"README.md", "docs/README.md", "docs/how-to/run.md"}
     text = "[up](../README.md) [run](how-to/run.md#top) [folder](how-to) [web](https://x.example) [no](no.md)"
     assert rules.dead_links("docs/README.md", text, paths) == ["docs/README.md: no.md"]
+
+
+COMPATIBILITY = rules.ROOT / "docs" / "reference" / "faust-compatibility.md"
+
+
+def test_every_row_of_the_compatibility_table_names_a_test_that_is_there() -> None:
+    text = COMPATIBILITY.read_text(encoding="utf-8")
+    named = rules.tests_named_in_tables(text)
+    assert len(named) > 50
+    missing = []
+    for file, function in named:
+        path = rules.ROOT / "tests" / file
+        if not path.is_file() or f"def {function}(" not in path.read_text(encoding="utf-8"):
+            missing.append(f"{file}::{function}")
+    assert missing == []
+    assert rules.rows_without_a_test(text) == []
+
+
+def test_a_row_without_a_test_is_found() -> None:
+    head = "| Faust | here | test |\n|---|---|---|\n"
+    text = head + "| a | same | `unit/test_x.py::test_y` |\n| b | same | soon |\n"
+    assert rules.tests_named_in_tables(text) == [("unit/test_x.py", "test_y")]
+    assert rules.rows_without_a_test(text) == ["| b | same | soon |"]
