@@ -1,0 +1,138 @@
+"""Commands that look at a broker, and change what is on it: doctor, dead-letters, reset."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+
+from streamflow import App
+from streamflow.cli import main
+
+PROGRAM = """
+import streamflow
+
+app = streamflow.App("{id}", broker="kafka://{kafka}", web_enabled=False, commit_interval=0.05, fetch_wait_ms=20)
+topic = app.topic("{id}-in", key_type=str, value_type=int, partitions=2)
+counts = app.Table("counts", default=int)
+app.aggregate("sums", topic, by=lambda value: value % 2, values=streamflow.Count())
+bad = set()
+
+@app.agent(topic, retry=streamflow.Retry(attempts=1))
+async def count(stream):
+    async for key, value in stream.items():
+        if value in bad:
+            raise ValueError("not yet")
+        counts[key] += value
+"""
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def program(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module with an app of its own on the broker."""
+    name = f"commands_{uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(PROGRAM.format(id=name.replace("_", "-"), kafka=kafka))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield __import__(name)
+    sys.modules.pop(name, None)
+
+
+def call(program: Any, *arguments: str) -> tuple[int, Any]:
+    """Exit code and answer of a command, in JSON where it is some."""
+    result = CliRunner().invoke(main, [*arguments, "-A", program.__name__, "--json"])
+    try:
+        return result.exit_code, json.loads(result.stdout)
+    except ValueError:
+        return result.exit_code, result.output
+
+
+async def counted(app: App, program: Any, wanted: dict[str, int]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while dict(program.counts) != wanted:
+            await asyncio.sleep(0.05)
+
+
+async def work(program: Any, events: list[tuple[str, int]], wanted: dict[str, int]) -> None:
+    """A worker's life: events come, and are counted."""
+    app: App = program.app
+    async with asyncio.timeout(WAIT_S):
+        await app.start()
+    try:
+        for key, value in events:
+            await (await program.topic.send(key=key, value=value))
+        await counted(app, program, wanted)
+    finally:
+        await app.stop()
+
+
+def fresh(program: Any) -> Any:
+    """The program as another process would import it."""
+    sys.modules.pop(program.__name__, None)
+    return __import__(program.__name__)
+
+
+def test_an_apps_dead_letters_are_replayed_and_the_app_is_started_anew(program: Any) -> None:
+    code, findings = call(program, "doctor")
+    assert code == 0, findings
+    assert {"check": f"topic {program.topic.get_topic_name()}", "status": "warning"}.items() <= next(
+        each for each in findings if each["check"].startswith("topic")
+    ).items()
+
+    program.bad.add(7)
+    asyncio.run(work(program, [("ann", 1), ("bob", 7), ("ann", 2)], {"ann": 3}))
+    code, letters = call(program, "dead-letters", "list")
+    assert code == 0, letters
+    (letter,) = letters
+    assert (letter["key"], letter["value"], letter["reason"]) == ("bob", "7", "agent-failed")
+    assert "not yet" in letter["error"]
+    assert call(program, "dead-letters", "replay")[0] == 2
+    assert call(program, "dead-letters", "replay", "nowhere[0]@0", "--yes")[0] == 2
+
+    program = fresh(program)
+    assert call(program, "dead-letters", "replay", letter["place"], "--yes") == (0, {"replayed": 1})
+    asyncio.run(work(program, [], {"ann": 3, "bob": 7}))
+    code, findings = call(fresh(program), "doctor")
+    assert code == 0, findings
+    assert {each["status"] for each in findings if each["check"].startswith(("topic", "table", "keys"))} == {
+        "ok"
+    }
+
+    program = fresh(program)
+    code, told = call(program, "reset", "--yes")
+    assert code == 0, told
+    app_id = program.app.conf.id
+    assert told["deleted"] == sorted(
+        [
+            f"{app_id}-counts-changelog",
+            f"{app_id}-progress",
+            f"{app_id}-sums-changelog",
+            f"{app_id}-sums-shuffle",
+        ]
+    )
+    # Everything that lies in the source topic is counted again, from its beginning.
+    asyncio.run(work(fresh(program), [("ann", 10)], {"ann": 13, "bob": 14}))
+
+
+def test_nothing_is_deleted_while_a_worker_runs(program: Any) -> None:
+    async def try_it() -> tuple[int, Any]:
+        async with asyncio.timeout(WAIT_S):
+            await program.app.start()
+        try:
+            await (await program.topic.send(key="ann", value=1))
+            await counted(program.app, program, {"ann": 1})
+            return await asyncio.to_thread(call, fresh(program), "reset", "--yes")
+        finally:
+            await program.app.stop()
+
+    code, told = asyncio.run(try_it())
+    assert code == 2, told
+    assert "stop them first" in told
