@@ -36,6 +36,7 @@ from streamflow.folds import By, Field, FoldSpec, Values
 from streamflow.gate import Gate
 from streamflow.retries import Retry
 from streamflow.settings import Settings as EngineSettings
+from streamflow.stores.opening import forget
 from streamflow.transports.base import Record, Transport
 from streamflow.transports.connecting import connect, scheme_of
 from streamflow.windows import Window
@@ -412,7 +413,11 @@ class App(faust.App):
         return self._clock.now_ms() if engine is None else engine.clock.now_ms()
 
     def forget_local(self, table: str) -> None:
-        """Deletes what this machine keeps of a table; the log still has it."""
+        """Deletes what this machine keeps of a table; the log still has it.
+
+        Raises StoreError while a worker has it open.
+        """
+        forget(self.engine_settings, table)
 
     @property
     def exactly_once(self) -> bool:

@@ -49,7 +49,6 @@ KEYWORDS: dict[str, tuple[Level, str]] = {
     "on_changelog_event": ("stop", "is never called: a restore reads rows in batches"),
     "changelog_topic": ("stop", "can't be chosen: changelogs are named <app>-<table>-changelog"),
     "on_window_close": ("better", "once for each key, with its value, in every partition"),
-    "store": ("change", "is ignored here: see the setting that chooses where rows are kept"),
     "stream_wait_empty": ("change", "is ignored: a revoke ends with a last checkpoint"),
     "stream_publish_on_commit": (
         "change",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Iterable
 from io import BufferedRandom
 from pathlib import Path
@@ -85,6 +86,19 @@ class Stores:
                 return folder, lock
             lock.close()
         raise StoreError(f"every folder below {self._top} is taken")
+
+
+def forget(settings: Settings, table: str) -> None:
+    """Deletes a table's rows from every folder of this machine. Raises StoreError while a worker has one."""
+    top = Path(settings.data_dir) / _safe(settings.id)
+    for lock_path in sorted(top.glob("*/.lock")):
+        rows = lock_path.parent / _safe(table)
+        if not rows.is_dir():
+            continue
+        with lock_path.open("a+b") as lock:
+            if not _locked(lock):
+                raise StoreError(f"a worker has {lock_path.parent}: stop it first")
+            shutil.rmtree(rows)
 
 
 def _locked(file: BufferedRandom) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ import pytest
 from streamflow import App, Record, Retry
 from streamflow.changelog import ChangelogError
 from streamflow.clock import SystemClock
+from streamflow.errors import StoreError
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import make_app, running, until
 
@@ -285,3 +287,26 @@ async def test_subclasses_of_a_table_are_told_of_its_keys() -> None:
         await topic.send(key="k", value=1)
         wanted = [("get", "k"), ("set", "k", 1), ("del", "k"), ("set", "k", 3), ("get", "k"), 3]
         await until(lambda: told == wanted)
+
+
+async def test_what_a_machine_keeps_of_a_table_can_be_forgotten_while_no_worker_runs(tmp_path: Path) -> None:
+    pytest.importorskip("rocksdict")
+    broker = MemoryBroker(SystemClock())
+    options = {**OPTIONS, "store": "rocksdb://", "data_dir": str(tmp_path)}
+    app = App("kept", transport=MemoryTransport(broker, "kept", "one"), **options)
+    topic = app.topic("in", key_type=str, partitions=1)
+    table = app.Table("t", default=int)
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        async for key, value in stream.items():
+            table[key] += value
+
+    async with running(app):
+        await topic.send(key="k", value=2)
+        await until(lambda: table["k"] == 2)
+        with pytest.raises(StoreError, match="stop it first"):
+            table.reset_state()
+    assert list(tmp_path.glob("kept/*/t"))  # noqa: ASYNC240  # a test
+    table.reset_state()
+    assert not list(tmp_path.glob("kept/*/t"))  # noqa: ASYNC240  # likewise

@@ -129,7 +129,6 @@ async def test_the_producer_sends_bytes() -> None:
 
 def test_settings_without_a_meaning_here_are_taken() -> None:
     app = make_app(
-        store="rocksdb://",
         stream_publish_on_commit=True,
         stream_wait_empty=False,
         broker_producer="kafka://elsewhere",
