@@ -144,8 +144,8 @@ class Table(MutableMapping[Any, Any]):
             if kind == "HoppingWindow":
                 return self.hopping(window.size, window.step, window.expires, key_index=key_index)
             raise ConfigurationError(
-                f"table {self.name!r}: {window!r} is no window of this engine; use .session(gap), or "
-                "app.aggregate for sliding ones"
+                f"table {self.name!r}: {window!r} is no window of this engine; use "
+                ".sliding(size) or .session(gap)"
             )
         self.window = window
         return windowed(self, key_index=key_index)
