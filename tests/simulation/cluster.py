@@ -7,6 +7,7 @@ import contextvars
 import operator
 import random
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamflow.aggregates import Count, CountBy
@@ -15,7 +16,7 @@ from streamflow.clock import LoopClock
 from streamflow.engine import Engine
 from streamflow.folds import FoldSpec, Key, Values
 from streamflow.metrics import Metrics
-from streamflow.retries import Retry
+from streamflow.retries import Retry, Uniform
 from streamflow.settings import Settings
 from streamflow.streams import AgentSpec, EventStream
 from streamflow.tables import AgentTable, TableSpec
@@ -45,6 +46,16 @@ SESSION_MS = 1_000.0
 TRANSACTION_MS = 1_500.0
 STOP_LIMIT_S = 20.0
 MOVABLE_MAX = 4  # live workers at any time
+
+
+@dataclass(frozen=True)
+class SeededRetry(Retry):
+    """Its waits are drawn from the scenario's own chance, so that a seed replays them too."""
+
+    dice: random.Random = field(default_factory=lambda: random.Random(0), compare=False)
+
+    def wait_ms(self, attempt: int, rng: Uniform = random) -> float:
+        return super().wait_ms(attempt, self.dice)
 
 
 class Hopeless(Exception):
@@ -78,7 +89,8 @@ class Worker:
         self.table = self.engine.add_table(
             TableSpec("by_user", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
         )
-        retry = Retry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
+        dice = self._cluster.scenario.dice(f"retry {self.owner}")
+        retry = SeededRetry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, dice=dice)
         self.engine.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
         self.extra: dict[str, AgentTable] = {}
         for name in self._cluster.scenario.trouble.extra:
