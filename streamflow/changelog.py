@@ -294,7 +294,7 @@ def _value_default(value: Any) -> Any:
 
 
 def _lines(values: list[Any]) -> bytes | None:
-    """HOT PATH. `json_bytes` of each value, a line each, where all are texts or all are ints; else ``None``."""
+    """HOT PATH. `json_bytes` of each value on a line, where all are texts or all are ints; else ``None``."""
     if set(map(type, values)) not in _OF_ONE_KIND:
         return None
     try:

@@ -18,7 +18,7 @@ _COERCED: dict[Any, type | None] = {
     FloatField: float,
     DatetimeField: None,
 }
-"""Fields that can be coerced here, and the type of values that they leave alone; twice is the same as once."""
+"""Fields that can be coerced here, and the type of values that they leave alone; twice is like once."""
 
 
 def record_maker(kind: Any) -> Make:
