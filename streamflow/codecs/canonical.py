@@ -63,6 +63,11 @@ def group_key_text(value: Any) -> str:
     return key if isinstance(key, str) else key.decode()
 
 
+def trimmed(data: bytes) -> bytes:
+    """A copy in as much memory as it needs: what orjson returns holds 4 KiB for as long as it is kept."""
+    return b"%b" % data
+
+
 def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
     """``value`` as JSON, for records that are read back by `json_value`: ints of any size, Decimals as texts.
 
@@ -70,7 +75,7 @@ def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes
     a compacted topic needs. ``default`` turns what JSON does not know into what it does. Raises TypeError.
     """
     try:
-        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS)
+        return trimmed(orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS))
     except TypeError:
         # It refuses ints beyond 64 bits (and always the same ones); msgspec writes them, at less speed.
         return msgspec.json.encode(value, enc_hook=default, order="deterministic")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from streamflow.codecs.canonical import canonical_json
+from streamflow.codecs.canonical import canonical_json, trimmed
 from streamflow.errors import ConfigurationError, DecodeError
 
 _TEXT_MAX = 80
@@ -48,7 +48,7 @@ class KeyCodec:
         if hasattr(key, "to_representation"):
             key = key.to_representation()
         try:
-            return orjson.dumps(key)
+            return trimmed(orjson.dumps(key))
         except TypeError:  # a Struct, or an int beyond 64 bits
             return canonical_json(key)
 

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from streamflow.clock import EPOCH
+from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.events import encode_event, loose_road, ms_road
 from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
@@ -217,7 +218,7 @@ def encode_value(value: Any) -> bytes:
     if hasattr(value, "to_representation"):
         value, default = value.to_representation(), _record_json
     try:
-        return orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS)
+        return trimmed(orjson.dumps(value, default=default, option=orjson.OPT_NON_STR_KEYS))
     except TypeError:  # an int beyond 64 bits
         return _encoder.encode(value)
 

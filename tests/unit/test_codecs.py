@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import time
+import tracemalloc
 import types
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamflow.changelog import RowCodec
 from streamflow.codecs import (
     KeyCodec,
     ValueCodec,
@@ -25,6 +27,7 @@ from streamflow.codecs import (
     group_key_column,
     group_key_text,
     group_key_value,
+    json_bytes,
     times_ms_column,
 )
 from streamflow.errors import ConfigurationError, DecodeError
@@ -408,3 +411,26 @@ def test_columns_of_times_take_every_form():
     assert times == [5] + [0] * 7
     assert [index for index, _ in bad] == [1, 2, 3, 4, 5, 6, 7]
     assert {(error.reason, error.field) for _, error in bad} == {("bad-timestamp", "at")}
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda n: json_bytes({"n": n}),
+        lambda n: encode_value({"n": n}),
+        lambda n: KeyCodec(int).encode(n),
+        lambda n: RowCodec(None).encode_value({"n": n}),
+    ],
+    ids=["json", "value", "key", "row"],
+)
+def test_what_is_kept_of_a_record_takes_no_more_memory_than_it_needs(encode: Any) -> None:
+    """The records of a checkpoint are held all at once: 4 KiB for each would be gigabytes."""
+    encode(0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        kept = [encode(n) for n in range(1_000)]
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / len(kept) < 200
