@@ -236,3 +236,36 @@ async def test_a_flood_of_late_events_is_bounded(monkeypatch: pytest.MonkeyPatch
         assert len(compacted) <= late.EVENTS_MAX + 1
     finally:
         await world.close()
+
+
+async def test_what_was_applied_before_the_owner_closed_the_window_is_told_with_the_closing() -> None:
+    """Late by its own partition's watermark, in time for the row: told of once, and not as a revision."""
+    world = await started(spec("data.shop"), partitions=2)
+    try:
+        await world.write(0, event(1, shop="a"), event(40_000, shop="a"), event(2, shop="a"))
+        assert (await apply(world))["applied"] == 1
+        await world.until(lambda: world.rows("table").get(("a", T0_MS), {}).get("n") == 2)
+        assert world.states("table")["a", T0_MS] == "open"
+        await world.write(1, event(3, shop="a"), event(40_000, shop="a"))
+        await world.until(lambda: world.states("table")["a", T0_MS] != "open")
+        await world.restart()
+        await world.write(0, event(41_000, shop="a"))
+        assert closed(await world.read("closed")) == [(0, 3, False)]
+    finally:
+        await world.close()
+
+
+async def test_a_window_that_only_silence_closed_is_closed_after_a_restart_too() -> None:
+    window = TumblingWindow(size_s=0.1, retain_s=3_600, idle_close_s=0.05)
+    world = await started(spec("data.shop", window))
+    try:
+        await world.write(0, event(1, shop="a"))
+        await world.until(lambda: "closed" in world.states("table").values())
+        await world.restart()
+        assert world.states("table") == {("a", T0_MS): "closed"}
+        # No event said that time had passed; the checkpoint did.
+        await world.write(0, event(2, shop="a"))
+        assert world.reader("table").status().counters == {"in": 2, "counted": 1, "late": 1}
+        assert len(await world.read("closed")) == 1
+    finally:
+        await world.close()
