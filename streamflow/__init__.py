@@ -10,7 +10,7 @@ Floors, top to bottom; a module imports only from those below its own (docs/ARCH
     web                 HTTP, WebSocket and the dashboard, over watching and readers: what may be shown
     engine              runs what was declared: forming, dispatch, checkpoint, recovery, tail
     assignment          what is ours; shuffle, folds, streams, tables, hand: state and its changes
-    transports, stores  drivers: kafka, memory; rows in memory
+    transports, stores  drivers: kafka, redis_streams, memory; rows in memory
     the ground          windows, aggregates, codecs, event, partitioner, metrics, settings, clock, errors
 """
 
