@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_WAIT_MS = 200.0
 LAST_COMMIT_ATTEMPTS = 3
+CALM_MS = 500.0
 
 
 class Engine(Declarations):
@@ -199,6 +200,9 @@ class Engine(Declarations):
         await self._end_recovery()
         if ours is None or checkpoint is None:
             return
+        if was_live:
+            # Events that came in each other's way get a moment to end; else there is no last checkpoint.
+            await self.gate.untangle(CALM_MS)
         for agent in ours.agents:
             await agent.halt()
         if self.gate.torn is not None:

@@ -20,7 +20,7 @@ import pytest
 from tests.simulation.rules import RULES
 
 ROOT = Path(__file__).parents[2]
-SEEDS = int(os.environ.get("STREAMFLOW_SEEDS", "300"))
+SEEDS = int(os.environ.get("STREAMFLOW_SEEDS") or (1_000 if os.environ.get("CI") else 300))
 PART = 25  # seeds for each process
 RULE_SEEDS_MAX = 100  # a rule that is left out must show within so many; each does within 20
 PART_LIMIT_S = 240
