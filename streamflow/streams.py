@@ -171,6 +171,9 @@ class Agent:
             self.feed.settle()
             self.outbox.extend(self.feed.outbox)
             self.feed.outbox = []
+            self.processed += self.feed.processed
+            self.retries += self.feed.retries
+            self.feed.processed = self.feed.retries = 0
             return
         hand, chunk = self.hand, self.hand.chunk
         if chunk is None:

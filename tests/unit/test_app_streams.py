@@ -373,6 +373,7 @@ async def test_several_coroutines_of_one_agent_work_at_once_and_count_exactly() 
             await topic.send(key=f"k{number % 3}", value=number)
         await until(lambda: {key: counts.get(key) for key in counts} == {"k0": 34, "k1": 33, "k2": 33})
         sent = sorted(int(value) for _, value, _ in await logged(app, "out", 100))
+        assert app.engine.agents[0].processed == 100
     assert most == 4
     assert sent == list(range(100))
 
