@@ -84,6 +84,10 @@ class Aggregate(ABC):
         """The state of what `dump` wrote, as parsed JSON."""
         return data
 
+    def agrees(self, state: State, other: State) -> bool:
+        """Can both be states of the same events, however those came and were merged?"""
+        return bool(self.result(state) == self.result(other))
+
     def state_bytes(self, state: State) -> int:
         """How large a state is, in bytes of JSON: what a checkpoint writes for it."""
         return len(orjson.dumps(self.dump(state)))

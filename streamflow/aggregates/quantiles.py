@@ -19,6 +19,8 @@ from streamflow.errors import ConfigurationError
 K = 256
 _WIDTH_MIN = 8
 _SHRINK = 2 / 3
+_RANKS_APART_MAX = 0.05
+"""What two sketches of the same numbers may differ by: over four times the error of one."""
 
 
 class Kll:
@@ -154,6 +156,20 @@ class Quantile(OfNumbers):
                     found.append(_of_equals(pairs, number))
                     break
         return [shown_int(number) if isinstance(number, int) else number for number in found]
+
+    def agrees(self, state: State, other: State) -> bool:
+        if state.count != other.count:
+            return False
+        if not any(state.coins) and not any(other.coins):  # each has all of its numbers
+            return bool(self.result(state) == self.result(other))
+        pairs = other.pairs()
+        for q, number in zip(self.q, self._find(state), strict=True):
+            below = sum(weight for one, weight in pairs if one < number)
+            up_to = sum(weight for one, weight in pairs if one <= number)
+            apart_max = _RANKS_APART_MAX * other.count
+            if below - apart_max > q * other.count or up_to + apart_max < q * other.count:
+                return False
+        return True
 
     def dump(self, state: State) -> Any:
         levels = [

@@ -107,6 +107,54 @@ class ApproxDistinct(OfJson):
         return {**super().describe(), "precision": self.precision}
 
 
+class Frequent:
+    """A frequent-items sketch that forgets no error.
+
+    The library's own takes one that holds no text for an empty one, also where it had to drop everything
+    that it held: merged or written, that loses how many there were, and its error. So both are kept
+    beside it here.
+    """
+
+    __slots__ = ("beside", "error", "sketch")
+
+    def __init__(self, counters: int) -> None:
+        self.sketch = frequent_strings_sketch(counters.bit_length() - 1)
+        self.error = 0  # what was in sketches that held nothing any more: their errors, added up,
+        self.beside = 0  # and how many values they had been given
+
+    def merge(self, other: Frequent) -> None:
+        self.error += other.error
+        self.beside += other.beside
+        if other.sketch.is_empty():
+            self.error += other.sketch.get_upper_bound("")
+            self.beside += other.sketch.total_weight
+        else:
+            self.sketch.merge(other.sketch)
+
+    def copy(self, counters: int) -> Frequent:
+        copied = Frequent(counters)
+        if self.sketch.is_empty():
+            copied.merge(self)
+        else:
+            copied.sketch = frequent_strings_sketch.deserialize(self.sketch.serialize())
+            copied.error, copied.beside = self.error, self.beside
+        return copied
+
+    @property
+    def count(self) -> int:
+        """How many values it was given."""
+        return int(self.sketch.total_weight) + self.beside
+
+    def items(self) -> list[tuple[str, int, int]]:
+        """(text, least count, greatest count), of all that it holds."""
+        found = self.sketch.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES, 0)
+        return [(text, low, high + self.error) for text, _, low, high in found]
+
+    def bounds(self, text: str) -> tuple[int, int]:
+        """(least count, greatest count) of any text."""
+        return self.sketch.get_lower_bound(text), self.sketch.get_upper_bound(text) + self.error
+
+
 class TopK(OfJson):
     """The ``k`` most frequent values of a field, most frequent first, by the frequent-items sketch.
 
@@ -126,18 +174,18 @@ class TopK(OfJson):
         self.k = checked_whole(self, "k", k, 1, self.counters * 3 // 4)
 
     def initial(self) -> State:
-        return frequent_strings_sketch(self.counters.bit_length() - 1)
+        return Frequent(self.counters)
 
     def fold(self, state: State, value: Any) -> State:
         if value is not None:
-            state.update(_short(_text(value)), 1)
+            state.sketch.update(_short(_text(value)), 1)
         return state
 
     def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
         assert values is not None, "TopK needs a column"
         states: dict[G, State] = {group: self.initial() for group in dict.fromkeys(groups)}
         for (group, text), count in _texts_by(groups, values).items():
-            states[group].update(_short(text), count)
+            states[group].sketch.update(_short(text), count)
         return states
 
     def merge(self, state: State, delta: State) -> State:
@@ -145,21 +193,33 @@ class TopK(OfJson):
         return state
 
     def copy(self, state: State) -> State:
-        return frequent_strings_sketch.deserialize(state.serialize())
+        copied: Frequent = state.copy(self.counters)
+        return copied
 
     def result(self, state: State) -> list[dict[str, Any]]:
-        found = state.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES, 0)
-        found = sorted(found, key=lambda item: (-item[1], item[0]))[: self.k]
-        return [{"value": _value(text), "count": high, "error": high - low} for text, _, low, high in found]
+        found = sorted(state.items(), key=lambda item: (-item[2], item[0]))[: self.k]
+        return [{"value": _value(text), "count": high, "error": high - low} for text, low, high in found]
 
-    def dump(self, state: State) -> str:
-        return b64encode(state.serialize()).decode()
+    def agrees(self, state: State, other: State) -> bool:
+        if state.count != other.count:
+            return False
+        for text in {text for of in (state, other) for text, *_ in of.items()}:
+            (low, high), (other_low, other_high) = state.bounds(text), other.bounds(text)
+            if low > other_high or other_low > high:
+                return False
+        return True
+
+    def dump(self, state: State) -> Any:
+        kept: Frequent = state.copy(self.counters)
+        text = b64encode(kept.sketch.serialize()).decode()
+        return [text, kept.error, kept.beside] if kept.beside else text
 
     def load(self, data: Any) -> State:
-        return frequent_strings_sketch.deserialize(b64decode(data))
-
-    def state_bytes(self, state: State) -> int:
-        return (int(state.get_serialized_size_bytes()) + 2) // 3 * 4 + 2
+        text, error, beside = (data, 0, 0) if isinstance(data, str) else data
+        state = Frequent(self.counters)
+        state.sketch = frequent_strings_sketch.deserialize(b64decode(text))
+        state.error, state.beside = error, beside
+        return state
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "k": self.k, "counters": self.counters}

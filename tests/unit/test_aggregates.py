@@ -236,6 +236,40 @@ def test_a_sketch_that_was_merged_shows_what_one_that_was_not_shows():
     assert kind.result(merged) == kind.result(whole) == kind.result(kind.load(kind.dump(whole)))
 
 
+def test_a_top_k_forgets_no_error_when_many_rare_values_push_out_everything():
+    top = TopK("f")
+    often = ["x"] * 100
+    rare = ["x", *(f"user-{n}" for n in range(768))]  # one more than there is room for, each once
+    state = top.fold_column(["g"] * len(often), often)["g"]
+    pushed_out = top.fold_column(["g"] * len(rare), rare)["g"]
+    restored = top.load(orjson.loads(orjson.dumps(top.dump(pushed_out))))
+    for delta in (pushed_out, top.copy(pushed_out), restored):
+        (shown,) = top.result(top.merge(top.copy(state), delta))
+        assert shown["value"] == "x"
+        assert shown["count"] - shown["error"] <= 101 <= shown["count"]
+
+
+@pytest.mark.parametrize("kind", [TopK("f", k=3, counters=64), Quantile("f", q=(0.1, 0.5, 0.99))])
+@pytest.mark.parametrize("count", [5, 5_000])
+def test_sketches_agree_with_those_of_the_same_events_only(kind, count):
+    values = [int(97 * (n / count) ** 3) for n in range(count)]
+
+    def merged(values, sizes):
+        state, at = kind.initial(), 0
+        while at < len(values):
+            size = sizes[at % len(sizes)]
+            part = values[at : at + size]
+            state = kind.merge(state, kind.fold_column(["g"] * len(part), part)["g"])
+            at += size
+        return kind.load(orjson.loads(orjson.dumps(kind.dump(state))))
+
+    state = merged(values, [1, 7, 300])
+    assert kind.agrees(state, merged(values[::-1], [11, 2]))
+    assert not kind.agrees(state, merged(values[1:], [11]))
+    assert not kind.agrees(state, merged([n + 50 for n in values], [11]))
+    assert not kind.agrees(merged([n + 50 for n in values], [11]), state)
+
+
 def test_a_quantile_shows_a_number_that_was_there_the_same_on_every_read():
     kind = Quantile("n", [0.5, 0.99])
     values = [(n * 7_919) % 100_003 for n in range(100_000)]

@@ -192,7 +192,7 @@ async def test_counters_that_do_not_add_up_are_found() -> None:
         await world.client.stop()
 
 
-async def test_sketches_that_depend_on_how_they_were_merged_are_named() -> None:
+async def test_sketches_are_compared_within_their_error_and_named() -> None:
     world = Declared(spec("data.shop", None, values={"n": Count(), "q": Quantile("data.n")}), partitions=1)
     await world.start()
     try:
@@ -200,6 +200,12 @@ async def test_sketches_that_depend_on_how_they_were_merged_are_named() -> None:
         report = await verified(world)
         assert report.ok
         assert any("Quantile" in note for note in report.notes)
+        key, value = next(iter((await world.compacted("app-table-shuffle")).items()))
+        wrong = value.replace(b"[1,2]", b"[5,2]")
+        assert wrong != value
+        await world.client.send([Record("app-table-shuffle", 0, key, wrong)])
+        report = await verified(world)
+        assert [(d.table["q"], d.recount["q"]) for d in report.differences] == [(2, 1)]
     finally:
         await world.close()
 
