@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamflow.closed import revised_record
+from streamflow.cut import Cut
 from streamflow.folds import Fold, FoldSpec, State
 from streamflow.hand import Sent
 from streamflow.moving import SlidingTable
@@ -188,46 +189,47 @@ class Ours:
 
     # -- the checkpoint's side -----------------------------------------------------------------
 
-    def cut(self) -> tuple[list[Record], dict[TopicPartition, int]]:
+    def cut(self) -> tuple[Cut, dict[TopicPartition, int]]:
         """Takes all that is to be durable; returns the records, in order, and the group's offsets.
 
-        Synchronous: no event is torn. The order of records within a partition is part of the rules:
-        shares stand before the mark that covers them.
+        Synchronous: no event is torn. The order of records is part of the rules: shares stand before
+        the mark that covers them.
         """
-        records: list[Record] = []
+        cut = Cut()
+        records = cut.effects
         for agent in self.agents:
             agent.settle()
             self._sent.extend(agent.outbox)
             agent.outbox = []
         self._sent.extend(self.closing_sends)
         self.closing_sends = []
-        self._cut_tables(records)
+        self._cut_tables(cut)
         now_ms = self._clock_ms()
         for folded in self.folds:
             if folded.sender is not None:
                 lag = self.lag(folded.progress)
-                folded.sender.marks(folded.progress, lag, now_ms, records, now=self._hurry)
+                folded.sender.marks(folded.progress, lag, now_ms, cut.consequences, now=self._hurry)
         self._sent_from = len(records)
         records.extend(record for _, record, _ in self._sent)
         records.extend(self.dead_letters)
-        records.extend(self.notes)
+        cut.facts.extend(self.notes)
         for folded in self.folds:
             emit = self._emit if folded.fold.spec.emit_closed is not None else None
             folded.revise(emit, records)
             folded.close(emit, records)
         for stage in self.stages:
-            stage.cut(records, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
-        self._cut_progress(records)
+            stage.cut(cut, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
+        self._cut_progress(cut.facts)
         self.dead_letters, self.notes, self.taken, self.taken_bytes = [], [], 0, 0
         self.on_cut()
-        return records, self.offsets()
+        return cut, self.offsets()
 
     def sent_at(self, index: int) -> Sent | None:
         """What an agent sent, that is this record of the cut; ``None`` for those that are our own."""
         place = index - self._sent_from
         return self._sent[place] if 0 <= place < len(self._sent) else None
 
-    def _cut_tables(self, records: list[Record]) -> None:
+    def _cut_tables(self, cut: Cut) -> None:
         for table in self.tables:
             for part in table.parts.values():
                 part.begin_cut(self.furthest_writer_ms(part))
@@ -239,10 +241,10 @@ class Ours:
             for hand in agent.hands():
                 keep_out(hand)
         for part in self.table_partitions():
-            part.emit(records)
+            part.emit(cut)
         for folded in self.folds:
             if folded.sender is not None:
-                folded.sender.shares(folded.part, records)
+                folded.sender.shares(folded.part, cut.effects)
 
     def table_partitions(self) -> Iterator[TablePartition]:
         for table in self.tables:

@@ -71,14 +71,17 @@ class Checkpoint:
     async def _run(self) -> None:
         began_ms = self._clock.monotonic_ms()
         # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
-        records, offsets = self._ours.cut()
+        cut, offsets = self._ours.cut()
+        records = cut.records()
         written: dict[TopicPartition, int] = {}
         failing = self._ours.failing()
         if records or offsets != self._committed or failing != self._failing:
             # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
             self.in_flight = True
             try:
-                written = await self._commit(Commit(self._ours.assignment, records, offsets, failing=failing))
+                written = await self._commit(
+                    Commit(self._ours.assignment, records, offsets, barriers=cut.barriers(), failing=failing)
+                )
             finally:
                 self.in_flight = False
             self._committed, self._failing = offsets, failing

@@ -29,6 +29,7 @@ import orjson
 
 from streamflow.closed import revised_record
 from streamflow.codecs import group_key, group_key_bytes, group_key_value, json_bytes, json_value
+from streamflow.cut import Cut
 from streamflow.errors import StreamflowError
 from streamflow.folds import FoldSpec, State
 from streamflow.partitioner import fnv1a
@@ -321,7 +322,7 @@ class SecondStage:
             window is not None and self.closed_to_ms is not None and window.closed(start, self.closed_to_ms)
         )
 
-    def cut(self, records: list[Record], emit: Emit | None) -> None:
+    def cut(self, cut: Cut, emit: Emit | None) -> None:
         """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
         self.closing = self._plan()
         gone = set() if self.closing is None else {(start, group) for start, group, _ in self.closing.shares}
@@ -329,21 +330,24 @@ class SecondStage:
             if (start, group) in gone or group not in self.shares.get(start, {}):
                 continue
             if emit is not None:
-                records.append(revised_record(emit(start, group, self.state(start, group))))
-            self._tell(start, group, records)
+                cut.effects.append(revised_record(emit(start, group, self.state(start, group))))
+            self._tell(start, group, cut.facts)
         if self.closing is None:
             return
         if emit is not None:
-            records.extend(emit(start, group, self.state(start, group)) for start, group in self.closing.rows)
+            cut.effects.extend(
+                emit(start, group, self.state(start, group)) for start, group in self.closing.rows
+            )
         for start, group in self.closing.rows:
-            self._tell(start, group, records)  # with what was applied before it was closed
+            self._tell(start, group, cut.facts)  # with what was applied before it was closed
         for start, group in gone:
             if (start, group) in self.corrections:
-                records.append(Record(self.topic, self.partition, told_key(group, start), None))
+                cut.consequences.append(Record(self.topic, self.partition, told_key(group, start), None))
         for start, group, source in self.closing.shares:
-            records.append(Record(self.topic, self.partition, share_key(source, group, start), None))
+            key = share_key(source, group, start)
+            cut.consequences.append(Record(self.topic, self.partition, key, None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
-        records.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+        cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
     def _tell(self, start: int, group: Any, records: list[Record]) -> None:
         revisions = self.corrections.tell((start, group))

@@ -16,6 +16,7 @@ from typing import Any
 
 from streamflow.changelog import RowCodec
 from streamflow.codecs import KeyCodec
+from streamflow.cut import Cut
 from streamflow.hand import CURRENT, Hand, Undo
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW, Rows, Store
 from streamflow.transports.base import Record
@@ -186,13 +187,16 @@ class TablePartition:
         rows = {**self.store.window(start), **(self.cut or {}).get(start, {}), **self.changes.get(start, {})}
         return {key: value for key, value in rows.items() if value is not DELETED}
 
-    def emit(self, records: list[Record]) -> None:
+    def emit(self, records: Cut) -> None:
         """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
         assert self.cut is not None
         spec, topic, partition = self.spec, self.spec.changelog, self.partition
-        for start, rows in self.cut.items():
+        # A session that has grown has a greater id: it stands before the tombstones of what it was.
+        starts = sorted(self.cut, reverse=True) if self.index is not None else list(self.cut)
+        for start in starts:
             if start in self.drops:
                 continue
+            rows = self.cut[start]
             if self.index is not None:
                 # A session that has moved on before anybody saw it needs no tombstone.
                 rows = {
@@ -209,10 +213,10 @@ class TablePartition:
                 repeat(()),
                 repeat(None),
             )
-            records += map(tuple.__new__, repeat(Record), columns)
+            records.effects += map(tuple.__new__, repeat(Record), columns)
         for start in self.drops:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
-                records.append(Record(topic, partition, key, None))
+                records.consequences.append(Record(topic, partition, key, None))
 
     def fold_cut(self, offset: int | None) -> None:
         """The cut is durable: it becomes part of the checkpointed rows.

@@ -18,7 +18,8 @@ Obligations, in the order in which the engine relies on them:
 7. Partition ``p`` of all subscribed topics with the same number of partitions has one owner.
 
 A driver without transactions declares ``Features(transactions=False)``: then `commit` writes the
-records in order, waits for every acknowledgement, and commits the offsets last (at least once).
+records, lets none pass one of `Commit.barriers` before all in front of it are acknowledged, and
+commits the offsets last (at least once).
 """
 
 from __future__ import annotations
@@ -119,6 +120,9 @@ class Commit:
     records: Sequence[Record]
     offsets: Mapping[TopicPartition, int]
     metadata: str = ""
+    # Indices into `records`, ascending. What a crash leaves of a commit without a transaction holds a
+    # record from such an index on only with all the records in front of it.
+    barriers: Sequence[int] = ()
     # (topic, partition, offset) of each event that has failed and is tried again -> attempts so far.
     # For drivers that can show them; they mean nothing to the commit.
     failing: Mapping[tuple[str, int, int], int] = field(default_factory=dict)

@@ -204,8 +204,8 @@ def _known_good(cluster: Cluster) -> list[SimEvent]:
     return [e for part in cluster.scenario.events for e in part if e.fate != "bad"] + cluster.flushed
 
 
-def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
-    """What the owners show, of every window that is not expired."""
+def shown_rows(cluster: Cluster) -> dict[str, dict[tuple[int, Any], Any]]:
+    """Table -> (start, key) -> what the owners show, of every window that is not expired."""
     shown: dict[str, dict[tuple[int, Any], Any]] = {name: {} for name in ("by_user", *FOLDS)}
     for worker in cluster.workers.values():
         ours = worker.engine.ours
@@ -230,7 +230,12 @@ def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
             for start, key in stage.rows() if spec.name in shown else ():
                 shown_key = None if spec.by is None else key
                 shown[spec.name][start, shown_key] = spec.values.result(stage.state(start, key))
-    for name, found in shown.items():
+    return shown
+
+
+def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
+    """What the owners show is what the definition says."""
+    for name, found in shown_rows(cluster).items():
         want = expected.by_user if name.startswith("by_user") else getattr(expected, name)
         _compare(f"{name}, rows", found, want, wrong)
 

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from streamflow import forming, recovering
+from streamflow.cut import Cut
 from streamflow.gate import Gate
 from streamflow.general import Unit
 from streamflow.hand import Hand
@@ -208,8 +209,8 @@ def stores_ahead(patch: pytest.MonkeyPatch) -> Broken:
     """Rows reach the store with the cut, before the commit has decided that they count."""
     emit = TablePartition.emit
 
-    def apply_too(self: TablePartition, records: list[Record]) -> None:
-        emit(self, records)
+    def apply_too(self: TablePartition, cut: Cut) -> None:
+        emit(self, cut)
         self.store.apply(self.cut or {})
 
     patch.setattr(TablePartition, "emit", apply_too)
@@ -253,6 +254,15 @@ def never_entangled(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def no_barriers(patch: pytest.MonkeyPatch) -> Broken:
+    """Without a transaction the records of a checkpoint become durable in any order."""
+    patch.setattr(Cut, "barriers", lambda self: ())
+    return {}
+
+
+PLAIN_RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {"barriers": no_barriers}
+"""Those of a driver without transactions: with one they change nothing."""
+
 RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "atomic": not_atomic,
     "fence": no_fence,
@@ -280,4 +290,4 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
 def without(rule: str | None) -> Iterator[Broken]:
     """Switches a rule off (``None``: none); yields what the transport's faults need for that."""
     with pytest.MonkeyPatch.context() as patch:
-        yield {} if rule is None else RULES[rule](patch)
+        yield {} if rule is None else {**RULES, **PLAIN_RULES}[rule](patch)

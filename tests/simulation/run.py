@@ -13,7 +13,7 @@ import logging
 import sys
 from typing import Any
 
-from tests.simulation.rules import RULES, without
+from tests.simulation.rules import PLAIN_RULES, RULES, without
 from tests.simulation.world import Verdict, run_seed
 
 
@@ -26,7 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.simulation.run")
     parser.add_argument("first", type=int)
     parser.add_argument("last", type=int)
-    parser.add_argument("--without", choices=sorted(RULES))
+    parser.add_argument("--without", choices=sorted({**RULES, **PLAIN_RULES}))
+    parser.add_argument("--plain", action="store_true", help="no transactions: at least once")
     parser.add_argument("--until-failure", action="store_true")
     parser.add_argument(
         "--story", action="store_true", help="what happened in each world, and the engines' log"
@@ -42,7 +43,7 @@ def main() -> None:
     digests = hashlib.sha256()
     with without(options.without) as broken:
         for seed in range(options.first, options.last + 1):
-            verdict: Verdict = run_seed(seed, **broken)
+            verdict: Verdict = run_seed(seed, plain=options.plain, **broken)
             run += 1
             kept += verdict.kept
             digests.update(verdict.digest.encode())

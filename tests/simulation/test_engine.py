@@ -43,6 +43,13 @@ def run(first: int, last: int, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def in_parts(seeds: int, *options: str) -> list[dict[str, Any]]:
+    """`run` for all seeds below ``seeds``, in a few processes at a time."""
+    parts = [(first, min(first + PART, seeds) - 1) for first in range(0, seeds, PART)]
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return [line for part in pool.map(lambda part: run(*part, *options), parts) for line in part]
+
+
 def told(failures: list[dict[str, Any]]) -> str:
     lines = [f"seed {f['seed']}: {'; '.join(f['wrong'])}" for f in failures]
     replay = "".join(f"\n  make simulate SEED={f['seed']}" for f in failures[:5])
@@ -51,12 +58,7 @@ def told(failures: list[dict[str, Any]]) -> str:
 
 @pytest.mark.timeout(600)
 def test_every_seed_keeps_every_invariant(chosen_seed: int | None) -> None:
-    if chosen_seed is not None:
-        said = run(chosen_seed, chosen_seed, "--story")
-    else:
-        parts = [(first, min(first + PART, SEEDS) - 1) for first in range(0, SEEDS, PART)]
-        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            said = [line for part in pool.map(lambda part: run(*part), parts) for line in part]
+    said = in_parts(SEEDS) if chosen_seed is None else run(chosen_seed, chosen_seed, "--story")
     failures = [line for line in said if "seed" in line]
     assert not failures, told(failures)
     assert sum(line["run"] for line in said) == (1 if chosen_seed is not None else SEEDS)

@@ -9,6 +9,7 @@ import pytest
 
 from streamflow import late
 from streamflow.aggregates import Count, First, Sum
+from streamflow.cut import Cut
 from streamflow.folds import FoldSpec, Key, Values
 from streamflow.late import EVENTS_MAX, Late, Ledger, ledger_table
 from streamflow.stores.memory import MemoryStore
@@ -169,8 +170,8 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         assert folded.late is not None
         assert folded.late.apply()["applied"] == 1
         # The worker dies here: nothing of it was written. Its successor has the ledger as it was.
-        records, _ = ours.cut()
-        assert any(b"-1" in (record.key or b"") for record in records), "it would have been written"
+        cut, _ = ours.cut()
+        assert any(b"-1" in (record.key or b"") for record in cut.effects), "it would have been written"
         transport = world.engine.transport
         assert isinstance(transport, MemoryTransport)
         await transport.stop()
@@ -194,12 +195,12 @@ def make_ledger() -> Ledger:
 
 def fold(ledger: Ledger) -> list[bytes]:
     """A checkpoint; returns the keys that it writes."""
-    records: list[Any] = []
+    cut = Cut()
     ledger.part.begin_cut(None)
-    ledger.part.emit(records)
+    ledger.part.emit(cut)
     ledger.part.fold_cut(None)
     ledger.folded()
-    return [record.key for record in records]
+    return [record.key or b"" for record in cut.records()]
 
 
 def numbered(count: int, start: int = 0) -> list[Late]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 
@@ -248,11 +249,13 @@ class PlainCommits:
         async with self._one_at_a_time:
             deadline = self._connection.deadline(self._settings.commit_timeout_ms)
             try:
-                # Step 1. Ask whether the assignment holds: an old owner's rows would hide the new one's.
-                if not await self._offsets.still_holds(fence, deadline):
-                    raise Fenced(f"the assignment of generation {fence.generation} is not the newest")
-                # Step 2. Write, and wait for every acknowledgement.
-                written = await self._producer.write(commit.records, deadline) if commit.records else []
+                written: list[Building] = []
+                for first, last in pairwise((0, *commit.barriers, len(commit.records))):
+                    # Step 1. Ask whether the assignment holds: an old owner's rows would hide the new one's.
+                    if not await self._offsets.still_holds(fence, deadline):
+                        raise Fenced(f"the assignment of generation {fence.generation} is not the newest")
+                    # Step 2. Write up to the next barrier, and wait for every acknowledgement.
+                    written += await self._write(commit.records, first, last, deadline)
             except TransportError as exc:
                 raise CommitAborted(f"not committed: {exc}") from exc
             # Step 3. The offsets last: what is behind them is in the log.
@@ -263,3 +266,15 @@ class PlainCommits:
             except TransportError as exc:
                 raise CommitUnknown(f"the offsets were sent, and then: {exc}") from exc
             return producer.ends(written)
+
+    async def _write(
+        self, records: Sequence[Record], first: int, last: int, deadline: Deadline
+    ) -> list[Building]:
+        """Raises RecordRefused with indices into all the records."""
+        if first == last:
+            return []
+        try:
+            return await self._producer.write(records[first:last], deadline)
+        except RecordRefused as exc:
+            exc.refused = {first + index: why for index, why in exc.refused.items()}
+            raise

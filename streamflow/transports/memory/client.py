@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from streamflow.clock import Clock
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, StreamflowError, TransportError
@@ -318,6 +320,8 @@ class MemoryTransport:
             self._broker.check(commit.records)
             if faults.broken_order is not None:
                 commit = replace(commit, records=faults.broken_order(commit.records))
+            if faults.plain_commits:
+                return await self._commit_plainly(commit, faults)
             if faults.broken_atomic:
                 return await self._commit_torn(commit, faults)
             return await self._commit_in_steps(commit, faults)
@@ -378,6 +382,34 @@ class MemoryTransport:
         done = faults.chance(0.5)
         wait_ms = faults.random.uniform(0, faults.undecided_ms_max) if faults.undecided_ms_max else 0.0
         self._broker.later(wait_ms, lambda: self._broker.decide(transaction, committed=done))
+
+    async def _commit_plainly(self, commit: Commit, faults: Faults) -> dict[TopicPartition, int]:
+        """At least once: any step may be the last, and leaves what was written before it."""
+        ends: dict[TopicPartition, int] = {}
+        outcome = faults.outcome()
+        for first, last in pairwise((0, *commit.barriers, len(commit.records))):
+            if not self._group.valid(commit.assignment):
+                raise Fenced(f"generation {commit.assignment.generation} is over")
+            waiting: dict[TopicPartition, deque[Record]] = {}
+            for record in commit.records[first:last]:
+                waiting.setdefault(record[:2], deque()).append(record)
+            while waiting:
+                await self._step("commit:writing")
+                spot = faults.random.choice(list(waiting))
+                (offset,) = self._broker.write([waiting[spot].popleft()])
+                ends[spot] = offset + 1
+                if not waiting[spot]:
+                    del waiting[spot]
+                if outcome == "aborted" and faults.chance(0.1):
+                    raise CommitAborted("injected")
+        await self._step("commit:written")
+        if outcome == "unknown" and faults.chance(0.5):
+            raise CommitUnknown("injected")
+        self._group.settle(0, commit.offsets, committed=True)
+        if outcome == "unknown":
+            raise CommitUnknown("injected")
+        await self._step("commit:decided")
+        return ends
 
     async def _commit_torn(self, commit: Commit, faults: Faults) -> dict[TopicPartition, int]:
         """Not a commit: what a worker does that knows no transactions. A crash leaves a part of it."""

@@ -55,6 +55,8 @@ class Faults:
         unknown_chance: a commit raises CommitUnknown; a coin says whether it is done or not, and it
             is decided up to ``undecided_ms_max`` later.
         on_point: awaited at each of `POINTS`; may kill or stall the client, or wait.
+        plain_commits: commits are those of a driver without transactions: records are visible as they are
+            written, in any order that keeps the partitions' own and the barriers. A crash leaves a part.
         broken_atomic: a commit's records are visible one by one as they are written.
         broken_fence: says for a commit that it goes through whoever sends it.
         broken_order: puts a commit's records into another order.
@@ -73,6 +75,7 @@ class Faults:
     unknown_chance: float = 0.0
     undecided_ms_max: float = 0.0
     on_point: Callable[[MemoryTransport, str], Awaitable[None]] | None = None
+    plain_commits: bool = False
     broken_atomic: bool = False
     broken_fence: Callable[[Commit], bool] | None = None
     broken_order: Callable[[Sequence[Record]], Sequence[Record]] | None = None
