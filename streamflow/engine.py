@@ -25,7 +25,7 @@ from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportErr
 from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
 from streamflow.folds import FoldSpec, State
-from streamflow.forming import Forming, Opening, refuse_foreign_rows, size_tables
+from streamflow.forming import Forming, Opening, Standing, refuse_foreign_rows, size_tables
 from streamflow.hand import CURRENT
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
@@ -35,6 +35,7 @@ from streamflow.refusals import set_aside
 from streamflow.settings import Settings
 from streamflow.shelf import Shelf
 from streamflow.shuffle import RowId, SecondStage
+from streamflow.standbys import Standbys
 from streamflow.stores.base import Store
 from streamflow.stores.opening import Stores
 from streamflow.tables import TableSpec
@@ -82,6 +83,7 @@ class Engine(Declarations):
         self._checkpoint: Checkpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._recovery: asyncio.Task[None] | None = None
+        self._standbys = Standbys(transport, self.shelf, clock, self.metrics)
         self._stages: dict[TopicPartition, SecondStage] = {}
         self._paused: set[TopicPartition] = set()
         self._early = asyncio.Event()  # the next checkpoint comes before its time
@@ -124,6 +126,7 @@ class Engine(Declarations):
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
+        self._spawn(self._standbys.run(), "standbys")
         self.url = url
         self.subscribed = set(self.source_topics())
         if self.subscribed:
@@ -151,6 +154,10 @@ class Engine(Declarations):
         return self.stores.open(
             spec.name, partition, spec.codec, f"{spec.changelog} {spec.window!r}", spec.store
         )
+
+    def standing(self) -> Standing:
+        """What is kept up to date for other workers' partitions."""
+        return self._forming.standbys
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -197,6 +204,7 @@ class Engine(Declarations):
         # Not live before anything is awaited: a commit that fails meanwhile must not begin a recovery.
         ours, checkpoint, was_live = self.ours, self._checkpoint, self.live
         self.live = False
+        self._standbys.rest()
         await self._end_recovery()
         if ours is None or checkpoint is None:
             return
@@ -242,6 +250,7 @@ class Engine(Declarations):
         """Whatever is not durable goes. The stores stay on their shelf, the second stages go on reading."""
         self.live = False
         self.epoch += 1
+        self._standbys.rest()
         for stage in self._stages.values():
             stage.hold()
         self._paused.clear()
@@ -259,6 +268,7 @@ class Engine(Declarations):
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
             await self._recovering.run(assignment, self._stages, self.lifecycle)
+            self._standbys.follow(self._forming.standbys.parts)  # what serves came first
         except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
 
@@ -271,6 +281,7 @@ class Engine(Declarations):
     def _install(self, ours: Ours, stages: Iterable[SecondStage]) -> None:
         """From here on second stages are read; nothing is taken before it is opened."""
         assert self._tail is not None
+        stages = [*stages, *self._forming.standbys.stages]
         before, self._stages = self._stages, {(stage.topic, stage.partition): stage for stage in stages}
         self._tail.leave([at for at in before if at not in self._stages])
         self._tail.follow(at for at in self._stages if at not in before)

@@ -94,6 +94,14 @@ class Opening:
         ours.unopened.discard(self.number)
 
 
+@dataclass(slots=True)
+class Standing:
+    """What is kept up to date for partitions that others have."""
+
+    parts: list[TablePartition] = field(default_factory=list)
+    stages: list[SecondStage] = field(default_factory=list)
+
+
 class Forming:
     """Makes `Ours` of an assignment. ``shelf`` has the stores, also those of the assignment before."""
 
@@ -118,6 +126,7 @@ class Forming:
         self._emit = emit
         self._shelf = shelf
         self.kept = 0  # partitions of the newest assignment whose rows we still had
+        self.standbys = Standing()  # of the newest assignment
 
     async def begin(
         self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage]
@@ -149,6 +158,7 @@ class Forming:
         # From here on nothing is awaited, and nothing can fail that a retry would cure.
         self._make_progress(ours, openings, starts)
         self._make_parts(ours, openings)
+        self._make_standbys(assignment, openings, stages)
         self.kept = 0
         for opening in openings.values():
             for part in opening.parts():
@@ -244,20 +254,61 @@ class Forming:
                 if topic == fold.spec.topic:
                     opening = openings[partition]
                     opening.folds.append(self._make_fold_part(opening, fold, partition))
-        self._shelf.keep_only(
-            (part.spec.name, part.partition) for opening in openings.values() for part in opening.parts()
+
+    def _make_standbys(
+        self,
+        assignment: Assignment,
+        openings: Mapping[int, Opening],
+        stages: Mapping[TopicPartition, SecondStage],
+    ) -> None:
+        """Of what we stand by for, over the rows that the shelf still has; all else goes off the shelf."""
+        at_source = sorted(assignment.standbys)
+        ours = {(part.spec.name, part.partition) for opening in openings.values() for part in opening.parts()}
+        self.standbys = Standing(
+            [
+                TablePartition(spec, partition, self._shelf.take(spec, partition))
+                for spec, partition in self._tables_at(at_source)
+                if (spec.name, partition) not in ours
+            ],
+            [
+                stages.get(at) or make_stage(spec, at[0], at[1], count)
+                for at, (spec, count) in self._shuffles(at_source).items()
+                if (spec.topic, at[1]) not in assignment.partitions
+            ],
+        )
+        self._shelf.keep_only(ours.union((p.spec.name, p.partition) for p in self.standbys.parts))
+
+    def _tables_at(self, at_source: list[TopicPartition]) -> Iterator[tuple[TableSpec, int]]:
+        """The partitions of everything that has a changelog and comes with these source partitions."""
+        for partition in sorted(self._fed(at_source)):
+            for table in self._declared.tables.values():
+                if partition < table.spec.partitions:
+                    yield table.spec, partition
+        for fold in self._declared.folds.values():
+            for topic, partition in at_source:
+                if topic == fold.spec.topic:
+                    spec, ledger = self._fold_tables(fold.spec)
+                    yield spec, partition
+                    if fold.spec.window is not None:
+                        yield ledger, partition
+
+    def _fold_tables(self, spec: FoldSpec) -> tuple[TableSpec, TableSpec]:
+        """The rows of a declared aggregate, and its late ledger."""
+        count = self._topics.partitions(spec.topic)
+        return (
+            fold_table(spec, self._topics.changelog(spec.name), count),
+            ledger_table(spec.name, self._topics.late(spec.name), count),
         )
 
     def _make_fold_part(self, opening: Opening, fold: Fold, partition: int) -> FoldPart:
         spec = fold.spec
         count = self._topics.partitions(spec.topic)
-        table = fold_table(spec, self._topics.changelog(spec.name), count)
+        table, own = self._fold_tables(spec)
         part = TablePartition(table, partition, self._shelf.take(table, partition))
         progress = opening.progress[spec.consumer, spec.topic, partition]
         sender = Sender(spec, self._topics.shuffle(spec.name), partition, count) if spec.moves else None
         late: Revisions | None = None
         if spec.window is not None:
-            own = ledger_table(spec.name, self._topics.late(spec.name), count)
             ledger = Ledger(own, partition, self._shelf.take(own, partition), table.codec)
             late = Revisions(fold, part, ledger, progress)
         return FoldPart(fold, part, progress, sender, late, progress.closed_to_ms)

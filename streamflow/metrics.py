@@ -202,21 +202,7 @@ class Metrics:
         self.end_to_end_seconds = self._histograms(
             "end_to_end_seconds", "From a record's timestamp to the checkpoint that holds it.", "agent"
         )
-        self.recovery_seconds = self._histogram(
-            "recovery_seconds", "From an assignment until its tables are rebuilt."
-        )
-        self.restored_records_total = self._counter(
-            "restored_records_total", "Changelog records read to rebuild tables."
-        )
-        self.restore_records_left = self._gauge(
-            "restore_records_left", "About how many changelog records are still to be read."
-        )
-        self.partitions_restoring = self._gauge(
-            "partitions_restoring", "Partitions that are ours and do not serve yet."
-        )
-        self.partitions_kept_total = self._counter(
-            "partitions_kept_total", "Partitions that an assignment found with their rows still here."
-        )
+        self._of_recovery()
         self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")
         self.table_bytes = self._gauges("table_bytes", "Approximate size of those rows.", "table")
         self.misrouted_records_total = self._counters(
@@ -234,6 +220,32 @@ class Metrics:
             "ws_slow_disconnects_total", "WebSockets closed because the client was too slow."
         )
         self._process_metrics()
+
+    def _of_recovery(self) -> None:
+        self.recovery_seconds = self._histogram(
+            "recovery_seconds", "From an assignment until its tables are rebuilt."
+        )
+        self.restored_records_total = self._counter(
+            "restored_records_total", "Changelog records read to rebuild tables."
+        )
+        self.restore_records_left = self._gauge(
+            "restore_records_left", "About how many changelog records are still to be read."
+        )
+        self.partitions_restoring = self._gauge(
+            "partitions_restoring", "Partitions that are ours and do not serve yet."
+        )
+        self.partitions_kept_total = self._counter(
+            "partitions_kept_total", "Partitions that an assignment found with their rows still here."
+        )
+        self.standby_partitions = self._gauge(
+            "standby_partitions", "Partitions of other workers whose tables are kept up to date here."
+        )
+        self.standby_records_behind = self._gauge(
+            "standby_records_behind", "About how many changelog records those are behind."
+        )
+        self.standby_records_total = self._counter(
+            "standby_records_total", "Changelog records read to keep them up to date."
+        )
 
     def on_collect(self, collector: Callable[[], None]) -> None:
         """``collector`` is called before each rendering: for gauges that are cheaper asked than kept."""

@@ -77,6 +77,13 @@ class Settings:
         unit="s",
         low=0,
     )
+    table_standby_replicas: int = knob(
+        1,
+        "Other workers that keep the tables of each partition up to date, to take it over at once.",
+        unit="workers",
+        low=0,
+        high=100,
+    )
     partitioner: str = knob("fnv1a", "Key to partition.", choices=tuple(PARTITIONERS))
     topic_partitions: int = knob(8, "Partitions of topics that the app creates.", low=1, high=10_000)
     value_bytes_max: int = knob(1_048_576, "Larger values are bad input.", unit="bytes", low=1)

@@ -2,8 +2,9 @@
 
 Each child is the worker that ``--web-port`` would start by hand: a port of its own, counted up from the
 first, and with it a transactional id of its own that stays the same over restarts. A child that dies is
-started again, with growing waits; meanwhile the others take its partitions. One that never became
-ready would not the next time either: it ends them all.
+started again, with growing waits; meanwhile the others take its partitions. One that ended by itself and
+never became ready would not the next time either: it ends them all. SIGKILL comes from outside, and says
+nothing about the next time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Plan:
 
     count: int
     command: Callable[[int], Sequence[str]]  # number of the child, from 0
-    slots: Sequence[str]  # setting transactional_slot of each, or "": by its port
+    slots: Sequence[str]  # setting transactional_slot of each
     ports: Sequence[int]
     host: str = "127.0.0.1"
     token: str | None = None
@@ -60,6 +61,7 @@ class Child:
     number: int
     process: asyncio.subprocess.Process | None = None
     was_ready: bool = False
+    ready: bool = False  # in this life
     restarts: int = 0
     events: float = 0.0
     before: float = 0.0  # what former lives counted
@@ -146,12 +148,13 @@ class Processes:
                 if code != 0:
                     self._code = 1
                 return
-            if not child.was_ready:
+            killed = code == -signal.SIGKILL
+            if not child.was_ready and not killed:
                 self._say(f"worker {child.number} ended with {said(code)} before it was ready: ending all")
                 self._code = code if code > 0 else 1
                 self._end(signal.SIGTERM)
                 return
-            if self._clock.monotonic_ms() - began_ms > STEADY_MS:
+            if self._clock.monotonic_ms() - began_ms > STEADY_MS or (killed and child.ready):
                 wait_ms = RESTART_FIRST_MS
             self._say(f"worker {child.number} ended with {said(code)}: again in {wait_ms / 1_000:g} s")
             child.restarts += 1
@@ -161,10 +164,9 @@ class Processes:
 
     async def _live(self, child: Child) -> int:
         """One life; the exit code, negative for a signal."""
-        plan = self._plan
+        plan, child.ready = self._plan, False
         environ = dict(os.environ)
-        if plan.slots[child.number]:
-            environ["STREAMFLOW_TRANSACTIONAL_SLOT"] = plan.slots[child.number]
+        environ["STREAMFLOW_TRANSACTIONAL_SLOT"] = plan.slots[child.number]
         child.process = process = await asyncio.create_subprocess_exec(
             *plan.command(child.number),
             env=environ,
@@ -239,9 +241,10 @@ class Processes:
     async def _ask(self, session: aiohttp.ClientSession, child: Child) -> None:
         base = f"http://{self._plan.host}:{self._plan.ports[child.number]}"
         try:
-            if not child.was_ready:
+            if not child.ready:
                 async with session.get(f"{base}/readyz") as answer:
-                    child.was_ready = answer.status == 200
+                    child.ready = answer.status == 200
+                child.was_ready |= child.ready
             async with session.get(f"{base}/metrics") as answer:
                 found = figures(await answer.text())
         except (aiohttp.ClientError, TimeoutError, OSError):

@@ -75,7 +75,8 @@ def run_processes(app: App, arguments: list[str], count: int, *, web: bool) -> i
         base = slot or f"{socket.gethostname()}-process"
         slots = [f"{base}-{number}" for number in range(count)]
     else:
-        slots = [""] * count
+        # As without the command, and said aloud: by its slot each finds its own stores again, too.
+        slots = [f"{socket.gethostname()}-{port}" for port in ports]
 
     def child(number: int) -> list[str]:
         port = ["--web-port", str(ports[number])] if ports else []

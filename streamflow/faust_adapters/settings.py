@@ -41,7 +41,7 @@ DEFAULTS: Mapping[str, Any] = {
     "web_bind": "127.0.0.1",
 }
 # Ours and Faust's under one name: Faust reads them.
-SHARED = frozenset({"id", "processing_guarantee", "store", "topic_partitions"})
+SHARED = frozenset({"id", "processing_guarantee", "store", "table_standby_replicas", "topic_partitions"})
 KNOBS = frozenset(knob.name for knob in fields(EngineSettings)) - SHARED
 # Name of a web setting -> field of WebSettings; host and port have Faust's names.
 WEB = {
@@ -124,6 +124,7 @@ class Settings(FaustSettings):
         values["store"] = str(self._store)
         values.setdefault("data_dir", str(self.datadir))
         values["topic_partitions"] = self._topic_partitions
+        values["table_standby_replicas"] = self._table_standby_replicas
         return EngineSettings(id=app_id, **values)
 
     def web_settings(self) -> WebSettings:

@@ -100,12 +100,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one rebalance gave this worker. ``fence`` is the driver's own proof of it, opaque to others."""
+    """What one rebalance gave this worker. ``fence`` is the driver's own proof of it, opaque to others.
+
+    ``standbys``: partitions of other workers whose tables this one keeps ready.
+    """
 
     generation: int
     partitions: frozenset[TopicPartition]
     members: tuple[Member, ...] = ()
     fence: object = None
+    standbys: frozenset[TopicPartition] = frozenset()
 
 
 @dataclass(slots=True)

@@ -99,6 +99,7 @@ def redis_settings(
         "wait_timeout_ms": settings.redis_wait_timeout_ms,
         "trim": settings.redis_trim,
         "compact_records": settings.redis_compact_records,
+        "standby_replicas": settings.table_standby_replicas,
     }
     fields: dict[str, Any] = {
         "host": hosts[0][0],
@@ -126,6 +127,7 @@ def _kafka(url: str, settings: Settings, slot: str, options: Mapping[str, Any]) 
         "client_id": settings.id,
         "transactional_slot": settings.transactional_slot or f"{socket.gethostname()}-{slot or 'worker'}",
         "transactions": settings.processing_guarantee == "exactly_once",
+        "standby_replicas": settings.table_standby_replicas,
         "session_timeout_ms": settings.session_timeout_ms,
         "heartbeat_ms": min(3_000, settings.session_timeout_ms // 3),
         "transaction_timeout_ms": settings.transaction_timeout_ms,

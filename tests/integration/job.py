@@ -42,10 +42,10 @@ class Cluster:
         self._module.write_text(source)
         create_topics(kafka, {self.topic: PARTITIONS, self.results: 1})
 
-    def start(self) -> WorkerProcess:
-        """One worker more; it is not ready yet."""
+    def start(self, **options: str) -> WorkerProcess:
+        """One worker more, with ``options`` for settings; it is not ready yet."""
         log = self._folder / f"worker-{len(self.workers)}.log"
-        settings = {"id": self.id, "broker": f"kafka://{self.kafka}", "session_timeout_ms": "6000"}
+        settings = {"id": self.id, "broker": f"kafka://{self.kafka}", "session_timeout_ms": "6000", **options}
         worker = WorkerProcess(self._module, log, **settings)
         self.workers.append(worker)
         worker.start()

@@ -121,6 +121,14 @@ def test_no_worker_stays_behind_when_the_parent_is_killed(started: Any) -> None:
     wait_for("they have ended", lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in children))
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="finds the children through /proc")
+def test_a_worker_killed_before_it_was_ready_comes_back(started: Any) -> None:
+    parent = started("--web-port", str(free_port()))
+    for child in wait_for("both are there", lambda: len(parent.children()) == 2 and parent.children()):
+        os.kill(child, signal.SIGKILL)
+    wait_for("both are ready", lambda: re.search(r"2 of 2 workers.*lag 0, 2 restarts", parent.log()))
+
+
 def test_what_cannot_start_is_not_started_again_and_again(started: Any) -> None:
     parent = started(broker=f"kafka://127.0.0.1:{free_port()}")
     assert parent.process.wait(60) not in (0, None)

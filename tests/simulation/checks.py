@@ -14,6 +14,8 @@ from streamflow.clock import rfc3339
 from streamflow.engine import Engine
 from streamflow.late import EVENTS_MAX
 from streamflow.progress import Progress, ProgressKey, progress_from_record
+from streamflow.shuffle import SecondStage
+from streamflow.tables import TablePartition
 from streamflow.transports.memory import MemoryBroker
 from tests.simulation.cluster import APP, LETTERS, Cluster
 from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, MOVING, SOURCES, Expected, SimEvent
@@ -238,6 +240,47 @@ def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
     for name, found in shown_rows(cluster).items():
         want = expected.by_user if name.startswith("by_user") else getattr(expected, name)
         _compare(f"{name}, rows", found, want, wrong)
+
+
+def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
+    """Has each partition as many standbys as are wanted, and do they hold what its owner holds?
+
+    Apart from what has expired by ``time_ms``: its tombstones may have been compacted away.
+    """
+    engines = [worker.engine for worker in cluster.workers.values()]
+    held: dict[tuple[str, int], Any] = {}
+    for ours in (engine.ours for engine in engines):
+        if ours is None or ours.unopened:
+            return False
+        held |= _kept(list(ours.table_partitions()), ours.stages, time_ms)
+    wanted = min(cluster.standby_replicas, len(engines) - 1)
+    found: Counter[tuple[str, int]] = Counter()
+    for standing in (engine.standing() for engine in engines):
+        kept = _kept(standing.parts, standing.stages, time_ms)
+        if any(held.get(at) != rows for at, rows in kept.items()):
+            return False
+        found.update(kept.keys())
+    return all(found[at] == wanted for at in held)
+
+
+def _kept(parts: list[TablePartition], stages: list[SecondStage], time_ms: int) -> dict[tuple[str, int], Any]:
+    """(table or shuffle, partition) -> rows that have not expired"""
+    rows: dict[tuple[str, int], Any] = {
+        (part.spec.name, part.partition): {
+            (start, key): value
+            for start, key, value in part.store.scan()
+            if part.spec.window is None or not part.spec.window.expired(start, time_ms)
+        }
+        for part in parts
+    }
+    for stage in stages:
+        assert stage.spec.window is not None
+        rows[stage.topic, stage.partition] = {
+            start: groups
+            for start, groups in stage.shares.items()
+            if not stage.spec.window.expired(start, time_ms)
+        }
+    return rows
 
 
 def check_progress(cluster: Cluster, expected: Expected, wrong: Faults) -> None:

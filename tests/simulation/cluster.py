@@ -70,7 +70,9 @@ class Worker:
         self.owner = f"{slot}#{number}"
         self.frozen = False
         self.stopping = False
-        self.client = MemoryTransport(cluster.broker, APP, slot, cluster.clock)
+        self.client = MemoryTransport(
+            cluster.broker, APP, slot, cluster.clock, standby_replicas=cluster.standby_replicas
+        )
         trouble = cluster.scenario.trouble
         settings = Settings(id=APP, commit_interval=trouble.commit_interval_s, fetch_wait_ms=100)
         self.engine = Engine(settings, self.client, cluster.clock)
@@ -213,6 +215,7 @@ class Cluster:
         self.broker.create_topics([TopicSpec(EVENTS, SOURCES)])
         self.workers: dict[str, Worker] = {}  # owner -> live worker
         self.metrics: list[Metrics] = []  # of every process that ever was
+        self.standby_replicas = scenario.dice("standbys").choice((0, 1, 1, 2))
         self.known: dict[str, tuple[str, int]] = {}  # event id -> (fate, partition)
         self.flushed: list[SimEvent] = []
         self.story: list[str] = []  # what happened, for people who replay a seed

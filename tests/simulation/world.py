@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from streamflow.testing import SimulationError, SimulationLoop, run_simulation
@@ -69,6 +70,8 @@ async def _live(cluster: Cluster, wrong: list[str]) -> None:
     first_ms = scenario.last_ms() + ahead_ms
     await _flush(cluster, 1, first_ms)
     _judge(cluster, first_ms, wrong)
+    whole = partial(checks.standbys_are_whole, cluster, first_ms)
+    await cluster.until(whole, "standbys hold what the owners hold")
     second_ms = first_ms + ahead_ms + SIZE_MS + RETAIN_MS
     await _flush(cluster, 2, second_ms)
     _judge_the_end(cluster, second_ms, wrong)

@@ -34,8 +34,8 @@ KEYS = [f"k{n}" for n in range(40)]
 class Worker:
     """An engine that counts events by key, in an agent and in an aggregate, and how often it took each."""
 
-    def __init__(self, broker: MemoryBroker, name: str) -> None:
-        self.transport = MemoryTransport(broker, "app", name)
+    def __init__(self, broker: MemoryBroker, name: str, standby_replicas: int = 0) -> None:
+        self.transport = MemoryTransport(broker, "app", name, standby_replicas=standby_replicas)
         self.engine = Engine(Settings(id="app", commit_interval=0.02), self.transport, broker.clock)
         self.taken = 0
         source = Source("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
@@ -63,13 +63,13 @@ class Worker:
 
 
 class Group:
-    def __init__(self) -> None:
-        self.broker = MemoryBroker(SystemClock())
+    def __init__(self, session_timeout_ms: float = 10_000.0) -> None:
+        self.broker = MemoryBroker(SystemClock(), session_timeout_ms=session_timeout_ms)
         self.client = MemoryTransport(self.broker, "outside", "client")
         self.workers: list[Worker] = []
 
-    async def join(self, name: str) -> Worker:
-        worker = Worker(self.broker, name)
+    async def join(self, name: str, standby_replicas: int = 0) -> Worker:
+        worker = Worker(self.broker, name, standby_replicas)
         self.workers.append(worker)
         await worker.engine.start(f"http://{name}")
         await self.until(lambda: bool(worker.owned) and self.all_open())

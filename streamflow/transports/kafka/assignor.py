@@ -8,7 +8,7 @@ the second gets nothing and is told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.sharing import share_out
+from streamflow.transports.sharing import share_out, stand_by
 
 PROTOCOL_VERSION = 0
 
@@ -24,13 +24,16 @@ PROTOCOL_VERSION = 0
 class Offer(msgspec.Struct, frozen=True):
     """What a member says when it joins.
 
-    ``round``: of the assignment in which it got ``owned``; a claim from an older round counts less.
+    ``round``: of the assignment in which it got ``owned`` and ``standbys``; a claim from an older round
+    counts less. ``replicas``: how many it wants to stand by for each partition.
     """
 
     url: str
     transactional_id: str | None
     round: int = 0
     owned: list[tuple[str, list[int]]] = []
+    standbys: list[tuple[str, list[int]]] = []
+    replicas: int = 0
 
 
 class Share(msgspec.Struct, frozen=True):
@@ -42,15 +45,22 @@ class Share(msgspec.Struct, frozen=True):
     owned: list[tuple[str, list[int]]]
 
     def partitions(self) -> frozenset[TopicPartition]:
-        return frozenset((topic, p) for topic, partitions in self.owned for p in partitions)
+        return frozenset(_spots(self.owned))
 
 
 class Map(msgspec.Struct, frozen=True):
-    """The whole assignment. ``refused``: members whose transactional id another live member has."""
+    """The whole assignment. ``refused``: members whose transactional id another live member has.
+
+    ``standbys``: what the member that gets this map stands by for.
+    """
 
     round: int
     shares: list[Share]
     refused: list[str] = []
+    standbys: list[tuple[str, list[int]]] = []
+
+    def stands_by_for(self) -> frozenset[TopicPartition]:
+        return frozenset(_spots(self.standbys))
 
 
 EMPTY_MAP = Map(0, [])
@@ -67,15 +77,18 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
 
     name = "streamflow"
 
-    def __init__(self, url: str, transactional_id: str | None) -> None:
+    def __init__(self, url: str, transactional_id: str | None, replicas: int = 0) -> None:
         self._url = url
         self._transactional_id = transactional_id
+        self._replicas = replicas
         self.map = EMPTY_MAP
         self._owned: list[tuple[str, list[int]]] = []
 
     def metadata(self, topics: Iterable[str]) -> Any:
         """What goes to the leader with the request to join."""
-        offer = Offer(self._url, self._transactional_id, self.map.round, self._owned)
+        offer = Offer(
+            self._url, self._transactional_id, self.map.round, self._owned, self.map.standbys, self._replicas
+        )
         return ConsumerProtocolMemberMetadata(PROTOCOL_VERSION, sorted(topics), _encode(offer))
 
     def on_assignment(self, assignment: Any) -> None:
@@ -92,28 +105,31 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         }
         topics = sorted(frozenset().union(*wanted.values()))
         counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
-        shares = share_out(counts, wanted, claims(offers))
-        return self._answers(offers, shares, refused)
+        warm = warm_members(offers)
+        shares = share_out(counts, wanted, claims(offers), warm)
+        replicas = max((offer.replicas for offer in offers.values()), default=0)
+        standbys = stand_by(counts, wanted, shares, replicas, warm)
+        return self._answers(offers, shares, standbys, refused)
 
     def _answers(
-        self, offers: Mapping[str, Offer], shares: Mapping[str, list[TopicPartition]], refused: Sequence[str]
+        self,
+        offers: Mapping[str, Offer],
+        shares: Mapping[str, list[TopicPartition]],
+        standbys: Mapping[str, list[TopicPartition]],
+        refused: Sequence[str],
     ) -> dict[str, Any]:
         owned = {member: _by_topic(shares.get(member, ())) for member in offers}
         next_round = 1 + max(offer.round for offer in offers.values())
-        everything = Map(
-            next_round,
-            [
-                Share(member, offer.url, offer.transactional_id, owned[member])
-                for member, offer in sorted(offers.items())
-                if member not in refused
-            ],
-            list(refused),
-        )
-        user_data = _encode(everything)
-        return {
-            member: ConsumerProtocolMemberAssignment(PROTOCOL_VERSION, owned[member], user_data)
-            for member in offers
-        }
+        everybody = [
+            Share(member, offer.url, offer.transactional_id, owned[member])
+            for member, offer in sorted(offers.items())
+            if member not in refused
+        ]
+        answers = {}
+        for member in offers:
+            seen = Map(next_round, everybody, list(refused), _by_topic(standbys.get(member, ())))
+            answers[member] = ConsumerProtocolMemberAssignment(PROTOCOL_VERSION, owned[member], _encode(seen))
+        return answers
 
 
 def refuse(offers: Mapping[str, Offer]) -> list[str]:
@@ -136,6 +152,19 @@ def claims(offers: Mapping[str, Offer]) -> dict[TopicPartition, str]:
         for topic, partitions in offers[member].owned:
             found.update(((topic, partition), member) for partition in partitions)
     return found
+
+
+def warm_members(offers: Mapping[str, Offer]) -> dict[TopicPartition, list[str]]:
+    """partition -> the members that had it, or stood by for it: they need to read least of its tables."""
+    found: dict[TopicPartition, list[str]] = {}
+    for member, offer in sorted(offers.items()):
+        for spot in {*_spots(offer.owned), *_spots(offer.standbys)}:
+            found.setdefault(spot, []).append(member)
+    return found
+
+
+def _spots(by_topic: Iterable[tuple[str, list[int]]]) -> Iterator[TopicPartition]:
+    return ((topic, p) for topic, partitions in by_topic for p in partitions)
 
 
 def _decode_offer(user_data: bytes | None) -> Offer:

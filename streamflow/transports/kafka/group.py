@@ -54,11 +54,14 @@ async def start_consumer(
     """Starts it, with our reading side where aiokafka allows. Raises TransportError."""
     try:
         await asyncio.wait_for(consumer.start(), settings.start_timeout_ms / 1_000.0)
+        if columns.supported():
+            return await replace_fetcher(consumer, clock)
     except (KafkaError, OSError, TimeoutError) as exc:
         await stop_consumer(consumer)
         raise TransportError(f"no broker of {', '.join(settings.bootstrap)} answers") from exc
-    if columns.supported():
-        return await replace_fetcher(consumer, clock)
+    except asyncio.CancelledError:
+        await stop_consumer(consumer)  # a rebalance calls off what restores
+        raise
     log.warning("aiokafka is not the version that fast reading was written for: reading by getmany")
     return RecordFetcher(consumer, clock)
 
@@ -95,7 +98,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self._clock = clock
         self._listener = listener
         self._assignor = CopartitionedAssignor(
-            url, settings.transactional_id if settings.transactions else None
+            url, settings.transactional_id if settings.transactions else None, settings.standby_replicas
         )
         self.assignment: Assignment | None = None
         # Transactional ids of members that we knew and that have gone, until what they left is ended.
@@ -211,6 +214,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
             partitions=frozenset((tp.topic, tp.partition) for tp in assigned),
             members=tuple(Member(s.member_id, s.url, s.partitions()) for s in everything.shares),
             fence=fence,
+            standbys=everything.stands_by_for(),
         )
         try:
             await self._listener.on_assigned(self.assignment)

@@ -24,6 +24,7 @@ class KafkaSettings:
             unique among live workers. Empty: the host's name.
         transactions: off for brokers that have none; commits are then at least once.
         group_instance_id: static membership of the group, or ``None``.
+        standby_replicas: how many other workers keep the tables of each partition ready.
         allow_sasl_without_tls: credentials may travel in clear.
         fetch_bytes: what one fetch may return of one partition; larger ones fall out of the caches.
         fetch_wait_ms: how long the broker holds an empty fetch. A resumed partition waits for the
@@ -39,6 +40,7 @@ class KafkaSettings:
     transactional_slot: str = ""
     transactions: bool = True
     group_instance_id: str | None = None
+    standby_replicas: int = 0
 
     security_protocol: str = "PLAINTEXT"
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False)

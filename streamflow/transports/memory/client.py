@@ -89,8 +89,17 @@ class MemoryTransport:
 
     features = Features(transactions=True, shared=False)
 
-    def __init__(self, broker: MemoryBroker, group: str, name: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        group: str,
+        name: str,
+        clock: Clock | None = None,
+        *,
+        standby_replicas: int = 0,
+    ) -> None:
         self.name = name
+        self._standby_replicas = standby_replicas
         self._broker = broker
         self._clock = clock if clock is not None else broker.clock
         self._group = broker.group(group)
@@ -232,7 +241,10 @@ class MemoryTransport:
                 if self._member is None or self._member.kicked:
                     self._member_numbers += 1
                     self._member = Membership(
-                        f"{self.name}-{self._epoch}-{self._member_numbers}", url, self._topics
+                        f"{self.name}-{self._epoch}-{self._member_numbers}",
+                        url,
+                        self._topics,
+                        self._standby_replicas,
                     )
                 assignment = await self._group.join(self._member)
                 await self._step("assign:before")

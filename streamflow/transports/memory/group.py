@@ -11,16 +11,19 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.transports.base import Assignment, Member, TopicPartition
+from streamflow.transports.sharing import stand_by
 
 
 class Membership:
     """One member as the group sees it. ``rebalance`` is set when it has to give up what it has."""
 
-    def __init__(self, member_id: str, url: str, topics: Iterable[str]) -> None:
+    def __init__(self, member_id: str, url: str, topics: Iterable[str], replicas: int = 0) -> None:
         self.member_id = member_id
         self.url = url
+        self.replicas = replicas
         self.topics = frozenset(topics)
         self.owned: frozenset[TopicPartition] = frozenset()
+        self.standbys: frozenset[TopicPartition] = frozenset()
         self.rebalance = asyncio.Event()
         self.kicked = False
         self.joining: asyncio.Future[Assignment | None] | None = None  # None as result: kicked meanwhile
@@ -110,14 +113,32 @@ class Group:
         self._preparing = False
         self.generation += 1
         topics = sorted({topic for m in self.members.values() for topic in m.topics})
-        owned = share_out(list(self.members.values()), {topic: self._count_of(topic) for topic in topics})
+        counts = {topic: self._count_of(topic) for topic in topics}
+        owned = share_out(list(self.members.values()), counts)
+        standbys = self._stand_by(counts, owned)
         seen = tuple(Member(m.member_id, m.url, owned[m.member_id]) for m in self.members.values())
         for member in self.members.values():
             member.owned = owned[member.member_id]
+            member.standbys = standbys[member.member_id]
             joining, member.joining = member.joining, None
             if joining is not None and not joining.done():
-                assignment = Assignment(self.generation, member.owned, seen, member.member_id)
+                assignment = Assignment(
+                    self.generation, member.owned, seen, member.member_id, member.standbys
+                )
                 joining.set_result(assignment)
+
+    def _stand_by(
+        self, counts: Mapping[str, int], owned: Mapping[str, frozenset[TopicPartition]]
+    ) -> dict[str, frozenset[TopicPartition]]:
+        members = self.members.values()
+        warm: dict[TopicPartition, list[str]] = {}
+        for member in members:
+            for spot in member.owned | member.standbys:
+                warm.setdefault(spot, []).append(member.member_id)
+        topics = {member.member_id: member.topics for member in members}
+        replicas = max((member.replicas for member in members), default=0)
+        found = stand_by(counts, topics, owned, replicas, warm)
+        return {member_id: frozenset(spots) for member_id, spots in found.items()}
 
 
 def share_out(

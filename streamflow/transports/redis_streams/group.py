@@ -21,7 +21,7 @@ from streamflow.transports.base import Assignment, Member, RebalanceListener, To
 from streamflow.transports.redis_streams.link import GROUP, Arg, Link
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
-from streamflow.transports.sharing import share_out
+from streamflow.transports.sharing import share_out, stand_by
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,23 @@ class Offer(msgspec.Struct, frozen=True):
 
     url: str
     topics: list[str]
+    replicas: int = 0
 
 
 class Share(msgspec.Struct, frozen=True):
     member_id: str
     url: str
     owned: list[tuple[str, list[int]]]
+    standbys: list[tuple[str, list[int]]] = []
 
     def partitions(self) -> frozenset[TopicPartition]:
         return frozenset((topic, p) for topic, partitions in self.owned for p in partitions)
 
+    def stands_by_for(self) -> frozenset[TopicPartition]:
+        return frozenset((topic, p) for topic, partitions in self.standbys for p in partitions)
 
+
+NOTHING = Share("", "", [])
 _offers = msgspec.json.Decoder(Offer)
 _shares = msgspec.json.Decoder(list[Share])
 
@@ -73,19 +79,28 @@ def divide(offers: Sequence[bytes], before: bytes, counts: dict[str, int]) -> by
         member.decode(): _offers.decode(offer)
         for member, offer in zip(offers[::2], offers[1::2], strict=True)
     }
-    owners = {
-        spot: share.member_id
-        for share in (_shares.decode(before) if before else [])
-        for spot in share.partitions()
-    }
-    found = share_out(counts, {m: frozenset(offer.topics) for m, offer in wanted.items()}, owners)
-    shares = []
-    for member, offer in sorted(wanted.items()):
-        owned: dict[str, list[int]] = {}
-        for topic, partition in sorted(found.get(member, ())):
-            owned.setdefault(topic, []).append(partition)
-        shares.append(Share(member, offer.url, list(owned.items())))
+    former = _shares.decode(before) if before else []
+    owners = {spot: share.member_id for share in former for spot in share.partitions()}
+    warm: dict[TopicPartition, list[str]] = {}
+    for share in former:
+        for spot in share.partitions() | share.stands_by_for():
+            warm.setdefault(spot, []).append(share.member_id)
+    topics = {member: frozenset(offer.topics) for member, offer in wanted.items()}
+    found = share_out(counts, topics, owners, warm)
+    replicas = max((offer.replicas for offer in wanted.values()), default=0)
+    standbys = stand_by(counts, topics, found, replicas, warm)
+    shares = [
+        Share(member, offer.url, _by_topic(found.get(member, ())), _by_topic(standbys.get(member, ())))
+        for member, offer in sorted(wanted.items())
+    ]
     return msgspec.json.encode(shares)
+
+
+def _by_topic(spots: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
+    found: dict[str, list[int]] = {}
+    for topic, partition in sorted(spots):
+        found.setdefault(topic, []).append(partition)
+    return list(found.items())
 
 
 class Membership:
@@ -226,8 +241,14 @@ class Membership:
     async def _assigned(self, state: State) -> None:
         shares = _shares.decode(state.assigned)
         members = tuple(Member(share.member_id, share.url, share.partitions()) for share in shares)
-        mine = next((m.partitions for m in members if m.member_id == self.member_id), frozenset())
-        self.assignment = Assignment(state.generation, mine, members, Fence(state.generation, self.member_id))
+        mine = next((share for share in shares if share.member_id == self.member_id), NOTHING)
+        self.assignment = Assignment(
+            state.generation,
+            mine.partitions(),
+            members,
+            Fence(state.generation, self.member_id),
+            mine.stands_by_for(),
+        )
         await self._listener.on_assigned(self.assignment)
 
     async def _give_up(self, unknown: bool) -> None:

@@ -82,6 +82,7 @@ class RedisSettings:
     wait_aof: bool = False
     wait_timeout_ms: int = 2_000
     trim: str = "off"
+    standby_replicas: int = 0
 
     session_timeout_ms: int = 10_000
     heartbeat_ms: int = 1_000

@@ -142,7 +142,7 @@ class RedisTransport:
             ((topic, p) for topic, count in counts.items() for p in range(count)),
         )
         if self._membership is not None:
-            await self._membership.offer(Offer(url, wanted))
+            await self._membership.offer(Offer(url, wanted, self._settings.standby_replicas))
             return
         membership = Membership(
             self._settings,
@@ -150,7 +150,7 @@ class RedisTransport:
             (self._control, self._news),
             self._topics,
             listener,
-            Offer(url, wanted),
+            Offer(url, wanted, self._settings.standby_replicas),
         )
         membership.on_lost = self._lose
         self._membership = membership
