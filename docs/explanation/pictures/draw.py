@@ -129,7 +129,7 @@ def sliding() -> None:
         follows = counted(events, end, end + 10)
         if follows:
             picture.bar(98 + 26 * index, end, end + 10, f"{follows}", GREEN)
-    picture.label(picture.x(24), 134, "none begins after 17: nothing follows", colour=PALE)
+    picture.label(picture.x(17) + 6, 166, "none after 17: nothing follows", colour=PALE, anchor="start")
     picture.row(200, "events")
     for at in events:
         picture.dot(196, at, text=f"{at:g}")
@@ -163,7 +163,7 @@ def session() -> None:
 def watermark() -> None:
     """Time of arrival goes down, event time to the right."""
     window = TumblingWindow(10, grace_s=5)
-    arrivals = [2.0, 6.0, 11.0, 8.0, 14.0, 15.0, 7.0, 21.0]
+    arrivals = [2.0, 6.0, 11.0, 8.0, 13.0, 15.0, 7.0, 21.0]
     picture = Picture(388, 0, 24, "Events as they arrive, the watermark, and a window that closes at 15")
     picture.bar(14, 0, 10, "window [0, 10)")
     picture.bar(14, 10, 15, "grace 5 s", AMBER)
@@ -240,6 +240,8 @@ def revision() -> None:
 
 INK_BOX = PALE
 
+PICTURES = (tumbling, hopping, sliding, session, watermark, life, revision)
+
 if __name__ == "__main__":
-    for draw in (tumbling, hopping, sliding, session, watermark, life, revision):
+    for draw in PICTURES:
         draw()
