@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from streamflow.clock import rfc3339
-from streamflow.codecs import KeyCodec, group_key_value, json_bytes
+from streamflow.codecs import KeyCodec, group_key_value, json_bytes, shown_bytes
 from streamflow.folds import FoldSpec, Key, State
 from streamflow.transports.base import Record
 
@@ -18,7 +18,7 @@ def closed_row(
     value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(end)}
     raw: bytes | None = value["window_start"].encode()
     if isinstance(spec.by, Key):
-        value["key"], raw = key, key_codec.encode(key)
+        value["key"], raw = shown_bytes(key) if isinstance(key, bytes) else key, key_codec.encode(key)
     elif spec.by is not None:
         value["key"] = group_key_value(key)
         raw = key.encode() if isinstance(key, str) else key

@@ -101,8 +101,7 @@ class AgentReader(EngineReader):
         )
 
     def kept(self, key: Any) -> Any:
-        if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
-            return key.encode(errors="surrogateescape")
+        key = super().kept(key)
         return tuple(key) if isinstance(key, list) else key
 
     def row_count(self) -> int:
@@ -212,7 +211,7 @@ class KeyedReader(FoldReader):
 
     def partition_of(self, key: Any) -> int:
         try:
-            raw = self._key_codec.encode(key)
+            raw = self._key_codec.encode(self.kept(key))
         except TypeError:
             return 0
         return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from streamflow.changelog import bare
-from streamflow.codecs import KeyCodec, json_bytes, json_value
+from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
 from streamflow.engine import Engine
 from streamflow.progress import Progress
 from streamflow.rows import LateSeen, Row, State, TableStatus
@@ -103,6 +103,8 @@ class EngineReader(ABC):
 
     def kept(self, key: Any) -> Any:
         """The key as it is kept, of the JSON value."""
+        if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
+            return bytes_of_shown(key)
         return key
 
     def shown(self, key: Any) -> Any:
@@ -250,7 +252,7 @@ def plain(value: Any, encode: Any = None) -> Any:
     if type(value) in _PLAIN:
         return value
     if isinstance(value, bytes):
-        return value.decode(errors="surrogateescape")
+        return shown_bytes(value)
     return bare(json_value(json_bytes(value) if encode is None else encode(value)))
 
 

@@ -4,7 +4,8 @@ It reads logs only, so it needs no worker and disturbs none. First the table as 
 changelog or shuffle, late ledger, all of one moment. Then the source topic, up to the positions of that
 moment, through the very folding that a worker does, in one pass and without a checkpoint. Two things must
 hold: for each partition ``in = counted + late + filtered + bad + failed + dropped``, by the durable counters
-and by the recount alike; and each row that is kept shows what the recount shows.
+and by the recount alike (``in`` is every record, also those that could not be decoded); and each row that is
+kept shows what the recount shows.
 
 What an event's lateness owed to silence (idle ticks), no recount can know; the late ledger tells it.
 """
@@ -29,6 +30,7 @@ from streamflow.forming import fold_table
 from streamflow.late import Ledger, ledger_table
 from streamflow.metrics import Metrics
 from streamflow.progress import OUTCOMES, Progress
+from streamflow.reading import plain
 from streamflow.recovery import fill
 from streamflow.settings import Settings
 from streamflow.shuffle import SecondStage, Sender
@@ -129,6 +131,7 @@ class Verifier:
         self._progressed = progressed
         self._declared = Declarations(settings, clock, Metrics())
         self._fold = self._declared.add_fold(spec, source)
+        self._decoder = next(iter(self._declared.decoders.values()))
         self._topics = self._declared.topics
         self._board = Board()
         self._sources = 0
@@ -140,10 +143,15 @@ class Verifier:
         report = Report(self.spec.name)
         for partition in range(self._sources):
             durable = self._durable(partition)
-            again = recount[1][partition]
+            found = self._board.get(self._decoder.consumer, self.spec.topic, partition)
             counters = {name: n for name, n in durable.counters.items() if name == "in" or name in OUTCOMES}
             report.partitions.append(
-                PartitionCount(partition, durable.position, counters, dict(again.counters))
+                PartitionCount(
+                    partition,
+                    durable.position,
+                    _all_records(counters, found),
+                    _all_records(dict(recount[1][partition].counters), recount[2][partition]),
+                )
             )
         self._compare(actual, recount[0], report)
         self._note(actual, report)
@@ -225,8 +233,8 @@ class Verifier:
 
     # -- the recount ------------------------------------------------------------------------------
 
-    async def _recount(self, actual: _Image) -> tuple[_Image, dict[int, Progress]]:
-        """The rows that the source topic makes, and for each partition what became of its events."""
+    async def _recount(self, actual: _Image) -> tuple[_Image, dict[int, Progress], dict[int, Progress]]:
+        """The rows that the source topic makes; by partition what became of events, and of all records."""
         declared, topic = self._declared, self.spec.topic
         ours = declared.ours = Ours(
             Assignment(0, frozenset((topic, p) for p in range(self._sources))),
@@ -237,11 +245,12 @@ class Verifier:
             clock_ms=self._clock.monotonic_ms,
         )
         letters = Letters(lambda: ours, lambda _: 1, lambda name: name, declared.metrics)
-        decoder = next(iter(declared.decoders.values()))
+        decoder = self._decoder
         dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.place)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = fold_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}
+        decoded: dict[int, Progress] = {}
         for partition in range(self._sources):
             self._fold.parts[partition] = TablePartition(table, partition, MemoryStore())
             ledger = ledger_table(self.spec.name, "", self._sources)
@@ -249,6 +258,7 @@ class Verifier:
             for consumer in (decoder.consumer, self.spec.consumer):
                 ours.progress[consumer, topic, partition] = Progress(consumer, topic, partition)
             progress[partition] = ours.progress[self.spec.consumer, topic, partition]
+            decoded[partition] = ours.progress[decoder.consumer, topic, partition]
         known = {
             p: {event.offset for event in ledger.events()} for p, ledger in actual.ledgers.items()
         }  # partition -> offsets of events that were late
@@ -266,7 +276,7 @@ class Verifier:
                 since_cut = 0
                 self._cut(actual)
         self._cut(actual)
-        return self._made(actual), progress
+        return self._made(actual), progress, decoded
 
     async def _source_batches(self) -> AsyncIterator[Batch]:
         """The source topic from its beginning to the positions of the snapshot."""
@@ -396,7 +406,7 @@ class Verifier:
         window = None
         if self.spec.window is not None:
             window = (rfc3339(shown[0]), rfc3339(self.spec.window.end_of(start)))
-        key = group_key_value(key) if self.spec.moves else key
+        key = group_key_value(key) if self.spec.moves else plain(key)
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
 
     def _note(self, actual: _Image, report: Report) -> None:
@@ -411,6 +421,14 @@ class Verifier:
         if sketches:
             names = ", ".join(sorted({type(a).__name__ for a in sketches}))
             report.notes.append(f"{names}: compared within the error, since how they were merged shows")
+
+
+def _all_records(counters: dict[str, int], decoder: Progress | None) -> dict[str, int]:
+    """An aggregate's counters with the records that were bad before they reached it."""
+    bad = 0 if decoder is None else decoder.counters.get("bad", 0)
+    for name in ("in", "bad") if bad else ():
+        counters[name] = counters.get(name, 0) + bad
+    return counters
 
 
 def _result(values: Values, shown: Any) -> Any:

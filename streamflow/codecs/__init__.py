@@ -17,7 +17,7 @@ from streamflow.codecs.canonical import (
     json_value,
 )
 from streamflow.codecs.fields import field_getter, time_ms, times_ms_column
-from streamflow.codecs.keys import KeyCodec
+from streamflow.codecs.keys import KeyCodec, bytes_of_shown, shown_bytes
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.values import ValueCodec, encode_value
 
@@ -26,6 +26,7 @@ __all__ = [
     "KeyCodec",
     "ProjectionCodec",
     "ValueCodec",
+    "bytes_of_shown",
     "canonical_json",
     "encode_value",
     "field_getter",
@@ -36,6 +37,7 @@ __all__ = [
     "group_key_value",
     "json_bytes",
     "json_value",
+    "shown_bytes",
     "time_ms",
     "times_ms_column",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from typing import Any
 
 import msgspec
@@ -11,6 +12,28 @@ from streamflow.codecs.canonical import canonical_json, trimmed
 from streamflow.errors import ConfigurationError, DecodeError
 
 _TEXT_MAX = 80
+_BASE64 = "base64:"
+
+
+def shown_bytes(raw: bytes) -> str:
+    """A raw key as a JSON value: its text, or ``base64:`` and its bytes where it is no UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return _BASE64 + b64encode(raw).decode()
+
+
+def bytes_of_shown(text: str) -> bytes:
+    """The inverse of `shown_bytes`."""
+    raw = text.encode()
+    if text.startswith(_BASE64):
+        try:
+            meant = b64decode(text[len(_BASE64) :], validate=True)
+            if shown_bytes(meant) == text:
+                return meant
+        except ValueError:
+            pass
+    return raw
 
 
 class KeyCodec:

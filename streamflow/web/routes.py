@@ -48,7 +48,8 @@ TIME: Final[Schema] = {"type": "string", "description": "RFC 3339 with a zone, o
 TABLE: Final = Parameter("table", "Name of the table.", TEXT, "path")
 KEY: Final = Parameter(
     "key",
-    "The key, percent-encoded once, read by the table's key type; ignored with `key_b64`.",
+    "The key, percent-encoded once, read by the table's key type; ignored with `key_b64`. Raw bytes that "
+    "are no UTF-8 are `base64:` and the bytes, here as in rows.",
     TEXT,
     "path",
 )

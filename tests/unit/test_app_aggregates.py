@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from streamflow import ConfigurationError, Count, CountBy, Event, Key, Sum, TumblingWindow
 from tests.unit.running import T0_MS, event, logged, make_app, running, until
@@ -67,6 +71,39 @@ def test_a_declaration_that_cannot_work_is_refused() -> None:
         app.aggregate("one", topic, by=Key(), values=Count())
     with pytest.raises(ConfigurationError, match="never closed"):
         app.aggregate("two", topic, by=Key(), values=Count(), emit_closed="closed")
+
+
+@pytest.mark.parametrize("key_type", [bytes, None])
+async def test_raw_keys_are_shown_found_and_told_of_as_text_or_base64(key_type: Any) -> None:
+    app = make_app(web_enabled=True, web_port=0)
+    topic = app.topic("in", key_type=key_type, value_type=Event, partitions=2)
+    app.aggregate("declared", topic, by=Key(), window=WINDOW, values=Count(), emit_closed="closed")
+    counted = app.Table("counted", default=int).tumbling(10)
+
+    @app.agent(topic)
+    async def count(stream: Any) -> None:
+        async for each in stream.events():
+            counted[each.key] += 1
+
+    raw = {b"ann": "ann", b"\xff\x00/": "base64:/wAv", b"\\xff": "\\xff"}
+    async with running(app), aiohttp.ClientSession(str(app.web_server_url)) as client:
+        for key in raw:
+            await topic.send(key=key, value=event("x", T0_MS))
+
+        async def shown(table: str) -> bool:
+            async with client.get(f"/v1/tables/{table}/rows") as answer:
+                return sorted(row["key"] for row in (await answer.json())["rows"]) == sorted(raw.values())
+
+        for table in ("declared", "counted"):
+            await until(partial(shown, table))
+            for key, text in raw.items():
+                for name in (quote(text, safe=""), f"-?key_b64={b64encode(key).decode()}"):
+                    async with client.get(URL(f"/v1/tables/{table}/keys/{name}", encoded=True)) as answer:
+                        assert (await answer.json())["key"] == text
+        for key in raw:
+            await topic.send(key=key, value=event("x", T0_MS + 10_000))
+        told = await logged(app, "closed", 3)
+        assert {key: json.loads(value or b"")["key"] for key, value, _ in told} == raw
 
 
 async def test_pages_and_tables_are_served_by_one_server() -> None:
