@@ -14,6 +14,8 @@ Floors, top to bottom; a module imports only from those below its own (docs/ARCH
     the ground          windows, aggregates, codecs, event, partitioner, metrics, settings, clock, errors
 """
 
+from importlib.metadata import version as _version
+
 from streamflow.aggregates import (
     ApproxDistinct,
     Collect,
@@ -81,6 +83,8 @@ from streamflow.faust_adapters.worker import Worker
 from streamflow.folds import Key
 from streamflow.retries import Retry
 from streamflow.windows import SessionWindow, SlidingWindow, Window
+
+__version__ = _version("streamflow")
 
 __all__ = [
     "Agent",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import faust
 from faust.sensors import Monitor
@@ -22,6 +23,8 @@ from streamflow.faust_adapters.aggregate import AggregateTable
 from streamflow.faust_adapters.bench import Bench
 from streamflow.faust_adapters.boot import BootStrategy, EngineService
 from streamflow.faust_adapters.credentials import kafka_security, redis_login
+from streamflow.faust_adapters.origins import OfTopic
+from streamflow.faust_adapters.pages import Pages
 from streamflow.faust_adapters.replies import Replies
 from streamflow.faust_adapters.router import EventRouter
 from streamflow.faust_adapters.sending import Sender
@@ -30,6 +33,7 @@ from streamflow.faust_adapters.settings import Settings as AppSettings
 from streamflow.faust_adapters.settings import without_old_names
 from streamflow.faust_adapters.standins import NoConsumer, NoProducer, NoTransport
 from streamflow.faust_adapters.streaming import stream_over
+from streamflow.faust_adapters.table import OPTIONS_IGNORED, OPTIONS_REFUSED
 from streamflow.faust_adapters.table import Table as OwnTable
 from streamflow.faust_adapters.topic import Topic
 from streamflow.folds import By, Field, FoldSpec, Values
@@ -42,24 +46,6 @@ from streamflow.transports.connecting import connect, scheme_of
 from streamflow.windows import Window
 
 TASKS_END_S = 5.0
-# Of Faust's tables: what changes nothing here.
-TABLE_OPTIONS_IGNORED = frozenset(
-    {
-        "beacon",
-        "extra_topic_configs",
-        "loop",
-        "options",
-        "recovery_buffer_size",
-        "schema",
-        "standby_buffer_size",
-        "synchronize_all_active_partitions",
-        "use_partitioner",
-    }
-)
-TABLE_OPTIONS_REFUSED = {
-    "changelog_topic": "can't be chosen: a changelog is named <app>-<table>-changelog",
-    "on_changelog_event": "is never called: a restore reads rows in batches",
-}
 
 
 class App(faust.App):
@@ -91,6 +77,8 @@ class App(faust.App):
         self._client: tuple[Engine, Sender] | None = None  # outside of a worker
         self._connecting = asyncio.Lock()
         self.has_pages = False
+        self.readers: MutableMapping[str, OfTopic] = WeakValueDictionary()  # consumer -> a task's stream
+        self.pumps: set[asyncio.Task[None]] = set()  # that feed streams over memory
         super().__init__(id, **options)
         self.engine_service = EngineService(self)
         self.replies = Replies(self)
@@ -179,10 +167,10 @@ class App(faust.App):
     def _declare(self, kind: Any, name: str, window: Any, **options: Any) -> Any:
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
-        refused = sorted(options.keys() & TABLE_OPTIONS_REFUSED.keys())
+        refused = sorted(options.keys() & OPTIONS_REFUSED.keys())
         if refused:
-            raise ConfigurationError(f"table {name!r}: {refused[0]} {TABLE_OPTIONS_REFUSED[refused[0]]}")
-        taken = {option: value for option, value in options.items() if option not in TABLE_OPTIONS_IGNORED}
+            raise ConfigurationError(f"table {name!r}: {refused[0]} {OPTIONS_REFUSED[refused[0]]}")
+        taken = {option: value for option, value in options.items() if option not in OPTIONS_IGNORED}
         try:
             table = kind(self, name=name, **taken)
         except TypeError as exc:
@@ -266,11 +254,6 @@ class App(faust.App):
 
         kind: Any = type("LiveCheck", (FaustLiveCheck, App), {"__doc__": FaustLiveCheck.__doc__})
         return kind.for_app(self, **options)
-
-    def page(self, path: str, **options: Any) -> Callable[[Any], Any]:
-        """Faust's page, on the worker's own web server."""
-        self.has_pages = True
-        return super().page(path, **options)
 
     # -- the engine ---------------------------------------------------------------------------------
 
@@ -459,7 +442,7 @@ class App(faust.App):
     async def on_stop(self) -> None:
         await self.on_before_shutdown.send()
         # Timers and tasks first: what they send must still find the engine.
-        tasks = [task for task in self._futures if task is not asyncio.current_task()]
+        tasks = [task for task in (*self._futures, *self.pumps) if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -484,6 +467,10 @@ class App(faust.App):
         if web is not None and web.url:
             return URL(web.url)
         return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
+
+    def _new_web(self) -> Any:
+        self.has_pages = True
+        return Pages(cast("Any", self))
 
     def _new_transport(self) -> Any:
         return NoTransport(self.conf.broker_consumer, self)

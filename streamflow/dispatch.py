@@ -266,7 +266,13 @@ class Letters:
 
     def add_bad(self, at: Chunk | Batch, index: int, error: DecodeError, consumer: str | None) -> None:
         """A record that can't be decoded (``consumer`` is ``None``), or that one consumer can't use."""
-        self.add(at, index, error.reason, error, consumer, self._target(at.topic))
+        target = self._target(at.topic)
+        if not self._metrics.dead_letters_total.labels(target, error.reason).value:
+            place = f"{at.topic}[{at.partition}]@{at.offsets[index]}"
+            logger.warning(
+                "bad input: %s goes to %s: %s (said once for each topic and reason)", place, target, error
+            )
+        self.add(at, index, error.reason, error, consumer, target)
 
     def note_scattered(self, table: str, partition: int, key: Any) -> None:
         counter = self._metrics.scattered_writes_total.labels(table)

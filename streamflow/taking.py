@@ -47,6 +47,12 @@ class UnitStream:
             if actor not in feed.actors:
                 feed.actors.append(actor)
 
+    def leave(self) -> None:
+        """The actor takes no more of these feeds; what it has in hand is its own to end."""
+        for feed in self.feeds:
+            if self.actor in feed.actors:
+                feed.actors.remove(self.actor)
+
     async def each(self) -> AsyncIterator[Unit]:
         """One event at a time. ``values`` of the unit is what its processing gave."""
         actor = self.actor

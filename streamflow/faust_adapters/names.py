@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import faust.web
 from faust.agents import current_agent
 from faust.auth import GSSAPICredentials, OAuthCredentials, SASLCredentials, SSLCredentials
 from faust.channels import Channel
@@ -19,13 +18,9 @@ from faust.utils import uuid
 from mode.services import Service
 from mode.types import ServiceT
 
-import streamflow.web
+from streamflow.faust_adapters.modules import lend
 
-# What `from faust.web import ...` gives, `from streamflow.web import ...` does too; that package lies
-# below this one and can't import it itself.
-WEB_NAMES = ("Blueprint", "Request", "Response", "View", "gives_model", "takes_model")
-for _name in WEB_NAMES:
-    setattr(streamflow.web, _name, getattr(faust.web, _name))
+lend()
 
 __all__ = [
     "AppCommand",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextvars import ContextVar
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.types import EventT
@@ -34,6 +35,9 @@ current_actor: ContextVar[Actor | None] = ContextVar("streamflow_actor", default
 """The agent's coroutine that runs: what it streams besides its own topic belongs to it."""
 
 
+LEAVING_TURNS = 8
+
+
 class Origin:
     """``actor`` takes the events. ``is_agents``: it is an agent's coroutine; ``shared``: one of several."""
 
@@ -54,6 +58,9 @@ class Origin:
     async def process(self, unit: Unit, value: Any) -> Any:
         """What the streams before this one make of a value."""
         return value
+
+    def left(self) -> None:
+        """The loop of a task over the stream has ended."""
 
 
 class Own(Origin):
@@ -76,7 +83,8 @@ class Own(Origin):
 class OfTopic(Origin):
     """A topic that a stream of its own is made of. ``name`` is its consumer's.
 
-    ``actor``: the agent's coroutine that asked for it; a task of the user's gets one.
+    ``actor``: the agent's coroutine that asked for it; a task of the user's gets one. While another
+    stream of a task has the name, this one's gets a number: each of them sees every event.
     """
 
     def __init__(self, app: Any, name: str, topic: Any, actor: Actor | None) -> None:
@@ -95,8 +103,24 @@ class OfTopic(Origin):
 
     async def agents(self) -> Sequence[Agent]:
         sources = self._topic.sources()
-        spec = AgentSpec(self._name, sources[0].name, None, dead_letter=dead_letter_topic(sources[0].name))
+        name = self._name if self.is_agents else await self._own_name()
+        spec = AgentSpec(name, sources[0].name, None, dead_letter=dead_letter_topic(sources[0].name))
         return [await reader(self._app.engine, spec, sources)]
+
+    async def _own_name(self) -> str:
+        readers: MutableMapping[str, OfTopic] = self._app.readers
+        for _ in range(LEAVING_TURNS):  # a loop that was just left ends some turns later
+            if readers.get(self._name, self) is not self:
+                await asyncio.sleep(0)
+        names = chain([self._name], (f"{self._name}#{number}" for number in count(2)))
+        name = next(name for name in names if readers.get(name, self) is self)
+        readers[name] = self
+        return name
+
+    def left(self) -> None:
+        readers: MutableMapping[str, OfTopic] = self._app.readers
+        for name in [name for name, origin in readers.items() if origin is self]:
+            del readers[name]
 
 
 async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Agent:
@@ -138,6 +162,9 @@ class Derived(Origin):
         before.spawn(name, self._forward)
         return [after]
 
+    def left(self) -> None:
+        self._parent.origin.left()
+
     async def _forward(self, source: EventStream) -> None:
         """Sends each event on, as part of its own checkpoint."""
         parent, topic = self._parent, self._topic
@@ -176,6 +203,10 @@ class Merged(Origin):
                 self._of[agent.general()] = stream
                 found.append(agent)
         return found
+
+    def left(self) -> None:
+        for stream in self.streams:
+            stream.origin.left()
 
     def stream_of(self, unit: Unit) -> AgentStream:
         return self._of[unit.place.feed]
@@ -232,6 +263,9 @@ class Joined(Origin):
         self._join = join = Join(self._spec, engine.clock, sides)
         ticks = TickFeed(sides[0].feed, engine.clock, join.idle_tick)
         return [*agents, FeedSource(ticks)]
+
+    def left(self) -> None:
+        self._merged.left()
 
     async def _table(self, engine: Engine, name: str, stream: AgentStream) -> None:
         source = cast("Any", stream.channel).source()
@@ -352,21 +386,28 @@ class Local(Origin):
             _, clock = self._app.local_gate()
             feed = LocalFeed("memory", clock.sleep_ms)
             self._source = FeedSource(feed)
-            self._pump = asyncio.create_task(self._read(feed, clock), name="streamflow-memory")
+            pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
+            # Nothing but the feed refers to it while it waits, and a task must not be collected.
+            pumps: set[asyncio.Task[None]] = self._app.pumps
+            pumps.add(pump)
+            pump.add_done_callback(pumps.discard)
+            self._pump = pump
         return [self._source]
 
-    def close(self) -> None:
-        """Takes no more; what was taken and not handed out goes."""
-        if self._pump is not None:
+    def __del__(self) -> None:
+        """Takes no more when nobody has the stream any longer; what was taken and not handed out goes."""
+        if self._pump is not None and not self._pump.get_loop().is_closed():
             self._pump.cancel()
 
-    async def _read(self, feed: LocalFeed, clock: Any) -> None:
-        try:
-            async for item in self._items:
-                feed.put(item, clock.now_ms())
-                feed.room.clear()
-                await feed.room.wait()
-        except Exception as exc:  # noqa: BLE001 - told to whoever iterates
-            self.actor.throw(exc)
-        finally:
-            feed.end()
+
+async def pumped(items: AsyncIterator[Any], feed: LocalFeed, actor: Actor, clock: Any) -> None:
+    """Hands each item to the feed when there is room for it."""
+    try:
+        async for item in items:
+            feed.put(item, clock.now_ms())
+            feed.room.clear()
+            await feed.room.wait()
+    except Exception as exc:  # noqa: BLE001 - told to whoever iterates
+        actor.throw(exc)
+    finally:
+        feed.end()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
+from weakref import ref
 
 import faust
 from faust import streams as faust_streams
@@ -162,13 +163,15 @@ class AgentStream(Joining, faust.Stream[Any]):
             async for unit in stream.each():
                 yield unit
         except GeneratorExit:
-            self._left(task)
+            self._left(task, stream)
             raise
 
-    def _left(self, task: asyncio.Task[Any] | None) -> None:
+    def _left(self, task: asyncio.Task[Any] | None, stream: UnitStream) -> None:
         """The loop over this stream was left. An agent says itself what becomes of its event."""
         if self.origin.is_agents:
             return
+        self.origin.left()
+        stream.leave()
         failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
         if failed:
             self.actor.undo()
@@ -213,7 +216,7 @@ class AgentStream(Joining, faust.Stream[Any]):
             async for unit, batch in stream.batches(max_, within_ms):
                 yield unit, batch
         except GeneratorExit:
-            self._left(task)
+            self._left(task, stream)
             raise
 
     async def take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # a generator here too
@@ -284,8 +287,13 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     def become_current(self) -> None:
         """`faust.current_event()` gives this stream's event to the calling task, made when asked for."""
-        lookup: Any = lambda: self.current_event  # noqa: E731  # stands where Faust has a weak reference
-        faust_streams._current_event.set(lookup)
+        known = ref(self)  # who iterates holds it; a context must not keep it alive
+
+        def lookup() -> Any:
+            stream = known()
+            return None if stream is None else stream.current_event
+
+        faust_streams._current_event.set(cast("Any", lookup))  # stands where Faust has a weak reference
 
     # -- derived streams ------------------------------------------------------------------------------
 

@@ -38,6 +38,24 @@ WindowClosed = Callable[[Any, Any], Any]
 EXPIRES_DEFAULT_S = 86_400.0
 _PLAIN = frozenset({int, float, str, bool, type(None)})
 FAUST_END_S = 0.1
+# Of Faust's tables: what changes nothing here.
+OPTIONS_IGNORED = frozenset(
+    {
+        "beacon",
+        "extra_topic_configs",
+        "loop",
+        "options",
+        "recovery_buffer_size",
+        "schema",
+        "standby_buffer_size",
+        "synchronize_all_active_partitions",
+        "use_partitioner",
+    }
+)
+OPTIONS_REFUSED = {
+    "changelog_topic": "can't be chosen: a changelog is named <app>-<table>-changelog",
+    "on_changelog_event": "is never called: a restore reads rows in batches",
+}
 
 
 def in_seconds(value: Seconds) -> float:

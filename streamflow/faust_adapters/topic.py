@@ -91,6 +91,8 @@ class Topic(faust.Topic):
         schema = serializers.get("schema")
         opened = self.prepare_headers(headers)
         raw_key, opened = self.prepare_key(key, serializers.get("key_serializer"), schema, opened)
+        if raw_key is not None and not isinstance(raw_key, bytes):
+            raw_key = self.key_codec.encode(raw_key)  # Faust leaves a key without type or serializer as it is
         raw_value, opened = self.prepare_value(value, serializers.get("value_serializer"), schema, opened)
         return raw_key, raw_value, wire_headers(opened)
 

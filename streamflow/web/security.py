@@ -26,6 +26,9 @@ OPEN_PREFIX: Final = "/static/"
 # The WebSocket takes its token in the header or in `init`, since browsers can't set the header.
 OWN_CHECK: Final = frozenset({"/v1/ws"})
 
+PAGES: Final = web.AppKey("PAGES", frozenset)
+"""Resources of the user's app: none is open without a token, and what they embed is theirs to say."""
+
 
 class Guard:
     """Decides about tokens, host names and origins by the settings."""
@@ -87,6 +90,11 @@ def bearer(request: web.BaseRequest) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token else None
 
 
+def is_page(request: web.Request) -> bool:
+    """Is it for a page of the user's app, and not for one of our own addresses?"""
+    return request.match_info.route.resource in request.app[PAGES]
+
+
 def middleware(guard: Guard) -> types.Middleware:
     """Host, token and cross-origin checks for every request."""
 
@@ -98,7 +106,7 @@ def middleware(guard: Guard) -> types.Middleware:
         if request.method == "OPTIONS" and request.headers.get("Origin", "").rstrip("/") in guard.origins:
             return web.Response(status=204)
         is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or path in OWN_CHECK
-        if not is_open and not guard.request_ok(request):
+        if (not is_open or is_page(request)) and not guard.request_ok(request):
             raise Problem(
                 401,
                 "unauthorized",
@@ -118,8 +126,9 @@ def headers_signal(guard: Guard) -> Callable[[web.Request, web.StreamResponse], 
         headers.setdefault("X-Content-Type-Options", "nosniff")
         headers.setdefault("Referrer-Policy", "no-referrer")
         headers.setdefault("X-Frame-Options", "DENY")
-        headers.setdefault("Content-Security-Policy", API_POLICY)
-        headers.setdefault("Cache-Control", "no-store")
+        if not is_page(request):
+            headers.setdefault("Content-Security-Policy", API_POLICY)
+            headers.setdefault("Cache-Control", "no-store")
         headers["Server"] = "streamflow"
         origin = request.headers.get("Origin", "").rstrip("/")
         if guard.origins:

@@ -31,8 +31,14 @@ SHUTDOWN_S: Final = 2.0
 HUB: Final = web.AppKey("HUB", Hub)
 
 
-def create_web_app(served: Served, settings: WebSettings) -> web.Application:
-    """The whole web view of ``served``: HTTP, WebSocket and dashboard. Raises ConfigurationError."""
+Extend = Callable[[web.Application], None]
+
+
+def create_web_app(served: Served, settings: WebSettings, extend: Extend | None = None) -> web.Application:
+    """The whole web view of ``served``: HTTP, WebSocket and dashboard. Raises ConfigurationError.
+
+    ``extend`` may add routes of the app's own, which come first, and middlewares, which come last.
+    """
     check(settings)
     guard = security.Guard(settings, served.url)
     peers = Peers(served, settings)
@@ -47,6 +53,9 @@ def create_web_app(served: Served, settings: WebSettings) -> web.Application:
     )
     app[HUB] = hub
     app.on_response_prepare.append(security.headers_signal(guard))
+    if extend is not None:
+        extend(app)
+    app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
         handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
         handler = getattr(handlers, route.name)
@@ -116,15 +125,13 @@ class WebServer:
             self._socket.close()
             self._socket = None
 
-    async def start(self, served: Served, extend: Callable[[web.Application], None] | None = None) -> None:
+    async def start(self, served: Served, extend: Extend | None = None) -> None:
         """Serves from now on; ``/readyz`` says 503 until the worker is ready.
 
-        ``extend`` may add routes of the app's own to the application.
+        ``extend``: as for `create_web_app`.
         """
         assert self._socket is not None, "bind() comes first"
-        application = create_web_app(served, self.settings)
-        if extend is not None:
-            extend(application)
+        application = create_web_app(served, self.settings, extend)
         self._runner = web.AppRunner(
             application,
             access_log=None,

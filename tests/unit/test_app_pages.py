@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -10,7 +11,7 @@ import pytest
 from streamflow import App
 from streamflow.clock import SystemClock
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from tests.unit.running import running, until
+from tests.unit.running import make_app, running, until
 
 OPTIONS = {"commit_interval": 0.02, "fetch_wait_ms": 5, "web_port": 0, "env": {}}
 KEYS = [f"k{number}" for number in range(12)]
@@ -108,3 +109,53 @@ async def test_views_blueprints_and_their_errors_are_served() -> None:
         with pytest.raises(KeyError):
             app.router.key_store("none", "k1")
         assert app.router.tables_metadata()[str(app.web_server_url)]["shop-counts-changelog"] == [0, 1, 2, 3]
+
+
+async def test_blueprints_static_files_and_other_origins_are_served_before_ours(
+    tmp_path: Path,
+) -> None:
+    from streamflow.types.web import ResourceOptions  # type: ignore[import-not-found]  # lent by Faust
+
+    from streamflow.web import Blueprint, View  # type: ignore[attr-defined]  # likewise
+
+    (tmp_path / "a.txt").write_text("text")
+    app = make_app(web_enabled=True, web_port=0, web_tokens=["secret"])
+    blueprint, files = Blueprint("stats"), Blueprint("files")
+    cache = blueprint.cache(timeout=300.0)
+    asked: list[int] = []
+
+    @blueprint.route("/", name="stats")
+    class Stats(View):  # type: ignore[misc]
+        @cache.view()  # type: ignore[untyped-decorator]
+        async def get(self, request: Any) -> Any:
+            asked.append(1)
+            return self.json({"asked": len(asked)})
+
+    app.web.blueprints.add("/stats/", blueprint)
+    files.static("/static/", tmp_path, name="texts")
+    files.register(app, url_prefix="/files/")
+
+    @app.page("/")
+    async def index(web: Any, request: Any) -> Any:
+        return web.html("<b>mine</b>")
+
+    @app.page("/{anything}/", cors_options={"https://x.org": ResourceOptions()})
+    async def anything(web: Any, request: Any, anything: str) -> Any:
+        return web.text(anything)
+
+    headers = {"Authorization": "Bearer secret", "Origin": "https://x.org"}
+    async with running(app), aiohttp.ClientSession(headers=headers) as client:
+
+        async def get(path: str, **options: Any) -> tuple[int, str, Any]:
+            async with client.get(f"{app.web_server_url}{path}", **options) as answer:
+                return answer.status, await answer.text(), answer.headers
+
+        assert str(app.web.url) == f"{app.web_server_url}/"
+        assert [(await get("/stats/"))[:2] for _ in range(2)] == [(200, '{"asked":1}')] * 2
+        assert (await get("/files/static/a.txt"))[:2] == (200, "text")
+        status, text, told = await get("/")
+        assert (status, text, "Content-Security-Policy" in told) == (200, "<b>mine</b>", False)
+        assert (await get("/", headers={"Authorization": ""}))[0] == 401
+        status, text, told = await get("/other/")
+        assert (status, text, told["Access-Control-Allow-Origin"]) == (200, "other", "https://x.org")
+        assert (await get("/v1/tables"))[0] == (await get("/healthz"))[0] == 200

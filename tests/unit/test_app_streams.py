@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
 from typing import Any
 
@@ -466,3 +467,52 @@ async def test_an_exception_that_is_thrown_into_a_stream_comes_out_of_its_loop()
         await until(lambda: streams)
         await streams[0].throw(KeyError("thrown"))
         await until(lambda: raised == ["'thrown'"])
+
+
+async def test_streams_of_several_tasks_over_one_topic_each_see_every_event() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    seen: dict[str, list[int]] = {"one": [], "two": [], "again": []}
+
+    async def read(name: str) -> None:
+        async for value in topic.stream():
+            seen[name].append(value)
+
+    async def read_one() -> None:
+        async for value in app.stream(topic):
+            seen["again"].append(value)
+            break
+
+    async with running(app):
+        tasks = [asyncio.create_task(read(name)) for name in ("one", "two")]
+        once = asyncio.create_task(read_one())
+        await until(lambda: len(app.engine.agents) == 3)
+        for value in range(3):
+            await topic.send(value=value)
+        await until(lambda: seen["one"] == seen["two"] == [0, 1, 2])
+        for number in (1, 2, 3):  # a stream that was left gives its place in the log to the next one
+            await asyncio.wait_for(once, 5)
+            assert seen["again"] == list(range(number))
+            once = asyncio.create_task(read_one())
+        tasks.append(once)
+        for task in tasks:
+            task.cancel()
+        consumers = {agent.spec.name for agent in app.engine.agents}
+        place = (
+            f"stream:{test_streams_of_several_tasks_over_one_topic_each_see_every_event.__name__}.<locals>"
+        )
+        assert consumers == {f"{place}.{each}" for each in ("read:in", "read:in#2", "read_one:in")}
+
+
+async def test_a_stream_over_memory_that_is_left_ends_its_reading() -> None:
+    app = make_app()
+
+    async def left() -> None:
+        async for value in app.stream([1, 2, 3]):
+            if value == 2:
+                break
+
+    async with running(app):
+        await left()
+        # A stream is a service, and those refer to themselves.
+        await until(lambda: gc.collect() >= 0 and not app.pumps)

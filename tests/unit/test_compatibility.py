@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +255,29 @@ def test_commands_that_need_a_broker_say_so(tmp_path: Path) -> None:
     told = command(folder, "-c", script, "doctor", "-A", "shop.app", "--json")
     assert told.returncode == 0, told.stderr
     assert '"check": "broker"' in told.stdout
+
+
+def test_modules_of_faust_are_found_under_our_name() -> None:
+    import faust.livecheck
+    import faust.models.fields
+    import faust.web.exceptions
+    from streamflow.cli.base import AppCommand  # type: ignore[import-not-found]  # lent by Faust
+    from streamflow.livecheck import Case  # type: ignore[import-not-found]  # likewise
+    from streamflow.models.fields import StringField  # type: ignore[import-not-found]  # likewise
+    from streamflow.types import AppT  # type: ignore[import-not-found]  # likewise
+    from streamflow.web.exceptions import NotFound  # type: ignore[import-not-found]  # likewise
+
+    from streamflow.streams import current_event  # type: ignore[attr-defined]  # likewise
+
+    assert AppCommand is faust.cli.AppCommand
+    assert Case is faust.livecheck.Case
+    assert StringField is faust.models.fields.StringField
+    assert AppT is faust.types.AppT
+    assert NotFound is faust.web.exceptions.NotFound
+    assert current_event is faust.current_event
+    package: Any = streamflow
+    assert (package.serializers, package.sensors) == (faust.serializers, faust.sensors)
+    assert package.web.WebServer.__module__ == "streamflow.web.server"
+    assert package.__version__
+    with pytest.raises(ModuleNotFoundError, match=r"streamflow\.nonsense"):
+        import_module("streamflow.nonsense")
