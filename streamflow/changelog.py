@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from streamflow.codecs import group_key, json_bytes, json_value
+from streamflow.codecs import GroupKey, group_key, json_bytes, json_value
 from streamflow.codecs.values import plain_json
 from streamflow.errors import StreamflowError
 from streamflow.stores.base import DELETED, NO_WINDOW, Rows
@@ -244,6 +244,11 @@ def bare(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: bare(part) for name, part in value.items() if name != "__faust"}
     return [bare(part) for part in value] if isinstance(value, list) else value
+
+
+def json_key(key: Any) -> GroupKey:
+    """The key of a row for a record key that is JSON of any kind: that of its value, whatever its model."""
+    return group_key(bare(json_value(json_bytes(key, plain_json))))
 
 
 def _key_default(key: Any) -> Any:

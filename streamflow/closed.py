@@ -18,7 +18,10 @@ def closed_row(
     value: dict[str, Any] = {"window_start": rfc3339(start), "window_end": rfc3339(end)}
     raw: bytes | None = value["window_start"].encode()
     if isinstance(spec.by, Key):
-        value["key"], raw = shown_bytes(key) if isinstance(key, bytes) else key, key_codec.encode(key)
+        if spec.json_keys:
+            key = group_key_value(key)
+        value["key"] = shown_bytes(key) if isinstance(key, bytes) else key
+        raw = key_codec.encode_json(key)
     elif spec.by is not None:
         value["key"] = group_key_value(key)
         raw = key.encode() if isinstance(key, str) else key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from streamflow.assignment import Ours
@@ -11,7 +12,7 @@ from streamflow.dead_letter import dead_letter_topic
 from streamflow.dispatch import Decoder, Letters, Source
 from streamflow.errors import ConfigurationError
 from streamflow.everywhere import Everywhere
-from streamflow.folds import Fold, FoldSpec
+from streamflow.folds import Fold, FoldSpec, Key
 from streamflow.forming import Declared
 from streamflow.gate import Gate
 from streamflow.hand import Hand
@@ -110,6 +111,7 @@ class Declarations:
     def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
         """A declared aggregate."""
         self._check_name(spec.name)
+        spec = replace(spec, json_keys=isinstance(spec.by, Key) and source.key.of_json)
         fold = make_fold(spec)
         self.folds[spec.name] = fold
         self._decoder(source).folds.append(fold)

@@ -12,6 +12,7 @@ from itertools import accumulate, groupby, repeat
 from typing import Any
 
 from streamflow.aggregates import Aggregate
+from streamflow.changelog import json_key
 from streamflow.chunk import Chunk
 from streamflow.codecs import (
     field_getter,
@@ -181,6 +182,7 @@ class FoldSpec:
     where: Field | None = None
     emit_closed: str | None = None
     store: str = ""
+    json_keys: bool = False  # by=Key(), where keys may be any JSON: kept like the groups of a field
 
     def __post_init__(self) -> None:
         if isinstance(self.where, str):
@@ -194,6 +196,11 @@ class FoldSpec:
     def moves(self) -> bool:
         """True: rows are combined here and merged on the partition that owns their group key."""
         return not isinstance(self.by, Key)
+
+    @property
+    def grouped(self) -> bool:
+        """True: rows are kept by group keys, else by record keys as they are."""
+        return self.moves or self.json_keys
 
     @property
     def kept(self) -> Values:
@@ -309,6 +316,8 @@ class Fold:
                         wrong[index] = DecodeError(
                             "bad-key", "the record has no key to group by", field="key"
                         )
+            if spec.json_keys:
+                groups = list(map(json_key, groups))
         elif spec.by is None:
             groups = [group_key(None)] * len(chunk)
         else:

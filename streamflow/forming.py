@@ -397,7 +397,7 @@ def fold_table(spec: FoldSpec, changelog: str, partitions: int) -> TableSpec:
     window: Any = spec.window.panes() if isinstance(spec.window, SlidingWindow) else spec.window
     if window is not None and spec.moves:
         window = replace(window, retain_s=0)
-    key_out, key_in = (group_key_value, group_key) if spec.moves else (None, None)
+    key_out, key_in = (group_key_value, group_key) if spec.grouped else (None, None)
     codec = RowCodec(
         window,
         key_out=key_out,

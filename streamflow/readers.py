@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import orjson
 
-from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value
+from streamflow.changelog import json_key
+from streamflow.codecs import KeyCodec, group_key, group_key_bytes, group_key_value, json_bytes
 from streamflow.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.folds import Fold, FoldSpec, Key
@@ -102,6 +103,11 @@ class AgentReader(EngineReader):
 
     def kept(self, key: Any) -> Any:
         key = super().kept(key)
+        if isinstance(key, dict) and self._key_codec.of_json:
+            try:
+                return self._key_codec.decode(json_bytes(key))
+            except DecodeError:
+                return key
         return tuple(key) if isinstance(key, list) else key
 
     def row_count(self) -> int:
@@ -150,14 +156,14 @@ class FoldReader(EngineReader):
         return {partition: self._late(ledger) for partition, ledger in sorted(ledgers.items())}
 
     def _late(self, ledger: Ledger) -> LateSeen:
-        window, spec = self.window, self.fold.spec
+        window = self.window
         assert window is not None
         events = []
         for event in ledger.events():
             key = ledger.row_of(event.rows[0])[1]
             events.append(
                 LateRow(
-                    self.shown(key) if not isinstance(spec.by, Key) else plain(key),
+                    self.shown(key),
                     tuple(window.windows_of(event.time_ms)),
                     event.time_ms,
                     event.behind_ms,
@@ -211,10 +217,22 @@ class KeyedReader(FoldReader):
 
     def partition_of(self, key: Any) -> int:
         try:
-            raw = self._key_codec.encode(self.kept(key))
-        except TypeError:
+            raw = self._key_codec.encode_json(key if self.fold.spec.json_keys else self.kept(key))
+        except (TypeError, DecodeError):
             return 0
         return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
+
+    def kept(self, key: Any) -> Any:
+        return json_key(key) if self.fold.spec.json_keys else super().kept(key)
+
+    def shown(self, key: Any) -> Any:
+        return group_key_value(key) if self.fold.spec.json_keys else super().shown(key)
+
+    def parse_key(self, text: str) -> Any:
+        return plain(self._key_codec.parse_text(text))
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        return plain(self._key_codec.decode(raw))
 
     def row_count(self) -> int:
         return sum(len(part.store) for part in self.fold.parts.values())

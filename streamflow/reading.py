@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from streamflow.changelog import bare
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
+from streamflow.codecs.values import plain_json
 from streamflow.engine import Engine
 from streamflow.progress import Progress
 from streamflow.rows import LateSeen, Row, State, TableStatus
@@ -253,7 +254,7 @@ def plain(value: Any, encode: Any = None) -> Any:
         return value
     if isinstance(value, bytes):
         return shown_bytes(value)
-    return bare(json_value(json_bytes(value) if encode is None else encode(value)))
+    return bare(json_value(json_bytes(value, plain_json) if encode is None else encode(value)))
 
 
 def _holds(row: Row, at_ms: int) -> bool:

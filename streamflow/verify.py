@@ -131,6 +131,7 @@ class Verifier:
         self._progressed = progressed
         self._declared = Declarations(settings, clock, Metrics())
         self._fold = self._declared.add_fold(spec, source)
+        self.spec = self._fold.spec
         self._decoder = next(iter(self._declared.decoders.values()))
         self._topics = self._declared.topics
         self._board = Board()
@@ -406,7 +407,7 @@ class Verifier:
         window = None
         if self.spec.window is not None:
             window = (rfc3339(shown[0]), rfc3339(self.spec.window.end_of(start)))
-        key = group_key_value(key) if self.spec.moves else plain(key)
+        key = group_key_value(key) if self.spec.grouped else plain(key)
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
 
     def _note(self, actual: _Image, report: Report) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import orjson
 
-from streamflow.codecs.canonical import canonical_json, trimmed
+from streamflow.codecs.canonical import canonical_json, json_bytes, trimmed
+from streamflow.codecs.values import plain_json
 from streamflow.errors import ConfigurationError, DecodeError
 
 _TEXT_MAX = 80
@@ -44,6 +45,7 @@ class KeyCodec:
     def __init__(self, key_type: Any = None) -> None:
         self.key_type = key_type
         self.name = "raw" if key_type is None else str(getattr(key_type, "__name__", key_type))
+        self.of_json = key_type not in (None, bytes, str, int, float, bool)
         self._untyped = key_type in (Any, object)
         self._record = hasattr(key_type, "from_data") and not hasattr(key_type, "__struct_fields__")
         if key_type is str:
@@ -74,6 +76,10 @@ class KeyCodec:
             return trimmed(orjson.dumps(key))
         except TypeError:  # a Struct, or an int beyond 64 bits
             return canonical_json(key)
+
+    def encode_json(self, value: Any) -> bytes | None:
+        """The record key of what a key is in JSON. Raises TypeError and DecodeError."""
+        return self.encode(self.decode(json_bytes(value, plain_json)) if self.of_json else value)
 
     def parse_text(self, text: str) -> Any:
         """The key that a URL's text means: for JSON keys JSON, or of any type the text itself.

@@ -9,10 +9,26 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 import pytest
 from yarl import URL
 
-from streamflow import ConfigurationError, Count, CountBy, Event, Key, Sum, TumblingWindow
+from streamflow import (
+    App,
+    ConfigurationError,
+    Count,
+    CountBy,
+    Event,
+    Key,
+    Record,
+    SessionWindow,
+    SlidingWindow,
+    Sum,
+    TumblingWindow,
+)
+from streamflow.changelog import bare
+from streamflow.clock import SystemClock
+from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import T0_MS, event, logged, make_app, running, until
 
 WINDOW = TumblingWindow(size_s=10)
@@ -104,6 +120,56 @@ async def test_raw_keys_are_shown_found_and_told_of_as_text_or_base64(key_type: 
             await topic.send(key=key, value=event("x", T0_MS + 10_000))
         told = await logged(app, "closed", 3)
         assert {key: json.loads(value or b"")["key"] for key, value, _ in told} == raw
+
+
+class Place(Record):
+    shop: str
+    floor: int = 0
+
+
+class Pair(msgspec.Struct):
+    a: int
+    b: str = ""
+
+
+@pytest.mark.parametrize(
+    "key_type, key, text",
+    [
+        (Place, Place(shop="x"), '{"shop": "x", "floor": 0}'),
+        (Pair, Pair(1), '{"a":1,"b":""}'),
+        (dict, {"b": 1, "a": [2]}, '{"b":1,"a":[2]}'),
+        (list, [1, {"a": "x"}], '[1,{"a":"x"}]'),
+        (Any, {"z": None}, '{"z":null}'),
+    ],
+)
+@pytest.mark.parametrize("window", [WINDOW, SessionWindow(gap_s=1), SlidingWindow(size_s=1)])
+async def test_keys_of_any_json_are_counted_on_after_a_restart(
+    key_type: Any, key: Any, text: str, window: Any
+) -> None:
+    broker = MemoryBroker(SystemClock())
+    for round_ in (1, 2):
+        transport = MemoryTransport(broker, "app", f"worker-{round_}")
+        options: Any = {"commit_interval": 0.02, "fetch_wait_ms": 5, "web_enabled": False, "env": {}}
+        app = App("app", transport=transport, **options)
+        topic = app.topic("in", key_type=key_type, value_type=Event, partitions=3)
+        counts = app.aggregate("counts", topic, by=Key(), window=window, values=Count(), emit_closed="closed")
+        async with running(app):
+            await topic.send(key=key, value=event("x", T0_MS))
+            await until(partial(_counted, counts, key, round_))
+            found = counts.reader.get(counts.reader.parse_key(text))
+            assert found is not None
+            assert found.value == round_
+            assert [row.key for row in counts.rows()] == [json.loads(text)]
+            if round_ == 2:
+                await topic.send(key=key, value=event("x", T0_MS + 60_000))
+                ((raw, value, _),) = await logged(app, "closed", 1)
+                assert json.loads(value or b"")["key"] == json.loads(text)
+                assert json.loads(value or b"")["value"] == 2
+                assert bare(json.loads(raw or b"")) == json.loads(text)
+
+
+def _counted(table: Any, key: Any, count: int) -> bool:
+    return bool(table.get(key) == count)
 
 
 async def test_pages_and_tables_are_served_by_one_server() -> None:
