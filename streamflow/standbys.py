@@ -86,7 +86,10 @@ class Standbys:
             for batch in await reader.read(READ_WAIT_MS):
                 if self._parts is not parts:
                     return  # these stores may be in other hands by now
-                fill(parts[batch.topic, batch.partition], batch)
+                part = parts[batch.topic, batch.partition]
+                fill(part, batch)
+                if batch.next_offset >= batch.end_offset:
+                    self._shelf.touch([(part.spec.name, part.partition)])
                 self._metrics.standby_records_total.inc(len(batch.offsets))
                 # What serves comes first, and so does the group's heartbeat.
                 await asyncio.sleep(0)

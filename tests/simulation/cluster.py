@@ -45,6 +45,9 @@ LETTERS = f"{EVENTS}-dead-letters"
 SESSION_MS = 1_000.0
 TRANSACTION_MS = 1_500.0
 STOP_LIMIT_S = 20.0
+# A tombstone is kept for so long (delete.retention.ms), and a store is read on for less than that after it was
+# last up to date: longer than a worker is frozen.
+TOMBSTONE_MS, STORE_AGE_S = 9_000.0, 3.5
 MOVABLE_MAX = 4  # live workers at any time
 
 
@@ -74,7 +77,12 @@ class Worker:
             cluster.broker, APP, slot, cluster.clock, standby_replicas=cluster.standby_replicas
         )
         trouble = cluster.scenario.trouble
-        settings = Settings(id=APP, commit_interval=trouble.commit_interval_s, fetch_wait_ms=100)
+        settings = Settings(
+            id=APP,
+            commit_interval=trouble.commit_interval_s,
+            fetch_wait_ms=100,
+            store_age_max_s=STORE_AGE_S,
+        )
         self.engine = Engine(settings, self.client, cluster.clock)
         cluster.metrics.append(self.engine.metrics)
         self._cluster = cluster
@@ -358,7 +366,8 @@ class Cluster:
             return
         topic = rnd.choice(topics)
         log = self.broker.log((topic, rnd.randrange(self.broker.partition_count(topic))))
-        log.compact(rnd.randint(0, log.end), lambda _: rnd.random() < 0.3)
+        old_ms = self.clock.now_ms() - TOMBSTONE_MS
+        log.compact(rnd.randint(0, log.end), lambda stamp_ms: stamp_ms < old_ms and rnd.random() < 0.5)
 
     def calm_down(self) -> None:
         """No more troubles; what is slow or odd without being wrong stays (gaps, small fetches)."""
