@@ -7,6 +7,7 @@ at the first. PYTHONHASHSEED must be set, since the order of sets is part of wha
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import logging
@@ -39,6 +40,9 @@ def main() -> None:
         logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(name)s: %(message)s")
     else:
         logging.disable(logging.CRITICAL)
+    # What was imported stays, and a world leaves little behind: an eighth of the time goes into looking.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     failed = run = kept = 0
     digests = hashlib.sha256()
     with without(options.without) as broken:
