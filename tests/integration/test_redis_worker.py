@@ -243,3 +243,21 @@ def test_a_failure_is_pending_with_its_attempts_until_it_is_dead_lettered(
 def _offset(entry_id: bytes) -> int:
     ms, sequence = entry_id.split(b"-")
     return int(ms) << 20 | int(sequence)
+
+
+def test_a_takeover_reads_nothing_again(job: RedisJob) -> None:
+    first, second = job.start(), job.start()
+    first.wait_ready()
+    second.wait_ready()
+    job.send(5_000, span_ms=60_000)
+    job.check()
+    for worker in (first, second):
+        assert worker.metric("streamflow_standby_partitions") == PARTITIONS / 2
+        wait_for("it follows", lambda w=worker: w.metric("streamflow_standby_records_behind") == 0)  # type: ignore[misc]
+    before = second.metric("streamflow_restored_records_total")
+    first.kill()
+    wait_for("the other has it all", lambda: second.metric("streamflow_partitions_kept_total") >= PARTITIONS)
+    job.check()
+    assert second.metric("streamflow_restored_records_total") == before
+    job.send(2_000, span_ms=20_000)
+    job.check()
