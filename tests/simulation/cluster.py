@@ -45,8 +45,8 @@ LETTERS = f"{EVENTS}-dead-letters"
 SESSION_MS = 1_000.0
 TRANSACTION_MS = 1_500.0
 STOP_LIMIT_S = 20.0
-# A tombstone is kept for so long (delete.retention.ms), and a store is read on for less than that after it was
-# last up to date: longer than a worker is frozen.
+# A tombstone is kept for so long (delete.retention.ms); a store that was last up to date so long ago is not
+# read on. A worker may be frozen for what lies between them.
 TOMBSTONE_MS, STORE_AGE_S = 9_000.0, 3.5
 MOVABLE_MAX = 4  # live workers at any time
 
