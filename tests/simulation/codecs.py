@@ -17,6 +17,7 @@ Bad = tuple[int, DecodeError]
 
 class TextKey:
     name = "text"
+    of_json = False
 
     def decode(self, raw: bytes | None) -> str | None:
         return None if raw is None else raw.decode()
