@@ -13,6 +13,7 @@ import orjson
 
 from streamflow.aggregates import Aggregate, Count, CountBy, Max, Mean, Min, Sum
 from streamflow.clock import EPOCH, LoopClock
+from streamflow.codecs import KeyCodec
 from streamflow.dispatch import Source
 from streamflow.engine import Engine
 from streamflow.folds import By, FoldSpec, Key, Values
@@ -26,7 +27,7 @@ from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
 from streamflow.watching import Watcher
 from streamflow.windows import Window
 from tests.property.oracle import OracleEvent
-from tests.simulation.codecs import JsonEvent, TextKey
+from tests.simulation.codecs import JsonEvent
 
 TOPIC = "events"
 LIMIT_S = 600.0
@@ -87,7 +88,7 @@ class _World:
         engine = Engine(
             Settings(id="app", commit_interval=interval_s, fetch_wait_ms=20), transport, self.clock
         )
-        source = Source(TOPIC, TextKey(), JsonEvent(), self.partitions)  # type: ignore[arg-type]  # plainer
+        source = Source(TOPIC, KeyCodec(str), JsonEvent(), self.partitions)  # type: ignore[arg-type]  # plainer
         values = Values({name: aggregate for name, (aggregate, _) in AGGREGATES.items()})
         for name, by in BY.items():
             engine.add_fold(

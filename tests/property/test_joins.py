@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streamflow.changelog import RowCodec
 from streamflow.clock import LoopClock
+from streamflow.codecs import KeyCodec
 from streamflow.dispatch import Source
 from streamflow.engine import Engine
 from streamflow.joins import Join, JoinSpec, Side, TickFeed
@@ -26,7 +27,7 @@ from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
 from tests.simulation.checks import live_rows, records_of
-from tests.simulation.codecs import JsonEvent, TextKey
+from tests.simulation.codecs import JsonEvent
 from tests.simulation.scenario import users_of
 
 T0_MS = 1_700_000_000_000
@@ -85,7 +86,7 @@ class World:
             engine.add_table(TableSpec(f"join-{name}", None, RowCodec(None), "", 0), None, str.encode)
             for name in NAMES
         ]
-        sources = [Source(name, TextKey(), JsonEvent(), 2) for name in NAMES]  # type: ignore[arg-type]  # plainer than the real ones
+        sources = [Source(name, KeyCodec(str), JsonEvent(), 2) for name in NAMES]  # type: ignore[arg-type]  # plainer than the real ones
         retry = Retry(attempts=3, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
         self.right = engine.add_agent(AgentSpec("right", "right", None, retry, "dead"), sources[1])
         engine.add_agent(AgentSpec("left", "left", self._run, retry, "dead"), sources[0])

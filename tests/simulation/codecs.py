@@ -1,4 +1,4 @@
-"""The plainest codecs: keys are text, events are JSON objects with their time in ``timestamp``."""
+"""The plainest codec of events: JSON objects with their time in ``timestamp``. Keys are text."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from typing import Any
 
 import orjson
 
+from streamflow.codecs import KeyCodec
 from streamflow.dispatch import Source
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Batch
 from tests.simulation.scenario import EVENTS, SOURCES
 
 Bad = tuple[int, DecodeError]
-
-
-class TextKey:
-    name = "text"
-    of_json = False
-
-    def decode(self, raw: bytes | None) -> str | None:
-        return None if raw is None else raw.decode()
-
-    def encode(self, key: Any) -> bytes | None:
-        return None if key is None else str(key).encode()
 
 
 class JsonEvent:
@@ -61,4 +51,4 @@ def type_of(event: dict[str, Any]) -> str:
 
 
 def source() -> Source:
-    return Source(EVENTS, TextKey(), JsonEvent(), SOURCES)  # type: ignore[arg-type]  # plainer than the real ones
+    return Source(EVENTS, KeyCodec(str), JsonEvent(), SOURCES)  # type: ignore[arg-type]  # plainer than the real ones
