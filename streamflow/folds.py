@@ -14,12 +14,7 @@ from typing import Any
 from streamflow.aggregates import Aggregate
 from streamflow.changelog import json_key
 from streamflow.chunk import Chunk
-from streamflow.codecs import (
-    field_getter,
-    group_key,
-    group_key_column,
-    times_ms_column,
-)
+from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
 from streamflow.conditions import Condition, condition
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.late import EVENTS_MAX, Late, Ledger
@@ -321,7 +316,8 @@ class Fold:
         elif spec.by is None:
             groups = [group_key(None)] * len(chunk)
         else:
-            groups = group_key_column(self._read(chunk, spec.by, wrong))
+            groups, bad_groups = checked_group_keys(spec.by, self._read(chunk, spec.by, wrong))
+            wrong.update(bad_groups)
         times = chunk.times_ms
         if spec.time is not None:
             times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))

@@ -131,7 +131,7 @@ class OfJson(Aggregate):
 
     def check(self, value: Any) -> None:
         try:
-            group_key_text(value)
+            group_key_text(value).encode()
         except (TypeError, UnicodeEncodeError):
             raise self.wrong(value, "must be a JSON value") from None
 

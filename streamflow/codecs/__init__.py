@@ -8,6 +8,7 @@ times. reasons.py: what is wrong with bad input.
 from streamflow.codecs.canonical import (
     GroupKey,
     canonical_json,
+    checked_group_keys,
     group_key,
     group_key_bytes,
     group_key_column,
@@ -28,6 +29,7 @@ __all__ = [
     "ValueCodec",
     "bytes_of_shown",
     "canonical_json",
+    "checked_group_keys",
     "encode_value",
     "field_getter",
     "group_key",

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import orjson
 
+from streamflow.errors import DecodeError
+
 GroupKey = str | bytes
 """A text as it is, or the canonical JSON bytes of anything else."""
 
@@ -45,6 +47,31 @@ def group_key_column(values: Sequence[Any]) -> list[GroupKey]:
     if set(map(type, values)) == _STR_ONLY:
         return list(values)
     return [value if type(value) is str else group_key(value) for value in values]
+
+
+def checked_group_keys(
+    by: str | Callable[[Any], Any], values: Sequence[Any]
+) -> tuple[list[Any], dict[int, DecodeError]]:
+    """`group_key_column` of what ``by`` gave, and why, by index, what is no JSON value has none."""
+    try:
+        groups = group_key_column(values)
+        if callable(by):  # no text that was decoded has a lone surrogate
+            "".join([group for group in groups if type(group) is str]).encode()
+        return groups, {}
+    except (TypeError, UnicodeEncodeError, RecursionError):
+        pass
+    name = by if isinstance(by, str) else getattr(by, "__qualname__", repr(by))
+    found: list[Any] = []
+    wrong: dict[int, DecodeError] = {}
+    for index, value in enumerate(values):
+        try:
+            found.append(group_key(value))
+            group_key_bytes(found[-1])
+        except (TypeError, UnicodeEncodeError, RecursionError):
+            message = f"must be a JSON value, not {type(value).__name__}"
+            wrong[index] = DecodeError("wrong-type", message, field=name)
+            found[index:] = [None]
+    return found, wrong
 
 
 def group_key_value(key: GroupKey) -> Any:

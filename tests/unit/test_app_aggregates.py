@@ -15,6 +15,7 @@ from yarl import URL
 
 from streamflow import (
     App,
+    ApproxDistinct,
     ConfigurationError,
     Count,
     CountBy,
@@ -24,6 +25,7 @@ from streamflow import (
     SessionWindow,
     SlidingWindow,
     Sum,
+    TopK,
     TumblingWindow,
 )
 from streamflow.changelog import bare
@@ -120,6 +122,28 @@ async def test_raw_keys_are_shown_found_and_told_of_as_text_or_base64(key_type: 
             await topic.send(key=key, value=event("x", T0_MS + 10_000))
         told = await logged(app, "closed", 3)
         assert {key: json.loads(value or b"")["key"] for key, value, _ in told} == raw
+
+
+async def test_what_a_function_gives_that_is_no_json_is_bad_input() -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=1)
+    given = {1: "a", 2: object(), 3: "\ud800", 4: "a"}
+
+    def field(each: Event) -> Any:
+        return given[each.data["n"]]
+
+    values = {"n": Count(), "by": CountBy(field), "users": ApproxDistinct(field), "top": TopK(field)}
+    grouped = app.aggregate("grouped", topic, by=field, window=WINDOW, values=Count())
+    counted = app.aggregate("counted", topic, by="type", window=WINDOW, values=values)
+    async with running(app):
+        for n in given:
+            await topic.send(key="k", value=event("x", T0_MS, n=n))
+        await until(lambda: grouped.get("a") == 2 and counted.get("x"))
+        top = [{"value": "a", "count": 2, "error": 0}]
+        await until(lambda: counted["x"] == {"n": 2, "by": {"a": 2}, "users": 1, "top": top})
+        assert grouped.reader.status().counters == {"in": 4, "counted": 2, "bad": 2}
+        letters = await logged(app, "in-dead-letters", 4)
+        assert {headers["reason"] for _, _, headers in letters} == {b"wrong-type"}
 
 
 class Place(Record):
