@@ -198,7 +198,12 @@ def test_each_partition_has_as_many_standbys_as_there_are_others(
     owned, standbys = dealt(counts, names, replicas, {}, warm)
     for spot, holders in ready(owned, standbys).items():
         assert len(holders) == len(set(holders)) == 1 + min(replicas, members - 1), spot
-    again = dealt(counts, names, replicas, owned, ready(owned, standbys))
-    assert [{m: sorted(spots) for m, spots in part.items()} for part in again] == [
-        {m: sorted(spots) for m, spots in part.items()} for part in (owned, standbys)
-    ]
+    # An uneven choice may be made even once; then nothing moves any more, and owners never do.
+    second = dealt(counts, names, replicas, owned, ready(owned, standbys))
+    third = dealt(counts, names, replicas, owned, ready(*second))
+    assert in_order(second[0]) == in_order(third[0]) == in_order(owned)
+    assert in_order(third[1]) == in_order(second[1])
+
+
+def in_order(shares: Dealt) -> Dealt:
+    return {member: sorted(spots) for member, spots in shares.items()}
