@@ -27,7 +27,7 @@ class Bench:
         self.agents = 0  # that are being tried
         self.sent: list[tuple[str, bytes | None, bytes | None]] = []
         for table in app.own_tables:
-            spec = TableSpec(table.name, table.window, table.row_codec(), "", PARTITIONS_MAX)
+            spec = TableSpec(table.name, table.window, table.row_codec(table.key_type), "", PARTITIONS_MAX)
             made = AgentTable(
                 spec,
                 table.default,

@@ -109,6 +109,8 @@ def key_in(kind: Any) -> Convert:
     """JSON value -> key of a row."""
     if hasattr(kind, "_blessed_key"):
         return lambda data: kind.from_data(data, preferred_type=kind) if isinstance(data, dict) else data
+    if hasattr(kind, "__struct_fields__"):
+        return lambda data: msgspec.convert(data, kind) if isinstance(data, dict) else _key(data)
     return _key
 
 

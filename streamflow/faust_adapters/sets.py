@@ -159,11 +159,11 @@ class SetTable(Table):
         self.manager_topic_name = manager_topic_name or self.name + manager_topic_suffix
         self.manager = SetManager(self)
 
-    def row_codec(self) -> RowCodec:
+    def row_codec(self, key_type: Any) -> RowCodec:
         kind = self.value_type
         return RowCodec(
             self.window,
-            key_in=set_key_in(self.key_type),
+            key_in=set_key_in(key_type),
             value_in=lambda data: {_member(kind, member) for member in data},
         )
 

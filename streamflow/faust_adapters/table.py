@@ -180,7 +180,7 @@ class Table(MutableMapping[Any, Any]):
             raise ConfigurationError(
                 f"table {self.name!r}: sliding windows overlap without end; nothing closes"
             )
-        spec = TableSpec(self.name, self.window, self.row_codec(), "", 0)
+        spec = TableSpec(self.name, self.window, self.row_codec(self.key_type or key.key_type), "", 0)
         spec = replace(spec, own_time=self.own_time, closes=self.closes is not None, store=self.store)
         self._engine = engine
         key_bytes = partial(bytes_of_key, key)
@@ -202,10 +202,10 @@ class Table(MutableMapping[Any, Any]):
         for each in self.on_attach:
             each(table)
 
-    def row_codec(self) -> RowCodec:
-        """How rows are written to the changelog and read back."""
+    def row_codec(self, key_type: Any) -> RowCodec:
+        """How rows are written to the changelog and read back. ``key_type``: the table's or its topic's."""
         return RowCodec(
-            self.window, key_in=key_in(self.key_type), value_in=value_in(self.value_type, self.default)
+            self.window, key_in=key_in(key_type), value_in=value_in(self.value_type, self.default)
         )
 
     async def _window_closed(self, start: int, key: Any, value: Any) -> None:

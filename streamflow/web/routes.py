@@ -38,8 +38,8 @@ class Route:
 
     @property
     def pattern(self) -> str:
-        """The path as aiohttp matches it: a key may be empty."""
-        return self.path.replace("{key}", "{key:[^{}/]*}")
+        """The path as aiohttp matches it: a key may be empty, and hold anything but a bare slash."""
+        return self.path.replace("{key}", "{key:[^/]*}")
 
 
 TEXT: Final[Schema] = {"type": "string"}

@@ -124,7 +124,7 @@ async def test_sets_in_windows_and_sets_that_are_changed_from_elsewhere() -> Non
 
 
 def test_a_set_table_does_not_go_on_from_the_operations_of_stock_faust() -> None:
-    codec = make_app().SetTable("sets").row_codec()
+    codec = make_app().SetTable("sets").row_codec(None)
     assert codec.decode_key(b'["a",1]') == (0, ("a", 1))
     with pytest.raises(ChangelogError, match=r"another name|can't be read"):
         codec.decode_key(b'[1,"key"]')
