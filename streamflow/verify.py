@@ -60,12 +60,16 @@ class VerifyError(StreamflowError):
 
 @dataclass(slots=True)
 class PartitionCount:
-    """One source partition: the durable counters, and the recount's. ``position``: how far both go."""
+    """One source partition: the durable counters, and the recount's. ``position``: how far both go.
+
+    ``agent``: whose counters these are, of a table in Faust's form.
+    """
 
     partition: int
     position: int
     counters: dict[str, int]
     recounted: dict[str, int]
+    agent: str | None = None
 
     @property
     def adds_up(self) -> bool:
@@ -97,6 +101,7 @@ class Report:
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    rows_compared: bool = True
 
     @property
     def ok(self) -> bool:

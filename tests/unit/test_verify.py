@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
 
+from streamflow import App, Event, Retry
 from streamflow.aggregates import ApproxDistinct, Count, Last, Quantile, Sum
+from streamflow.clock import SystemClock
+from streamflow.conservation import AgentVerifier, verify_agents
 from streamflow.folds import FoldSpec, Key, Values
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
+from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.verify import Report, Verifier, VerifyError
 from streamflow.watching import Watcher
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from tests.unit.declared import T0_MS, Declared, event, raw
+from tests.unit.running import log, running, until
 
 VALUES = {"n": Count(), "sum": Sum("data.n"), "last": Last("data.n"), "users": ApproxDistinct("data.u")}
 OPTIONS: dict[str, Any] = {"grace_s": 2, "retain_s": 60, "idle_close_s": None}
@@ -218,3 +224,53 @@ async def test_what_never_ran_cannot_be_verified() -> None:
             await verified(world)
     finally:
         await world.client.stop()
+
+
+async def test_of_a_table_in_fausts_form_each_record_is_accounted_for() -> None:
+    clock = SystemClock()
+    broker = MemoryBroker(clock)
+    transport = MemoryTransport(broker, "app", "worker")
+    app = App("app", transport=transport, commit_interval=0.01, fetch_wait_ms=5, web_enabled=False, env={})
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=2)
+    table = app.Table("counts", default=int).tumbling(10, expires=0)
+
+    @app.agent(topic, retry=Retry(attempts=1))
+    async def count(stream: Any) -> None:
+        async for key, one in stream.items():
+            table[key] += 1
+            if one.type == "b":
+                raise ValueError("once and again")
+
+    client = MemoryTransport(broker, "outside", "client")
+    await client.start()
+    async with running(app):
+        values = [raw(event(at, kind)) for at, kind in [(0, "a"), (1, "b"), (60_000, "a"), (2, "a")]]
+        await client.send([Record("in", 1, b"k", value) for value in [*values, b"no JSON"]])
+        (agent,) = (each.spec for each in app.engine.agents)
+        agents = {agent.name: app.engine.sources[agent.consumer]}
+
+        async def report() -> Report:
+            make = partial(AgentVerifier, client, Settings(id="app"), clock)
+            return await verify_agents("counts", agents, make)
+
+        async def taken() -> bool:
+            return (await report()).partitions[1].position == 5
+
+        await until(taken)
+        found = await report()
+        assert found.ok
+        assert not found.rows_compared
+        assert {count.agent for count in found.partitions} == {agent.name}
+        assert [count.counters["in"] for count in found.partitions] == [0, 5]
+        kept = {name: n for name, n in found.partitions[1].counters.items() if n}
+        assert kept == {"in": 5, "counted": 2, "late": 1, "failed": 1, "bad": 1}
+        records = [(k, v) for k, v, _ in await log(app, "app-progress") if k and agent.consumer.encode() in k]
+    # As if the position had moved past an event that nobody took.
+    key, value = records[-1]
+    assert value is not None
+    moved = value.replace(b'"in":4', b'"in":3').replace(b'"counted":2', b'"counted":1')
+    await client.send([Record("app-progress", 1, key, moved)])
+    found = await report()
+    assert not found.ok
+    assert found.partitions[1].adds_up
+    await client.stop()
