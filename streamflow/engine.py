@@ -25,7 +25,7 @@ from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportErr
 from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
 from streamflow.folds import FoldSpec, State
-from streamflow.forming import Forming, Opening, Standing, refuse_foreign_rows, size_tables
+from streamflow.forming import Forming, Opening, refuse_foreign_rows, size_tables
 from streamflow.hand import CURRENT
 from streamflow.idle import idle_ticks
 from streamflow.metrics import Metrics
@@ -38,7 +38,7 @@ from streamflow.shuffle import RowId, SecondStage
 from streamflow.standbys import Standbys
 from streamflow.stores.base import Store
 from streamflow.stores.opening import Stores
-from streamflow.tables import TableSpec
+from streamflow.tables import TablePartition, TableSpec
 from streamflow.tail import Tail
 from streamflow.taking import untangle
 from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
@@ -155,9 +155,9 @@ class Engine(Declarations):
             spec.name, partition, spec.codec, f"{spec.changelog} {spec.window!r}", spec.store
         )
 
-    def standing(self) -> Standing:
+    def standing(self) -> tuple[list[TablePartition], list[SecondStage]]:
         """What is kept up to date for other workers' partitions."""
-        return self._forming.standbys
+        return list(self._standbys.parts.values()), self._forming.standbys.stages
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -268,7 +268,7 @@ class Engine(Declarations):
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
             await self._recovering.run(assignment, self._stages, self.lifecycle)
-            self._standbys.follow(self._forming.standbys.parts)  # what serves came first
+            self._standbys.follow(self._forming.standbys.tables)  # what serves came first
         except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
 

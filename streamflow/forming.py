@@ -98,7 +98,7 @@ class Opening:
 class Standing:
     """What is kept up to date for partitions that others have."""
 
-    parts: list[TablePartition] = field(default_factory=list)
+    tables: list[tuple[TableSpec, int]] = field(default_factory=list)
     stages: list[SecondStage] = field(default_factory=list)
 
 
@@ -266,7 +266,7 @@ class Forming:
         ours = {(part.spec.name, part.partition) for opening in openings.values() for part in opening.parts()}
         self.standbys = Standing(
             [
-                TablePartition(spec, partition, self._shelf.take(spec, partition))
+                (spec, partition)
                 for spec, partition in self._tables_at(at_source)
                 if (spec.name, partition) not in ours
             ],
@@ -276,7 +276,7 @@ class Forming:
                 if (spec.topic, at[1]) not in assignment.partitions
             ],
         )
-        self._shelf.keep_only(ours.union((p.spec.name, p.partition) for p in self.standbys.parts))
+        self._shelf.keep_only(ours.union((spec.name, p) for spec, p in self.standbys.tables))
 
     def _tables_at(self, at_source: list[TopicPartition]) -> Iterator[tuple[TableSpec, int]]:
         """The partitions of everything that has a changelog and comes with these source partitions."""

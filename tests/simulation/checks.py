@@ -255,8 +255,8 @@ def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
         held |= _kept(list(ours.table_partitions()), ours.stages, time_ms)
     wanted = min(cluster.standby_replicas, len(engines) - 1)
     found: Counter[tuple[str, int]] = Counter()
-    for standing in (engine.standing() for engine in engines):
-        kept = _kept(standing.parts, standing.stages, time_ms)
+    for engine in engines:
+        kept = _kept(*engine.standing(), time_ms)
         if any(held.get(at) != rows for at, rows in kept.items()):
             return False
         found.update(kept.keys())

@@ -17,7 +17,7 @@ from streamflow.shelf import Shelf
 from streamflow.standbys import Standbys
 from streamflow.stores.base import MISSING, NO_WINDOW
 from streamflow.stores.memory import MemoryStore
-from streamflow.tables import TablePartition, TableSpec
+from streamflow.tables import TableSpec
 from streamflow.transports.base import Batch, TopicPartition
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.transports.sharing import share_out, stand_by
@@ -44,10 +44,12 @@ async def join(group: Group, name: str) -> Worker:
 
 def up_to_date(worker: Worker) -> bool:
     """Is everything there of what it stands by for?"""
-    standing = worker.engine.standing()
+    parts, stages = worker.engine.standing()
     log = worker.transport._broker.log
-    return all(p.store.offset >= log((p.spec.changelog, p.partition)).end for p in standing.parts) and all(
-        stage.position >= log((stage.topic, stage.partition)).end for stage in standing.stages
+    return (
+        bool(parts)
+        and all(p.store.offset >= log((p.spec.changelog, p.partition)).end for p in parts)
+        and all(stage.position >= log((stage.topic, stage.partition)).end for stage in stages)
     )
 
 
@@ -95,7 +97,7 @@ async def test_without_replicas_nobody_reads_what_is_not_his(group: Group) -> No
     await group.write_each_key()
     await group.all_count(1)
     for worker in (first, second):
-        assert worker.engine.standing().parts == []
+        assert worker.engine.standing() == ([], [])
         assert worker.engine.metrics.standby_records_total.value == 0
 
 
@@ -139,10 +141,10 @@ async def test_what_was_being_read_is_dropped_when_the_store_passes_into_other_h
     running = asyncio.create_task(standbys.run())
     try:
         for given_up in (True, False):
-            store = MemoryStore()
-            standbys.follow([TablePartition(spec, 0, store)])
+            standbys.follow([(spec, 0)])
             await reader.asked.wait()
             reader.asked.clear()
+            store = shelf.take(spec, 0)
             if given_up:
                 standbys.rest()
             reader.give.set()
