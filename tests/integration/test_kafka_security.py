@@ -225,6 +225,25 @@ async def test_without_the_right_for_transactions_the_error_names_the_setting(
     assert await plain.client.commit(commit) == {(topic, 0): 1}
 
 
+async def test_a_broker_that_cannot_keep_transactions_is_told_with_the_setting() -> None:
+    # The broker's own default, on a cluster of one.
+    server = KafkaServer({"transaction.state.log.replication.factor": "3"})
+    try:
+        server.start()
+    except NoBroker as exc:
+        _missing(str(exc))
+    clients = Clients(server.bootstrap)
+    try:
+        topic = await make_topic(await clients.maker(), "t-events", 1)
+        worker = await clients.alone(topic, 1, commit_timeout_ms=1_000)
+        with pytest.raises(TransportError, match="processing_guarantee") as told:
+            await worker.client.commit(Commit(worker.listener.newest, [], {(topic, 0): 1}))
+        assert "transaction.state.log.replication.factor" in str(told.value)
+    finally:
+        await clients.close()
+        server.stop()
+
+
 async def test_a_topic_that_may_not_be_written_refuses_each_of_its_records(
     outside: Clients, visitors: Visitors
 ) -> None:

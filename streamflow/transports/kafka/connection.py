@@ -27,6 +27,11 @@ from streamflow.transports.kafka.settings import KafkaSettings
 BACKOFF_MIN_MS = 5.0
 BACKOFF_MAX_MS = 200.0
 METADATA_WAIT_S = 1.0
+NO_TRANSACTIONS = (
+    "; if that stays so, the broker can't make its topic __transaction_state: let"
+    " transaction.state.log.replication.factor not be above the number of brokers. Where there are no transactions, set processing_guarantee to"
+    " 'at_least_once'"
+)
 # Requests of transactions, by the beginning of their names.
 TRANSACTIONAL = ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "EndTxn")
 
@@ -45,6 +50,11 @@ def meaning(doing: str, exc: Exception) -> StreamflowError:
     if code in wire.DENIALS:
         return ConfigurationError(f"{doing}: {wire.error_name(code)}: {wire.DENIALS[code]}")
     return TransportError(f"{doing}: {exc!r}")
+
+
+def _is_away(exc: Exception) -> bool:
+    """Does a broker answer that there is no coordinator, for now?"""
+    return isinstance(exc, BrokerResponseError) and int(exc.errno) in wire.COORDINATOR_MOVED
 
 
 class Coordinator(IntEnum):
@@ -138,7 +148,7 @@ class Connection:
         ``place``: which coordinator of which group or transactional id; None: any broker will do.
         ``codes`` takes the error codes out of the answer.
         """
-        attempt = 0
+        attempt, what = 0, f"{type(request).__name__} to {place[1] if place else 'any broker'}"
         while True:
             try:
                 if place is None:
@@ -146,18 +156,20 @@ class Connection:
                 else:
                     node_id = await self.coordinator(*place, deadline)
                     answer = await self.ask(node_id, request, deadline, coordinator=True)
-            except TransportError:
+            except TransportError as exc:
                 self.forget(place)
                 if deadline.left_s() <= 0:
                     raise
+                why = str(exc)
             else:
                 found = set(codes(answer))
                 if found & wire.COORDINATOR_MOVED:
                     self.forget(place)
                 elif not found & wire.COORDINATOR_BUSY:
                     return answer
+                why = ", ".join(map(wire.error_name, sorted(found)))
             await deadline.back_off(attempt)
-            deadline.check(f"{type(request).__name__} to {place[1] if place else 'any broker'}")
+            deadline.check(f"{what} ({why})")
             attempt += 1
 
     async def coordinator(self, kind: Coordinator, key: str, deadline: Deadline) -> int:
@@ -171,7 +183,8 @@ class Connection:
             async with asyncio.timeout(deadline.left_s()):
                 found = int(await self._client.coordinator_lookup(int(kind), key))
         except (KafkaError, OSError, TimeoutError, AssertionError) as exc:
-            raise meaning(f"no coordinator for {key}", exc) from exc
+            hint = NO_TRANSACTIONS if _is_away(exc) and kind is Coordinator.TRANSACTION else ""
+            raise meaning(f"no coordinator for {key}{hint}", exc) from exc
         if self._client.cluster.broker_metadata(found) is None:
             self._refresh()
         self._coordinators[kind, key] = found

@@ -33,6 +33,8 @@ from streamflow.transports.kafka.transactions import PlainCommits, Transactions
 log = logging.getLogger(__name__)
 
 FENCE_TIMEOUT_MS = 30_000
+# Until it is told that there is no transaction to be had; it is asked for again then.
+READY_TIMEOUT_MS = 15_000
 
 
 class KafkaTransport:
@@ -120,7 +122,7 @@ class KafkaTransport:
         assignment = self._group.assignment if self._group is not None else None
         if self._settings.transactions and assignment and not assignment.partitions.isdisjoint(wanted):
             # Our own former life first: what it left open would keep us waiting for its timeout.
-            await self._committer.ready(deadline)
+            await self._committer.ready(self._connection.deadline(READY_TIMEOUT_MS))
             await self._end_dead_predecessors(assignment, wanted)
         found = await self._offsets.read(wanted, deadline)
         return {partition: found[partition].offset if partition in found else None for partition in wanted}
