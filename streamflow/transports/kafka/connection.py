@@ -29,8 +29,8 @@ BACKOFF_MAX_MS = 200.0
 METADATA_WAIT_S = 1.0
 NO_TRANSACTIONS = (
     "; if that stays so, the broker can't make its topic __transaction_state: let"
-    " transaction.state.log.replication.factor not be above the number of brokers. Where there are no transactions, set processing_guarantee to"
-    " 'at_least_once'"
+    " transaction.state.log.replication.factor not be above the number of brokers. Where there are no"
+    " transactions, set processing_guarantee to 'at_least_once'"
 )
 # Requests of transactions, by the beginning of their names.
 TRANSACTIONAL = ("InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "EndTxn")
