@@ -8,8 +8,9 @@ events. Bad records are set aside with their reason by the topic's decoder, once
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from streamflow.assignment import Ours
@@ -49,27 +50,57 @@ class Source:
 
 
 class KeyMemory(dict[bytes | None, Any]):
-    """Raw key -> decoded key, of one partition.
+    """Raw key -> decoded key, of one partition. ``places`` gives the partitions of a column of raw keys.
 
     A key that hashes to another partition is counted each time, and so never remembered.
     """
 
-    def __init__(self, codec: KeyCodec, partition: int, place: Callable[[bytes], int]) -> None:
+    def __init__(
+        self, codec: KeyCodec, partition: int, places: Callable[[Sequence[bytes]], Sequence[int]]
+    ) -> None:
         super().__init__()
-        self.misrouted = 0
-        self._decode = codec.decode
+        self._codec = codec
         self._partition = partition
-        self._place = place
+        self._places = places
 
-    def __missing__(self, raw: bytes | None) -> Any:
-        key = self._decode(raw)
-        if raw is not None and self._place(raw) != self._partition:
-            self.misrouted += 1
-            return key
-        if len(self) >= KEYS_REMEMBERED_MAX:
+    def column(self, raw: Sequence[bytes | None], bad: dict[int, DecodeError]) -> tuple[list[Any], int]:
+        """(the keys, how many records lie on the wrong partition); ``bad`` is told what can't be read."""
+        keys = list(map(self.get, raw))
+        if None not in keys:
+            return keys, 0
+        missing = [index for index, key in enumerate(keys) if key is None]
+        decoded, wrong = self._decode(list(dict.fromkeys(raw[index] for index in missing)))
+        places = self._places(list(decoded))
+        astray = {key for key, place in zip(decoded, places, strict=True) if place != self._partition}
+        if len(self) + len(decoded) > KEYS_REMEMBERED_MAX:
             self.clear()
-        self[raw] = key
-        return key
+        self.update((key, value) for key, value in decoded.items() if key not in astray)
+        misrouted = 0
+        for index in missing:
+            key = raw[index]
+            if key is None:
+                continue
+            misrouted += key in astray
+            if key in wrong:
+                bad[index] = wrong[key]
+            else:
+                keys[index] = decoded[key]
+        return keys, misrouted
+
+    def _decode(self, raw: list[bytes | None]) -> tuple[dict[bytes, Any], dict[bytes, DecodeError]]:
+        """(raw key -> key, raw key -> why it is none); a null key is in neither."""
+        there = [key for key in raw if key is not None]
+        try:
+            return dict(zip(there, self._codec.decode_column(there), strict=True)), {}
+        except DecodeError:
+            decoded: dict[bytes, Any] = {}
+            wrong: dict[bytes, DecodeError] = {}
+            for key in there:
+                try:
+                    decoded[key] = self._codec.decode(key)
+                except DecodeError as exc:
+                    wrong[key] = exc
+            return decoded, wrong
 
 
 @dataclass(slots=True)
@@ -112,16 +143,20 @@ SetAside = Callable[[Chunk | Batch, int, DecodeError, str | None], None]
 
 
 class Dispatcher:
-    """Routes batches to the decoders of their topic. ``place`` is topic, key bytes -> partition."""
+    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions."""
 
     def __init__(
-        self, decoders: list[Decoder], limits: Limits, metrics: Metrics, place: Callable[[str, bytes], int]
+        self,
+        decoders: list[Decoder],
+        limits: Limits,
+        metrics: Metrics,
+        places: Callable[[str, Sequence[bytes]], Sequence[int]],
     ) -> None:
         self.decoders: dict[str, list[Decoder]] = {}
         self.add(decoders)
         self._limits = limits
         self._metrics = metrics
-        self._place = place
+        self._places = places
         self._misrouted_warned: set[str] = set()
 
     def add(self, decoders: Iterable[Decoder]) -> None:
@@ -198,23 +233,11 @@ class Dispatcher:
     def _keys(self, decoder: Decoder, batch: Batch, bad: dict[int, DecodeError]) -> list[Any]:
         memory = decoder.memories.get(batch.partition)
         if memory is None:
-            topic = batch.topic
-            memory = KeyMemory(decoder.source.key, batch.partition, lambda raw: self._place(topic, raw))
+            memory = KeyMemory(decoder.source.key, batch.partition, partial(self._places, batch.topic))
             decoder.memories[batch.partition] = memory
-        memory.misrouted = 0
-        try:
-            keys = list(map(memory.__getitem__, batch.keys))
-        except DecodeError:
-            memory.misrouted = 0
-            keys = []
-            for index, raw in enumerate(batch.keys):
-                try:
-                    keys.append(memory[raw])
-                except DecodeError as exc:
-                    keys.append(None)
-                    bad[index] = exc
-        if memory.misrouted:
-            self._count_misrouted(batch, memory.misrouted)
+        keys, misrouted = memory.column(batch.keys, bad)
+        if misrouted:
+            self._count_misrouted(batch, misrouted)
         return keys
 
     def _count_misrouted(self, batch: Batch, count: int) -> None:

@@ -107,7 +107,7 @@ class Engine(Declarations):
             await refuse_foreign_rows(self.transport, self.topics, self.tables)
         await self.topics.create(self.transport)
         limits = Limits.of(self.settings)
-        self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.place)
+        self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.places)
         self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
         self._forming = Forming(
             self.declared(),

@@ -6,7 +6,9 @@ the seed of Apache Kafka's Java client, which Faust uses too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from streamflow.errors import ConfigurationError
 
@@ -18,6 +20,8 @@ _FNV_PRIME = 0x01000193
 _MURMUR2_SEED = 0x9747B28C
 _MURMUR2_M = 0x5BD1E995
 _U32 = 0xFFFFFFFF
+_COLUMN_KEYS_MIN = 16  # below, numpy's calls cost more than they save
+_COLUMN_BYTES_MAX = 256  # of a key; a longer one makes a column wide for all
 
 
 def fnv1a_32(key: bytes) -> int:
@@ -68,6 +72,31 @@ def murmur2(key: bytes, partitions: int) -> int:
     null keys; librdkafka calls this ``murmur2_random``.
     """
     return (murmur2_32(key) & 0x7FFFFFFF) % partitions
+
+
+def partitions_of(partitioner: Partitioner, keys: Sequence[bytes], partitions: int) -> list[int]:
+    """``partitioner(key, partitions)`` of each key; both FNV rules take a column of keys at once."""
+    if partitioner in (fnv1a, fnv1a_librdkafka) and len(keys) >= _COLUMN_KEYS_MIN:
+        lengths = np.fromiter(map(len, keys), np.intp, len(keys))
+        if lengths.max() <= _COLUMN_BYTES_MAX:
+            values = _fnv1a_32_column(keys, lengths)
+            if partitioner is fnv1a_librdkafka:
+                values = np.abs(values.view(np.int32).astype(np.int64))
+            return list((values % partitions).tolist())
+    return [partitioner(key, partitions) for key in keys]
+
+
+def _fnv1a_32_column(keys: Sequence[bytes], lengths: np.ndarray) -> np.ndarray:
+    """`fnv1a_32` of each key, all their first bytes before all their second ones. uint32."""
+    width, shortest = int(lengths.max()), int(lengths.min())
+    values = np.full(len(keys), _FNV_OFFSET_BASIS, np.uint32)
+    if width:
+        # Padded with NUL; `lengths` says where a key ends.
+        octets = np.array(keys, f"S{width}").view(np.uint8).reshape(len(keys), width)
+        for at, column in enumerate(np.ascontiguousarray(octets.T)):
+            hashed = (values ^ column) * np.uint32(_FNV_PRIME)
+            values = hashed if at < shortest else np.where(lengths > at, hashed, values)
+    return values
 
 
 PARTITIONERS: dict[str, Partitioner] = {

@@ -428,7 +428,7 @@ class AgentTable:
         `change` written out once more, for what most events do: they count in the window that the event
         before them counted in, under their own key.
         """
-        current, parts, change = CURRENT.get, self.parts, self.change
+        current, parts, change, new = CURRENT.get, self.parts, self.change, self._new
 
         def add(row: Any, operand: Any) -> Any:
             key = row.key
@@ -443,10 +443,21 @@ class AgentTable:
                 ):
                     rows = part.spot
                     value = rows.get(key, MISSING)
-                    if value is not MISSING and value is not DELETED:
-                        hand.undo.append((index, part, part.spot_from_ms, key, value))
-                        rows[key] = value + operand
-                        return row
+                    if value is not MISSING:
+                        if value is not DELETED:
+                            hand.undo.append((index, part, part.spot_from_ms, key, value))
+                            rows[key] = value + operand
+                            return row
+                    else:
+                        # The first write since the newest cut.
+                        start = part.spot_from_ms
+                        value = part.below(start, key)
+                        if value is MISSING or isinstance(value, _IMMUTABLE):
+                            value = new(key) if value is MISSING else value
+                            hand.undo.append((index, part, start, key, MISSING))
+                            rows[key] = value + operand
+                            part.writers.add(hand.consumer)
+                            return row
             change(key, operator_add, operand)
             return row
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from streamflow.dead_letter import EXTRA_BYTES
 from streamflow.errors import ConfigurationError
+from streamflow.partitioner import partitions_of
 from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
 
 
@@ -55,6 +56,10 @@ class Topics:
             self._keyless += 1
             return self._keyless % count
         return self._partitioner(key, count)
+
+    def places(self, topic: str, keys: Sequence[bytes]) -> list[int]:
+        """`place` of each key."""
+        return partitions_of(self._partitioner, keys, self.partitions(topic))
 
     def want(
         self,

@@ -252,7 +252,7 @@ class Verifier:
         )
         letters = Letters(lambda: ours, lambda _: 1, lambda name: name, declared.metrics)
         decoder = self._decoder
-        dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.place)
+        dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.places)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = fold_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}

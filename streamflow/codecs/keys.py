@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -93,6 +94,15 @@ class KeyCodec:
             return self.decode(raw)
         except DecodeError:
             return _decode_text(raw)
+
+    def decode_column(self, column: Sequence[bytes]) -> list[Any]:
+        """`decode` of each. Raises DecodeError where one can't be read, whichever it is."""
+        if self.key_type is str:
+            try:
+                return list(map(bytes.decode, column))
+            except UnicodeDecodeError:
+                pass
+        return list(map(self.decode, column))
 
     def _decode_json(self, raw: bytes | None) -> Any:
         if raw is None:

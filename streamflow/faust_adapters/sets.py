@@ -123,8 +123,6 @@ class SetRow(MutableSet[Any]):
 class WindowedSetRow(WindowedRow):
     """The sets of one key in the windows of the event in hand."""
 
-    __slots__ = ()
-
     def add(self, member: Any, *, event: Any = None) -> None:
         self._change(self.key, _with, member)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from faust.streams import current_event
 from faust.utils import iso8601
 from faust.utils.terminal.tables import dict_as_ansitable
+from msgspec import Struct
 
 from streamflow.errors import ConfigurationError
 from streamflow.hand import CURRENT
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 Seconds = float | timedelta
 Clock = Callable[[Any], Any]
 """An event of Faust's, or ``None`` -> epoch seconds, a datetime or its ISO text."""
-ROWS_REMEMBERED_MAX = 1 << 18
 
 
 class WindowedTable:
@@ -258,15 +258,16 @@ class View:
         return self._at(self._by.event_ms(event or self._event) - _ms(ago))
 
 
-class WindowedRow:
-    """HOT PATH. The rows of one key; keeps nothing of any event."""
+class WindowedRow(Struct, gc=False, eq=False):
+    """HOT PATH. The rows of one key; keeps nothing of any event.
 
-    __slots__ = ("_change", "by", "key")
+    Made anew by each look-up, which costs less than to remember one for each key. What all rows of a table
+    share stands on a class that the table has of its own: see `windowed`.
+    """
 
-    def __init__(self, by: WindowedTable, key: Any, change: Callable[..., None]) -> None:
-        self.by = by
-        self.key = key
-        self._change = change
+    key: Any
+    by: ClassVar[WindowedTable]
+    _change: ClassVar[Callable[..., None]]
 
     def __iadd__(self, other: Any) -> WindowedRow:
         self._change(self.key, operator.add, other)
@@ -380,52 +381,33 @@ class RowAt:
         return self.row.delta(ago, self.event)
 
 
-class _Rows(dict[Any, WindowedRow]):
-    """Key -> its row, made once."""
-
-    def __init__(self, kind: type[WindowedRow]) -> None:
-        super().__init__()
-        self._base = self._kind = kind
-        self._by: Any = None
-        self._change: Callable[..., None] = self._not_yet
-
-    def belong_to(self, by: WindowedTable) -> None:
-        self._by = by
-
-    def attach(self, inner: AgentTable) -> None:
-        self.clear()
-        self._change, self._kind = self._at_own_time, self._base
-        if self._by.clock is None:
-            # HOT PATH: `+=` is the engine's own, without a call in between.
-            own: Any = type(self._base.__name__, (self._base,), {"__slots__": (), "__iadd__": inner.adder()})
-            self._change, self._kind = inner.change, own
-
-    def _at_own_time(self, key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
-        inner = self._by.table.inner
-        inner.hand()
-        inner.change_in(key, change, operand, self._by.starts())
-
-    def _not_yet(self, *_: Any) -> None:
-        self._by.table.inner.hand()  # raises TypeError
-
-    def __missing__(self, key: Any) -> WindowedRow:
-        if len(self) >= ROWS_REMEMBERED_MAX:
-            self.clear()
-        row = self[key] = self._kind(self._by, key, self._change)
-        return row
-
-
 def windowed(table: Table, clock: Clock | None = None, *, key_index: bool = False) -> WindowedTable:
     """A table by its windows.
 
-    HOT PATH: ``counts[key]`` is a look-up in a dict without a Python call. Python looks for it on the
-    class, so each table has one of its own; that halves the cost of ``counts[key] += 1``.
+    HOT PATH: ``counts[key]`` makes a row without a Python call, and its ``+=`` is the engine's own. Python
+    looks for both on classes, so each table has two of its own; that halves the cost of ``counts[key] += 1``.
     """
-    rows = _Rows(table.Row)
-    own: Any = type("WindowedTable", (WindowedTable,), {"__slots__": (), "__getitem__": rows.__getitem__})
+    kind: Any = type(table.Row)
+    row: Any = kind(table.Row.__name__, (table.Row,), {"__module__": table.Row.__module__})
+    own: Any = type("WindowedTable", (WindowedTable,), {"__slots__": (), "__getitem__": row})
     made: WindowedTable = own(table, clock, key_index)
-    rows.belong_to(made)
-    table.on_attach.append(rows.attach)
+
+    def not_yet(*_: Any) -> None:
+        made.table.inner.hand()  # raises TypeError
+
+    def at_own_time(key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
+        inner = made.table.inner
+        inner.hand()
+        inner.change_in(key, change, operand, made.starts())
+
+    def attach(inner: AgentTable) -> None:
+        if clock is None:
+            row._change, row.__iadd__ = inner.change, inner.adder()
+        else:
+            row._change = staticmethod(at_own_time)
+
+    row.by, row._change = made, staticmethod(not_yet)
+    table.on_attach.append(attach)
     return made
 
 

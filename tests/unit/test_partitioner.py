@@ -20,6 +20,7 @@ from streamflow.partitioner import (
     murmur2,
     murmur2_32,
     partitioner_named,
+    partitions_of,
 )
 
 # The FNV authors' test_fnv.c and the appendix of draft-eastlake-fnv; the last one is the draft's
@@ -163,3 +164,16 @@ def test_the_cache_answers_like_the_rule_and_stays_small():
     keys = some_keys(50)
     assert [cache[key] for key in keys] == [fnv1a(key, 6) for key in keys]
     assert len(cache) <= 10
+
+
+@pytest.mark.parametrize("name", sorted(PARTITIONERS))
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 500])
+def test_a_column_of_keys_lies_where_each_of_them_lies(name: str, count: int) -> None:
+    partitioner, chance = PARTITIONERS[name], random.Random(count)
+    # Keys of any length, some that end in NUL, which is also what fills a column up, and an absurd one.
+    keys = [chance.randbytes(chance.randrange(12)) + bytes(chance.randrange(3)) for _ in range(count)]
+    for column in (keys, [*keys, LEAST_INT32, b"\0", b""], [*keys, b"k" * 10_000]):
+        for partitions in (1, 7, 1_000):
+            found = partitions_of(partitioner, column, partitions)
+            assert found == [partitioner(key, partitions) for key in column]
+            assert set(map(type, found)) <= {int}
