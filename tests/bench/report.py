@@ -18,6 +18,9 @@ METHOD = (
     "the last one, divided by the events; the mean of the rounds. See README.md."
 )
 
+VERDICTS = {"ok": "exact", "wrong": "WRONG", "failed": "FAILED", "skipped": "skipped"}
+ROWS_TOLD_MIN = 100_000  # fewer tell nothing of what one takes
+
 
 def summarise(contestant: Contestant, outcomes: list[Outcome]) -> dict[str, Any]:
     """All rounds of one contestant as one entry; the first that is not ok decides the status."""
@@ -91,22 +94,86 @@ def table(entries: list[dict[str, Any]]) -> str:
     """For a terminal: one line for each contestant, and why where one has no figures."""
     header = ("", "guarantee", "events", "CPU us/event", "+-", "ratio", "events/s", "RSS MB", "counts")
     lines = [header, *(line(entry) for entry in entries)]
-    widths = [max(len(cells[column]) for cells in lines) for column in range(len(header))]
-    text = "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 or column == len(header) - 1 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in lines
-    )
+    text = aligned(lines, left=(0, 1, len(header) - 1))
     reasons = [
         f"{entry['name']}: {entry['status']}: {entry['reason']}" for entry in entries if "reason" in entry
     ]
     return "\n".join([text, *(["", *reasons] if reasons else [])])
 
 
+def growth(found: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What more keys cost. ``found``: number of keys -> entries, the first of them what others are held to.
+
+    ``bytes_per_row``: of the whole process at its largest, from the number of keys before to this one.
+    """
+    lines: list[dict[str, Any]] = []
+    before: dict[str, dict[str, Any]] = {}
+    first: dict[str, float] = {}
+    for keys, entries in found.items():
+        for entry in entries:
+            name, cpu_us = entry["name"], entry.get("cpu_us_per_event")
+            if cpu_us is None:
+                continue
+            line = {"name": name, "title": entry["title"], "keys": keys, "status": entry["status"]}
+            line |= {
+                key: entry[key] for key in ("rows", "cpu_us_per_event", "ratio", "events_per_s", "rss_mb")
+            }
+            line["growth"] = round(cpu_us / first.setdefault(name, cpu_us), 3)
+            older = before.get(name, line)
+            rows = line["rows"] - older["rows"]
+            if rows >= ROWS_TOLD_MIN:
+                line["bytes_per_row"] = round((line["rss_mb"] - older["rss_mb"]) * 2**20 / rows)
+            before[name] = line
+            lines.append(line)
+    return lines
+
+
+def growth_table(lines: list[dict[str, Any]]) -> str:
+    """For a terminal."""
+    header = (
+        "",
+        "keys",
+        "rows",
+        "CPU us/event",
+        "growth",
+        "ratio",
+        "events/s",
+        "RSS MB",
+        "bytes/row",
+        "counts",
+    )
+    cells = [
+        (
+            line["title"],
+            f"{line['keys']:,}",
+            f"{line['rows']:,}",
+            f"{line['cpu_us_per_event']:.2f}",
+            f"{line['growth']:.2f}",
+            "-" if line["ratio"] is None else f"{line['ratio']:.2f}",
+            f"{line['events_per_s']:,}",
+            str(line["rss_mb"]),
+            str(line.get("bytes_per_row", "-")),
+            VERDICTS[line["status"]],
+        )
+        for line in sorted(lines, key=lambda line: line["title"])
+    ]
+    return aligned([header, *cells], left=(0, len(header) - 1))
+
+
+def aligned(lines: list[tuple[str, ...]], left: tuple[int, ...]) -> str:
+    """Columns of text; those in ``left`` are names, the others figures."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+        for cells in lines
+    )
+
+
 def line(entry: dict[str, Any]) -> tuple[str, ...]:
-    verdict = {"ok": "exact", "wrong": "WRONG", "failed": "FAILED", "skipped": "skipped"}[entry["status"]]
+    verdict = VERDICTS[entry["status"]]
     if "cpu_us_per_event" not in entry:
         return (entry["title"], entry["guarantee"], "-", "-", "-", "-", "-", "-", verdict)
     ratio = "-" if entry["ratio"] is None else f"{entry['ratio']:.2f}"
