@@ -59,7 +59,9 @@ class EngineService(Service):
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)
             self.log.info("web view at %s", url)
-        # Step 4. Join the group, advertising the address that was bound.
+        # Step 4. All modules are there, and no event is yet: the long collection is now, not between events.
+        self.settle()
+        # Step 5. Join the group, advertising the address that was bound.
         await engine.start(url)
         watcher.open()
         if not engine.sources:

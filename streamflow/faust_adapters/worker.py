@@ -29,11 +29,12 @@ class QuietCollector:
         self._before: tuple[int, int, int] | None = None
 
     def begin(self) -> None:
+        """May be called again: each time it looks only at what has come since."""
         if self._before is None:
             self._before = gc.get_threshold()
-            gc.collect()
-            gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
+        gc.collect()
+        gc.freeze()
 
     def end(self, *_: Any) -> None:
         if self._before is not None:
