@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from streamflow.stores.base import DELETED
@@ -17,6 +18,7 @@ from streamflow.windows import SlidingWindow
 
 Pane = Mapping[int | None, Any]
 """``after_ms`` -> state: see `streamflow.folds.PaneValues`."""
+_IN_TIME = {None}
 Lookup = Callable[[int, Any], Iterable[Pane]]
 """(time, group) -> the panes there are, one for each source"""
 
@@ -115,6 +117,26 @@ class SlidingRows:
         """Starts of all windows there may be, oldest first."""
         times, size = self._panes.times(), self._size_ms
         return sorted({start for t in times for start in (t - size + 1, t + 1)})
+
+    def count(self, first: int | None) -> int:
+        """How many windows there are that begin at ``first`` or later; ``None``: all."""
+        return sum(self._count(group, first) for group in self._panes.groups())
+
+    def _count(self, group: Any, first: int | None) -> int:
+        size = self._size_ms
+        least = -(1 << 62) if first is None else first
+        times = []
+        for t in self._panes.times_of(group, least - 1, 1 << 62):
+            panes = list(self._lookup(t, group))
+            if any(pane.keys() != _IN_TIME for pane in panes):
+                return sum(1 for start in self.starts_of(group) if start >= least)
+            if panes:
+                times.append(t)
+        # Each time ends a window. One begins right after it where an event follows soon enough, unless
+        # that is the one which ends with another.
+        own = set(times)
+        ending = len(times) - bisect_left(times, least + size - 1)
+        return ending + sum(following <= t + size and t + size not in own for t, following in pairwise(times))
 
     def groups_at(self, start: int) -> list[Any]:
         """The groups that have this window."""

@@ -8,6 +8,7 @@ always a JSON value. `watching.py` tells of changes.
 from __future__ import annotations
 
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -259,12 +260,17 @@ class _SlidingRows(EngineReader):
     @abstractmethod
     def _value_of(self, states: list[Any]) -> Any: ...
 
-    def _is_kept(self, partition: int, start: int) -> bool:
+    def _first_kept(self, partition: int) -> int | None:
         to_ms = self._expired_to_ms(partition)
-        return self.window is not None and (to_ms is None or not self.window.expired(start, to_ms))
+        return None if to_ms is None or self.window is None else self.window.first_kept_start(to_ms)
+
+    def _is_kept(self, partition: int, start: int) -> bool:
+        first = self._first_kept(partition)
+        return first is None or start >= first
 
     def starts(self, partition: int) -> list[int]:
-        return [start for start in self._sliding(partition).starts() if self._is_kept(partition, start)]
+        starts, first = self._sliding(partition).starts(), self._first_kept(partition)
+        return starts if first is None else starts[bisect_left(starts, first) :]
 
     def starts_of(self, partition: int, key: Any) -> list[int]:
         try:
@@ -290,7 +296,7 @@ class _SlidingRows(EngineReader):
         return found
 
     def row_count(self) -> int:
-        return sum(1 for partition in self.owned for _ in self.rows(partition))
+        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)
 
 
 class SlidingReader(_SlidingRows, KeyedReader):
@@ -413,7 +419,7 @@ class StageReader(FoldReader):
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
     def row_count(self) -> int:
-        return sum(1 for stage in self.stages().values() for _ in stage.rows())
+        return sum(stage.row_count() for stage in self.stages().values())
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}

@@ -213,7 +213,7 @@ class EngineReader(ABC):
         for progress in self.progress():
             for name, amount in progress.counters.items():
                 counters[name] = counters.get(name, 0) + amount
-        return TableStatus(self.positions(), self.lags(), self.watermark_ms(), self.row_count(), counters)
+        return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
 
     def progress(self, partition: int | None = None) -> list[Progress]:
         """Durable progress of those who feed the table, in one or in all source partitions that are ours."""

@@ -84,7 +84,6 @@ class TableStatus:
     positions: Mapping[int, int]
     lags: Mapping[int, int | None]
     watermark_ms: int | None
-    rows: int
     counters: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -134,7 +133,13 @@ class TableReader(Protocol):
         """Every checkpointed row of one owned partition, in no particular order."""
         ...
 
-    def status(self) -> TableStatus: ...
+    def status(self) -> TableStatus:
+        """Asked with every answer: in no time that grows with the table."""
+        ...
+
+    def row_count(self) -> int:
+        """How many rows this worker serves; may take its time."""
+        ...
 
     def late(self) -> Mapping[int, LateSeen]:
         """Source partition of this worker -> its late ledger; empty for tables that have none."""

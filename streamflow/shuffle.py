@@ -396,6 +396,9 @@ class SecondStage:
             for group in self.groups(start):
                 yield start, group
 
+    def row_count(self) -> int:
+        return sum(map(len, self.shares.values()))
+
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         """The rows that what `read` told of has changed; some may be gone."""
         return changed

@@ -96,6 +96,9 @@ class SlidingStage(SecondStage):
             raise KeyError((start, group))
         return self.spec.values.merge_all(states)
 
+    def row_count(self) -> int:
+        return self._rows.count(self._first_kept())
+
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         touched = {
             (start, group): None
@@ -165,6 +168,10 @@ class SessionStage(SecondStage):
             self.moved += [(end, group, start) for end, start in before.items() if (end, start) not in now]
         self._stale = {}
         return list(changed)
+
+    def row_count(self) -> int:
+        self._refresh_for_readers()
+        return sum(map(len, (*self._open_rows.values(), *self._closed_rows.values())))
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         return self._refresh()

@@ -193,8 +193,9 @@ class TablePartition:
         spec, topic, partition = self.spec, self.spec.changelog, self.partition
         # A session that has grown has a greater id: it stands before the tombstones of what it was.
         starts = sorted(self.cut, reverse=True) if self.index is not None else list(self.cut)
+        gone = set(self.drops)
         for start in starts:
-            if start in self.drops:
+            if start in gone:
                 continue
             rows = self.cut[start]
             if self.index is not None:

@@ -34,7 +34,7 @@ class Describing:
         whole = Completeness()
         status = reader.status()
         owned = reader.owned
-        rows, counters = status.rows, dict(status.counters)
+        rows, counters = reader.row_count(), dict(status.counters)
         watermarks: list[int | None] = [status.watermark_ms]
         if owned:
             whole.add_local(reader)

@@ -205,6 +205,22 @@ async def _answers(client: aiohttp.ClientSession, url: URL, value: Any) -> bool:
         return answer.status == 200 and (await answer.json())["value"] == value
 
 
+@pytest.mark.parametrize("window", [None, WINDOW, SessionWindow(gap_s=1), SlidingWindow(size_s=1)])
+@pytest.mark.parametrize("by", [Key(), "type"])
+async def test_an_answer_does_not_count_the_rows_of_its_table(
+    by: Any, window: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app(web_enabled=True, web_port=0)
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=1)
+    table = app.aggregate("table", topic, by=by, window=window, values=Count())
+    async with running(app), aiohttp.ClientSession(str(app.web_server_url)) as client:
+        monkeypatch.setattr(type(table.reader), "row_count", None)  # what calls it fails
+        await topic.send(key="x", value=event("x"))
+        await until(partial(_answers, client, URL("/v1/tables/table/keys/x"), 1))
+        async with client.get("/v1/tables/table/rows") as answer:
+            assert len((await answer.json())["rows"]) == 1
+
+
 async def test_pages_and_tables_are_served_by_one_server() -> None:
     app = make_app(web_enabled=True, web_port=0)
     topic = app.topic("in", key_type=str, value_type=Event, partitions=1)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from streamflow.aggregates import Count
+from streamflow.changelog import RowCodec
 from streamflow.clock import SystemClock, sleep_unless
 from streamflow.codecs import KeyCodec, ValueCodec
+from streamflow.cut import Cut
 from streamflow.dispatch import Source
 from streamflow.engine import Engine
 from streamflow.event import Event
 from streamflow.folds import FoldSpec, Key, Values
 from streamflow.settings import Settings
+from streamflow.stores.memory import MemoryStore
+from streamflow.tables import TablePartition, TableSpec
 from streamflow.testing import ManualClock
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
@@ -58,3 +63,15 @@ async def test_waiting_ends_with_the_time_or_with_the_event() -> None:
     await asyncio.wait_for(waiting, 5)
     event.set()
     await asyncio.wait_for(sleep_unless(clock, 100, event), 5)
+
+
+def test_a_cut_takes_time_for_its_rows_and_not_for_rows_times_expired_windows() -> None:
+    many = 30_000  # sessions that each end at a time of their own
+    part = TablePartition(TableSpec("t", None, RowCodec(None), "log", 1), 0, MemoryStore())
+    part.cut = {start: {"k": 1} for start in range(many)}
+    part.drops = list(range(many, 2 * many))
+    cut = Cut()
+    started = time.process_time()
+    part.emit(cut)
+    assert time.process_time() - started < 2
+    assert len(cut.effects) == many

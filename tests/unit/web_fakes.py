@@ -124,9 +124,11 @@ class FakeReader:
             positions={p: self.data.positions[p] for p in owned},
             lags=dict.fromkeys(owned, 0),
             watermark_ms=self.data.watermark_ms if owned else None,
-            rows=sum(len(self.data.rows[p]) for p in owned),
             counters={"late": len(owned)},
         )
+
+    def row_count(self) -> int:
+        return sum(len(self.data.rows[p]) for p in self.owned)
 
 
 class PlainReader:
