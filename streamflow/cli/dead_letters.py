@@ -63,8 +63,12 @@ class Letter(NamedTuple):
 
 
 @click.group()
-def command() -> None:
+@click.option("-A", "--app", "module", metavar="MODULE", help="May stand here as well as behind the word.")
+@click.pass_context
+def command(context: click.Context, module: str | None) -> None:
     """Events that were set aside: show them, or give them to their agents again."""
+    if module is not None:
+        context.default_map = {name: {"module": module} for name in ("list", "replay")}
 
 
 @command.command("list")

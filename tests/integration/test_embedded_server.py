@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import redis
@@ -176,6 +177,48 @@ def test_a_killed_server_comes_back_with_all_that_it_had_acknowledged(folder: pa
 
             wait_for("another server runs", back, LIMIT_S)
             assert client.get("n") == b"1000"
+    finally:
+        server.release()
+
+
+def test_the_server_has_written_to_its_file_whatever_it_has_acknowledged_while_the_disk_is_busy(
+    folder: pathlib.Path,
+) -> None:
+    server = EmbeddedServer(folder)
+    server.acquire()
+    try:
+        with contextlib.closing(client_of(server)) as client:
+            for _ in range(40):  # a sync takes long enough for the next writes to meet it
+                client.set("ballast", b"x" * 1_000_000)
+                client.incr("n")
+                assert client.info("persistence")["aof_buffer_length"] == 0
+            os.kill(client.info("server")["process_id"], signal.SIGKILL)
+            wait_for("another server runs", partial(answers, client), LIMIT_S)
+            assert client.get("n") == b"40"
+    finally:
+        server.release()
+
+
+def answers(client: redis.Redis) -> bool:
+    with contextlib.suppress(redis.ConnectionError):  # BusyLoadingError is one
+        return bool(client.ping())
+    return False
+
+
+def test_what_the_server_has_written_is_synced_once(folder: pathlib.Path) -> None:
+    server = EmbeddedServer(folder)
+    server.acquire()
+    try:
+        with contextlib.closing(client_of(server)) as client:
+            syncer = keeper.Syncer(str(folder))
+            client.incr("n")
+            assert syncer.once() == ["appendonly.aof.1.incr.aof"]
+            assert syncer.once() == []
+            client.incr("n")
+            client.bgrewriteaof()
+            wait_for("rewritten", (folder / "appendonlydir" / "appendonly.aof.2.base.rdb").exists)
+            client.incr("n")
+            assert "appendonly.aof.2.incr.aof" in syncer.once()
     finally:
         server.release()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from streamflow.clock import SystemClock
 from streamflow.errors import (
@@ -24,8 +26,18 @@ from streamflow.transports.redis_streams.group import Fence
 from streamflow.transports.redis_streams.link import PUBLISH, Link
 from streamflow.transports.redis_streams.names import IdOutOfRange, offset_of_id
 from streamflow.transports.redis_streams.server import check
-from tests.contract.harness import Worker, make_topic, numbered, numbers_in, read_all, read_until, unique
+from tests.contract.harness import (
+    Worker,
+    make_topic,
+    numbered,
+    numbers_in,
+    partitions_of,
+    read_all,
+    read_until,
+    unique,
+)
 from tests.integration.redis_clients import LIMIT_S, RedisClients
+from tests.integration.workers import ROOT
 from tests.support.redis_server import RedisServer, SentinelServer
 
 
@@ -176,6 +188,60 @@ async def test_the_group_begins_at_0_is_made_once_and_shows_the_true_lag(
     assert shown()[1:] == (11, 0)
 
 
+async def test_rebalances_do_not_lose_the_lag(redis_clients: RedisClients, redis: Any) -> None:
+    topic, group = await make_topic(await redis_clients.maker(), "events", 2), unique("app")
+    ids = {p: [redis.xadd(f"{topic}:{p}", {"v": str(n)}) for n in range(10)] for p in range(2)}
+    first = await redis_clients.alone(topic, 2, group)
+    await first.client.committed(partitions_of(topic, 2))
+    first.begin(dict.fromkeys(partitions_of(topic, 2), 0))
+    await first.take(20)
+    half = {(topic, p): offset_of_id(ids[p][4]) + 1 for p in range(2)}
+
+    async def last_checkpoint() -> None:
+        await first.client.commit(Commit(first.listener.newest, [], half))
+
+    first.listener.before_revoked = last_checkpoint
+    second = await redis_clients.worker(group, topic)
+
+    def shown() -> list[tuple[int | None, int | None]]:
+        groups = [redis.xinfo_groups(f"{topic}:{p}")[0] for p in range(2)]
+        return [(about["entries-read"], about["lag"]) for about in groups]
+
+    for worker in (first, second):
+        ((spot,),) = [(await worker.owns_number(1)).partitions]
+        assert shown()[spot[1]] == (5, 5)
+        assert (await worker.client.committed([spot]))[spot] == half[spot]
+        # One goes on in front of what is committed, as the engine does with what it has in hand.
+        worker.begin({spot: half[spot] if worker is second else offset_of_id(ids[spot[1]][9]) + 1})
+        redis.xadd(f"{topic}:{spot[1]}", {"v": "10"})
+        await worker.take(6 if worker is second else 1)
+        done = {spot: offset_of_id(ids[spot[1]][7]) + 1}
+        await worker.client.commit(Commit(worker.listener.newest, [], done))
+        assert shown()[spot[1]] == (8, 3)
+
+
+async def test_a_lost_count_is_found_again_at_the_end(redis_clients: RedisClients, redis: Any) -> None:
+    topic, group = await make_topic(await redis_clients.maker(), "events", 1), unique("app")
+    spot, stream = (topic, 0), f"{topic}:0"
+    ids = [redis.xadd(stream, {"v": str(n)}) for n in range(10)]
+    worker = await redis_clients.alone(topic, 1, group)
+    await worker.client.committed([spot])
+    worker.begin({spot: 0})
+    await worker.take(10)
+    worker.client.seek(spot, offset_of_id(ids[5]))  # not where it was: a run of reads of its own
+    await worker.take(5)
+    await worker.client.commit(Commit(worker.listener.newest, [], {spot: offset_of_id(ids[7])}))
+    assert redis.xinfo_groups(stream)[0]["entries-read"] is None
+    await worker.client.commit(Commit(worker.listener.newest, [], {spot: offset_of_id(ids[9]) + 1}))
+    redis.xadd(stream, {"v": "10"})
+    redis.xadd(stream, {"v": "11"})
+    assert [redis.xinfo_groups(stream)[0][what] for what in ("entries-read", "lag")] == [10, 2]
+    await worker.take(1)
+    end = (await worker.client.high_watermarks([spot]))[spot]
+    await worker.client.commit(Commit(worker.listener.newest, [], {spot: end - 1}))
+    assert redis.xinfo_groups(stream)[0]["lag"] == 1
+
+
 async def test_a_removed_group_comes_back_with_the_next_commit(
     redis_clients: RedisClients, redis: Any
 ) -> None:
@@ -238,6 +304,25 @@ async def test_the_pending_list_shows_failures_with_their_attempts_and_nothing_e
     assert shown() == {2: (b"second", 4)}
     await commit(second, 4, {})
     assert shown() == {}
+
+
+async def test_all_that_a_dead_worker_left_pending_is_settled_however_much_it_is(
+    redis_clients: RedisClients, redis: Any
+) -> None:
+    topic, group = await make_topic(await redis_clients.maker(), "events", 1), unique("app")
+    spot, stream = (topic, 0), f"{topic}:0"
+    ids = [redis.xadd(stream, {"v": str(n)}) for n in range(1_150)]
+    offsets = [offset_of_id(entry_id) for entry_id in ids]
+    first = await redis_clients.alone(topic, 1, group)
+    failing = {(topic, 0, offset): 1 for offset in offsets}
+    await first.client.commit(Commit(first.listener.newest, [], {spot: offsets[0]}, failing=failing))
+    assert redis.xpending(stream, group)["pending"] == len(ids)
+    redis.xdel(stream, *ids[1_100:])  # somebody took the last ones away
+    await redis_clients.kill(first.client)
+    second = await redis_clients.alone(topic, 1, group)
+    await second.client.committed([spot])
+    await second.client.commit(Commit(second.listener.newest, [], {spot: offsets[-1] + 1}))
+    assert redis.xpending(stream, group)["pending"] == 0
 
 
 # Commits
@@ -392,6 +477,26 @@ async def test_a_full_server_aborts_commits_and_goes_on_when_there_is_room(
         assert admin.xlen(f"{log}:0") == 0
         await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [2]), {(topic, 0): 6}))
         assert numbers_in((await read_all(maker, [(log, 0)], LIMIT_S))[log, 0]) == [2]
+    finally:
+        admin.close()
+        await clients.close()
+
+
+async def test_a_full_server_takes_no_partition_away(make_redis: Callable[..., RedisServer]) -> None:
+    server = make_redis()
+    clients = RedisClients(server.port)
+    admin: Any = server.client()
+    try:
+        topic = await make_topic(await clients.maker(), "events", 2)
+        group = unique("app")
+        worker = await clients.alone(topic, 2, group)
+        admin.set("filler", b"x" * 12_000_000)
+        admin.config_set("maxmemory", "8mb")
+        leases = f"streamflow:{group}:leases"
+        ((member, lease_ms),) = admin.zrange(leases, 0, -1, withscores=True)
+        async with asyncio.timeout(LIMIT_S):
+            await until(lambda: admin.zscore(leases, member) > lease_ms + 1_000)
+        assert worker.listener.story == ["assigned"]
     finally:
         admin.close()
         await clients.close()
@@ -611,6 +716,22 @@ async def test_a_real_server_that_will_not_do_is_refused(
     await client.stop()
 
 
+@pytest.mark.parametrize(
+    "appendonly, said",
+    [("no", "appendonly no"), ("everysec", "up to two seconds may be lost"), ("always", "")],
+)
+async def test_what_a_killed_server_would_lose_is_told_at_the_start(
+    make_redis: Callable[..., RedisServer], caplog: pytest.LogCaptureFixture, appendonly: str, said: str
+) -> None:
+    caplog.set_level("INFO", "streamflow")
+    port = make_redis(appendonly=appendonly).port
+    client = RedisTransport(RedisSettings("app", port=port), SystemClock())
+    await client.start()
+    await client.stop()
+    assert said in caplog.text
+    assert bool(caplog.records) == bool(said)
+
+
 async def test_no_server_at_all_is_a_transport_error_that_names_it() -> None:
     client = RedisTransport(RedisSettings("app", host="127.0.0.1", port=1), SystemClock())
     with pytest.raises(TransportError, match=r"127\.0\.0\.1:1"):
@@ -620,35 +741,48 @@ async def test_no_server_at_all_is_a_transport_error_that_names_it() -> None:
 
 # Security, copies, fail-over
 
-# What docs/how-to/run-on-redis.md gives as the least right.
-LEAST_RIGHT = (
-    "-@all +@stream +@hash +@scripting +ping +info +time +hello +auth +select +client|setname"
-    " +exists +del +set +get +lrange +llen +lpos +lpop +rpush +lrem +pexpire +persist"
-    " +zadd +zrem +zrangebyscore +sadd +srem +scard +sismember +wait"
-)
+
+def documented_rights() -> str:
+    """The line of docs/how-to/run-on-redis.md, as redis.conf has it: without the first two words."""
+    text = (ROOT / "docs" / "how-to" / "run-on-redis.md").read_text()
+    return " ".join(text.partition("ACL SETUSER ")[2].partition("```")[0].split())
 
 
-async def test_the_documented_rights_are_enough_and_a_wrong_password_is_told(
+async def test_the_documented_rights_are_enough_and_all_used_and_a_wrong_password_is_told(
     make_redis: Callable[..., RedisServer],
 ) -> None:
-    server = make_redis(users=[f"app on >secret ~* {LEAST_RIGHT}", "default off"])
+    server = make_redis(users=[documented_rights(), "admin on >secret ~* +@all", "default off"])
     login = {"username": "app", "password": "secret"}
-    clients = RedisClients(server.port, **login, chunk_records=10, compact_records=10, compact_delay_ms=0)
+    small = {"chunk_records": 10, "compact_records": 10, "compact_delay_ms": 0}
+    clients = RedisClients(server.port, db=1, **login, **small)
     try:
-        maker = await clients.maker(trim="slowest_group")
+        maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1, compacted=True)
-        worker = await clients.alone(topic, 1, trim="slowest_group")
-        records = [Record(log, 0, b"%d" % n, b"1") for n in range(100)]
-        await worker.client.commit(Commit(worker.listener.newest, records, {(topic, 0): 0}))
+        spot, group = (topic, 0), unique("app")
+        offsets = await maker.send(numbered(topic, 0, range(5)))
+        worker = await clients.alone(topic, 1, group, trim="slowest_group")
+        records = [Record(log, 0, b"%d" % n, None if n % 9 == 0 else b"1") for n in range(100)]
+        failing = {(topic, 0, offsets[0]): 1}
+        newest = worker.listener.newest
+        for _ in range(2):
+            await worker.client.commit(Commit(newest, records, {spot: offsets[0]}, failing=failing))
         upkeep: Any = worker.client._upkeep  # type: ignore[attr-defined]
         for _ in range(2):
             await upkeep.once()
-        assert len((await read_all(maker, [(log, 0)], LIMIT_S))[log, 0]) == 100
+        assert len({row.key for row in (await read_all(maker, [(log, 0)], LIMIT_S))[log, 0]}) == 100
+        assert await worker.client.earliest_offsets([spot]) == {spot: offsets[0]}
+        await clients.kill(worker.client)
+        worker = await clients.alone(topic, 1, group)
+        assert await worker.client.committed([spot]) == {spot: offsets[0]}
+        await worker.client.commit(Commit(worker.listener.newest, [], {spot: offsets[-1] + 1}))
         await worker.client.stop()
         for wrong in ({"password": "other"}, {"username": None, "password": None}):
             client = clients.make("app", "worker", **wrong)
             with pytest.raises(ConfigurationError, match="redis_password"):
                 await client.start()
+        with contextlib.closing(Redis(port=server.port, username="admin", password="secret")) as admin:
+            called = {name.removeprefix("cmdstat_") for name in admin.info("commandstats")}
+        assert {word.removeprefix("+") for word in documented_rights().split()[4:]} <= called | {"-@all"}
     finally:
         await clients.close()
 

@@ -249,8 +249,13 @@ def test_what_changes_for_an_app_is_found_in_its_code(tmp_path: Path) -> None:
 def test_commands_that_need_a_broker_say_so(tmp_path: Path) -> None:
     folder = package(tmp_path)
     script = "from streamflow.cli import main; main()"
-    for arguments in (["dead-letters", "list"], ["reset", "--yes"]):
-        told = command(folder, "-c", script, *arguments, "-A", "shop.app")
+    app = ["-A", "shop.app"]
+    for arguments in (
+        ["dead-letters", "list", *app],
+        ["dead-letters", *app, "list"],
+        ["reset", "--yes", *app],
+    ):
+        told = command(folder, "-c", script, *arguments)
         assert (told.returncode, "memory://" in told.stderr) == (2, True), told.stderr
     told = command(folder, "-c", script, "doctor", "-A", "shop.app", "--json")
     assert told.returncode == 0, told.stderr

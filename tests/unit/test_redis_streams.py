@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, RecordTooLarge
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.connecting import redis_settings
@@ -24,6 +24,7 @@ from streamflow.transports.redis_streams.names import (
     offset_of,
     offset_of_id,
 )
+from streamflow.transports.redis_streams.topics import check_sizes, grouped
 
 SPOT = ("events", 0)
 
@@ -87,6 +88,24 @@ def test_chunks_hold_all_records_in_order_within_their_bounds(
         assert [list(h) for h in headers] == [list(record.headers) for record in wanted]
 
 
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3))))
+def test_records_are_grouped_by_partition_in_their_order(spots: list[tuple[str, int]]) -> None:
+    made = [Record(topic, p, None, b"%d" % n) for n, (topic, p) in enumerate(spots)]
+    found = grouped(made)
+    assert set(found) == set(spots)
+    for spot, mine in found.items():
+        assert mine == [record for record in made if record[:2] == spot]
+
+
+def test_a_record_that_is_too_large_is_refused_and_the_others_are_not() -> None:
+    made = [Record("a", 0, b"k" * 4, b"v" * n) for n in (6, 7, 6)]
+    check_sizes(made[:1], {("a", 0): 10})
+    with pytest.raises(RecordTooLarge) as refused:
+        check_sizes(made, {("a", 0): 10})
+    assert list(refused.value.refused) == [1]
+    check_sizes([Record("a", 0, None, None), *made], {("a", 0): None})
+
+
 def test_headers_that_somebody_else_wrote_otherwise_are_kept_whole() -> None:
     assert unpack_headers(pack_headers([("a", b"\xff"), ("a", b"x")])) == [("a", b"\xff"), ("a", b"x")]
     for text in (b"no json", b'{"a": 1}', b"[1]", b'[["a"]]', b'[["a", null]]'):
@@ -109,6 +128,21 @@ def test_entries_are_counted_as_they_are_read() -> None:
     counts.begin(SPOT, None, 50)  # nothing committed: the first read begins behind what was trimmed
     counts.add(SPOT, 1_000, [1_000, 1_001], 1_002)
     assert counts.before(SPOT, 1_001) == 51
+
+
+def test_a_new_assignment_keeps_what_was_counted_where_the_reader_goes_on() -> None:
+    counts = Counts()
+    counts.begin(SPOT, 100, 7)
+    counts.add(SPOT, 100, [103, 110, 111], 112)
+    counts.begin(SPOT, 104, 8)  # assigned again: committed up to there, read up to 112
+    counts.add(SPOT, 112, [120], 121)
+    assert [counts.before(SPOT, offset) for offset in (104, 111, 121)] == [8, 9, 11]
+    counts.begin(SPOT, 111, UNKNOWN)  # its last owner did not know; we do
+    assert counts.before(SPOT, 121) == 11
+    counts.begin(SPOT, 111, 50)  # somebody has set it: the server's number counts
+    assert [counts.before(SPOT, offset) for offset in (111, 121)] == [50, UNKNOWN]
+    counts.begin(SPOT, 200, UNKNOWN)
+    assert counts.before(SPOT, 200) == UNKNOWN
 
 
 def offer(*topics: str) -> bytes:

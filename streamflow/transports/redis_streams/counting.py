@@ -7,7 +7,7 @@ seek to elsewhere, none is told, and Redis says lag ``nil`` until the group stan
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from streamflow.transports.base import TopicPartition
 
@@ -31,13 +31,17 @@ class Counts:
         self._counts: dict[TopicPartition, _Count] = {}
 
     def begin(self, spot: TopicPartition, base: int | None, before: int) -> None:
-        """``base`` None: the first read begins where ``before`` entries were."""
+        """``base`` None: the first read begins where ``before`` entries were.
+
+        What has been counted from there on stays: the reader may go on where it was.
+        """
+        counted = UNKNOWN if base is None else self.before(spot, base)
+        if base is not None and counted != UNKNOWN and before in (UNKNOWN, counted):
+            self.settle(spot, base)
+            return
+        self._counts.pop(spot, None)
         if before >= 0:
             self._counts[spot] = _Count(base, before)
-
-    def forget(self, spots: Iterable[TopicPartition]) -> None:
-        for spot in spots:
-            self._counts.pop(spot, None)
 
     def add(self, spot: TopicPartition, position: int, offsets: Sequence[int], next_offset: int) -> None:
         """Entries that were read from ``position`` on."""

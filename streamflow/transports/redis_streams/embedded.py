@@ -61,6 +61,10 @@ class EmbeddedServer:
         self._leaving = threading.Event()
 
     @property
+    def appendfsync(self) -> str:
+        return self._appendfsync
+
+    @property
     def url(self) -> str:
         """As people write it."""
         return f"{SCHEME}://{quote(str(self.folder))}"
@@ -235,9 +239,8 @@ class EmbeddedServer:
             time.sleep(keeper.POLL_S)
 
     def _check_appendfsync(self) -> None:
-        found = self._ask(b"CONFIG GET appendfsync").split(b"\r\n")[-2:-1]
-        if found != [self._appendfsync.encode()]:
-            runs = b"".join(found).decode(errors="replace")
+        runs = keeper.how_synced(str(self.folder))
+        if runs not in (None, self._appendfsync):
             raise ConfigurationError(
                 f"{SCHEME}://{self.folder}: its server runs with appendfsync={runs} for others;"
                 f" appendfsync={self._appendfsync} needs them to leave first"
@@ -277,6 +280,11 @@ class EmbeddedTransport(RedisTransport):
     """`RedisTransport` on a server that runs from `start` to `stop`, if nobody else keeps it running."""
 
     def __init__(self, settings: RedisSettings, clock: Clock, server: EmbeddedServer) -> None:
+        if settings.wait_aof and server.appendfsync != "always":
+            raise ConfigurationError(
+                f"redis_wait_aof: on {SCHEME} say so in the URL, {server.url}?appendfsync=always: then each"
+                " checkpoint waits for the disk"
+            )
         super().__init__(settings, clock)
         self._server = server
 

@@ -87,10 +87,12 @@ def _within(records: Sequence[Record], bytes_max: int) -> Sequence[Record]:
 
 def _plain(piece: Sequence[Record]) -> tuple[list[int], bytes]:
     """Lengths and bytes of value and key of each, all of it in C; nothing where one has anything else."""
-    _, _, keys, values, headers, stamps = zip(*piece, strict=True)
-    if any(headers) or stamps.count(None) < len(stamps):
+    fields: list[Any] = list(chain.from_iterable(piece))
+    width, stamps = len(Record._fields), fields[5 :: len(Record._fields)]
+    if any(fields[4::width]) or stamps.count(None) < len(stamps):
         return [], b""
-    flat: list[Any] = list(chain.from_iterable(zip(values, keys, strict=True)))
+    flat: list[Any] = [None] * (2 * len(piece))
+    flat[::2], flat[1::2] = fields[3::width], fields[2::width]
     try:
         return list(map(len, flat)), b"".join(flat)
     except TypeError:  # a null

@@ -18,7 +18,6 @@ from streamflow.transports.redis_streams.names import id_of, offset_after
 from streamflow.transports.redis_streams.settings import RedisSettings
 
 CLAIM_COUNT = 100  # entries of one command
-SHOWN_MAX = 1_000
 
 
 class Changes(NamedTuple):
@@ -44,30 +43,27 @@ class Pending:
         """
         for spot in spots:
             stream, cursor = self._names.stream(spot), b"0-0"
+            claim = ("XAUTOCLAIM", stream, self._group, self._consumer, 0)
+            self._ours[spot] = {}
             while True:
-                (reply,) = await link.ask(
-                    (
-                        "XAUTOCLAIM",
-                        stream,
-                        self._group,
-                        self._consumer,
-                        0,
-                        cursor,
-                        "COUNT",
-                        CLAIM_COUNT,
-                        "JUSTID",
-                    )
-                )
+                (reply,) = await link.ask((*claim, cursor, "COUNT", CLAIM_COUNT, "JUSTID"))
                 if isinstance(reply, ResponseError):
                     break  # no stream or no group yet: nothing has failed
                 cursor = reply[0]
                 if cursor == b"0-0":
+                    self._ours[spot] = await self._shown(link, stream)
                     break
-            found: dict[int, int] = {}
-            if not isinstance(reply, ResponseError) and reply[1]:
-                shown = await link.one("XPENDING", stream, self._group, "-", "+", SHOWN_MAX, self._consumer)
-                found = {offset_after(entry[0]) - 1: int(entry[3]) for entry in shown}
-            self._ours[spot] = found
+
+    async def _shown(self, link: Link, stream: str) -> dict[int, int]:
+        """offset -> attempts of all that stands in our name."""
+        found: dict[int, int] = {}
+        start = b"-"
+        while True:
+            shown = await link.one("XPENDING", stream, self._group, start, "+", CLAIM_COUNT, self._consumer)
+            found |= {offset_after(entry[0]) - 1: int(entry[3]) for entry in shown}
+            if len(shown) < CLAIM_COUNT:
+                return found
+            start = b"(" + shown[-1][0]
 
     def changes(self, commit: Commit) -> Changes:
         """What this checkpoint says of failures. An entry that is committed, or fails no more, is settled."""

@@ -10,6 +10,10 @@ server's folder carry the protocol; each is a lock that the kernel drops with it
 
 So at most one server ever writes the append-only file, a server that outlived its keeper is found and
 used, and a server without users ends, whoever was killed before.
+
+``appendfsync everysec`` is done here, and not by the server: while a sync of its own is under way, that one
+answers for up to two seconds before it writes what it has answered for, and a kill then costs it. With
+``no`` it writes first and answers then; what is written is the kernel's, and survives the process.
 """
 
 from __future__ import annotations
@@ -28,11 +32,14 @@ import time
 from typing import NoReturn
 
 SOCKET, LOG, PID = "valkey.sock", "server.log", "server.pid"
+# Says how the running server makes its writes safe from a power cut: `everysec`, `always` or `no`.
+SYNC = "server.sync"
 START_LOCK, USERS_LOCK, KEEPER_LOCK, SERVER_LOCK = "start.lock", "users.lock", "keeper.lock", "server.lock"
 
 ANSWER_S = 15.0
 END_S = 20.0
 POLL_S = 0.02
+SYNC_S = 1.0
 LOG_BYTES_MAX = 1_048_576
 LOG_TAIL_BYTES = 600
 # A server that ends so often within such a time has a reason that another start does not cure.
@@ -94,10 +101,57 @@ def ask(path: str, command: bytes, limit_s: float) -> bytes | None:
             return None
 
 
+def how_synced(folder: str) -> str | None:
+    """``everysec``, ``always`` or ``no``: of the server that runs, or ran last; ``None``: not known."""
+    try:
+        with open(os.path.join(folder, SYNC)) as file:
+            return file.read() or None
+    except FileNotFoundError:
+        return None
+
+
+def sync_file(descriptor: int) -> None:
+    """Returns when the file's bytes are on the disk. Raises OSError."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
+class Syncer:
+    """Brings to the disk what the server has written to its append-only file."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = os.path.join(folder, "appendonlydir")
+        self._synced: dict[str, int] = {}  # file name -> its size when it was synced last
+
+    def once(self) -> list[str]:
+        """The names of the files that had grown. Raises OSError.
+
+        What a rewrite makes, and the manifest, the server syncs itself.
+        """
+        sizes: dict[str, int] = {}
+        for entry in os.scandir(self._folder):
+            with contextlib.suppress(FileNotFoundError):  # rewritten, and gone
+                if entry.name.endswith(".incr.aof"):
+                    sizes[entry.name] = entry.stat().st_size
+        grown = [name for name, size in sizes.items() if self._synced.get(name, 0) != size]
+        for name in grown:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    sync_file(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._synced = sizes
+        return grown
+
+
 class Server:
     """The server of a folder: started here, or found."""
 
     def __init__(self, folder: str, binary: str, directives: dict[str, str]) -> None:
+        self.sync = directives["appendfsync"]
         self._folder = folder
         self._binary = binary
         self._directives = directives
@@ -115,6 +169,8 @@ class Server:
                 )
             if self._watch is None:
                 self._start(lock)
+            else:
+                self.sync = how_synced(self._folder) or self.sync
         finally:
             os.close(lock)  # A server that we started has it too: the lock stays with that one.
 
@@ -144,7 +200,7 @@ class Server:
                     self._kill()
                     lock_within(lock, fcntl.LOCK_EX, END_S)
             self.forget()
-            for name in (SOCKET, PID):
+            for name in (SOCKET, PID, SYNC):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(self._folder, name))
         finally:
@@ -168,8 +224,11 @@ class Server:
         with contextlib.suppress(FileNotFoundError):
             if os.path.getsize(log_path) > LOG_BYTES_MAX:
                 os.replace(log_path, log_path + ".1")
-        arguments = [word for name, value in self._directives.items() for word in (f"--{name}", value)]
+        directives = self._directives | {"appendfsync": "always" if self.sync == "always" else "no"}
+        arguments = [word for name, value in directives.items() for word in (f"--{name}", value)]
         try:
+            with open(os.path.join(self._folder, SYNC), "w") as file:
+                file.write(self.sync)
             with open(log_path, "ab") as log:
                 began = log.tell()
                 self._child = subprocess.Popen(
@@ -260,6 +319,9 @@ class Keeper:
         alone_r, alone_w = os.pipe()
         # Waiting for a lock can't be combined with waiting for a socket; this thread is never joined.
         threading.Thread(target=self._wait_until_alone, args=(alone_w,), daemon=True).start()
+        if self._server.sync == "everysec":
+            # Not between the waits below: a slow disk must not keep a dead server from coming back.
+            threading.Thread(target=self._sync, daemon=True).start()
         while True:
             ready, _, _ = select.select([alone_r, self._server.watch().fileno()], [], [])
             if alone_r in ready:
@@ -273,6 +335,17 @@ class Keeper:
         fcntl.flock(users, fcntl.LOCK_EX)  # Held until this process ends.
         os.write(tell, b".")
 
+    def _sync(self) -> None:
+        syncer, told = Syncer(self._folder), ""
+        while True:
+            time.sleep(SYNC_S)
+            try:
+                syncer.once()
+            except OSError as exc:
+                if str(exc) != told:
+                    told = str(exc)
+                    note(self._folder, f"the append-only file is not synced: {told}")
+
     def _died(self) -> None:
         self._server.forget()
         now_s = time.monotonic()
@@ -280,6 +353,12 @@ class Keeper:
         if len(self._deaths_s) > DEATHS_MAX:
             raise Failed(f"the server ended {len(self._deaths_s)} times within {DEATHS_S:.0f} s")
         self._server.ensure()
+
+
+def note(folder: str, text: str) -> None:
+    """Into the server's log, where that can be written."""
+    with contextlib.suppress(OSError), open(os.path.join(folder, LOG), "a") as log:
+        log.write(f"keeper: {text}\n")
 
 
 def answer(error: str | None) -> None:
@@ -314,8 +393,7 @@ def main(folder: str, binary: str, directives: dict[str, str]) -> NoReturn:
         answer(None)
         Keeper(folder, server).run()
     except (Failed, OSError) as exc:
-        with contextlib.suppress(OSError), open(os.path.join(folder, LOG), "a") as log:
-            log.write(f"keeper: {exc}\n")
+        note(folder, str(exc))
         answer(str(exc))
         os._exit(1)
     os._exit(0)

@@ -44,7 +44,8 @@ SEND = Script("send")
 COMMIT = Script("commit")
 # What is decided is published also where memory is full: it takes no more than it frees.
 PUBLISH = Script("publish", allow_oom=True)
-GROUP = Script("group")
+# Nor do leases run out because memory is full; the group's keys do not grow.
+GROUP = Script("group", allow_oom=True)
 COMPACT = Script("compact")
 TRIM = Script("trim")
 

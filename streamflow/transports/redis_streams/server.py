@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 
+from redis.exceptions import ResponseError
+
 from streamflow.errors import ConfigurationError
 from streamflow.transports.redis_streams.link import Link
 from streamflow.transports.redis_streams.settings import RedisSettings
@@ -53,10 +55,27 @@ def check(info: dict[str, str], settings: RedisSettings) -> None:
             )
         if info.get("aof_enabled") != "1":
             raise ConfigurationError(f"redis_wait_aof: the server at {where} runs with appendonly no")
-    if info.get("aof_enabled") == "0" and not settings.wait_replicas:
+
+
+def tell_loss(aof_enabled: bool, appendfsync: str, settings: RedisSettings) -> None:
+    """Says at the start what the server may lose if it is killed. ``appendfsync`` is empty if not known."""
+    if settings.wait_replicas or settings.wait_aof:
+        return
+    if not aof_enabled:
         log.warning(
             "The server at %s has no append-only file (appendonly no): what is committed goes with it",
-            where,
+            settings.where,
+        )
+    elif appendfsync == "no":
+        log.warning(
+            "The server at %s has appendfsync no: a power cut costs what the system has not written yet",
+            settings.where,
+        )
+    elif appendfsync == "everysec":
+        log.info(
+            "The server at %s has appendfsync everysec: if it is killed, up to two seconds may be lost,"
+            " events and their counts alike (appendfsync always, or redis_wait_aof, loses nothing)",
+            settings.where,
         )
 
 
@@ -66,6 +85,12 @@ async def check_server(link: Link, settings: RedisSettings) -> None:
     for section in ("server", "memory", "persistence", "replication", "cluster"):
         info |= parse_info(await link.one("INFO", section))
     check(info, settings)
+    # An embedded server is started by us, and syncs as its URL says.
+    if not settings.path:
+        (reply,) = await link.ask(("CONFIG", "GET", "appendfsync"))
+        # Not everybody may ask, and nothing depends on it.
+        told = [] if isinstance(reply, ResponseError) else reply
+        tell_loss(info.get("aof_enabled") == "1", told[1].decode() if len(told) > 1 else "", settings)
 
 
 def _version(text: str) -> tuple[int, int]:

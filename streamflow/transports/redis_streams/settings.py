@@ -51,6 +51,7 @@ class RedisSettings:
         decide_timeout_ms: how long a sent decision is asked for again before its outcome is unknown.
         chunk_records, chunk_bytes: what one script writes at most, unless one record is larger: no
             call shall hold the server up for more than 10 ms.
+        send_records: the same of what is sent outside of checkpoints, of which only one script is under way.
         fetch_records: entries of one partition in one batch at most.
         fetch_bytes: what one read may return in all, going by the size of the entries before.
         compact_records: a compacted partition is compacted when its stream is longer than this and than
@@ -92,6 +93,7 @@ class RedisSettings:
     request_timeout_ms: int = 5_000
 
     chunk_records: int = 500
+    send_records: int = 1_000
     chunk_bytes: int = 262_144
     staged_ms: int = 60_000
     fetch_records: int = 2_000

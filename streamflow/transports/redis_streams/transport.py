@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
@@ -167,7 +167,6 @@ class RedisTransport:
     def _lose(self) -> None:
         """The assignment is about to go, or a fetch has to say why it can't go on."""
         self._sought.clear()
-        self._counts.forget(self._reader.at)
         self._reader.drop(list(self._reader.at))
         self._reader.totals.clear()
 
@@ -224,13 +223,28 @@ class RedisTransport:
         foreign = commit.offsets.keys() - commit.assignment.partitions
         if foreign:
             raise ValueError(f"offsets of partitions that are not in the assignment: {sorted(foreign)}")
-        counts = {spot: self._counts.before(spot, offset) for spot, offset in commit.offsets.items()}
+        counts = await self._entries_before(commit.offsets)
         ends = await self._commits.commit(commit, fence, counts, self._pending.changes(commit))
         self._pending.committed(commit.offsets, commit.failing)
         for spot, offset in commit.offsets.items():
             self._counts.settle(spot, offset)
         self._upkeep.wrote(ends)
         return ends
+
+    async def _entries_before(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """What XINFO GROUPS makes the lag of; UNKNOWN where it has been lost until the end is reached."""
+        counts = {spot: self._counts.before(spot, offset) for spot, offset in offsets.items()}
+        unknown = [spot for spot, count in counts.items() if count == UNKNOWN]
+        if unknown:
+            try:
+                infos = await self._topics.infos(unknown)
+            except TransportError:
+                return counts  # the commit itself will say so
+            for spot, info in zip(unknown, infos, strict=True):
+                if info is not None and end_of(info) == offsets[spot]:
+                    counts[spot] = info[b"entries-added"]
+                    self._counts.begin(spot, offsets[spot], counts[spot])
+        return counts
 
     async def send(self, records: Sequence[Record]) -> list[int]:
         """Raises TransportError (some of the records may have been written), RecordTooLarge."""
@@ -239,7 +253,7 @@ class RedisTransport:
         offsets: dict[TopicPartition, list[int]] = {spot: [] for spot in by_spot}
         settings = self._settings
         for piece in chunks(
-            zip(spots, by_spot.values(), strict=True), settings.chunk_records, settings.chunk_bytes
+            zip(spots, by_spot.values(), strict=True), settings.send_records, settings.chunk_bytes
         ):
             places = await self._sending.call(SEND, (), (piece.head, piece.data))
             for at, (stream, count, _) in enumerate(piece.runs):
@@ -248,5 +262,5 @@ class RedisTransport:
         self._upkeep.wrote(by_spot)
         if len(offsets) == 1:
             return next(iter(offsets.values()))
-        take = {spot: iter(mine).__next__ for spot, mine in offsets.items()}
-        return [take[spot]() for spot in map(spot_of, records)]
+        rest = {spot: iter(mine) for spot, mine in offsets.items()}
+        return list(map(next, map(rest.__getitem__, map(spot_of, records))))
