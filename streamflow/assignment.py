@@ -276,6 +276,9 @@ class Ours:
                 if part.closed_to_ms != progress.closed_to_ms:
                     progress.closed_to_ms = part.closed_to_ms
                     progress.changed = True
+                if not part.writers.issubset(progress.writers):
+                    progress.writers = tuple(sorted(part.writers))
+                    progress.changed = True
         for progress in self.progress.values():
             if progress.changed:
                 progress.changed = False

@@ -239,6 +239,7 @@ class Forming:
         """Partitions of tables, over the rows that the shelf still has of them."""
         at_source = sorted(ours.assignment.partitions)
         fed = self._fed(at_source)
+        consumers = {agent.spec.consumer for agent in self._declared.agents}
         for name, table in self._declared.tables.items():
             table.parts.clear()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
@@ -247,6 +248,8 @@ class Forming:
                 opening.tables.append((table, part))
                 progress = self._progress(opening, table_consumer(name), "", partition, 0)
                 part.closed_to_ms = progress.closed_to_ms
+                # Whoever wrote before a restart counts, unless the app has no such agent any more.
+                part.writers.update(consumers.intersection(progress.writers))
         for fold in self._declared.folds.values():
             fold.parts.clear()
             fold.ledgers.clear()

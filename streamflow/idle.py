@@ -44,6 +44,8 @@ def _of_agents(ours: Ours) -> Iterator[tuple[Progress, Window]]:
         for agent in ours.agents:
             for progress in agent.progress.values():
                 part = table.parts.get(progress.partition)
-                # After a restore nobody is known to have written it: then it is all who may.
-                if part is not None and (not part.writers or agent.spec.consumer in part.writers):
+                if part is None:
+                    continue
+                # Rows of nobody who is known (an agent's that is no more, stock Faust's): of all who may.
+                if agent.spec.consumer in part.writers or (not part.writers and len(part.store)):
                     yield progress, window

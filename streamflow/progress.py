@@ -26,6 +26,7 @@ class Progress:
     closed_to_ms: every window that a watermark up to here closes has been closed and emitted.
     done: (first, last offset) of what is done behind the position, where events end in another order than
         they lie: they are passed over when the position comes there again.
+    writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
     """
 
     consumer: str
@@ -37,6 +38,7 @@ class Progress:
     closed_to_ms: int | None = None
     counters: dict[str, int] = field(default_factory=dict)
     done: tuple[tuple[int, int], ...] = ()
+    writers: tuple[str, ...] = ()
     changed: bool = False
 
     def take(self, next_offset: int, **outcomes: int) -> None:
@@ -84,6 +86,8 @@ class Progress:
         }
         if self.done:
             data["done"] = self.done
+        if self.writers:
+            data["writers"] = self.writers
         return orjson.dumps(data)
 
 
@@ -105,4 +109,5 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         closed_to_ms=data["closed_to_ms"],
         counters=data["counters"],
         done=tuple((first, last) for first, last in data.get("done", ())),
+        writers=tuple(data.get("writers", ())),
     )

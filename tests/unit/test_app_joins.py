@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import faust
 import pytest
 from faust.exceptions import ImproperlyConfigured
 
-from streamflow import ConfigurationError
+from streamflow import App, ConfigurationError, TumblingWindow
+from streamflow.clock import SystemClock
 from streamflow.joins import JoinSpec
+from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import logged, make_app, running, until
 
 T0 = 1_700_000_000
@@ -237,3 +241,45 @@ def test_a_join_waits_for_its_time_and_the_grace() -> None:
     assert JoinSpec("j", (True, False), 10_000, 5_000).stays_ms == 15_000
     with pytest.raises(AttributeError):
         JoinSpec("j", (True, False), 10_000).within_ms = 5  # type: ignore[misc]  # it is frozen
+
+
+def has_come_to(times: Callable[[str], list[int]], time_ms: float) -> bool:
+    return max(times("count"), default=0) > time_ms
+
+
+async def test_a_join_is_not_hurried_by_the_silence_that_ends_another_agents_windows() -> None:
+    broker = MemoryBroker(SystemClock())
+    window = TumblingWindow(size_s=10, idle_close_s=0.1)
+    seen: list[Any] = []
+    for life in (1, 2):
+        options: Any = {"commit_interval": 0.02, "fetch_wait_ms": 5, "web_enabled": False, "env": {}}
+        app = App("app", transport=MemoryTransport(broker, "app", f"worker-{life}"), **options)
+        orders, payments = topics(app, partitions=1)
+        counts = app.Table("counts", default=int, window=window)
+
+        @app.agent(orders)
+        async def count(stream: Any, counts: Any = counts) -> None:
+            async for key, _ in stream.items():  # noqa: PERF102  # a stream, not a dict
+                counts[key] += 1
+
+        @app.agent(orders)
+        async def match(stream: Any, payments: Any = payments) -> None:
+            async for pair in (stream & payments.stream()).inner_join(within=0.001, idle=3_600):
+                seen.append(pair)
+
+        def times(name: str, app: App = app) -> list[int]:
+            held = app.engine.ours.progress.values() if app.engine.ours is not None else ()
+            return [p.watermark_ms for p in held if name in p.consumer and p.watermark_ms is not None]
+
+        async with running(app):
+            if life == 1:
+                await order(orders, "a", "apple", 0)
+                await payment(payments, "a", 1, 0)
+                await until(lambda: len(seen) == 1)
+            # Nobody has written since the restart; time goes on for who wrote before it all the same.
+            await until(partial(has_come_to, times, (T0 + 0.8 * life) * 1_000))
+            if life == 2:
+                await order(orders, "b", "bread", 0.05)
+                await payment(payments, "b", 2, 0.05)
+                await until(lambda: len(seen) == 2)
+    assert shown(seen) == [("apple", 1), ("bread", 2)]
