@@ -21,7 +21,7 @@ from streamflow.shuffle import Closing, RowId, SecondStage, Sender
 from streamflow.stages import SessionStage
 from streamflow.stores.base import DELETED, MISSING, Rows
 from streamflow.streams import Agent
-from streamflow.tables import AgentTable, TablePartition, keep_out
+from streamflow.tables import AgentTable, TablePartition
 from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
 from streamflow.windows import SessionWindow
 
@@ -239,7 +239,7 @@ class Ours:
                 folded.late.begin_cut()
         for agent in self.agents:
             for hand in agent.hands():
-                keep_out(hand)
+                hand.keep_out()
         for part in self.table_partitions():
             part.emit(cut)
         for folded in self.folds:

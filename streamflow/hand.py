@@ -159,6 +159,25 @@ class Hand:
         """What the event in hand wrote, oldest first."""
         return [entry for entry in self.undo if entry[0] == self.index] if self.holding else []
 
+    def keep_out(self) -> None:
+        """Puts what the event in hand wrote back from the cuts to the changes, as if written after them."""
+        kept: list[Undo] = []
+        seen: set[tuple[int, int, Any]] = set()
+        for index, part, start, key, before in self.held_writes():
+            if part.cut is None or (id(part), start, key) in seen:
+                continue
+            seen.add((id(part), start, key))
+            rows = part.cut[start]
+            part.changes.setdefault(start, {})[key] = rows[key]
+            if before is MISSING:
+                del rows[key]
+                if not rows:
+                    del part.cut[start]
+            else:
+                rows[key] = before
+            kept.append((index, part, start, key, MISSING))
+        self.undo = kept
+
 
 class ClosingHand(Hand):
     """Not an event but a window that expires is in hand: what is sent goes with the window's end.

@@ -17,7 +17,7 @@ from typing import Any
 from streamflow.changelog import RowCodec
 from streamflow.codecs import KeyCodec
 from streamflow.cut import Cut
-from streamflow.hand import CURRENT, Hand, Undo
+from streamflow.hand import CURRENT, Hand
 from streamflow.stores.base import DELETED, MISSING, NO_WINDOW, Rows, Store
 from streamflow.transports.base import Record
 from streamflow.windows import TumblingWindow, Window
@@ -257,26 +257,6 @@ class TablePartition:
             self.store.apply({}, drops=gone)
 
 
-def keep_out(hand: Hand) -> None:
-    """Puts what the event in hand wrote back from the cuts to the changes, as if written after them."""
-    kept: list[Undo] = []
-    seen: set[tuple[int, int, Any]] = set()
-    for index, part, start, key, before in hand.held_writes():
-        if part.cut is None or (id(part), start, key) in seen:
-            continue
-        seen.add((id(part), start, key))
-        rows = part.cut[start]
-        part.changes.setdefault(start, {})[key] = rows[key]
-        if before is MISSING:
-            del rows[key]
-            if not rows:
-                del part.cut[start]
-        else:
-            rows[key] = before
-        kept.append((index, part, start, key, MISSING))
-    hand.undo = kept
-
-
 class AgentTable:
     """A table in Faust's form: agents read and write rows of the partition of their event.
 
@@ -442,23 +422,19 @@ class AgentTable:
                     and key is hand.keys[index]
                     and part.spot_from_ms <= hand.times[index] < part.spot_to_ms
                 ):
-                    rows = part.spot
-                    value = rows.get(key, MISSING)
-                    if value is not MISSING:
-                        if value is not DELETED:
-                            hand.undo.append((index, part, part.spot_from_ms, key, value))
-                            rows[key] = value + operand
-                            return row
-                    else:
-                        # The first write since the newest cut.
-                        start = part.spot_from_ms
+                    rows, start = part.spot, part.spot_from_ms
+                    before = value = rows.get(key, MISSING)
+                    if value is MISSING:  # the first write since the newest cut
                         value = part.below(start, key)
-                        if value is MISSING or isinstance(value, _IMMUTABLE):
-                            value = new(key) if value is MISSING else value
-                            hand.undo.append((index, part, start, key, MISSING))
-                            rows[key] = value + operand
-                            part.writers.add(hand.consumer)
-                            return row
+                        if value is MISSING:
+                            value = new(key)
+                        elif not isinstance(value, _IMMUTABLE):
+                            value = DELETED  # to be copied: `change` does that
+                        part.writers.add(hand.consumer)
+                    if value is not DELETED:
+                        hand.undo.append((index, part, start, key, before))
+                        rows[key] = value + operand
+                        return row
             change(key, operator_add, operand)
             return row
 

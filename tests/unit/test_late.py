@@ -111,6 +111,7 @@ async def test_a_second_revision_builds_on_the_first_over_a_restart() -> None:
         assert (await apply(world))["applied"] == 1
         await world.until(lambda: world.rows("table")["a", T0_MS]["n"] == 5)
         await world.restart()
+        await world.until(lambda: ("a", T0_MS) in world.rows("table"))
         assert world.rows("table")["a", T0_MS]["n"] == 5
         told = closed(await world.read("closed"))
         assert told[0] == (0, 2, False)
