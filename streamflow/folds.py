@@ -182,6 +182,9 @@ class FoldSpec:
     def __post_init__(self) -> None:
         if isinstance(self.where, str):
             condition(self.where)  # raises ConfigurationError, where it is declared
+        taken = {"window_start", "window_end", "key", "revised"} & set(self.values.names)
+        if self.emit_closed is not None and taken:
+            raise ConfigurationError(f"{self.name!r}: closed rows have a {min(taken)!r} of their own")
 
     @property
     def consumer(self) -> str:

@@ -89,6 +89,8 @@ def test_a_declaration_that_cannot_work_is_refused() -> None:
         app.aggregate("one", topic, by=Key(), values=Count())
     with pytest.raises(ConfigurationError, match="never closed"):
         app.aggregate("two", topic, by=Key(), values=Count(), emit_closed="closed")
+    with pytest.raises(ConfigurationError, match="have a 'key' of their own"):
+        app.aggregate("two", topic, by="type", window=WINDOW, values={"key": Count()}, emit_closed="closed")
 
 
 @pytest.mark.parametrize("key_type", [bytes, None])
