@@ -25,6 +25,15 @@ class Agent(faust.Agent):
     def _replies(self) -> Replies:
         return cast("App", self.app).replies
 
+    async def _stop_supervisor(self) -> None:
+        """Ends those too that took the place of one that failed: until Faust has started them it does not
+        stop them, and would wait for them without end.
+        """
+        await super()._stop_supervisor()
+        for actor in self._actors:
+            if not actor.started and actor.actor_task is not None:
+                actor.actor_task.cancel()
+
     def _may_wait(self, what: str) -> None:
         """Raises RuntimeError inside an event whose checkpoint the answer would wait for."""
         hand = CURRENT.get()
