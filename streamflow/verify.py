@@ -214,15 +214,16 @@ class Verifier:
         positions = dict.fromkeys(logs, 0)
         try:
             await reader.assign(positions)
+            ends = await self._transport.high_watermarks(logs)
             for _ in range(QUIET_TRIES_MAX):
-                ends = await self._transport.high_watermarks(logs)
                 while any(positions[at] < end for at, end in ends.items()):
                     for batch in await reader.read(READ_WAIT_MS):
                         at = (batch.topic, batch.partition)
                         logs[at](batch)
                         positions[at] = batch.next_offset
                 # Nothing was written between the last of the first ends and the first of the second ones.
-                if await self._transport.high_watermarks(logs) == ends:
+                before, ends = ends, await self._transport.high_watermarks(logs)
+                if before == ends:
                     return
         finally:
             await reader.close()
