@@ -21,7 +21,7 @@ from streamflow.closed import closed_row
 from streamflow.closing import close_windows
 from streamflow.declaring import Declarations
 from streamflow.dispatch import Dispatcher, Limits
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TornInMemory, TransportError
 from streamflow.everywhere import global_logs
 from streamflow.extending import begin_early, extend
 from streamflow.folds import FoldSpec, State
@@ -87,6 +87,7 @@ class Engine(Declarations):
         self._stages: dict[TopicPartition, SecondStage] = {}
         self._paused: set[TopicPartition] = set()
         self._early = asyncio.Event()  # the next checkpoint comes before its time
+        self.gate.on_tear = self._early.set
         self._tail: Tail | None = None
         self._stopping = False
         # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
@@ -317,9 +318,11 @@ class Engine(Declarations):
         if self._recovery is not None:
             self._recovery.cancel()  # some partitions were open already
         self._drop()
-        self._recovery = asyncio.create_task(
-            self._recover(assignment, RESTART_WAIT_MS), name="streamflow-recovery"
-        )
+        # A broker in trouble is given time; what was torn here is read back at once.
+        wait_ms = 0.0 if isinstance(exc, TornInMemory) else RESTART_WAIT_MS
+        self._early.clear()
+        work = self._recover(assignment, wait_ms)
+        self._recovery = asyncio.create_task(work, name="streamflow-recovery")
 
     # -- loops ------------------------------------------------------------------------------------
 
@@ -401,7 +404,9 @@ class Engine(Declarations):
         try:
             if ours.due():
                 self.lifecycle.committing()
-            if await checkpoint.run():
+            written = await checkpoint.run()
+            self.gate.checkpointed(written=written)
+            if written:
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
                 self.lifecycle.committed()
         except (Fenced, CommitUnknown, CommitAborted) as exc:

@@ -4,13 +4,15 @@ Two events in hand may write one row only where several coroutines of agents wri
 of them did can't be taken out of such a row while the other's is kept: they are *entangled*. A
 checkpoint waits until no event in hand is (`untangle`), without handing out new ones; and an event
 that is entangled and fails tears the assignment: what is held in memory is dropped, everything since the
-last checkpoint is taken again, and the event that tore it runs *alone*, where undo is exact.
+last checkpoint is taken again, and the event that tore it runs *alone*, where undo is exact. Until a
+checkpoint has held, so do all the others (`cautious`): else events that fail now and then would tear
+each assignment before it has moved.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from streamflow.clock import Clock
@@ -18,6 +20,12 @@ from streamflow.errors import TornInMemory
 from streamflow.hand import Hand, Undo
 
 Row = tuple[int, int, object]
+
+ALONE_PASSES_MAX = 60
+"""After so many checkpoints others may begin beside an event: it may be one of them that it waits for."""
+
+
+def _nobody() -> None: ...
 
 
 def rows_of(undo: Iterable[Undo]) -> set[Row]:
@@ -44,6 +52,10 @@ class Gate:
     def __init__(self, clock: Clock, holders: Sequence[Holder]) -> None:
         self.closed = False
         self.torn: TornInMemory | None = None
+        self.cautious = False  # since it was torn, until a checkpoint has held
+        self.on_tear: Callable[[], None] = _nobody
+        self._passes = 0
+        self._alone_before: Hand | None = None
         self._clock = clock
         self._holders = holders
         self._alone: Hand | None = None
@@ -144,7 +156,19 @@ class Gate:
         """From here on nothing that is held in memory may become durable."""
         if self.torn is None:
             self.torn = TornInMemory(why)
+        self.cautious = True
         self._changed.set()
+        self.on_tear()
+
+    def checkpointed(self, *, written: bool) -> None:
+        """A checkpoint has held; ``written``: there was something to write."""
+        if written:
+            self.cautious = False
+        self._passes = self._passes + 1 if self._alone is self._alone_before else 0
+        self._alone_before = self._alone
+        if self._alone is not None and self._passes >= ALONE_PASSES_MAX:
+            self.cautious = False
+            self.leave(self._alone)
 
     async def untangle(self, limit_ms: float) -> bool:
         """Waits until no event in hand is entangled; no new ones are handed out from here to `open`.

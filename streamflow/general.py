@@ -241,7 +241,9 @@ class Actor:
         self.current = unit
         place.feed.units[unit] = None
         CURRENT.set(unit)
-        if place.feed.is_alone(place):
+        # One that waits for its ack stays in hand while the next is taken: it must not keep that one waiting.
+        cautious = self.gate.cautious and not manual and not place.feed.local
+        if cautious or place.feed.is_alone(place):
             await self.gate.enter_alone(unit)
         return unit
 

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, cast
 
+from faust import Topic
 from faust.types import EventT
 from mode.utils.futures import maybe_async
 
@@ -140,16 +141,24 @@ class Derived(Origin):
         self._parent = parent
         self._topic = topic
         self._key = key
+        self._in_memory = False
         self.is_agents = parent.origin.is_agents
 
     @property
     def actor(self) -> Actor:
         return self._parent.origin.actor
 
-    async def agents(self) -> Sequence[Agent]:
+    async def agents(self) -> Sequence[Agent | FeedSource]:
         parent = self._parent
         (before,) = await parent.origin.agents()
-        assert isinstance(before, Agent)
+        if not isinstance(before, Agent):
+            app = cast("Any", parent.app)
+            if isinstance(self._topic, Topic) and not (app.bench and app.bench.agents):
+                raise ConfigurationError(
+                    f"what is in memory only can't go through topic {self._topic}; send it there"
+                )
+            self._in_memory = True  # nothing lies between: they are passed on with their new key
+            return [before]
         before.writes_tables = False  # who reads the new topic does
         engine: Engine = cast("Any", parent.app).engine
         topic = self._topic
@@ -161,6 +170,14 @@ class Derived(Origin):
         after = await reader(engine, spec, [topic.source()])
         before.spawn(name, self._forward)
         return [after]
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        if not self._in_memory:
+            return value
+        value = await self._parent.process(unit)
+        if self._key is not None and value is not FILTERED:
+            unit.keys[unit.index] = await maybe_async(self._key(value))
+        return value
 
     def left(self) -> None:
         self._parent.origin.left()

@@ -303,7 +303,7 @@ class AgentStream(Joining, faust.Stream[Any]):
         A topic in memory passes them on: they stay the same events, in hand until they are done.
         """
         if isinstance(channel, str):
-            channel = self.derive_topic(channel)
+            channel = self._topic_named(channel)
         if not isinstance(channel, faust.Topic):
             return self.echo(channel)
         return self._derive(channel, None)
@@ -323,16 +323,21 @@ class AgentStream(Joining, faust.Stream[Any]):
             name = field.ident
         if topic is None:
             source: Any = self.channel
-            prefix = f"{self.prefix}-" if self.prefix and not source.has_prefix else ""
+            prefix = f"{self.prefix}-" if self.prefix and not getattr(source, "has_prefix", True) else ""
             topic = source.derive(
                 prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True,
                 retention=-1,
             )  # fmt: skip
-            if field is not None and field.type in (int, float):
-                topic.key_codec = type(topic.key_codec)(field.type)
+            if field is not None and field.type in (int, float) and isinstance(topic, faust.Topic):
+                made: Any = topic
+                made.key_codec = type(made.key_codec)(field.type)
         elif not isinstance(topic, faust.Topic):
             raise ConfigurationError("group_by needs a topic of the broker's, not a channel in memory")
         return self._derive(topic, field.getattr if field is not None else key)
+
+    def _topic_named(self, name: str) -> Any:
+        """With the types of this stream's topic, where it has one."""
+        return self.derive_topic(name) if isinstance(self.channel, faust.Topic) else self.app.topic(name)
 
     def _derive(self, topic: Any, key: Callable[[Any], Any] | None) -> AgentStream:
         if self.origin.shared:
@@ -343,7 +348,7 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     def echo(self, *channels: Any) -> Any:
         """Sends each value to topics or channels, and passes it on."""
-        targets = [self.derive_topic(each) if isinstance(each, str) else each for each in channels]
+        targets = [self._topic_named(each) if isinstance(each, str) else each for each in channels]
 
         async def echoing(value: Any) -> Any:
             for channel in targets:

@@ -95,3 +95,19 @@ async def test_a_worker_takes_the_tables_from_the_bench() -> None:
         assert dict(shop.counts) == {}
         with pytest.raises(TypeError, match="worker"):
             shop.yields.test_context()
+
+
+async def test_group_by_and_through_on_the_bench_pass_events_on_with_their_new_key() -> None:
+    app = make_app()
+    counts = app.Table("counts", default=int)
+
+    @app.agent(app.topic("in", key_type=str, value_type=Order))
+    async def grouped(stream: Any) -> Any:
+        async for key, order in stream.group_by(Order.n).through("elsewhere").items():
+            counts[order.n] += 1
+            yield key, counts[order.n]
+
+    async with grouped.test_context() as tried:
+        for number in (5, 7, 5):
+            await tried.put(Order(n=number), key="ann")
+        assert list(tried.results.values()) == [(5, 1), (7, 1), (5, 2)]

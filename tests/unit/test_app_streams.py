@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 from collections import Counter
 from typing import Any
 
@@ -519,3 +520,23 @@ async def test_a_stream_over_memory_that_is_left_ends_its_reading() -> None:
         await left()
         # A stream is a service, and those refer to themselves.
         await until(lambda: gc.collect() >= 0 and not app.pumps)
+
+
+async def test_events_that_fail_now_and_then_do_not_keep_several_coroutines_from_getting_on() -> None:
+    app = make_app(commit_interval=0.2)
+    topic = app.topic("in", key_type=str, value_type=int, partitions=2)
+    counts = app.Table("counts", default=int)
+    dice = random.Random(7)
+
+    @app.agent(topic, concurrency=8, retry=Retry(attempts=50, first_wait_s=0.001, wait_max_s=0.01))
+    async def agent(stream: Any) -> None:
+        async for key, value in stream.items():
+            counts[key] += value
+            await asyncio.sleep(0)
+            if dice.random() < 0.03:
+                raise ValueError("now and then")
+
+    async with running(app):
+        for number in range(2_000):
+            await topic.send(key=f"k{number % 4}", value=1)
+        await until(lambda: dict(counts) == {f"k{number}": 500 for number in range(4)})
