@@ -56,7 +56,7 @@ class Declared:
 
     def ready(self) -> bool:
         ours = self.engine.ours
-        return ours is not None and all(stage.ready for stage in ours.stages)
+        return ours is not None and not ours.unopened and all(stage.ready for stage in ours.stages)
 
     async def restart(self) -> None:
         """A clean stop, and another engine over the same topics."""
