@@ -19,7 +19,7 @@ from streamflow.cli import main
 PROGRAM = """
 import streamflow
 
-app = streamflow.App("{id}", broker="kafka://{kafka}", web_enabled=False, commit_interval=0.05)
+app = streamflow.App("{id}", broker="{broker}", web_enabled=False, commit_interval=0.05)
 topic = app.topic("{id}-in", key_type=str, value_type=int, partitions=2)
 counts = app.Table("counts", default=int)
 app.aggregate("sums", topic, by=lambda value: value % 2, values=streamflow.Count())
@@ -35,11 +35,15 @@ async def count(stream):
 WAIT_S = 60.0
 
 
-@pytest.fixture
-def program(kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(params=["kafka", "redis"])
+def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module with an app of its own on the broker."""
     name = f"commands_{uuid4().hex[:8]}"
-    (tmp_path / f"{name}.py").write_text(PROGRAM.format(id=name.replace("_", "-"), kafka=kafka))
+    if request.param == "kafka":
+        broker = f"kafka://{request.getfixturevalue('kafka')}"
+    else:
+        broker = request.getfixturevalue("redis_server").url
+    (tmp_path / f"{name}.py").write_text(PROGRAM.format(id=name.replace("_", "-"), broker=broker))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     yield __import__(name)

@@ -48,6 +48,7 @@ PUBLISH = Script("publish", allow_oom=True)
 GROUP = Script("group", allow_oom=True)
 COMPACT = Script("compact")
 TRIM = Script("trim")
+FORGET = Script("forget")
 
 
 class LostConnection(TransportError):

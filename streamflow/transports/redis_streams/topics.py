@@ -26,7 +26,7 @@ value_of: Callable[[Record], bytes | None] = itemgetter(3)
 
 
 class Topics:
-    """What the server knows of topics. A topic never changes once it is there, so it is asked for once."""
+    """What the server knows of topics. A topic never changes while it is there, so it is asked for once."""
 
     def __init__(self, link: Link, names: Names) -> None:
         self._link = link
@@ -48,6 +48,10 @@ class Topics:
         self._known.update(
             (topic, _specs.decode(text)) for topic, text in zip(missing, found, strict=True) if text
         )
+
+    def forget(self) -> None:
+        """Some may have been deleted: asks again."""
+        self._known.clear()
 
     async def counts(self, topics: Iterable[str]) -> dict[str, int]:
         wanted = list(topics)

@@ -22,6 +22,7 @@ from streamflow.transports.redis_streams.commits import Commits
 from streamflow.transports.redis_streams.counting import UNKNOWN, Counts
 from streamflow.transports.redis_streams.entries import chunks
 from streamflow.transports.redis_streams.failures import Pending
+from streamflow.transports.redis_streams.forgetting import forget
 from streamflow.transports.redis_streams.group import Fence, Membership, Offer, create_groups
 from streamflow.transports.redis_streams.link import SEND, Link
 from streamflow.transports.redis_streams.names import offset_of, spot_field
@@ -126,6 +127,10 @@ class RedisTransport:
         for spot, info in zip(spots, infos, strict=True):
             self._reader.learn_end(spot, info)
         return {spot: end_of(info) for spot, info in zip(spots, infos, strict=True)}
+
+    async def forget(self, topics: Iterable[str]) -> None:
+        """Deletes the group, its offsets and these topics. Raises ConfigurationError while workers run."""
+        await forget(self._control, self._topics, self._commits, self._settings, topics)
 
     # The group
 
