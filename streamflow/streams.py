@@ -29,6 +29,7 @@ from streamflow.transports.base import TopicPartition
 
 logger = logging.getLogger(__name__)
 
+RETURNED_WAIT_MS, RETURNED_WAIT_MAX_MS = 100.0, 10_000.0  # the longer, the more often without an event
 BLOCK_EVENTS_MAX = 512
 BLOCK_MS = 1.0
 CANCEL_WAIT_S = 1.0
@@ -303,6 +304,7 @@ class Agent:
     async def _run(self, actor: Actor, run: Run) -> None:
         hand = self.hand
         CURRENT.set(hand)
+        wait_ms, before = RETURNED_WAIT_MS, -1
         while True:
             try:
                 await run(EventStream(self, hand, actor))
@@ -332,7 +334,10 @@ class Agent:
                 if hand.stale or actor.stale:
                     return
                 logger.warning("agent %s returned; its stream starts again", self.spec.name)
-                await self._clock.sleep_ms(100)
+                done = self.processed + (0 if self.feed is None else self.feed.processed)
+                idle, before = done == before, done
+                wait_ms = min(2 * wait_ms, RETURNED_WAIT_MAX_MS) if idle else RETURNED_WAIT_MS
+                await self._clock.sleep_ms(wait_ms)
 
     async def _failed(self, hand: Hand, exc: Exception) -> None:
         """Undoes the event in hand; waits and has it tried again, or sets it aside."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -12,11 +12,29 @@ from faust.agents.replies import BarrierState, ReplyPromise
 from mode.supervisors import CrashingSupervisor
 
 from streamflow.faust_adapters.bench import Bench
-from streamflow.hand import CURRENT
+from streamflow.hand import CURRENT, Hand
 
 if TYPE_CHECKING:
     from streamflow.app import App
     from streamflow.faust_adapters.replies import Replies
+
+
+class Promise(ReplyPromise):
+    """Of an answer. Raises RuntimeError when it is awaited inside the event whose checkpoint asks."""
+
+    def ask_with(self, hand: Hand | None) -> None:
+        self._hand, self._index = hand, -1 if hand is None else hand.index
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        hand = self._hand
+        if hand is not None and hand is CURRENT.get() and hand.holds(self._index):
+            raise RuntimeError(
+                "the question goes out with the checkpoint of this event, which would wait for the answer: "
+                "await it after the event, or ask from a task, a timer or a page"
+            )
+        return (yield from super().__await__())
+
+    __iter__ = __await__
 
 
 class Agent(faust.Agent):
@@ -34,10 +52,14 @@ class Agent(faust.Agent):
             if not actor.started and actor.actor_task is not None:
                 actor.actor_task.cancel()
 
+    @property
+    def _exactly_once(self) -> bool:
+        return cast("App", self.app).exactly_once
+
     def _may_wait(self, what: str) -> None:
         """Raises RuntimeError inside an event whose checkpoint the answer would wait for."""
         hand = CURRENT.get()
-        if hand is None or not hand.holding or not cast("App", self.app).exactly_once:
+        if hand is None or not hand.holding or not self._exactly_once:
             return
         raise RuntimeError(
             f"{self.name}.{what} from inside an agent: under exactly_once a question goes out with the "
@@ -101,7 +123,10 @@ class Agent(faust.Agent):
         ``reply_to``: where it is to come; by default this process's own topic.
         """
         target = self._get_strtopic(reply_to or self.app.conf.reply_to)
-        promise = ReplyPromise(target, correlation_id or faust.uuid())
+        promise = Promise(target, correlation_id or faust.uuid())
+        hand = CURRENT.get()
+        in_checkpoint = hand is not None and hand.takes_sends and not (force and not self._exactly_once)
+        promise.ask_with(hand if in_checkpoint else None)
         await self._replies().add(promise.correlation_id, promise)
         asked, opened = self._create_req(key, value, target, promise.correlation_id, headers)
         await self.channel.send(

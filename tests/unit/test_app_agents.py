@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any
 
 import faust
@@ -242,3 +243,18 @@ async def test_nothing_can_be_sent_to_memory_from_outside_of_a_worker() -> None:
     app = make_app()
     with pytest.raises(ConfigurationError, match="memory://"):
         await app.topic("in").send(value=1)
+
+
+async def test_an_agent_that_returns_without_an_event_is_started_again_ever_more_seldom() -> None:
+    app = make_app()
+    started: list[float] = []
+
+    @app.agent(app.topic("in", partitions=1))
+    async def agent(stream: Any) -> None:
+        started.append(asyncio.get_running_loop().time())
+
+    async with running(app):
+        await until(lambda: len(started) >= 4)
+    waits = [after - before for before, after in pairwise(started[:4])]
+    assert waits[1] > 1.5 * waits[0]
+    assert waits[2] > 1.5 * waits[1]

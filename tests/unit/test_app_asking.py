@@ -99,7 +99,7 @@ async def test_an_answer_may_go_to_another_agent() -> None:
         await until(lambda: seen == [6])
 
 
-@pytest.mark.parametrize("how", ["ask", "join"])
+@pytest.mark.parametrize("how", ["ask", "join", "promise"])
 async def test_asking_inside_an_event_is_refused_under_exactly_once(how: str) -> None:
     app = make_app()
     double = doubling(app)
@@ -109,6 +109,8 @@ async def test_asking_inside_an_event_is_refused_under_exactly_once(how: str) ->
     async def asker(stream: Any) -> None:
         async for _ in stream:
             try:
+                if how == "promise":
+                    await (await double.ask_nowait(1))
                 await (double.ask(1) if how == "ask" else double.join([1]))
             except RuntimeError as exc:
                 raised.append(str(exc))
@@ -116,7 +118,7 @@ async def test_asking_inside_an_event_is_refused_under_exactly_once(how: str) ->
     async with running(app):
         await asker.cast(1)
         await until(lambda: raised)
-    assert "exactly_once" in raised[0]
+    assert ("checkpoint of this event" if how == "promise" else "exactly_once") in raised[0]
 
 
 async def test_asking_inside_an_event_works_at_least_once() -> None:
