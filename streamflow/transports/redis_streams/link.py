@@ -72,11 +72,15 @@ class Link:
     """One connection, made anew after it broke. One request at a time; others wait for their turn.
 
     A request that is cancelled breaks the connection, so that no answer is taken for another's.
+
+    ``timeout_s`` is for a whole request. redis-py's own limits would make two tasks of each, and those cost
+    more than packing a thousand records: its connections have none.
     """
 
-    def __init__(self, make: Callable[[], Any], where: str) -> None:
+    def __init__(self, make: Callable[[], Any], where: str, timeout_s: float) -> None:
         self._make = make
         self._where = where
+        self._timeout_s = timeout_s
         self._connection: Any = None
         self._turn = asyncio.Lock()
 
@@ -91,9 +95,13 @@ class Link:
         async with self._turn:
             connection = await self._connected()
             try:
-                await connection.send_packed_command(packed, check_health=False)
-                replies = [await self._reply(connection) for _ in range(count)]
-            except (RedisError, OSError, TimeoutError) as exc:
+                async with asyncio.timeout(self._timeout_s):
+                    await connection.send_packed_command(packed, check_health=False)
+                    replies = [await self._reply(connection) for _ in range(count)]
+            except TimeoutError as exc:
+                await connection.disconnect(nowait=True)
+                raise LostConnection(f"{self._where}: no answer within {self._timeout_s:g} s") from exc
+            except (RedisError, OSError) as exc:
                 raise LostConnection(f"{self._where}: {exc}") from exc
             pass_on_cancellation()
             return replies
@@ -138,7 +146,13 @@ class Link:
             self._connection = self._make()
         if not self._connection.is_connected:
             try:
-                await self._connection.connect()
+                async with asyncio.timeout(self._timeout_s):
+                    await self._connection.connect()
+            except TimeoutError as exc:
+                await self._connection.disconnect(nowait=True)
+                raise TransportError(
+                    f"no server at {self._where}: no answer within {self._timeout_s:g} s"
+                ) from exc
             except (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError) as exc:
                 raise ConfigurationError(
                     f"{self._where}: {exc}; the settings redis_username and redis_password, or"
@@ -146,7 +160,7 @@ class Link:
                 ) from exc
             except ResponseError as exc:
                 raise refused(exc, "connecting") from exc
-            except (RedisError, OSError, TimeoutError) as exc:
+            except (RedisError, OSError) as exc:
                 raise TransportError(f"no server at {self._where}: {exc}") from exc
             pass_on_cancellation()
         return self._connection

@@ -14,8 +14,6 @@ from streamflow.transports.redis_streams.names import Names
 
 TRIMS = ("off", "slowest_group")
 BLOCK_MS_MAX = 2_000
-# redis-py gives a socket up after 5 s: a request that blocks must end well before.
-REQUEST_MARGIN_MS = 1_000
 
 
 class Connections:
@@ -145,7 +143,7 @@ class RedisSettings:
             "username": self.username,
             "password": self.password,
             "client_name": "".join(c if c.isalnum() or c in "-_." else "-" for c in self.group_id),
-            "socket_timeout": self.request_timeout_ms / 1_000,
+            "socket_timeout": None,  # `Link` has one limit for a whole request
             "socket_connect_timeout": self.request_timeout_ms / 1_000,
             "socket_read_size": 262_144,
             # Nested lists, as the second version of the protocol has them, are what is read fastest.

@@ -28,8 +28,8 @@ from streamflow.transports.redis_streams.link import SEND, Link
 from streamflow.transports.redis_streams.names import offset_of, spot_field
 from streamflow.transports.redis_streams.reading import Reader, RedisLogReader
 from streamflow.transports.redis_streams.server import check_server
-from streamflow.transports.redis_streams.settings import RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, end_of, spot_of
+from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
+from streamflow.transports.redis_streams.topics import Topics, end_of, partition_of, spot_of
 from streamflow.transports.redis_streams.upkeep import Upkeep
 
 
@@ -61,7 +61,10 @@ class RedisTransport:
         self._stopped = False
 
     def _link(self) -> Link:
-        return Link(self._connections.make, self._settings.where)
+        settings = self._settings
+        # A read may block first, and then still takes as long as any request.
+        limit_ms = settings.request_timeout_ms + BLOCK_MS_MAX
+        return Link(self._connections.make, settings.where, limit_ms / 1_000)
 
     # Life
 
@@ -267,5 +270,8 @@ class RedisTransport:
         self._upkeep.wrote(by_spot)
         if len(offsets) == 1:
             return next(iter(offsets.values()))
+        if len({topic for topic, _ in offsets}) == 1:  # the partition alone tells, and costs half
+            by_partition = {partition: iter(mine) for (_, partition), mine in offsets.items()}
+            return list(map(next, map(by_partition.__getitem__, map(partition_of, records))))
         rest = {spot: iter(mine) for spot, mine in offsets.items()}
         return list(map(next, map(rest.__getitem__, map(spot_of, records))))

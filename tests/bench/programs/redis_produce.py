@@ -62,6 +62,8 @@ async def by_transport(job: Job, meter: Meter, topic: str, batches: Batches) -> 
     await transport.start()
     wanted = [[Record(topic, e.partition, e.key, e.value) for e in batch] for batch in batches]
     try:
+        gc.collect()
+        gc.freeze()  # as the ruler does, and as a worker does when it has started
         meter.first()
         for records in wanted:
             await transport.send(records)
