@@ -70,7 +70,6 @@ class Commits:
         async with self._one_at_a_time:
             try:
                 await self._clear_up()
-                await self.publish_decided()
                 by_spot = await self._topics.by_stream(commit.records)
                 streams = {self._names.stream(spot): spot for spot in by_spot}
                 pieces = chunks(
@@ -152,6 +151,10 @@ class Commits:
         while True:
             try:
                 answer = await self._call(fence, staged, args)
+                if answer[0] == b"BEHIND":
+                    # It had no effect yet, and has none before that: nobody's records pass another's.
+                    await self.publish_decided()
+                    continue
             except LostConnection as exc:
                 sent = True
                 if self._clock.monotonic_ms() >= deadline_ms:

@@ -24,6 +24,10 @@ if plan.void then
 end
 
 -- Step 3. Can all of it be done? Nothing has been written so far, and nothing fails from step 4 on.
+-- What was decided before is to stand before it, so it has to be published first.
+if call('EXISTS', decided) == 1 then
+  return { 'BEHIND' }
+end
 for _, spot in ipairs(plan.offsets) do
   local ms, problem = stream_end(spot[2])
   if not ms then
