@@ -57,6 +57,8 @@ class Faults:
         on_point: awaited at each of `POINTS`; may kill or stall the client, or wait.
         plain_commits: commits are those of a driver without transactions: records are visible as they are
             written, in any order that keeps the partitions' own and the barriers. A crash leaves a part.
+            Nothing fences such a driver between its question whether it still may and its write, so here
+            nobody loses its partitions in between.
         broken_atomic: a commit's records are visible one by one as they are written.
         broken_fence: says for a commit that it goes through whoever sends it.
         broken_order: puts a commit's records into another order.
