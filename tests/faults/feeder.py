@@ -1,7 +1,8 @@
 """A producer in a process of its own: writes numbered events, and each acknowledgement into a file.
 
 ``python -m tests.faults.feeder BOOTSTRAP TOPIC LOG FIRST COUNT RATE``: ``RATE`` is events a second. A
-line of LOG is ``number partition offset``. Ends with 1 when an event was refused for good.
+line of LOG is ``number partition offset``. Ends with 1 when an event is not acknowledged, and with 3 when
+the broker has refused some for good, whose numbers are in LOG.refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from confluent_kafka import Producer
 from tests.faults.workload import event, partition_of
 
 FLUSH_S = 300.0
+REFUSED = 3
 
 
 def main(bootstrap: str, topic: str, log: str, first: int, count: int, rate: float) -> int:
@@ -29,11 +31,14 @@ def main(bootstrap: str, topic: str, log: str, first: int, count: int, rate: flo
         }
     )
     refused: list[str] = []
+    refusals = open(f"{log}.refused", "a", encoding="ascii")  # noqa: SIM115 - until the end
     with open(log, "a", encoding="ascii") as acknowledged:
 
         def note(number: int, error: Any, message: Any) -> None:
             if error is not None:
                 refused.append(f"{number}: {error}")
+                refusals.write(f"{number}\n")
+                refusals.flush()
             else:
                 acknowledged.write(f"{number} {message.partition()} {message.offset()}\n")
                 acknowledged.flush()
@@ -51,7 +56,7 @@ def main(bootstrap: str, topic: str, log: str, first: int, count: int, rate: flo
             producer.poll(max(0.0, ahead_s))
         left = producer.flush(FLUSH_S)
     print(f"{left} not acknowledged, {len(refused)} refused {refused[:3]}", file=sys.stderr)
-    return 1 if left or refused else 0
+    return 1 if left else REFUSED if refused else 0
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_a_broker_out_of_disk_costs_nothing(
         filler.unlink()
         server.restart()
         stage.settle()
-        stage.feeder_done()
+        stage.feeder_done(may_refuse=True)
         stage.check()
     finally:
         stage.end()
