@@ -208,6 +208,9 @@ class RedisServer:
         if self._replica_of is not None:
             lines.append(f"replicaof {LOOPBACK} {self._replica_of.port}")
         lines += [f"user {user}" for user in self._users]
+        if self._config.get("cluster-enabled") == "yes":
+            # By default 10,000 above the port, which may be no port any more.
+            lines.append(f"cluster-port {free_ports(1)[0]}")
         return lines + [f"{name} {value}" for name, value in self._config.items()]
 
     def _launch(self) -> None:
