@@ -16,7 +16,7 @@ from streamflow.folds import FoldSpec, Values
 from streamflow.progress import OUTCOMES, Progress
 from streamflow.settings import Settings
 from streamflow.transports.base import Transport
-from streamflow.verify import PartitionCount, Report, Verifier, VerifyError, _Image
+from streamflow.verify import Image, PartitionCount, Report, Verifier
 
 
 class AgentVerifier(Verifier):
@@ -43,14 +43,8 @@ class AgentVerifier(Verifier):
 
     async def run(self) -> Report:
         """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
-        topic = self.spec.topic
-        self._topics.counts.update(await self._transport.partition_counts([topic, self._topics.progress]))
-        if topic not in self._topics.counts or self._topics.progress not in self._topics.counts:
-            raise VerifyError(f"nothing to verify yet: {topic!r} was never read by this app")
-        self._sources = self._topics.partitions(topic)
-        logs = [(self._topics.progress, p) for p in range(self._topics.partitions(self._topics.progress))]
-        await self._read_at_once(dict.fromkeys(logs, self._read_progress))
-        _, good, decoded = await self._recount(_Image())
+        await self._read_at_once(await self._look_up())
+        _, good, decoded = await self._recount(Image())
         report = Report("", rows_compared=False)
         for partition in range(self._sources):
             durable = self._durable(partition)

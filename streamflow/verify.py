@@ -109,7 +109,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Image:
+class Image:
     """The rows of one table: those of a changelog or those that shares make."""
 
     parts: dict[int, TablePartition] = field(default_factory=dict)
@@ -165,19 +165,13 @@ class Verifier:
 
     # -- the table as it is ---------------------------------------------------------------------
 
-    async def _snapshot(self) -> _Image:
+    async def _snapshot(self) -> Image:
         """Everything durable about the table, of one moment."""
         name = self.spec.name
-        topics = [self.spec.topic, self._topics.progress, self._topics.changelog(name)]
-        topics += [self._topics.shuffle(name), self._topics.late(name)]
-        self._topics.counts.update(await self._transport.partition_counts(topics))
-        if self.spec.topic not in self._topics.counts or self._topics.progress not in self._topics.counts:
-            raise VerifyError(f"nothing to verify yet: {self.spec.topic!r} was never read by this app")
-        self._sources = self._topics.partitions(self.spec.topic)
+        logs = await self._look_up(
+            self._topics.changelog(name), self._topics.shuffle(name), self._topics.late(name)
+        )
         image = self._image()
-        logs: dict[TopicPartition, Callable[[Batch], Any]] = {}
-        for partition in range(self._topics.partitions(self._topics.progress)):
-            logs[self._topics.progress, partition] = self._read_progress
         for partition in range(self._sources):
             if self.spec.moves:
                 logs[self._topics.shuffle(name), partition] = image.stages[partition].read
@@ -195,8 +189,17 @@ class Verifier:
             stage.begin(0)
         return image
 
-    def _image(self) -> _Image:
-        image = _Image()
+    async def _look_up(self, *topics: str) -> dict[TopicPartition, Callable[[Batch], Any]]:
+        """Learns of the source topic, the progress and these; gives the progress logs and what reads them."""
+        source, progress = self.spec.topic, self._topics.progress
+        self._topics.counts.update(await self._transport.partition_counts([source, progress, *topics]))
+        if source not in self._topics.counts or progress not in self._topics.counts:
+            raise VerifyError(f"nothing to verify yet: {source!r} was never read by this app")
+        self._sources = self._topics.partitions(source)
+        return {(progress, p): self._read_progress for p in range(self._topics.partitions(progress))}
+
+    def _image(self) -> Image:
+        image = Image()
         own = fold_table(self.spec, "", self._sources)
         for partition in range(self._sources):
             if self.spec.moves:
@@ -240,7 +243,7 @@ class Verifier:
 
     # -- the recount ------------------------------------------------------------------------------
 
-    async def _recount(self, actual: _Image) -> tuple[_Image, dict[int, Progress], dict[int, Progress]]:
+    async def _recount(self, actual: Image) -> tuple[Image, dict[int, Progress], dict[int, Progress]]:
         """The rows that the source topic makes; by partition what became of events, and of all records."""
         declared, topic = self._declared, self.spec.topic
         ours = declared.ours = Ours(
@@ -311,7 +314,7 @@ class Verifier:
         finally:
             await reader.close()
 
-    def _expired_to_ms(self, actual: _Image, partition: int) -> int | None:
+    def _expired_to_ms(self, actual: Image, partition: int) -> int | None:
         """The watermark by which rows that a source partition makes are gone from the table."""
         if not self.spec.moves:
             return self._durable(partition).watermark_ms
@@ -320,7 +323,7 @@ class Verifier:
         closed = [stage.closed_to_ms for stage in actual.stages.values()]
         return min((ms for ms in closed if ms is not None), default=None) if None not in closed else None
 
-    def _cut(self, actual: _Image) -> None:
+    def _cut(self, actual: Image) -> None:
         """Rows become kept ones, and those of windows that have expired by now go."""
         for partition, part in self._fold.parts.items():
             part.begin_cut(None)
@@ -328,9 +331,9 @@ class Verifier:
             part.expired_to_ms = None
             part.forget_expired(self._expired_to_ms(actual, partition))
 
-    def _made(self, actual: _Image) -> _Image:
+    def _made(self, actual: Image) -> Image:
         """The recounted rows, with what was applied to them later."""
-        image = _Image()
+        image = Image()
         if not self.spec.moves:
             image.parts = self._fold.parts
             for partition, ledger in actual.ledgers.items():
@@ -357,7 +360,7 @@ class Verifier:
 
     # -- comparing --------------------------------------------------------------------------------
 
-    def _compare(self, actual: _Image, recount: _Image, report: Report) -> None:
+    def _compare(self, actual: Image, recount: Image, report: Report) -> None:
         for partition in range(self._sources):
             mine = dict(self._rows(actual, partition))
             theirs = dict(self._rows(recount, partition))
@@ -370,7 +373,7 @@ class Verifier:
                 if len(report.differences) < DIFFERENCES_MAX:
                     report.differences.append(self._difference(row, one, other))
 
-    def _rows(self, image: _Image, partition: int) -> Iterator[tuple[RowId, tuple[Any, Any]]]:
+    def _rows(self, image: Image, partition: int) -> Iterator[tuple[RowId, tuple[Any, Any]]]:
         """(id, key) -> (kept row, the state that it shows), of everything that has not expired."""
         spec = self.spec
         if spec.moves:
@@ -416,7 +419,7 @@ class Verifier:
         key = group_key_value(key) if self.spec.grouped else plain(key)
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
 
-    def _note(self, actual: _Image, report: Report) -> None:
+    def _note(self, actual: Image, report: Report) -> None:
         lost = sum(ledger.totals()["lost"] for ledger in actual.ledgers.values())
         if lost and not report.ok:
             report.notes.append(

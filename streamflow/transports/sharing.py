@@ -8,11 +8,38 @@ has no owner any more goes to one who stood by for it, if there is one that may 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from streamflow.transports.base import TopicPartition
 
 NOBODY: Mapping[TopicPartition, Collection[str]] = {}
+ByTopic = list[tuple[str, list[int]]]
+"""Partitions as they travel: each topic with its numbers"""
+
+
+def by_topic(spots: Iterable[TopicPartition]) -> ByTopic:
+    """In order."""
+    found: dict[str, list[int]] = {}
+    for topic, partition in sorted(spots):
+        found.setdefault(topic, []).append(partition)
+    return list(found.items())
+
+
+def spots_of(travelled: ByTopic) -> frozenset[TopicPartition]:
+    """The inverse of `by_topic`."""
+    return frozenset((topic, partition) for topic, partitions in travelled for partition in partitions)
+
+
+def warm_members(had: Iterable[tuple[str, Iterable[TopicPartition]]]) -> dict[TopicPartition, set[str]]:
+    """partition -> the members that need to read least of its tables.
+
+    ``had``: each member with what it had, and what it stood by for.
+    """
+    found: dict[TopicPartition, set[str]] = {}
+    for member, spots in had:
+        for spot in spots:
+            found.setdefault(spot, set()).add(member)
+    return found
 
 
 def share_out(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.integration.job import Cluster
 from tests.integration.kafka_clients import Clients
 from tests.integration.redis_clients import RedisClients
 from tests.support import kafka_server
@@ -36,6 +38,15 @@ def kafka() -> Iterator[str]:
         yield server.bootstrap
     finally:
         server.stop()
+
+
+@pytest.fixture
+def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
+    """Workers of the main job, under names of their own; they end with the test."""
+    cluster = Cluster(kafka, tmp_path)
+    yield cluster
+    for worker in cluster.workers:
+        worker.end()
 
 
 @pytest.fixture

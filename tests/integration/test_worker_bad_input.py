@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
-from collections.abc import Iterator
-
-import pytest
 
 from tests.integration.job import Cluster
 from tests.integration.workers import PARTITIONS, Events, Message, read_all, wait_for
@@ -43,14 +39,6 @@ BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "a key that is no UTF-8": (b"\xff\xfe\x00", good(), "bad-key"),
     "900 KB of broken JSON": (b"ann", BIG, "not-json"),
 }
-
-
-@pytest.fixture
-def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
-    cluster = Cluster(kafka, tmp_path)
-    yield cluster
-    for worker in cluster.workers:
-        worker.end()
 
 
 def test_every_bad_record_is_set_aside_as_it_was_and_the_good_ones_are_counted(cluster: Cluster) -> None:

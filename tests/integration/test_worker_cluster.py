@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
 import signal
-from collections.abc import Iterator
-
-import pytest
 
 from tests.integration.job import Cluster
 from tests.integration.workers import Events, wait_for
-
-
-@pytest.fixture
-def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
-    cluster = Cluster(kafka, tmp_path)
-    yield cluster
-    for worker in cluster.workers:
-        worker.end()
 
 
 def test_a_worker_killed_in_the_middle_and_started_again_costs_no_count(cluster: Cluster) -> None:

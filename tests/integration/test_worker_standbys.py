@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,14 +10,6 @@ from tests.integration.job import Cluster
 from tests.integration.workers import Events, WorkerProcess, wait_for
 
 RESTORED = "streamflow_restored_records_total"
-
-
-@pytest.fixture
-def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
-    cluster = Cluster(kafka, tmp_path)
-    yield cluster
-    for worker in cluster.workers:
-        worker.end()
 
 
 def follows(worker: WorkerProcess) -> bool:

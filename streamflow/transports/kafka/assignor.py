@@ -8,7 +8,7 @@ the second gets nothing and is told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.sharing import share_out, stand_by
+from streamflow.transports.sharing import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
 
 PROTOCOL_VERSION = 0
 
@@ -31,8 +31,8 @@ class Offer(msgspec.Struct, frozen=True):
     url: str
     transactional_id: str | None
     round: int = 0
-    owned: list[tuple[str, list[int]]] = []
-    standbys: list[tuple[str, list[int]]] = []
+    owned: ByTopic = []
+    standbys: ByTopic = []
     replicas: int = 0
 
 
@@ -42,10 +42,10 @@ class Share(msgspec.Struct, frozen=True):
     member_id: str
     url: str
     transactional_id: str | None
-    owned: list[tuple[str, list[int]]]
+    owned: ByTopic
 
     def partitions(self) -> frozenset[TopicPartition]:
-        return frozenset(_spots(self.owned))
+        return spots_of(self.owned)
 
 
 class Map(msgspec.Struct, frozen=True):
@@ -57,10 +57,10 @@ class Map(msgspec.Struct, frozen=True):
     round: int
     shares: list[Share]
     refused: list[str] = []
-    standbys: list[tuple[str, list[int]]] = []
+    standbys: ByTopic = []
 
     def stands_by_for(self) -> frozenset[TopicPartition]:
-        return frozenset(_spots(self.standbys))
+        return spots_of(self.standbys)
 
 
 EMPTY_MAP = Map(0, [])
@@ -82,7 +82,7 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         self._transactional_id = transactional_id
         self._replicas = replicas
         self.map = EMPTY_MAP
-        self._owned: list[tuple[str, list[int]]] = []
+        self._owned: ByTopic = []
 
     def metadata(self, topics: Iterable[str]) -> Any:
         """What goes to the leader with the request to join."""
@@ -105,7 +105,9 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         }
         topics = sorted(frozenset().union(*wanted.values()))
         counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
-        warm = warm_members(offers)
+        warm = warm_members(
+            (member, spots_of(offer.owned) | spots_of(offer.standbys)) for member, offer in offers.items()
+        )
         shares = share_out(counts, wanted, claims(offers), warm)
         replicas = max((offer.replicas for offer in offers.values()), default=0)
         standbys = stand_by(counts, wanted, shares, replicas, warm)
@@ -118,7 +120,7 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         standbys: Mapping[str, list[TopicPartition]],
         refused: Sequence[str],
     ) -> dict[str, Any]:
-        owned = {member: _by_topic(shares.get(member, ())) for member in offers}
+        owned = {member: by_topic(shares.get(member, ())) for member in offers}
         next_round = 1 + max(offer.round for offer in offers.values())
         everybody = [
             Share(member, offer.url, offer.transactional_id, owned[member])
@@ -127,7 +129,7 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         ]
         answers = {}
         for member in offers:
-            seen = Map(next_round, everybody, list(refused), _by_topic(standbys.get(member, ())))
+            seen = Map(next_round, everybody, list(refused), by_topic(standbys.get(member, ())))
             answers[member] = ConsumerProtocolMemberAssignment(PROTOCOL_VERSION, owned[member], _encode(seen))
         return answers
 
@@ -154,25 +156,5 @@ def claims(offers: Mapping[str, Offer]) -> dict[TopicPartition, str]:
     return found
 
 
-def warm_members(offers: Mapping[str, Offer]) -> dict[TopicPartition, list[str]]:
-    """partition -> the members that had it, or stood by for it: they need to read least of its tables."""
-    found: dict[TopicPartition, list[str]] = {}
-    for member, offer in sorted(offers.items()):
-        for spot in {*_spots(offer.owned), *_spots(offer.standbys)}:
-            found.setdefault(spot, []).append(member)
-    return found
-
-
-def _spots(by_topic: Iterable[tuple[str, list[int]]]) -> Iterator[TopicPartition]:
-    return ((topic, p) for topic, partitions in by_topic for p in partitions)
-
-
 def _decode_offer(user_data: bytes | None) -> Offer:
     return _offers.decode(user_data) if user_data else Offer("", None)
-
-
-def _by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
-    found: dict[str, list[int]] = {}
-    for topic, partition in sorted(partitions):
-        found.setdefault(topic, []).append(partition)
-    return list(found.items())

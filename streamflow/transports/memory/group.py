@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.transports.base import Assignment, Member, TopicPartition
-from streamflow.transports.sharing import stand_by
+from streamflow.transports.sharing import stand_by, warm_members
 
 
 class Membership:
@@ -131,10 +131,7 @@ class Group:
         self, counts: Mapping[str, int], owned: Mapping[str, frozenset[TopicPartition]]
     ) -> dict[str, frozenset[TopicPartition]]:
         members = self.members.values()
-        warm: dict[TopicPartition, list[str]] = {}
-        for member in members:
-            for spot in member.owned | member.standbys:
-                warm.setdefault(spot, []).append(member.member_id)
+        warm = warm_members((member.member_id, member.owned | member.standbys) for member in members)
         topics = {member.member_id: member.topics for member in members}
         replicas = max((member.replicas for member in members), default=0)
         found = stand_by(counts, topics, owned, replicas, warm)

@@ -21,7 +21,7 @@ from streamflow.transports.base import Assignment, Member, RebalanceListener, To
 from streamflow.transports.redis_streams.link import GROUP, Arg, Link
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
-from streamflow.transports.sharing import share_out, stand_by
+from streamflow.transports.sharing import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class Offer(msgspec.Struct, frozen=True):
 class Share(msgspec.Struct, frozen=True):
     member_id: str
     url: str
-    owned: list[tuple[str, list[int]]]
-    standbys: list[tuple[str, list[int]]] = []
+    owned: ByTopic
+    standbys: ByTopic = []
 
     def partitions(self) -> frozenset[TopicPartition]:
-        return frozenset((topic, p) for topic, partitions in self.owned for p in partitions)
+        return spots_of(self.owned)
 
     def stands_by_for(self) -> frozenset[TopicPartition]:
-        return frozenset((topic, p) for topic, partitions in self.standbys for p in partitions)
+        return spots_of(self.standbys)
 
 
 NOTHING = Share("", "", [])
@@ -81,26 +81,16 @@ def divide(offers: Sequence[bytes], before: bytes, counts: dict[str, int]) -> by
     }
     former = _shares.decode(before) if before else []
     owners = {spot: share.member_id for share in former for spot in share.partitions()}
-    warm: dict[TopicPartition, list[str]] = {}
-    for share in former:
-        for spot in share.partitions() | share.stands_by_for():
-            warm.setdefault(spot, []).append(share.member_id)
+    warm = warm_members((share.member_id, share.partitions() | share.stands_by_for()) for share in former)
     topics = {member: frozenset(offer.topics) for member, offer in wanted.items()}
     found = share_out(counts, topics, owners, warm)
     replicas = max((offer.replicas for offer in wanted.values()), default=0)
     standbys = stand_by(counts, topics, found, replicas, warm)
     shares = [
-        Share(member, offer.url, _by_topic(found.get(member, ())), _by_topic(standbys.get(member, ())))
+        Share(member, offer.url, by_topic(found.get(member, ())), by_topic(standbys.get(member, ())))
         for member, offer in sorted(wanted.items())
     ]
     return msgspec.json.encode(shares)
-
-
-def _by_topic(spots: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
-    found: dict[str, list[int]] = {}
-    for topic, partition in sorted(spots):
-        found.setdefault(topic, []).append(partition)
-    return list(found.items())
 
 
 class Membership:
