@@ -31,22 +31,10 @@ from streamflow.aggregates import (
     TopK,
     Variance,
 )
-from streamflow.app import App
-from streamflow.buffer import Buffer
-from streamflow.errors import (
-    ConfigurationError,
-    DecodeError,
-    MissingEventType,
-    RecordTooLarge,
-    StaleEvent,
-    StreamflowError,
-    UnknownEventType,
-    WindowError,
-)
-from streamflow.event import Event
-from streamflow.faust_adapters.asking import Agent
-from streamflow.faust_adapters.everywhere import GlobalTable
-from streamflow.faust_adapters.names import (
+from streamflow.aggregates.spec import Key
+from streamflow.app.agents.agent import Agent
+from streamflow.app.app import App
+from streamflow.app.faust_names import (
     AppCommand,
     Channel,
     ChannelT,
@@ -73,15 +61,27 @@ from streamflow.faust_adapters.names import (
     registry,
     uuid,
 )
-from streamflow.faust_adapters.record import Record
-from streamflow.faust_adapters.sets import SetGlobalTable, SetTable
-from streamflow.faust_adapters.settings import Settings
-from streamflow.faust_adapters.table import Table
-from streamflow.faust_adapters.topic import Topic
-from streamflow.faust_adapters.windows import HoppingWindow, TumblingWindow
-from streamflow.faust_adapters.worker import Worker
-from streamflow.folds import Key
-from streamflow.retries import Retry
+from streamflow.app.settings import Settings
+from streamflow.app.tables.global_table import GlobalTable
+from streamflow.app.tables.set_table import SetGlobalTable, SetTable
+from streamflow.app.tables.table import Table
+from streamflow.app.tables.windows import HoppingWindow, TumblingWindow
+from streamflow.app.topics.records import Record
+from streamflow.app.topics.topic import Topic
+from streamflow.app.worker.process import Worker
+from streamflow.codecs.event import Event
+from streamflow.errors import (
+    ConfigurationError,
+    DecodeError,
+    MissingEventType,
+    RecordTooLarge,
+    StaleEvent,
+    StreamflowError,
+    UnknownEventType,
+    WindowError,
+)
+from streamflow.processing.buffer import Buffer
+from streamflow.processing.retries import Retry
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 __version__ = _version("streamflow")

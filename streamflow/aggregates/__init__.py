@@ -1,11 +1,11 @@
 """Aggregates: fold events into states, merge states, give results. `base` has the contract."""
 
-from streamflow.aggregates.amounts import Max, Mean, Min, Sum, Variance
-from streamflow.aggregates.base import OTHER, Aggregate, Bad, Field, Placed, State
-from streamflow.aggregates.counting import Count, CountBy
-from streamflow.aggregates.ordering import Collect, First, Last
-from streamflow.aggregates.quantiles import Quantile
-from streamflow.aggregates.sketches import ApproxDistinct, TopK
+from streamflow.aggregates.functions.amounts import Max, Mean, Min, Sum, Variance
+from streamflow.aggregates.functions.base import OTHER, Aggregate, Bad, Field, Placed, State
+from streamflow.aggregates.functions.counting import Count, CountBy
+from streamflow.aggregates.functions.ordering import Collect, First, Last
+from streamflow.aggregates.functions.quantiles import Quantile
+from streamflow.aggregates.functions.sketches import ApproxDistinct, TopK
 
 __all__ = [
     "OTHER",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from faust.cli.base import find_app
 
-from streamflow.app import App
+from streamflow.app.app import App
 
 app_option = click.option(
     "-A", "--app", "module", required=True, metavar="MODULE", help="The app's module, or module:name."

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 import click
 
-from streamflow.app import App
+from streamflow.app.app import App
 
 TIMEOUT_S = 10.0
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import click
 
-from streamflow.app import App
-from streamflow.engine import Engine
+from streamflow.app.app import App
+from streamflow.engine.engine import Engine
 from streamflow.transports.base import Batch
-from streamflow.transports.connecting import scheme_of
+from streamflow.transports.connect import scheme_of
 
 READ_WAIT_MS = 200
 

@@ -10,12 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, needs_broker, whole_log
-from streamflow.dead_letter import ADDED, dead_letter_topic
-from streamflow.engine import Engine
+from streamflow.engine.dead_letters import ADDED, dead_letter_topic
+from streamflow.engine.engine import Engine
 from streamflow.transports.base import Record
 
 BATCH_RECORDS_MAX = 500

@@ -12,11 +12,11 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from streamflow.app.worker.process import Worker
 from streamflow.cli.demo_app import CLOSED_TOPIC, TOPIC, WINDOW_S, make_app
 from streamflow.errors import ConfigurationError, StreamflowError
-from streamflow.faust_adapters.worker import Worker
-from streamflow.transports.connecting import scheme_of
-from streamflow.transports.redis_streams.embedded import SCHEME, EmbeddedServer
+from streamflow.transports.connect import scheme_of
+from streamflow.transports.redis_streams.embedded.server import SCHEME, EmbeddedServer
 from streamflow.web.server import WebServer
 from streamflow.web.settings import DEFAULT_PORT
 

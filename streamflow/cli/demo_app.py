@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamflow.aggregates import Count, CountBy
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.clock import EPOCH, SystemClock
-from streamflow.event import Event
+from streamflow.codecs.event import Event
 from streamflow.windows import TumblingWindow
 
 # Names of their own: the demo may run on somebody's Kafka.

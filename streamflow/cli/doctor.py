@@ -13,13 +13,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, whole_log
-from streamflow.engine import Engine
+from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError, TransportError
-from streamflow.transports.connecting import scheme_of
+from streamflow.transports.connect import scheme_of
 from streamflow.web.settings import is_loopback
 
 PACKAGES = ("streamflow", "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")

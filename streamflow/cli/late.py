@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import ask, json_option, url_option
 

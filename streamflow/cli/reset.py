@@ -7,7 +7,7 @@ import json
 
 import click
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, needs_broker

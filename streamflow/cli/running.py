@@ -12,7 +12,7 @@ from streamflow.errors import ConfigurationError
 from streamflow.web.server import WebServer
 
 if TYPE_CHECKING:
-    from streamflow.app import App
+    from streamflow.app.app import App
 
 
 def check_web(app: App) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.errors import ConfigurationError
 

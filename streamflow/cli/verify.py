@@ -12,16 +12,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from streamflow.app import App
+from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.clock import SystemClock
-from streamflow.conservation import AgentVerifier, verify_agents
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.progress import OUTCOMES
-from streamflow.transports.connecting import scheme_of
-from streamflow.verify import Report, Verifier
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
+from streamflow.state.progress import OUTCOMES
+from streamflow.transports.connect import scheme_of
+from streamflow.verify.agents import AgentVerifier, verify_agents
+from streamflow.verify.recount import Verifier
+from streamflow.verify.report import Report
 
 
 @click.command()

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from streamflow.cli.apps import app_option, load
-from streamflow.transports.connecting import scheme_of
+from streamflow.transports.connect import scheme_of
 
 if TYPE_CHECKING:
-    from streamflow.app import App
+    from streamflow.app.app import App
 
 LEVELS = ("crit", "error", "warn", "info", "debug")
 PROCESSES_MAX = 256

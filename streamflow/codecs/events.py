@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
+from streamflow.codecs.event import Event
 from streamflow.codecs.fields import datetime_of_ms
-from streamflow.event import Event
 
 Road = Callable[[bytes], Event]
 _encoder = msgspec.json.Encoder(decimal_format="number")

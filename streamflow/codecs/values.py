@@ -17,12 +17,12 @@ import orjson
 
 from streamflow.clock import EPOCH
 from streamflow.codecs.canonical import trimmed
+from streamflow.codecs.event import Event
 from streamflow.codecs.events import encode_event, loose_road, ms_road
 from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.errors import ConfigurationError, DecodeError
-from streamflow.event import Event
 
 Decode = Callable[[bytes], Any]
 Column = tuple[list[Any], list[int], list[Bad]]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from streamflow.clock import epoch_ms, rfc3339
-from streamflow.rows import Row, State
+from streamflow.query.rows import Row, State
 
 # msgspec, because it alone keeps integers beyond 64 bits whole both ways.
 _encoder = msgspec.json.Encoder(enc_hook=str)

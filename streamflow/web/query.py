@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamflow.rows import Row, TableReader
+from streamflow.query.rows import Row, TableReader
 from streamflow.web import encoding
 from streamflow.web.problems import Problem
 from streamflow.web.served import WindowIndex

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
-from streamflow.rows import Row, RowListener, TableReader
+from streamflow.query.rows import Row, RowListener, TableReader
 from streamflow.transports.base import Member
 
 

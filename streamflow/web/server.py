@@ -12,16 +12,16 @@ from aiohttp import web
 
 from streamflow.errors import ConfigurationError
 from streamflow.web import security
-from streamflow.web.api import Api
 from streamflow.web.dashboard import Dashboard
-from streamflow.web.late import LateEvents
-from streamflow.web.live import Hub
+from streamflow.web.http.api import Api
+from streamflow.web.http.late import LateEvents
+from streamflow.web.http.routes import ROUTES
+from streamflow.web.live.hub import Hub
+from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
 from streamflow.web.problems import problem_middleware
-from streamflow.web.routes import ROUTES
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings, check
-from streamflow.web.sse import Changes
 
 log = logging.getLogger(__name__)
 

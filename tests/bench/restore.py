@@ -13,13 +13,14 @@ import sys
 import time
 
 from streamflow.aggregates import Count
-from streamflow.changelog import RowCodec
+from streamflow.aggregates.partition import fold_table
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock
-from streamflow.folds import FoldSpec, Key, Values
-from streamflow.forming import fold_table
-from streamflow.recovery import end_of_logs, restore
-from streamflow.stores.memory import MemoryStore
-from streamflow.tables import TablePartition, TableSpec
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.restore import end_of_logs, restore
+from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Record, TopicPartition, TopicSpec, Transport
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.windows import TumblingWindow

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamflow.stores.base import DELETED, MISSING, NO_WINDOW, Store
+from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW, Store
 
 Steps = list[tuple[dict[int, dict[str, Any]], list[int]]]
 starts = st.sampled_from([-10_000, 0, 10_000, 20_000, 1_700_000_000_000])

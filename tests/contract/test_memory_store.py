@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamflow.stores.base import Store
-from streamflow.stores.memory import MemoryStore
+from streamflow.state.stores.base import Store
+from streamflow.state.stores.memory import MemoryStore
 from tests.contract.store_contract import StoreContract
 
 

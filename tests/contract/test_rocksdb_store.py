@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from streamflow.changelog import RowCodec
 from streamflow.errors import ConfigurationError, StoreError
 from streamflow.settings import Settings
-from streamflow.stores.base import MISSING, NO_WINDOW, Store
-from streamflow.stores.opening import Stores
+from streamflow.state.changelog import RowCodec
+from streamflow.state.stores.base import MISSING, NO_WINDOW, Store
+from streamflow.state.stores.opening import Stores
 from streamflow.testing import ManualClock
 from tests.contract.store_contract import StoreContract
 
 pytest.importorskip("rocksdict", reason='needs the extra "rocksdb"')
 
-from streamflow.stores.rocksdb import RocksStore
+from streamflow.state.stores.rocksdb import RocksStore
 
 HOUR_MS = 3_600_000.0
 
@@ -129,10 +129,10 @@ def test_two_workers_on_one_machine_have_folders_of_their_own_and_find_them_agai
 def test_after_sigkill_the_folder_opens_at_once_with_all_that_was_applied(tmp_path: Path) -> None:
     program = f"""
         import os, signal
-        from streamflow.changelog import RowCodec
+        from streamflow.state.changelog import RowCodec
         from streamflow.clock import SystemClock
         from streamflow.settings import Settings
-        from streamflow.stores.opening import Stores
+        from streamflow.state.stores.opening import Stores
         stores = Stores(Settings(id="app", store="rocksdb://", data_dir={str(tmp_path)!r}), SystemClock())
         store = stores.open("table", 0, RowCodec(None), "")
         for n in range(1, 501):

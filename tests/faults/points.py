@@ -17,11 +17,12 @@ from typing import Any
 
 from aiokafka.protocol.produce import ProduceRequest
 
-from streamflow import engine, recovery
+from streamflow.engine import engine
+from streamflow.state import restore as recovery
+from streamflow.transports.kafka.commits import Transactions
 from streamflow.transports.kafka.connection import Connection
 from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer
-from streamflow.transports.kafka.transactions import Transactions
 
 # Of a commit in a transaction.
 COMMIT_POINTS = (

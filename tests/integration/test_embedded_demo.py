@@ -19,7 +19,8 @@ import pytest
 import redis
 
 from streamflow.cli.demo import default_broker, state_folder
-from streamflow.transports.redis_streams import embedded, keeper
+from streamflow.transports.redis_streams.embedded import server as embedded
+from streamflow.transports.redis_streams.embedded import supervisor as keeper
 from tests.integration.workers import ROOT, wait_for
 from tests.support.redis_server import required
 

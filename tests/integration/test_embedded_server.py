@@ -19,8 +19,9 @@ import pytest
 import redis
 
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
-from streamflow.transports.redis_streams import embedded, keeper
-from streamflow.transports.redis_streams.embedded import EmbeddedServer
+from streamflow.transports.redis_streams.embedded import server as embedded
+from streamflow.transports.redis_streams.embedded import supervisor as keeper
+from streamflow.transports.redis_streams.embedded.server import EmbeddedServer
 from tests.integration.workers import ROOT, wait_for
 from tests.support.redis_server import required
 
@@ -396,7 +397,7 @@ def test_a_folder_that_is_not_ours_is_refused(folder: pathlib.Path) -> None:
     script = (
         "import os, sys; sys.path.insert(0, sys.argv[2])\n"
         "import pathlib\n"
-        "from streamflow.transports.redis_streams.embedded import EmbeddedServer\n"
+        "from streamflow.transports.redis_streams.embedded.server import EmbeddedServer\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "else: os.chmod(sys.argv[1], 0o555)\n"
         "EmbeddedServer(pathlib.Path(sys.argv[1])).acquire()\n"

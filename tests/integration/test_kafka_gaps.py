@@ -14,7 +14,7 @@ import pytest
 
 from streamflow.errors import Fenced, RecordTooLarge
 from streamflow.transports.base import Commit, Record
-from streamflow.transports.kafka import transactions
+from streamflow.transports.kafka import commits as transactions
 from streamflow.transports.kafka.offsets import GroupFence, GroupOffsets
 from streamflow.transports.kafka.producer import Producer
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique

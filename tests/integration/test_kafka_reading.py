@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 
 from streamflow.transports.base import Batch, Commit, LogReader, Record, TopicPartition
-from streamflow.transports.kafka import KafkaTransport, columns
+from streamflow.transports.kafka import KafkaTransport
+from streamflow.transports.kafka import fetcher as columns
 from tests.contract.harness import Seen, make_topic, numbered, numbers_in, rows_of
 from tests.integration.kafka_clients import LIMIT_S, Clients
 

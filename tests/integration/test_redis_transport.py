@@ -22,10 +22,10 @@ from streamflow.errors import (
 )
 from streamflow.transports.base import Batch, Commit, Record, TopicSpec
 from streamflow.transports.redis_streams import RedisSettings, RedisTransport
+from streamflow.transports.redis_streams.connection import PUBLISH, Link
 from streamflow.transports.redis_streams.group import Fence
-from streamflow.transports.redis_streams.link import PUBLISH, Link
 from streamflow.transports.redis_streams.names import IdOutOfRange, offset_of_id
-from streamflow.transports.redis_streams.server import check
+from streamflow.transports.redis_streams.server_check import check
 from tests.contract.harness import (
     Worker,
     make_topic,
@@ -427,7 +427,7 @@ async def test_a_commit_nobody_knows_of_is_ended_before_its_offsets_are_told(
     call = commits._call
 
     async def never_arrives(*args: Any) -> Any:
-        from streamflow.transports.redis_streams.link import LostConnection
+        from streamflow.transports.redis_streams.connection import LostConnection
 
         late.append(args)
         raise LostConnection("on the way")

@@ -12,19 +12,20 @@ from typing import Any
 import orjson
 
 from streamflow.aggregates import Aggregate, Count, CountBy, Max, Mean, Min, Sum
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import By, FoldSpec, Key
 from streamflow.clock import EPOCH, LoopClock
 from streamflow.codecs import KeyCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.folds import By, FoldSpec, Key, Values
-from streamflow.readers import make_readers
-from streamflow.reading import EngineReader
-from streamflow.rows import Row, RowChange, TableChanges
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
+from streamflow.query.reader import EngineReader
+from streamflow.query.readers import make_readers
+from streamflow.query.rows import Row, RowChange, TableChanges
+from streamflow.query.worker_view import Watcher
 from streamflow.settings import Settings
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
-from streamflow.watching import Watcher
 from streamflow.windows import Window
 from tests.property.oracle import OracleEvent
 from tests.simulation.codecs import JsonEvent

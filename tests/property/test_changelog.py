@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamflow.changelog import ChangelogError, RowCodec
 from streamflow.codecs import group_key, group_key_value
-from streamflow.stores.base import DELETED
+from streamflow.state.changelog import ChangelogError, RowCodec
+from streamflow.state.stores.base import DELETED
 from streamflow.windows import SessionWindow, TumblingWindow
 
 WINDOW = TumblingWindow(10)

@@ -23,8 +23,8 @@ from streamflow.codecs import (
     time_ms,
     times_ms_column,
 )
+from streamflow.codecs.event import Event
 from streamflow.errors import DecodeError
-from streamflow.event import Event
 
 unhurried = settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 

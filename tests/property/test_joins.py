@@ -12,17 +12,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamflow.changelog import RowCodec
 from streamflow.clock import LoopClock
 from streamflow.codecs import KeyCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.joins import Join, JoinSpec, Side, TickFeed
-from streamflow.retries import Retry
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
+from streamflow.processing.retries import Retry
+from streamflow.processing.unit_stream import FILTERED, Several, UnitStream
 from streamflow.settings import Settings
-from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import TableSpec
-from streamflow.taking import FILTERED, Several, UnitStream
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamflow.faust_adapters.records import record_maker
+from streamflow.app.topics.records import record_maker
 
 
 class Inner(faust.Record):

@@ -17,15 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamflow.changelog import RowCodec
 from streamflow.clock import LoopClock
-from streamflow.engine import Engine
-from streamflow.progress import progress_from_record
-from streamflow.retries import Retry
+from streamflow.engine.engine import Engine
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.retries import Retry
 from streamflow.settings import Settings
-from streamflow.stores.base import NO_WINDOW
-from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import AgentTable, TableSpec
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
+from streamflow.state.progress import progress_from_record
+from streamflow.state.stores.base import NO_WINDOW
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport

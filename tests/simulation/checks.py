@@ -9,13 +9,13 @@ from typing import Any
 
 import orjson
 
-from streamflow.assignment import FoldPart
+from streamflow.aggregates.late_events import EVENTS_MAX
+from streamflow.aggregates.partition import FoldPart
+from streamflow.aggregates.shuffle.final import SecondStage
 from streamflow.clock import rfc3339
-from streamflow.engine import Engine
-from streamflow.late import EVENTS_MAX
-from streamflow.progress import Progress, ProgressKey, progress_from_record
-from streamflow.shuffle import SecondStage
-from streamflow.tables import TablePartition
+from streamflow.engine.engine import Engine
+from streamflow.state.partition import TablePartition
+from streamflow.state.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.memory import MemoryBroker
 from tests.simulation.cluster import APP, LETTERS, Cluster
 from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, MOVING, SOURCES, Expected, SimEvent

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamflow.aggregates import Count, CountBy
-from streamflow.changelog import RowCodec
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import LoopClock
-from streamflow.engine import Engine
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.engine.engine import Engine
 from streamflow.metrics import Metrics
-from streamflow.retries import Retry, Uniform
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.retries import Retry, Uniform
 from streamflow.settings import Settings
-from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import AgentTable, TableSpec
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
 from streamflow.testing import SimulationLoop
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from streamflow.codecs import KeyCodec
-from streamflow.dispatch import Source
+from streamflow.engine.decoding import Source
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Batch
 from tests.simulation.scenario import EVENTS, SOURCES

@@ -13,19 +13,21 @@ from typing import Any
 import orjson
 import pytest
 
-from streamflow import forming, recovering
-from streamflow.cut import Cut
-from streamflow.gate import Gate
-from streamflow.general import Unit
-from streamflow.hand import Hand
-from streamflow.ledger import Ledger
-from streamflow.shuffle import SecondStage, Sender, share_key
-from streamflow.stages import SlidingStage
-from streamflow.stores.base import MISSING
-from streamflow.tables import TablePartition
+from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.shuffle.final_windows import SlidingStage
+from streamflow.aggregates.shuffle.partial import Sender, share_key
+from streamflow.aggregates.windowed_fold import SessionFold
+from streamflow.engine import assignment_builder as forming
+from streamflow.engine import restoration as recovering
+from streamflow.processing.acks import Ledger
+from streamflow.processing.gate import Gate
+from streamflow.processing.units import Unit
+from streamflow.state.cut import Cut
+from streamflow.state.event_context import Hand
+from streamflow.state.partition import TablePartition
+from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Commit, Record, TopicPartition
 from streamflow.transports.memory import MemoryTransport
-from streamflow.window_folds import SessionFold
 
 Broken = dict[str, Any]
 """Switches for the transport's `Faults`."""

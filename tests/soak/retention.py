@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamflow.aggregates import Count, Sum
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport

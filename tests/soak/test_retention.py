@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamflow.late import EVENTS_MAX
+from streamflow.aggregates.late_events import EVENTS_MAX
 from tests.soak.retention import KEPT_WINDOWS, PARTITIONS, SHOPS, soak
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import redis
 
-from streamflow.transports.redis_streams.embedded import EmbeddedServer
+from streamflow.transports.redis_streams.embedded.server import EmbeddedServer
 
 
 def main(arguments: Sequence[str]) -> None:

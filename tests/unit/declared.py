@@ -8,14 +8,14 @@ from typing import Any
 
 import orjson
 
+from streamflow.aggregates.spec import FoldSpec
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.event import Event
-from streamflow.folds import FoldSpec
-from streamflow.readers import make_reader
-from streamflow.reading import EngineReader
+from streamflow.codecs.event import Event
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
+from streamflow.query.reader import EngineReader
+from streamflow.query.readers import make_reader
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport

@@ -28,8 +28,8 @@ from streamflow import (
     TopK,
     TumblingWindow,
 )
-from streamflow.changelog import bare
 from streamflow.clock import SystemClock
+from streamflow.state.changelog import bare
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import T0_MS, event, logged, make_app, running, until
 

@@ -13,7 +13,7 @@ from faust.exceptions import ImproperlyConfigured
 
 from streamflow import App, ConfigurationError, TumblingWindow
 from streamflow.clock import SystemClock
-from streamflow.joins import JoinSpec
+from streamflow.processing.joins import JoinSpec
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import logged, make_app, running, until
 

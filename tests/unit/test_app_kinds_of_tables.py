@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from streamflow import App, Record, Retry
-from streamflow.changelog import ChangelogError
 from streamflow.clock import SystemClock
 from streamflow.errors import StoreError
+from streamflow.state.changelog import ChangelogError
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import make_app, running, until
 

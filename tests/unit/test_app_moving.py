@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from streamflow import App, ConfigurationError, Record, SessionWindow, SlidingWindow
+from streamflow.app.tables.windowed import WindowedTable
 from streamflow.clock import SystemClock
-from streamflow.faust_adapters.windowed import WindowedTable
-from streamflow.readers import make_reader
+from streamflow.query.readers import make_reader
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.windows import HoppingWindow, Window
 from tests.property.oracle import OracleEvent, ask

@@ -10,14 +10,14 @@ import pytest
 from streamflow import App, Count, Event, Key, TumblingWindow
 from streamflow.clock import SystemClock
 from streamflow.errors import ConfigurationError
-from streamflow.stores.base import Store
-from streamflow.stores.memory import MemoryStore
+from streamflow.state.stores.base import Store
+from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.unit.running import T0_MS, event, make_app, running, until
 
 pytest.importorskip("rocksdict", reason='needs the extra "rocksdb"')
 
-from streamflow.stores.rocksdb import RocksStore
+from streamflow.state.stores.rocksdb import RocksStore
 
 
 def counting(broker: MemoryBroker, tmp_path: Path, **options: Any) -> tuple[App, Any]:

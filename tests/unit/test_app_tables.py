@@ -10,7 +10,7 @@ import faust
 import pytest
 
 from streamflow import App, ConfigurationError, Event, Record, Retry, TumblingWindow
-from streamflow.watching import Watcher
+from streamflow.query.worker_view import Watcher
 from tests.unit.running import T0_MS, event, make_app, running, until
 
 Use = Callable[[str, Event], Any]

@@ -10,17 +10,18 @@ import orjson
 import pytest
 
 from streamflow.aggregates import Count
-from streamflow.changelog import RowCodec
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock, sleep_unless
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.cut import Cut
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.event import Event
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.codecs.event import Event
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
 from streamflow.settings import Settings
-from streamflow.stores.memory import MemoryStore
-from streamflow.tables import TablePartition, TableSpec
+from streamflow.state.changelog import RowCodec
+from streamflow.state.cut import Cut
+from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.stores.memory import MemoryStore
 from streamflow.testing import ManualClock
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from streamflow import App, Count, Event, TumblingWindow
 from streamflow.cli import late, verify
 from streamflow.cli.verify import report_object
-from streamflow.verify import Difference, PartitionCount, Report
+from streamflow.verify.report import Difference, PartitionCount, Report
 from tests.unit.running import T0_MS, event, make_app, running, until
 
 WINDOW = TumblingWindow(size_s=10, idle_close_s=None)

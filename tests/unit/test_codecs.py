@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from streamflow.changelog import RowCodec
 from streamflow.codecs import (
     KeyCodec,
     ValueCodec,
@@ -30,8 +29,9 @@ from streamflow.codecs import (
     json_bytes,
     times_ms_column,
 )
+from streamflow.codecs.event import Event
 from streamflow.errors import ConfigurationError, DecodeError
-from streamflow.event import Event
+from streamflow.state.changelog import RowCodec
 
 USUAL = b'{"id":"1","type":"click","timestamp":"2026-01-01T00:00:00.123Z","data":{"user":"ann","n":7}}'
 IN_MS = b'{"id":"1","type":"click","timestamp":1767225600123,"data":{"user":"ann","n":7}}'

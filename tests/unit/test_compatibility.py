@@ -269,10 +269,9 @@ def test_modules_of_faust_are_found_under_our_name() -> None:
     from streamflow.cli.base import AppCommand  # type: ignore[import-not-found]  # lent by Faust
     from streamflow.livecheck import Case  # type: ignore[import-not-found]  # likewise
     from streamflow.models.fields import StringField  # type: ignore[import-not-found]  # likewise
+    from streamflow.streams import current_event  # type: ignore[import-not-found]  # likewise
     from streamflow.types import AppT  # type: ignore[import-not-found]  # likewise
     from streamflow.web.exceptions import NotFound  # type: ignore[import-not-found]  # likewise
-
-    from streamflow.streams import current_event  # type: ignore[attr-defined]  # likewise
 
     assert AppCommand is faust.cli.AppCommand
     assert Case is faust.livecheck.Case

@@ -22,10 +22,11 @@ from streamflow.aggregates import (
     TopK,
     Variance,
 )
-from streamflow.changelog import RowCodec
-from streamflow.conditions import condition
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.where import condition
 from streamflow.errors import ConfigurationError
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.state.changelog import RowCodec
 from streamflow.windows import TumblingWindow
 from tests.unit.declared import T0_MS, Declared, event
 

@@ -11,20 +11,23 @@ import orjson
 import pytest
 
 from streamflow.aggregates import Count
-from streamflow.changelog import RowCodec
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
+from streamflow.codecs.event import Event
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
-from streamflow.event import Event
-from streamflow.folds import FoldSpec, Key, Values
 from streamflow.partitioner import fnv1a
-from streamflow.retries import Retry
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.retries import Retry
 from streamflow.settings import Settings
-from streamflow.stores.base import NO_WINDOW
-from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import AgentTable, TableSpec
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
+from streamflow.state.stores.base import NO_WINDOW
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.windows import TumblingWindow

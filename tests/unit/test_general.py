@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from streamflow.changelog import RowCodec
-from streamflow.chunk import Chunk
 from streamflow.clock import SystemClock
-from streamflow.gate import Gate
-from streamflow.hand import Hand
-from streamflow.ledger import Ledger
-from streamflow.progress import Progress, progress_from_record
-from streamflow.stores.memory import MemoryStore
-from streamflow.tables import TablePartition, TableSpec
+from streamflow.codecs.chunk import Chunk
+from streamflow.processing.acks import Ledger
+from streamflow.processing.gate import Gate
+from streamflow.state.changelog import RowCodec
+from streamflow.state.event_context import Hand
+from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.progress import Progress, progress_from_record
+from streamflow.state.stores.memory import MemoryStore
 
 
 def chunk(offsets: list[int], times_ms: list[int], next_offset: int) -> Chunk:

@@ -9,9 +9,9 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamflow.transports.assignor import share_out
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.kafka.assignor import CopartitionedAssignor
-from streamflow.transports.sharing import share_out
+from streamflow.transports.kafka.member_metadata import CopartitionedAssignor
 
 Shares = dict[str, list[TopicPartition]]
 

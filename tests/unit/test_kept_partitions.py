@@ -9,21 +9,24 @@ from collections.abc import AsyncIterator, Callable
 import orjson
 import pytest
 
-from streamflow import recovering
 from streamflow.aggregates import Count
-from streamflow.assignment import Lifecycle
-from streamflow.changelog import RowCodec
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.dispatch import Source
-from streamflow.engine import Engine
-from streamflow.event import Event
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.codecs.event import Event
+from streamflow.engine import restoration as recovering
+from streamflow.engine.decoding import Source
+from streamflow.engine.engine import Engine
+from streamflow.engine.hooks import Lifecycle
 from streamflow.partitioner import fnv1a
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
 from streamflow.settings import Settings
-from streamflow.stores.base import MISSING, NO_WINDOW
-from streamflow.streams import AgentSpec, EventStream
-from streamflow.tables import AgentTable, TableSpec
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
+from streamflow.state.stores.base import MISSING, NO_WINDOW
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 

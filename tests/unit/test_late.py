@@ -7,14 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from streamflow import late
 from streamflow.aggregates import Count, First, Sum
-from streamflow.cut import Cut
-from streamflow.folds import FoldSpec, Key, Values
-from streamflow.late import EVENTS_MAX, Late, Ledger, ledger_table
-from streamflow.stores.memory import MemoryStore
+from streamflow.aggregates import late_events as late
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, Ledger, ledger_table
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.query.worker_view import Watcher
+from streamflow.state.cut import Cut
+from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.memory import MemoryTransport
-from streamflow.watching import Watcher
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from tests.unit.declared import T0_MS, Declared, event
 
@@ -189,7 +190,7 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
 
 
 def make_ledger() -> Ledger:
-    from streamflow.changelog import RowCodec
+    from streamflow.state.changelog import RowCodec
 
     return Ledger(ledger_table("t", "t-late", 1), 0, MemoryStore(), RowCodec(TUMBLING))
 

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from streamflow.buffer import Buffer
 from streamflow.errors import ConfigurationError
-from streamflow.retries import Retry
+from streamflow.processing.buffer import Buffer
+from streamflow.processing.retries import Retry
 
 
 def test_waits_double_up_to_the_longest():

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from streamflow.errors import ConfigurationError, RecordTooLarge
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
-from streamflow.transports.connecting import redis_settings
+from streamflow.transports.connect import redis_settings
 from streamflow.transports.redis_streams import RedisSettings
-from streamflow.transports.redis_streams.counting import UNKNOWN, Counts
 from streamflow.transports.redis_streams.entries import chunks, columns, pack_headers, unpack_headers
 from streamflow.transports.redis_streams.group import Offer, Share, divide
+from streamflow.transports.redis_streams.lag import UNKNOWN, Counts
 from streamflow.transports.redis_streams.names import (
     MS_END,
     SEQUENCES,

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamflow.changelog import RowCodec
 from streamflow.clock import SystemClock
+from streamflow.engine.standbys import Standbys
 from streamflow.metrics import Metrics
-from streamflow.shelf import Shelf
-from streamflow.standbys import Standbys
-from streamflow.stores.base import MISSING, NO_WINDOW
-from streamflow.stores.memory import MemoryStore
-from streamflow.tables import TableSpec
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
+from streamflow.state.store_manager import Shelf
+from streamflow.state.stores.base import MISSING, NO_WINDOW
+from streamflow.state.stores.memory import MemoryStore
+from streamflow.transports.assignor import share_out, stand_by
 from streamflow.transports.base import Batch, TopicPartition
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from streamflow.transports.sharing import share_out, stand_by
 from tests.unit.test_kept_partitions import KEYS, PARTITIONS, Group, Worker
 
 Spots = Mapping[str, Iterable[TopicPartition]]

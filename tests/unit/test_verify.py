@@ -10,14 +10,16 @@ import pytest
 
 from streamflow import App, Event, Retry
 from streamflow.aggregates import ApproxDistinct, Count, Last, Quantile, Sum
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import FoldSpec, Key
 from streamflow.clock import SystemClock
-from streamflow.conservation import AgentVerifier, verify_agents
-from streamflow.folds import FoldSpec, Key, Values
+from streamflow.query.worker_view import Watcher
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from streamflow.verify import Report, Verifier, VerifyError
-from streamflow.watching import Watcher
+from streamflow.verify.agents import AgentVerifier, verify_agents
+from streamflow.verify.recount import Verifier
+from streamflow.verify.report import Report, VerifyError
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from tests.unit.declared import T0_MS, Declared, event, raw
 from tests.unit.running import log, running, until

@@ -11,7 +11,7 @@ import aiohttp
 import jsonschema
 import pytest
 
-from streamflow.rows import Row
+from streamflow.query.rows import Row
 from streamflow.web import query
 from tests.unit.web_fakes import SIZE_MS, Cluster, FakeReader, FakeServed, PlainReader, partition_of
 

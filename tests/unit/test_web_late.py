@@ -9,7 +9,7 @@ import aiohttp
 import jsonschema
 import pytest
 
-from streamflow.rows import LateRow
+from streamflow.query.rows import LateRow
 from tests.unit.test_web_api import Client
 from tests.unit.web_fakes import SIZE_MS, Cluster
 

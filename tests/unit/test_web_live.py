@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from streamflow.rows import Row, RowChange
+from streamflow.query.rows import Row, RowChange
 from streamflow.web.messages import SUBPROTOCOL
 from tests.unit.web_fakes import SETTINGS, SIZE_MS, Cluster, FakeServed, partition_of, until
 

@@ -12,7 +12,7 @@ from zlib import crc32
 from streamflow.clock import LoopClock
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
-from streamflow.rows import (
+from streamflow.query.rows import (
     LateRow,
     LateSeen,
     Operation,

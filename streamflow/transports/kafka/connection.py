@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.kafka import wire
+from streamflow.transports.kafka import protocol as wire
 from streamflow.transports.kafka.settings import KafkaSettings
 
 BACKOFF_MIN_MS = 5.0

@@ -16,11 +16,11 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, TransportError
 from streamflow.transports.base import Assignment, Batch, Member, RebalanceListener, TopicPartition
-from streamflow.transports.kafka import columns
-from streamflow.transports.kafka.assignor import CopartitionedAssignor
-from streamflow.transports.kafka.columns import ColumnFetcher, replace_fetcher
+from streamflow.transports.kafka import fetcher as columns
 from streamflow.transports.kafka.connection import meaning
-from streamflow.transports.kafka.getmany import RecordFetcher
+from streamflow.transports.kafka.fallback_fetcher import RecordFetcher
+from streamflow.transports.kafka.fetcher import ColumnFetcher, replace_fetcher
+from streamflow.transports.kafka.member_metadata import CopartitionedAssignor
 from streamflow.transports.kafka.offsets import GroupFence
 from streamflow.transports.kafka.settings import KafkaSettings
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from streamflow.errors import Fenced
 from streamflow.transports.base import Commit, TopicPartition
-from streamflow.transports.kafka import producer, wire
+from streamflow.transports.kafka import producer
+from streamflow.transports.kafka import protocol as wire
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
 from streamflow.transports.kafka.settings import KafkaSettings
 

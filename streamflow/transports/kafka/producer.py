@@ -28,7 +28,8 @@ from streamflow.errors import (
     TransportError,
 )
 from streamflow.transports.base import Record, TopicPartition
-from streamflow.transports.kafka import batches, wire
+from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.kafka import record_batches as batches
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
 from streamflow.transports.kafka.settings import KafkaSettings
 

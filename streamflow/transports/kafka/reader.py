@@ -9,8 +9,8 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
 from streamflow.transports.base import Batch, TopicPartition
-from streamflow.transports.kafka.columns import ColumnFetcher
-from streamflow.transports.kafka.getmany import RecordFetcher
+from streamflow.transports.kafka.fallback_fetcher import RecordFetcher
+from streamflow.transports.kafka.fetcher import ColumnFetcher
 from streamflow.transports.kafka.group import new_consumer, start_consumer, stop_consumer
 from streamflow.transports.kafka.settings import KafkaSettings
 

@@ -11,7 +11,7 @@ from aiokafka.protocol.offset import OffsetRequest
 
 from streamflow.errors import TransportError
 from streamflow.transports.base import TopicPartition, TopicSpec
-from streamflow.transports.kafka import wire
+from streamflow.transports.kafka import protocol as wire
 from streamflow.transports.kafka.connection import Connection, Deadline
 
 TOPICS_TIMEOUT_MS = 30_000

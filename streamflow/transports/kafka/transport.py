@@ -20,15 +20,15 @@ from streamflow.transports.base import (
     TopicPartition,
     TopicSpec,
 )
+from streamflow.transports.kafka.commits import PlainCommits, Transactions
 from streamflow.transports.kafka.connection import Connection
-from streamflow.transports.kafka.forgetting import forget
 from streamflow.transports.kafka.group import Group
 from streamflow.transports.kafka.offsets import GroupFence, GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
 from streamflow.transports.kafka.reader import KafkaLogReader
+from streamflow.transports.kafka.reset import forget
 from streamflow.transports.kafka.settings import KafkaSettings
 from streamflow.transports.kafka.topics import Topics
-from streamflow.transports.kafka.transactions import PlainCommits, Transactions
 
 log = logging.getLogger(__name__)
 

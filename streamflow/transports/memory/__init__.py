@@ -7,7 +7,7 @@ meets Kafka.
 """
 
 from streamflow.transports.memory.broker import MemoryBroker
-from streamflow.transports.memory.client import ClientKilled, MemoryTransport
 from streamflow.transports.memory.faults import POINTS, Faults
+from streamflow.transports.memory.transport import ClientKilled, MemoryTransport
 
 __all__ = ["POINTS", "ClientKilled", "Faults", "MemoryBroker", "MemoryTransport"]

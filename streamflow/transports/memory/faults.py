@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from streamflow.transports.base import Commit, Record
 
 if TYPE_CHECKING:
-    from streamflow.transports.memory.client import MemoryTransport
+    from streamflow.transports.memory.transport import MemoryTransport
 
 # Where `Faults.on_point` is awaited, in the order in which a worker passes them.
 POINTS = (

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from streamflow.transports.assignor import stand_by, warm_members
 from streamflow.transports.base import Assignment, Member, TopicPartition
-from streamflow.transports.sharing import stand_by, warm_members
 
 
 class Membership:

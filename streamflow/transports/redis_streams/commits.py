@@ -29,11 +29,11 @@ import msgspec
 from streamflow.clock import Clock
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, LostWrites, TransportError
 from streamflow.transports.base import Commit, TopicPartition
+from streamflow.transports.redis_streams.connection import COMMIT, PUBLISH, Arg, Link, LostConnection
 from streamflow.transports.redis_streams.entries import EMPTY, Chunk, chunks
-from streamflow.transports.redis_streams.failures import Changes
 from streamflow.transports.redis_streams.group import Fence
-from streamflow.transports.redis_streams.link import COMMIT, PUBLISH, Arg, Link, LostConnection
 from streamflow.transports.redis_streams.names import id_before, offset_of_id, spot_field
+from streamflow.transports.redis_streams.pending import Changes
 from streamflow.transports.redis_streams.settings import RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
 

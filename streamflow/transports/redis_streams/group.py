@@ -17,11 +17,11 @@ import msgspec
 
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
+from streamflow.transports.assignor import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
 from streamflow.transports.base import Assignment, Member, RebalanceListener, TopicPartition
-from streamflow.transports.redis_streams.link import GROUP, Arg, Link
+from streamflow.transports.redis_streams.connection import GROUP, Arg, Link
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
-from streamflow.transports.sharing import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
 
 log = logging.getLogger(__name__)
 

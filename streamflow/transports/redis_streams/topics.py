@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError
 
 from streamflow.errors import RecordRefused, RecordTooLarge, TransportError
 from streamflow.transports.base import Record, TopicPartition, TopicSpec
-from streamflow.transports.redis_streams.link import Link, refused
+from streamflow.transports.redis_streams.connection import Link, refused
 from streamflow.transports.redis_streams.names import Names, offset_after
 
 _specs = msgspec.json.Decoder(TopicSpec)

@@ -19,18 +19,18 @@ from streamflow.transports.base import (
     TopicSpec,
 )
 from streamflow.transports.redis_streams.commits import Commits
-from streamflow.transports.redis_streams.counting import UNKNOWN, Counts
+from streamflow.transports.redis_streams.compaction import Upkeep
+from streamflow.transports.redis_streams.connection import SEND, Link
 from streamflow.transports.redis_streams.entries import chunks
-from streamflow.transports.redis_streams.failures import Pending
-from streamflow.transports.redis_streams.forgetting import forget
 from streamflow.transports.redis_streams.group import Fence, Membership, Offer, create_groups
-from streamflow.transports.redis_streams.link import SEND, Link
+from streamflow.transports.redis_streams.lag import UNKNOWN, Counts
 from streamflow.transports.redis_streams.names import offset_of, spot_field
-from streamflow.transports.redis_streams.reading import Reader, RedisLogReader
-from streamflow.transports.redis_streams.server import check_server
+from streamflow.transports.redis_streams.pending import Pending
+from streamflow.transports.redis_streams.reader import Reader, RedisLogReader
+from streamflow.transports.redis_streams.reset import forget
+from streamflow.transports.redis_streams.server_check import check_server
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics, end_of, partition_of, spot_of
-from streamflow.transports.redis_streams.upkeep import Upkeep
 
 
 class RedisTransport:

@@ -10,8 +10,8 @@ import asyncio
 import importlib.metadata
 
 from streamflow import App
-from streamflow.readers import make_readers
-from streamflow.reading import EngineReader
+from streamflow.query.reader import EngineReader
+from streamflow.query.readers import make_readers
 from tests.bench.meter import Job, Meter, now
 from tests.bench.workload import Rows
 

@@ -1,0 +1,304 @@
+"""A declared aggregate: folds whole columns into its rows.
+
+`Values` is one aggregate or several by name with one state for each row; `Fold` is the consumer.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby, repeat
+from typing import TYPE_CHECKING, Any
+
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, Ledger
+from streamflow.aggregates.spec import Key
+from streamflow.aggregates.where import Condition, condition
+from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
+from streamflow.codecs.chunk import Chunk
+from streamflow.errors import DecodeError
+from streamflow.state.changelog import json_key
+from streamflow.state.partition import TablePartition
+from streamflow.state.progress import Progress
+from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
+from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow
+
+if TYPE_CHECKING:
+    from streamflow.aggregates.row_values import State
+    from streamflow.aggregates.spec import Field, FoldSpec
+
+RUN_EVENTS_MIN = 16
+"""Shorter stretches of one window than this, on average, are folded all at once."""
+
+Bad = tuple[int, DecodeError]
+"""(index in the chunk, why it can't be folded)"""
+
+
+@dataclass(slots=True)
+class _Columns:
+    """What folding needs of each event: its group, time, whether it is wanted, and what to fold."""
+
+    groups: list[Any]
+    times: list[int]
+    wanted: list[Any] | None
+    values: list[list[Any] | None]
+    offsets: Sequence[int]
+    # Where some came later than the grace: what ends there or before was closed when the event came.
+    closed_at: list[int | None] | None = None
+
+    def select(self, indexes: list[int]) -> _Columns:
+        return _Columns(
+            [self.groups[i] for i in indexes],
+            [self.times[i] for i in indexes],
+            None if self.wanted is None else [self.wanted[i] for i in indexes],
+            [None if column is None else [column[i] for i in indexes] for column in self.values],
+            [self.offsets[i] for i in indexes],
+            None if self.closed_at is None else [self.closed_at[i] for i in indexes],
+        )
+
+
+class Fold:
+    """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions.
+
+    This one is for tumbling windows and none at all; `window_folds` has the others.
+    """
+
+    def __init__(self, spec: FoldSpec) -> None:
+        self.spec = spec
+        self.window: Any = spec.window  # what events are folded by
+        self.kept = spec.kept
+        self.parts: dict[int, TablePartition] = {}
+        self.ledgers: dict[int, Ledger] = {}
+        self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
+        self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
+        where = self._where.path if isinstance(self._where, Condition) else self._where
+        wanted = [spec.by, where, spec.time, *self._fields]
+        self._paths = [field for field in wanted if isinstance(field, str)]
+        self._whole_events = any(callable(field) for field in wanted)
+        self._getters = {path: field_getter(path) for path in self._paths}
+
+    def paths(self) -> list[str] | None:
+        """The field paths that folding needs; ``None`` if it needs whole events, for somebody's function."""
+        return None if self._whole_events else self._paths
+
+    def take(self, chunk: Chunk, progress: Progress) -> list[Bad]:
+        """Folds a chunk and moves the progress past it, in one step. Returns what could not be folded.
+
+        The watermark is that of every usable event, filtered ones included.
+        """
+        bad: list[Bad] = []
+        if not len(chunk):
+            progress.take(chunk.next_offset)
+            return bad
+        columns = self._columns(chunk, bad)
+        total = len(columns.times)
+        late = filtered = 0
+        if total:
+            before_ms = progress.watermark_ms
+            progress.see(max(columns.times))
+            live, late, filtered = self._live(columns, before_ms, progress.watermark_ms)
+            if late:
+                self._note_late(chunk.partition, columns, live or [], before_ms)
+            if live is not None:
+                columns = columns.select(live)
+            if columns.times:
+                late += self._fold(self.parts[chunk.partition], columns)
+        counted = total - late - filtered
+        progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
+        return bad
+
+    def _columns(self, chunk: Chunk, bad: list[Bad]) -> _Columns:
+        """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""
+        wrong: dict[int, DecodeError] = {}
+        spec = self.spec
+        if isinstance(spec.by, Key):
+            groups = chunk.keys
+            if None in groups:
+                for index, key in enumerate(groups):
+                    if key is None:
+                        wrong[index] = DecodeError(
+                            "bad-key", "the record has no key to group by", field="key"
+                        )
+            if spec.json_keys:
+                groups = list(map(json_key, groups))
+        elif spec.by is None:
+            groups = [group_key(None)] * len(chunk)
+        else:
+            groups, bad_groups = checked_group_keys(spec.by, self._read(chunk, spec.by, wrong))
+            wrong.update(bad_groups)
+        times = chunk.times_ms
+        if spec.time is not None:
+            times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))
+            wrong.update(bad_times)
+        wanted = None if self._where is None else self._wanted(chunk, self._where, wrong)
+        values: list[list[Any] | None] = []
+        for aggregate, field in zip(spec.values.aggregates, self._fields, strict=True):
+            column = None if field is None else self._read(chunk, field, wrong)
+            if column is not None:
+                wrong.update(aggregate.check_column(column))
+                if aggregate.placed:
+                    column = list(zip(times, repeat(chunk.partition), chunk.offsets, column, strict=False))
+            values.append(column)
+        columns = _Columns(groups, times, wanted, values, chunk.offsets)
+        if not wrong:
+            return columns
+        bad.extend(sorted(wrong.items()))
+        return columns.select([index for index in range(len(chunk)) if index not in wrong])
+
+    def _read(self, chunk: Chunk, field: Field, wrong: dict[int, DecodeError]) -> list[Any]:
+        """The column of a field path or of somebody's function; where that raises, the event is bad."""
+        if isinstance(field, str):
+            return chunk.column(field, self._getters[field])
+        assert chunk.events is not None
+        column: list[Any] = []
+        for index, event in enumerate(chunk.events):
+            try:
+                column.append(field(event))
+            except Exception as exc:  # noqa: BLE001 - the user's function may raise anything
+                name = getattr(field, "__qualname__", repr(field))
+                wrong[index] = DecodeError("agent-failed", f"{name} raised {type(exc).__name__}: {exc}")
+                column.append(None)
+        return column
+
+    def _wanted(
+        self, chunk: Chunk, where: Condition | Callable[[Any], Any], wrong: dict[int, DecodeError]
+    ) -> list[Any]:
+        if isinstance(where, Condition):
+            return where.column(self._read(chunk, where.path, wrong))
+        return self._read(chunk, where, wrong)
+
+    def _live(
+        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+    ) -> tuple[list[int] | None, int, int]:
+        """(indexes of the events that count or ``None`` for all, late ones, filtered ones)."""
+        window, times, wanted = self.window, columns.times, columns.wanted
+        assert after_ms is not None
+        # Nothing is late when even the oldest event's window is open at the end of the column.
+        suspect = window is not None and window.start_of(min(times)) < window.first_open_start(after_ms)
+        # Nor when each event is as late as all before it, which most columns are.
+        if suspect and (before_ms is None or times[0] >= before_ms) and sorted(times) == times:
+            suspect = False
+        if not suspect and wanted is None:
+            return None, 0, 0
+        marks = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
+        next(marks)
+        late_at: set[int] = set()
+        if suspect and window is not None:
+            # Only what lies further behind than the grace can be late: the rest needs one comparison.
+            grace_ms = window.grace_ms
+            behind = [
+                (i, t, mark)
+                for i, (t, mark) in enumerate(zip(times, marks, strict=True))
+                if t < mark - grace_ms
+            ]
+            late_at = {i for i, t, mark in behind if t < window.first_open_start(mark)}
+        indexes = range(len(times)) if wanted is None else [i for i, want in enumerate(wanted) if want]
+        live = [i for i in indexes if i not in late_at] if late_at else list(indexes)
+        late = len(indexes) - len(live)
+        return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
+
+    def _note_late(self, partition: int, columns: _Columns, live: list[int], before_ms: int | None) -> None:
+        """Puts what is wanted and came too late, and so is not ``live``, into the ledger."""
+        marks = accumulate(columns.times, max, initial=columns.times[0] if before_ms is None else before_ms)
+        next(marks)
+        lived, wanted = set(live), columns.wanted
+        late = [(i, mark) for i, mark in enumerate(marks) if i not in lived and (wanted is None or wanted[i])]
+        skipped = max(0, len(late) - EVENTS_MAX)
+        events = [self._late(columns, i, mark) for i, mark in late[skipped:]]
+        self.ledgers[partition].add(events, skipped)
+
+    def _late(self, columns: _Columns, index: int, watermark_ms: int) -> Late:
+        """The late event at ``index``, that came when the watermark stood there."""
+        window, values, t = self.spec.window, self.spec.values, columns.times[index]
+        assert window is not None
+        group, windows = columns.groups[index], window.windows_of(t)
+        behind_ms = watermark_ms - window.last_end_of(t) - window.grace_ms
+        offset = columns.offsets[index]
+        if not isinstance(window, TumblingWindow | HoppingWindow):
+            row = windows[0][1] if isinstance(window, SessionWindow) else t
+            return Late(t, behind_ms, offset, ((row, group),), None)
+        state = values.fold_columns([0], [None if c is None else [c[index]] for c in columns.values])[0]
+        return Late(t, behind_ms, offset, tuple((start, group) for start, _ in windows), values.dump(state))
+
+    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+        """Folds columns into the partition's changes, one stretch of events of one window at a time.
+
+        Returns how many were late, where only the rows can tell that (`_live` tells otherwise).
+        """
+        window, times = self.window, columns.times
+        if window is None:
+            self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
+            return 0
+        first = window.start_of(min(times))
+        if first == window.start_of(max(times)):
+            self._fold_window(part, first, columns.groups, columns.values)
+            return 0
+        starts = window.starts_of_column(times)
+        runs = [(start, len(list(run))) for start, run in groupby(starts)]
+        if len(runs) * RUN_EVENTS_MIN > len(times):
+            self._fold_mixed(part, starts, columns)
+            return 0
+        at = 0
+        for start, length in runs:
+            stretch = slice(at, at + length)
+            values = [None if column is None else column[stretch] for column in columns.values]
+            self._fold_window(part, start, columns.groups[stretch], values)
+            at += length
+        return 0
+
+    def _fold_mixed(self, part: TablePartition, starts: list[int], columns: _Columns) -> None:
+        """Disorder: groups by window and group at once."""
+        folded = self.spec.values.fold_columns(list(zip(starts, columns.groups, strict=True)), columns.values)
+        by_start: dict[int, dict[Any, State]] = {}
+        for (start, group), delta in folded.items():
+            by_start.setdefault(start, {})[group] = delta
+        for start, deltas in by_start.items():
+            self._merge(part, start, deltas)
+
+    def _fold_window(
+        self, part: TablePartition, start: int, groups: list[Any], columns: list[list[Any] | None]
+    ) -> None:
+        self._merge(part, start, self.spec.values.fold_columns(groups, columns))
+
+    def _merge(self, part: TablePartition, start: int, deltas: dict[Any, State]) -> None:
+        """Merges fresh states into the changes; a state is copied when it is first changed after a cut."""
+        values = self.kept
+        rows = part.changes.get(start)
+        if rows is None:
+            rows = part.changes[start] = {}
+        for group, delta in deltas.items():
+            state = rows.get(group, MISSING)
+            if state is MISSING:
+                below = part.below(start, group)
+                rows[group] = delta if below is MISSING else values.merge(values.copy(below), delta)
+            else:
+                rows[group] = values.merge(state, delta)
+
+    def merge_one(self, part: TablePartition, start: int, key: Any, delta: State) -> None:
+        """Merges a fresh state into one row."""
+        self._merge(part, start, {key: delta})
+
+    def closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        """What the watermark closes that ``before_ms`` did not, in order: a window's id and its rows.
+
+        To be asked when the cut holds all changes.
+        """
+        window, cut = self.spec.window, part.cut or {}
+        assert window is not None
+        first = None if before_ms is None else window.first_open_start(before_ms)
+        kept = part.store.starts()
+        starts = {*kept[0 if first is None else bisect_left(kept, first) :]}
+        starts.update(start for start in cut if first is None or start >= first)
+        for start in sorted(starts):
+            if not window.closed(start, watermark_ms):
+                break
+            rows = {**part.store.window(start), **cut.get(start, {})}
+            rows = {key: row for key, row in rows.items() if row is not DELETED}
+            if rows:
+                yield start, rows
+
+    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
+        """The rows that go with the cut of a partition, by the id of their window."""
+        return {start: list(part.store.window(start)) for start in part.drops}

@@ -1,0 +1,301 @@
+"""Shares on their way to the partition that owns their group key, and closing there.
+
+A source partition's *share* of a row goes, as a whole state and not as a difference, to the
+compacted topic ``<app>-<table>-shuffle``. Behind its shares each source partition sends a *mark*: its
+watermark and position. The owner keeps the newest share of each source partition and merges on
+read. The rules are those of the model of the two-stage checkpoint: whole, order, all watermarks,
+restore, owner; `tests/simulation` switches each off and sees it fail.
+
+Records of a shuffle partition, by the first element of the JSON key:
+``["share", source partition, group, window's id]`` -> state, ``["mark", source partition]`` ->
+{watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}, ``["told", group, window start]`` -> how many
+revisions of a row were told of. Source partition ``-1 - p`` is what was applied late in partition p (see
+`revisions`); its state comes as ``[revisions, state]``.
+
+A share of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
+the ids of the shares that it takes the place of, and whoever reads it forgets them in the same step;
+their tombstones follow behind all shares. Nobody ever sees a session without a part that it had, so
+what could not be closed before cannot be closed in between.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from streamflow.aggregates.closed_rows import revised_record
+from streamflow.aggregates.revisions import Corrections
+from streamflow.aggregates.row_values import State
+from streamflow.aggregates.shuffle.partial import Mark, share_key, told_key
+from streamflow.aggregates.spec import FoldSpec
+from streamflow.codecs import group_key, group_key_bytes, json_value
+from streamflow.errors import StreamflowError
+from streamflow.state.cut import Cut
+from streamflow.state.stores.base import NO_WINDOW
+from streamflow.transports.base import Batch, Record
+
+RowId = tuple[int, Any]
+"""(window's id, group key)"""
+
+
+class ShuffleError(StreamflowError):
+    """A record of a shuffle topic that this version can't read."""
+
+
+@dataclass(slots=True)
+class Closing:
+    """What one checkpoint closes and expires in one shuffle partition."""
+
+    closed_to_ms: int
+    rows: list[RowId] = field(default_factory=list)
+    expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> groups whose rows go
+    shares: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
+
+
+Emit = Callable[[int, Any, State], Record]
+"""(window start, group key, merged state) -> the record of a closed row"""
+
+
+class SecondStage:
+    """The owner's side of one shuffle partition: the newest share of each source partition, merged on read.
+
+    `begin` makes it ours. `ready` tells that it has read all that stood in the log when it was assigned;
+    before that it shows nothing and closes nothing.
+    """
+
+    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
+        self.spec = spec
+        self.topic = topic
+        self.partition = partition
+        self.sources = sources
+        self.ready_at = sys.maxsize
+        self.position = 0
+        self.shares: dict[
+            int, dict[Any, dict[int, State]]
+        ] = {}  # start -> group -> source partition -> state
+        self.marks: dict[int, Mark] = {}
+        self.closed_to_ms: int | None = None
+        self.closing: Closing | None = None
+        self.corrections = Corrections()
+
+    @property
+    def ready(self) -> bool:
+        return self.position >= self.ready_at
+
+    def hold(self) -> None:
+        """Its partition is being assigned anew. It goes on reading, and is not ready before `begin`.
+
+        A closing whose checkpoint came to nothing is forgotten; the log tells what became of it.
+        """
+        self.ready_at = sys.maxsize
+        self.closing = None
+        self.corrections.hold()
+
+    def begin(self, ready_at: int) -> None:
+        """It is ours (again): ready as soon as it has read to ``ready_at``, noted after the assignment."""
+        self.ready_at = ready_at
+        if self.ready:
+            self._forget_expired()
+
+    def read(self, batch: Batch) -> list[RowId]:
+        """Takes what has come; returns the rows that changed, each once."""
+        changed: dict[RowId, None] = {}
+        for offset, key, value in zip(batch.offsets, batch.keys, batch.values, strict=True):
+            try:
+                self._read_record(key, value, changed)
+            except (ValueError, TypeError, KeyError, IndexError) as exc:
+                raise ShuffleError(f"{batch.topic}[{batch.partition}]@{offset} can't be read: {exc}") from exc
+        was_ready = self.ready
+        self.position = batch.next_offset
+        if self.ready and not was_ready:
+            self._forget_expired()
+        return list(changed)
+
+    def _read_record(self, key: bytes | None, value: bytes | None, changed: dict[RowId, None]) -> None:
+        assert key is not None
+        kind, *rest = json_value(key)
+        if kind == "mark":
+            if value is not None:
+                data = orjson.loads(value)
+                self.marks[rest[0]] = Mark(data["watermark_ms"], data["position"], data["lag"])
+        elif kind == "closed":
+            if value is not None:
+                # It may be our own of some checkpoints ago: what was closed since stays closed.
+                closed_to_ms = orjson.loads(value)["closed_to_ms"]
+                if self.closed_to_ms is None or closed_to_ms > self.closed_to_ms:
+                    self.closed_to_ms = closed_to_ms
+        elif kind == "share":
+            source, group_value, start = rest
+            group = group_key(group_value)
+            if value is None:
+                self._remove(source, group, start)
+            elif source < 0:
+                revisions, state = json_value(value)
+                self._put(source, group, start, state)
+                self.corrections.read((start, group), source, revisions)
+            else:
+                self._put(source, group, start, json_value(value))
+            changed[start, group] = None
+        elif kind == "told":
+            self.corrections.read_told(
+                (rest[1], group_key(rest[0])), None if value is None else orjson.loads(value)
+            )
+        else:
+            raise ValueError(f"unknown kind {kind!r}")
+
+    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+        shares = self.shares.setdefault(start, {}).setdefault(group, {})
+        shares[source] = self.spec.kept.load(data)
+
+    def _remove(self, source: int, group: Any, start: int) -> None:
+        groups = self.shares.get(start, {})
+        shares = groups.get(group, {})
+        shares.pop(source, None)
+        if not shares:
+            groups.pop(group, None)
+        if not groups:
+            self.shares.pop(start, None)
+
+    def least_watermark_ms(self) -> int | None:
+        """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
+        low: int | None = None
+        for source in range(self.sources):
+            mark = self.marks.get(source)
+            if mark is None or mark.watermark_ms is None:
+                return None
+            low = mark.watermark_ms if low is None or mark.watermark_ms < low else low
+        return low
+
+    def due(self) -> bool:
+        """Would `cut` close or expire anything?"""
+        return self._plan() is not None or bool(self._untold())
+
+    def _untold(self) -> list[RowId]:
+        """Rows that were revised after they had been closed, and that nobody was told of anew."""
+        if not self.ready:
+            return []
+        return [row for row in self.corrections.untold() if self.is_closed(row[0])]
+
+    def _plan(self) -> Closing | None:
+        window = self.spec.window
+        low = self.least_watermark_ms()
+        if window is None or not self.ready or low is None:
+            return None
+        if self.closed_to_ms is not None and low <= self.closed_to_ms:
+            return None
+        closing = Closing(low)
+        first_open = None if self.closed_to_ms is None else window.first_open_start(self.closed_to_ms)
+        for start in sorted(s for s in self.shares if first_open is None or s >= first_open):
+            if not window.closed(start, low):
+                break
+            closing.rows.extend((start, group) for group in in_order(self.shares[start]))
+        if self.shares and window.expired(min(self.shares), low):
+            expired = sorted(start for start in self.shares if window.expired(start, low))
+            closing.expired = {start: list(self.shares[start]) for start in expired}
+            closing.shares = [
+                (start, g, source)
+                for start in expired
+                for g, of in self.shares[start].items()
+                for source in of
+            ]
+        return closing if closing.rows or closing.shares else None
+
+    def is_closed(self, start: int) -> bool:
+        """Has the window been closed durably?"""
+        window = self.spec.window
+        return (
+            window is not None and self.closed_to_ms is not None and window.closed(start, self.closed_to_ms)
+        )
+
+    def cut(self, cut: Cut, emit: Emit | None) -> None:
+        """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
+        self.closing = self._plan()
+        gone = set() if self.closing is None else {(start, group) for start, group, _ in self.closing.shares}
+        for start, group in self._untold():
+            if (start, group) in gone or group not in self.shares.get(start, {}):
+                continue
+            if emit is not None:
+                cut.effects.append(revised_record(emit(start, group, self.state(start, group))))
+            self._tell(start, group, cut.facts)
+        if self.closing is None:
+            return
+        if emit is not None:
+            cut.effects.extend(
+                emit(start, group, self.state(start, group)) for start, group in self.closing.rows
+            )
+        for start, group in self.closing.rows:
+            self._tell(start, group, cut.facts)  # with what was applied before it was closed
+        for start, group in gone:
+            if (start, group) in self.corrections:
+                cut.consequences.append(Record(self.topic, self.partition, told_key(group, start), None))
+        for start, group, source in self.closing.shares:
+            key = share_key(source, group, start)
+            cut.consequences.append(Record(self.topic, self.partition, key, None))
+        value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
+        cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+
+    def _tell(self, start: int, group: Any, records: list[Record]) -> None:
+        revisions = self.corrections.tell((start, group))
+        if revisions is not None:
+            value = orjson.dumps(revisions)
+            records.append(Record(self.topic, self.partition, told_key(group, start), value))
+
+    def committed(self) -> Closing | None:
+        """The closing is durable; returns it. The rows that expired are gone."""
+        self.corrections.committed()
+        closing, self.closing = self.closing, None
+        if closing is not None:
+            self.closed_to_ms = closing.closed_to_ms
+        return closing
+
+    def forget(self, closing: Closing) -> None:
+        """Drops what a durable closing expired."""
+        for start, group, source in closing.shares:
+            self._remove(source, group, start)
+            self.corrections.forget((start, group))
+
+    def _forget_expired(self) -> None:
+        """After a restore: what has expired goes, since its tombstone may have been compacted away."""
+        window = self.spec.window
+        if window is None or self.closed_to_ms is None:
+            return
+        for start in [start for start in self.shares if window.expired(start, self.closed_to_ms)]:
+            for group in self.shares.pop(start):
+                self.corrections.forget((start, group))
+
+    def starts(self) -> list[int]:
+        """The ids of the windows that have rows, in order."""
+        return sorted(self.shares)
+
+    def groups(self, start: int) -> Iterable[Any]:
+        """The groups that have a row in this window."""
+        return self.shares.get(start, ())
+
+    def state(self, start: int, group: Any) -> State:
+        """The merged state of a row. Raises KeyError."""
+        shares = self.shares[start][group]
+        return self.spec.values.merge_all([shares[source] for source in sorted(shares)])
+
+    def rows(self) -> Iterator[RowId]:
+        for start in self.starts():
+            for group in self.groups(start):
+                yield start, group
+
+    def row_count(self) -> int:
+        return sum(map(len, self.shares.values()))
+
+    def rows_changed(self, changed: list[RowId]) -> list[RowId]:
+        """The rows that what `read` told of has changed; some may be gone."""
+        return changed
+
+
+def in_order(groups: dict[Any, Any]) -> list[Any]:
+    """Groups by the bytes of their key, so that closed rows are emitted in one order always."""
+    return sorted(groups, key=group_key_bytes)
+
+
+__all__ = ["NO_WINDOW", "Closing", "Mark", "RowId", "SecondStage", "ShuffleError", "in_order", "share_key"]

@@ -1,0 +1,95 @@
+"""Aggregatespec: a declared aggregate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from streamflow.aggregates.row_values import PaneValues, PartValues
+from streamflow.aggregates.where import condition
+from streamflow.errors import ConfigurationError
+from streamflow.windows import SessionWindow, SlidingWindow, Window
+
+if TYPE_CHECKING:
+    from streamflow.aggregates.row_values import State, Values
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """``by=Key()``: rows are grouped by the message's key, and nothing moves."""
+
+
+By = Key | str | Callable[[Any], Any] | None
+
+
+Field = str | Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSpec:
+    """A declared aggregate, apart from its rows.
+
+    ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
+    of a test (see `conditions`). ``store``: the URL of its store; empty: the setting's.
+    """
+
+    name: str
+    topic: str
+    by: By
+    window: Window | None
+    values: Values
+    time: str | None = None
+    where: Field | None = None
+    emit_closed: str | None = None
+    store: str = ""
+    json_keys: bool = False  # by=Key(), where keys may be any JSON: kept like the groups of a field
+
+    def __post_init__(self) -> None:
+        if isinstance(self.where, str):
+            condition(self.where)  # raises ConfigurationError, where it is declared
+        taken = {"window_start", "window_end", "key", "revised"} & set(self.values.names)
+        if self.emit_closed is not None and taken:
+            raise ConfigurationError(f"{self.name!r}: closed rows have a {min(taken)!r} of their own")
+
+    @property
+    def consumer(self) -> str:
+        return f"aggregate:{self.name}"
+
+    @property
+    def moves(self) -> bool:
+        """True: rows are combined here and merged on the partition that owns their group key."""
+        return not isinstance(self.by, Key)
+
+    @property
+    def grouped(self) -> bool:
+        """True: rows are kept by group keys, else by record keys as they are."""
+        return self.moves or self.json_keys
+
+    @property
+    def kept(self) -> Values:
+        """What is kept of rows: mostly their states, else what sliding windows and sessions are made of."""
+        if isinstance(self.window, SlidingWindow):
+            return PaneValues(self.values)
+        return PartValues(self.values) if isinstance(self.window, SessionWindow) else self.values
+
+    def shown(self, start: int, kept: Any) -> tuple[int, int, State]:
+        """(start, end, state) of the window that is kept by the id ``start``."""
+        assert self.window is not None
+        if isinstance(self.window, SessionWindow):
+            first = min(part.start for part in kept)
+            return first, start, self.values.merge_all([part.state for part in kept])
+        return start, self.window.end_of(start), kept
+
+    def describe(self) -> dict[str, Any]:
+        """JSON description, to tell a changed declaration over old state."""
+        by = "key" if isinstance(self.by, Key) else getattr(self.by, "__qualname__", self.by)
+        window = self.window.describe() if self.window is not None else None
+        return {
+            "topic": self.topic,
+            "by": by,
+            "window": window,
+            "values": self.values.describe(),
+            "time": self.time,
+            "where": getattr(self.where, "__qualname__", self.where),
+        }

@@ -1,0 +1,321 @@
+"""Declared aggregates over hopping, sliding and session windows.
+
+`Fold` takes a chunk, `_live` says what is wanted and not late, `_fold` puts the rest into rows. Where all
+events of a chunk came within the grace, columns are folded whole; those that came later meet windows
+that are closed in part, and are looked at one by one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from streamflow.aggregates.fold import Fold, _Columns
+from streamflow.aggregates.row_values import State
+from streamflow.aggregates.spec import FoldSpec
+from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
+from streamflow.state.partition import TablePartition
+from streamflow.state.session_index import SessionEnds
+from streamflow.state.stores.base import DELETED, MISSING
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
+from streamflow.windows.session import Part, sessions_of
+
+
+def make_fold(spec: FoldSpec) -> Fold:
+    """The consumer of a declared aggregate, by the kind of its window."""
+    if isinstance(spec.window, HoppingWindow):
+        return HoppingFold(spec)
+    if isinstance(spec.window, SlidingWindow):
+        return SlidingFold(spec)
+    if isinstance(spec.window, SessionWindow):
+        return SessionFold(spec)
+    return Fold(spec)
+
+
+class HoppingFold(Fold):
+    """Folds each pane once, and merges it into every window that holds it."""
+
+    def _live(
+        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+    ) -> tuple[list[int] | None, int, int]:
+        window: HoppingWindow = self.window
+        assert after_ms is not None
+        if window.oldest_start_of(min(columns.times)) < window.first_open_start(after_ms):
+            columns.closed_at = [window.first_open_start(m) for m in _watermarks(columns.times, before_ms)]
+        return super()._live(columns, before_ms, after_ms)
+
+    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+        window: HoppingWindow = self.window
+        values, times = self.spec.values, columns.times
+        if columns.closed_at is not None:
+            self._fold_open(part, columns, columns.closed_at)
+            return 0
+        panes = [window.pane_of(t) for t in times]
+        folded = values.fold_columns(list(zip(panes, columns.groups, strict=True)), columns.values)
+        by_pane: dict[int, dict[Any, State]] = {}
+        for (pane, group), delta in folded.items():
+            by_pane.setdefault(pane, {})[group] = delta
+        for pane, deltas in by_pane.items():
+            newest = window.start_of(pane)
+            for start in window.starts_of(pane):
+                own = start == newest  # a state may become a row's own only once
+                self._merge(part, start, deltas if own else {g: values.copy(d) for g, d in deltas.items()})
+        return 0
+
+    def _fold_open(self, part: TablePartition, columns: _Columns, first_open: list[int | None]) -> None:
+        """Some windows of some events are closed: each event goes to those that are open."""
+        window: HoppingWindow = self.window
+        at: list[int] = []
+        keys: list[tuple[int, Any]] = []
+        for index, (t, group, first) in enumerate(
+            zip(columns.times, columns.groups, first_open, strict=True)
+        ):
+            assert first is not None
+            for start in window.starts_of(t):
+                if start >= first:
+                    at.append(index)
+                    keys.append((start, group))
+        values = [None if column is None else [column[i] for i in at] for column in columns.values]
+        for (start, group), delta in self.spec.values.fold_columns(keys, values).items():
+            self._merge(part, start, {group: delta})
+
+
+class _BehindFold(Fold):
+    """What sliding windows and sessions share: events that came later than the grace are marked."""
+
+    def _mark_behind(self, columns: _Columns, before_ms: int | None, after_ms: int | None) -> None:
+        assert after_ms is not None
+        grace_ms = self.spec.window.grace_ms if self.spec.window is not None else 0
+        if min(columns.times) < after_ms - grace_ms:
+            behind = [
+                mark - grace_ms if t < mark - grace_ms else None
+                for t, mark in zip(columns.times, _watermarks(columns.times, before_ms), strict=True)
+            ]
+            columns.closed_at = behind if any(c is not None for c in behind) else None
+
+
+class SlidingFold(_BehindFold):
+    """Folds panes of 1 ms; see `panes`."""
+
+    def __init__(self, spec: FoldSpec) -> None:
+        super().__init__(spec)
+        assert isinstance(spec.window, SlidingWindow)
+        self.window = spec.window.panes()
+
+    def _live(
+        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+    ) -> tuple[list[int] | None, int, int]:
+        self._mark_behind(columns, before_ms, after_ms)
+        return super()._live(columns, before_ms, after_ms)
+
+    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+        behind = columns.closed_at or [None] * len(columns.times)
+        keys = list(zip(columns.times, columns.groups, behind, strict=True))
+        index = None if self.spec.moves else self.index(part)
+        deltas: dict[int, dict[Any, dict[int | None, State]]] = {}
+        for (t, group, after_ms), state in self.spec.values.fold_columns(keys, columns.values).items():
+            deltas.setdefault(t, {}).setdefault(group, {})[after_ms] = state
+            if index is not None:
+                index.add(t, group)
+        for t, groups in deltas.items():
+            self._merge(part, t, groups)
+        return 0
+
+    def index(self, part: TablePartition) -> Panes:
+        """The times of the partition's panes, of all its layers."""
+        if part.index is None:
+            panes = part.index = Panes()
+            for t, group in row_ids(part):
+                panes.add(t, group)
+        found: Panes = part.index
+        return found
+
+    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows:
+        """The windows of a partition where nothing moves; ``durable``: of checkpointed panes only."""
+        get = part.store.get if durable else part.get
+
+        def lookup(t: int, group: Any) -> Iterable[Pane]:
+            pane = get(t, group)
+            return () if pane is MISSING else (pane,)
+
+        assert isinstance(self.spec.window, SlidingWindow)
+        return SlidingRows(self.spec.window, self.index(part), lookup)
+
+    def closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        window, rows = self.spec.window, self.rows(part)
+        assert window is not None
+        first = None if before_ms is None else before_ms - window.grace_ms + 1
+        for start, groups in rows.ending(first, watermark_ms - window.grace_ms + 1):
+            yield start, {g: self.spec.values.merge_all(rows.states(start, g)) for g in groups}
+
+    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
+        window, panes = self.spec.window, self.index(part)
+        if window is None or self.spec.moves or part.expired_to_ms is None:
+            return {}
+        before_ms, panes.expired_to_ms = panes.expired_to_ms, part.expired_to_ms
+        if before_ms == part.expired_to_ms:
+            return {}
+        kept_ms = window.grace_ms + window.retain_ms
+        first = None if before_ms is None else before_ms - kept_ms + 1
+        return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
+
+
+class SessionFold(_BehindFold):
+    """Folds sessions; a row is what one session is made of, and is kept by the session's end.
+
+    Invariant: the open sessions of a group are apart from each other, so no two end together; and what
+    is closed ends before all that is open. Where rows move on to another partition the parts of a
+    session that came behind stay apart, since the sessions of other partitions may join them.
+    """
+
+    def _live(
+        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+    ) -> tuple[list[int] | None, int, int]:
+        """What is late shows in `_fold`: it depends on the sessions that are there."""
+        self._mark_behind(columns, before_ms, after_ms)
+        if columns.wanted is None:
+            return None, 0, 0
+        live = [i for i, want in enumerate(columns.wanted) if want]
+        filtered = len(columns.times) - len(live)
+        return (live if filtered else None), 0, filtered
+
+    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+        behind, late, total = columns.closed_at, 0, len(columns.times)
+        if behind is None:
+            self._fold_in_time(part, columns)
+            return 0
+        # Events that came in time join only what is open, so the order among them does not matter.
+        at = 0
+        for index, closed_at in enumerate(behind):
+            if closed_at is None:
+                continue
+            if index > at:
+                self._fold_in_time(part, columns.select(list(range(at, index))))
+            one = columns.select([index])
+            if not self._fold_behind(part, one, closed_at):
+                late += 1
+                event = self._late(one, 0, closed_at + self.window.grace_ms)
+                self.ledgers[part.partition].add([event])
+            at = index + 1
+        if at < total:
+            self._fold_in_time(part, columns.select(list(range(at, total))))
+        return late
+
+    def _fold_in_time(self, part: TablePartition, columns: _Columns) -> None:
+        size_ms: int = self.window.size_ms
+        times = columns.times
+        numbers = [0] * len(times)
+        found: list[tuple[Any, int, int]] = []  # (group, start, end) of what touches among these events
+        newest: dict[Any, int] = {}  # group -> index in found
+        for index in sorted(range(len(times)), key=times.__getitem__):
+            t, group = times[index], columns.groups[index]
+            number = newest.get(group)
+            if number is not None and t < found[number][2]:
+                found[number] = (group, found[number][1], t + size_ms)
+            else:
+                number = newest[group] = len(found)
+                found.append((group, t, t + size_ms))
+            numbers[index] = number
+        states = self.spec.values.fold_columns(numbers, columns.values)
+        for number, (group, start, end) in enumerate(found):
+            self._join(
+                part, group, Part(start, end, None, states[number]), self._touched(part, group, start, end)
+            )
+
+    def _fold_behind(self, part: TablePartition, one: _Columns, closed_at: int) -> bool:
+        """One event that came later than the grace. False: it is late."""
+        t, group = one.times[0], one.groups[0]
+        end = t + self.window.size_ms
+        touched = self._touched(part, group, t, end, closed_at)
+        if not touched and end <= closed_at:
+            return False
+        state = self.spec.values.fold_columns([0], one.values)[0]
+        self._join(part, group, Part(t, end, closed_at, state), touched)
+        return True
+
+    def _touched(
+        self, part: TablePartition, group: Any, start: int, end: int, closed_at: int | None = None
+    ) -> list[int]:
+        """Ends of the group's sessions that ``[start, end)`` touches and that end after ``closed_at``."""
+        ends = self.index(part).get(group)
+        if ends is None:
+            return []
+        touched = []
+        least = start if closed_at is None or closed_at < start else closed_at
+        for old_end in ends[bisect_right(ends, least) :]:
+            old: tuple[Part, ...] = part.get(old_end, group)
+            if min(p.start for p in old) >= end:
+                break
+            touched.append(old_end)
+        return touched
+
+    def _join(self, part: TablePartition, group: Any, new: Part, touched: list[int]) -> None:
+        """Makes one session of a new part and of those that it touches."""
+        values, parts = self.spec.values, [new]
+        for old_end in touched:
+            # The rows of a cut or of the store are not to be changed: copies of their states are.
+            own = old_end in part.changes and group in part.changes[old_end]
+            old: tuple[Part, ...] = part.get(old_end, group)
+            parts += old if own else [p._replace(state=values.copy(p.state)) for p in old]
+        end = max(p.end for p in parts)
+        kept = self._merged(parts) if self.spec.moves else (self._one(parts),)
+        ends = self.index(part).setdefault(group, [])
+        for old_end in touched:
+            if old_end != end:
+                del ends[bisect_left(ends, old_end)]
+                self._delete(part, old_end, group)
+        if end not in touched:
+            insort(ends, end)
+        part.changes.setdefault(end, {})[group] = kept
+
+    def _one(self, parts: list[Part]) -> Part:
+        state = parts[-1].state
+        for part in parts[:-1]:
+            state = self.spec.values.merge(state, part.state)
+        return Part(min(p.start for p in parts), max(p.end for p in parts), None, state)
+
+    def _merged(self, parts: list[Part]) -> tuple[Part, ...]:
+        """Parts that came in time as one where they touch, and those behind that came at one watermark."""
+        merged = [self._one(list(s.parts)) for s in sessions_of(p for p in parts if p.after_ms is None)]
+        behind: dict[tuple[int, int, int | None], Part] = {}
+        for part in parts:
+            if part.after_ms is not None:
+                before = behind.get(part[:3])
+                if before is not None:
+                    part = part._replace(state=self.spec.values.merge(before.state, part.state))
+                behind[part[:3]] = part
+        return (*merged, *behind.values())
+
+    @staticmethod
+    def _delete(part: TablePartition, end: int, group: Any) -> None:
+        rows = part.changes.setdefault(end, {})
+        if part.below(end, group) is MISSING:
+            rows.pop(group, None)  # nobody has seen it
+        else:
+            rows[group] = DELETED
+        if not rows:
+            del part.changes[end]
+
+    @staticmethod
+    def index(part: TablePartition) -> SessionEnds:
+        """Group -> ends of its sessions, in order, of all layers of the partition."""
+        if part.index is None:
+            ends = part.index = SessionEnds()
+            for end, group in row_ids(part):
+                insort(ends.setdefault(group, []), end)
+        found: SessionEnds = part.index
+        return found
+
+
+def _watermarks(times: list[int], before_ms: int | None) -> list[int]:
+    """The watermark as of each event, that event included."""
+    marks = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
+    next(marks)
+    return list(marks)
+
+
+__all__ = ["HoppingFold", "SessionFold", "SlidingFold", "make_fold"]

@@ -1,0 +1,85 @@
+"""How the engine runs an agent that was declared with Faust's decorator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable
+from typing import Any
+
+from faust.agents import agent as faust_agent
+
+from streamflow.app.agents.replies import answer, unwrapped
+from streamflow.app.streams.sources import Own, current_actor
+from streamflow.app.streams.stream import AgentStream
+from streamflow.engine.dead_letters import dead_letter_topic
+from streamflow.errors import ConfigurationError
+from streamflow.processing.agent_spec import AgentSpec, Restarts
+from streamflow.processing.event_stream import EventStream
+
+logger = logging.getLogger(__name__)
+
+
+def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
+    """Calls the agent's function with a stream; what an agent yields goes to its sinks.
+
+    Raises ConfigurationError, when the agent runs, for sinks of an agent that yields nothing.
+    """
+
+    async def run(source: EventStream) -> None:
+        try:
+            stream = AgentStream(Own(source), agent.app, agent.name, channel=agent.channel)
+            await iterate_agent(agent, stream)
+        except Exception as exc:
+            if agent._on_error is not None:
+                await agent._on_error(agent, exc)
+            raise
+
+    return run
+
+
+async def iterate_agent(agent: Any, stream: AgentStream) -> None:
+    """Calls the agent's function; what it yields is answered with, and goes to its sinks."""
+    stream.become_current()
+    faust_agent._current_agent.set(agent)
+    current_actor.set(stream.actor)
+    result = agent.fun(stream)
+    if isinstance(result, AsyncIterable):
+        if not agent.use_reply_headers:
+            stream.add_processor(unwrapped)
+        async for value in result:
+            event = stream.current_event
+            if event is not None:
+                await answer(agent.app, event, value)
+            await agent._delegate_to_sinks(value)
+        return
+    if agent._sinks:
+        result.close()
+        raise ConfigurationError(f"agent {agent.name}: an agent must yield to have sinks")
+    await result
+
+
+RESTARTS: dict[str, Restarts] = {
+    "OneForOneSupervisor": "one",
+    "OneForAllSupervisor": "one",  # each event is tried again by itself: the others need no restart
+    "ForfeitOneForOneSupervisor": "never",
+    "ForfeitOneForAllSupervisor": "never",
+    "CrashingSupervisor": "crash",
+}
+
+
+def spec_of(agent: Any, topic: str, options: dict[str, Any]) -> AgentSpec:
+    """An agent that was declared with Faust's decorator, as the engine runs it."""
+    letters = options["dead_letter"]
+    strategy = agent.supervisor_strategy or agent.app.conf.agent_supervisor
+    return AgentSpec(
+        agent.name,
+        topic,
+        runner(agent),
+        options["retry"],
+        dead_letter_topic(topic) if letters is True else (letters or None),
+        options["buffer"],
+        concurrency=agent.concurrency,
+        isolated=agent.isolated_partitions,
+        restarts=RESTARTS.get(strategy.__name__, "one"),
+        early=True,
+    )

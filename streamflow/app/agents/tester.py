@@ -1,0 +1,102 @@
+"""A bench on which agents are tried without a worker: tables in memory, nothing sent, nothing durable."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from faust.streams import current_event
+
+from streamflow.app.topics.producer import Acknowledgement
+from streamflow.codecs.chunk import Chunk
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.stores.memory import MemoryStore
+from streamflow.transports.base import Headers, Record
+
+if TYPE_CHECKING:
+    from streamflow.app.app import App
+
+PARTITIONS_MAX = 1 << 31
+
+
+class Bench:
+    """Tables of one app, as they are while its agents are tried; ``sent``: (topic, key, value) as bytes."""
+
+    def __init__(self, app: App) -> None:
+        self.agents = 0  # that are being tried
+        self.sent: list[tuple[str, bytes | None, bytes | None]] = []
+        for table in app.own_tables:
+            spec = TableSpec(table.name, table.window, table.row_codec(table.key_type), "", PARTITIONS_MAX)
+            made = AgentTable(
+                spec,
+                table.default,
+                hash_partition=lambda key: -1,
+                on_late=lambda hand, start: None,
+                on_scattered=lambda partition, key: None,
+            )
+            made.parts = _Parts(spec)
+            table.bind(made)
+
+    def take(self, value: Any) -> Any:
+        """A processor: from here on the calling agent holds its current event."""
+        event: Any = current_event()
+        message = event.message
+        time_ms = round(message.timestamp * 1_000)
+        raw = ([None], [None], None)
+        chunk = Chunk(
+            message.topic,
+            message.partition,
+            offsets=[message.offset],
+            keys=[event.key],
+            events=[event.value],
+            columns={},
+            times_ms=[time_ms],
+            timestamps_ms=[time_ms],
+            raw=raw,
+            next_offset=message.offset + 1,
+        )
+        hand = Hand("bench")
+        hand.open(chunk, None)
+        hand.index, hand.holding = 0, True
+        CURRENT.set(hand)
+        return value
+
+    # -- in the place of a Sender ------------------------------------------------------------------
+
+    def knows(self, topic: str) -> bool:
+        return True
+
+    def record(
+        self,
+        topic: str,
+        partition: int | None,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        timestamp_ms: int | None,
+    ) -> Record:
+        return Record(topic, partition or 0, key, value, headers, timestamp_ms)
+
+    async def send(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
+        return self.send_soon(record)
+
+    def send_soon(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
+        """Keeps what is sent; it counts as acknowledged."""
+        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        told.set_result(len(self.sent))
+        self.sent.append((record.topic, record.key, record.value))
+        return Acknowledgement(record, told, None)
+
+
+class _Parts(dict[int, TablePartition]):
+    """Partitions of a table, made when somebody asks for them."""
+
+    def __init__(self, spec: TableSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def __missing__(self, partition: int) -> TablePartition:
+        made = self[partition] = TablePartition(self._spec, partition, MemoryStore())
+        return made

@@ -1,0 +1,486 @@
+"""`App`: a faust.App on streamflow's engine. Wiring only."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+import faust
+from faust.sensors import Monitor
+from yarl import URL
+
+from streamflow.aggregates import Aggregate
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.spec import By, Field, FoldSpec
+from streamflow.app.agents.event_router import EventRouter
+from streamflow.app.agents.replies import Replies
+from streamflow.app.agents.runner import spec_of
+from streamflow.app.agents.tester import Bench
+from streamflow.app.credentials import kafka_security, redis_login
+from streamflow.app.settings import Settings as AppSettings
+from streamflow.app.settings import without_old_names
+from streamflow.app.streams.sources import OfTopic
+from streamflow.app.streams.stream import stream_over
+from streamflow.app.tables.aggregate_table import AggregateTable
+from streamflow.app.tables.table import OPTIONS_IGNORED, OPTIONS_REFUSED
+from streamflow.app.tables.table import Table as OwnTable
+from streamflow.app.topics.producer import Sender
+from streamflow.app.topics.topic import Topic
+from streamflow.app.worker.faust_stubs import NoConsumer, NoProducer, NoTransport
+from streamflow.app.worker.pages import Pages
+from streamflow.app.worker.sensors import Sensors
+from streamflow.app.worker.service import BootStrategy, EngineService
+from streamflow.clock import Clock, SystemClock
+from streamflow.codecs import KeyCodec
+from streamflow.engine.engine import Engine
+from streamflow.errors import ConfigurationError
+from streamflow.processing.buffer import Buffer
+from streamflow.processing.gate import Gate
+from streamflow.processing.retries import Retry
+from streamflow.settings import Settings as EngineSettings
+from streamflow.state.stores.opening import forget
+from streamflow.transports.base import Record, Transport
+from streamflow.transports.connect import connect, scheme_of
+from streamflow.windows import Window
+
+TASKS_END_S = 5.0
+
+
+class App(faust.App):
+    """A faust.App: the same decorators, on streamflow's engine.
+
+    ``broker``: ``kafka://host:port[;...]`` or ``memory://`` (the default). Every knob of
+    `streamflow.settings.Settings` may be given by name; see `faust_adapters.settings` for what wins.
+    ``transport`` takes the place of the broker, for tests. Raises ConfigurationError when the
+    configuration is first read.
+    """
+
+    BootStrategy = BootStrategy
+    Settings = AppSettings
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002  # Faust's name
+        *,
+        transport: Transport | None = None,
+        **options: Any,
+    ) -> None:
+        self._given_transport = transport
+        self._clock = SystemClock()
+        self._agent_options: dict[str, dict[str, Any]] = {}
+        self._own_tables: dict[str, OwnTable] = {}
+        self.bench: Bench | None = None  # where its agents are tried, see `agent.test_context`
+        self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
+        self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
+        self._client: tuple[Engine, Sender] | None = None  # outside of a worker
+        self._connecting = asyncio.Lock()
+        self.has_pages = False
+        self.readers: MutableMapping[str, OfTopic] = WeakValueDictionary()  # consumer -> a task's stream
+        self.pumps: set[asyncio.Task[None]] = set()  # that feed streams over memory
+        super().__init__(id, **options)
+        self.engine_service = EngineService(self)
+        self.replies = Replies(self)
+
+    def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
+        ours = without_old_names(options)
+        return {**super()._prepare_compat_settings(options), **ours}
+
+    # -- declarations -----------------------------------------------------------------------------
+
+    def topic(self, *topics: str, key_type: Any = None, value_type: Any = None, **options: Any) -> Any:
+        """A topic by name; ``value_type`` may be `Event`, a msgspec.Struct or a Record.
+
+        ``partitions`` counts where the app creates the topic.
+        """
+        topic: Any = super().topic(*topics, key_type=key_type, value_type=value_type, **options)
+        if isinstance(topic, Topic) and len(topic.topics) == 1 and self.engine_service_engine is None:
+            self.declared_topics.append(topic)
+        return topic
+
+    def agent(
+        self,
+        channel: Any = None,
+        *,
+        on_error: Callable[[Any, BaseException], Any] | None = None,
+        retry: Retry | None = None,
+        dead_letter: bool | str = True,
+        buffer: Buffer | None = None,
+        **options: Any,
+    ) -> Callable[[Any], Any]:
+        """Declares an agent.
+
+        ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
+        ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
+        it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
+        ``buffer``: how many events wait for it.
+        """
+        declare = super().agent(channel, **options)
+
+        def decorate(fun: Any) -> Any:
+            agent = declare(fun)
+            if on_error is not None:
+                cast("Any", agent)._on_error = on_error
+            self._agent_options[agent.name] = {
+                "retry": retry or Retry(),
+                "dead_letter": dead_letter,
+                "buffer": buffer or Buffer(),
+            }
+            return agent
+
+        return decorate
+
+    def Table(
+        self,
+        name: str,
+        *,
+        default: Callable[[], Any] | None = None,
+        window: Any = None,
+        partitions: int | None = None,
+        help: str | None = None,  # noqa: A002  # Faust's name
+        **options: Any,
+    ) -> Any:
+        """Declares a table for agents; ``window`` or `Table.tumbling` and its like give it windows.
+
+        More options: ``key_type``, ``value_type``, ``on_recover``, ``on_window_close``; see
+        `faust_adapters.table.Table`. Those of Faust's that change nothing here are taken and ignored.
+        """
+        kind: Any = self.settings.Table
+        return self._declare(kind, name, window, default=default, partitions=partitions, help=help, **options)
+
+    def GlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table whose rows every worker holds. Options as for `Table`."""
+        kind: Any = self.settings.GlobalTable
+        return self._declare(kind, name, window, **options)
+
+    def SetTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table of sets; ``start_manager``: they can be changed from elsewhere too."""
+        kind: Any = self.settings.SetTable
+        return self._declare(kind, name, window, **options)
+
+    def SetGlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+        """Declares a table of sets whose rows every worker holds."""
+        kind: Any = self.settings.SetGlobalTable
+        return self._declare(kind, name, window, **options)
+
+    def _declare(self, kind: Any, name: str, window: Any, **options: Any) -> Any:
+        if name in self._own_tables or name in self._aggregates:
+            raise ConfigurationError(f"two tables are named {name!r}")
+        refused = sorted(options.keys() & OPTIONS_REFUSED.keys())
+        if refused:
+            raise ConfigurationError(f"table {name!r}: {refused[0]} {OPTIONS_REFUSED[refused[0]]}")
+        taken = {option: value for option, value in options.items() if option not in OPTIONS_IGNORED}
+        try:
+            table = kind(self, name=name, **taken)
+        except TypeError as exc:
+            raise ConfigurationError(f"table {name!r}: {exc}") from exc
+        self._own_tables[name] = table
+        cast("Any", self.tables).data[name] = table  # for Faust's commands
+        return table.using_window(window) if window is not None else table
+
+    def aggregate(
+        self,
+        name: str,
+        topic: Any,
+        *,
+        by: By,
+        values: Aggregate | Mapping[str, Aggregate],
+        window: Window | None = None,
+        time: str | None = None,
+        where: Field | None = None,
+        emit_closed: Any = None,
+        store: Any = None,
+    ) -> AggregateTable:
+        """Declares a table that the engine folds by whole columns.
+
+        ``by``: `Key()`, a field path, a function of the event, or None (one row for each window).
+        ``time``: the field of the event time; by default the model's own, else the record's timestamp.
+        ``emit_closed``: the topic, or its name, that each closed row is written to, once.
+        ``store``: ``"memory://"`` or ``"rocksdb://"``; by default the app's.
+        """
+        if name in self._own_tables or name in self._aggregates:
+            raise ConfigurationError(f"two tables are named {name!r}")
+        if emit_closed is not None and window is None:
+            raise ConfigurationError(f"aggregate {name!r}: rows without a window are never closed")
+        if emit_closed is not None and not isinstance(emit_closed, str):
+            emit_closed = emit_closed.get_topic_name()
+        source = topic.source()
+        if time is not None and time == source.value.time_field:
+            time = None  # the decoder reads it already
+        spec = FoldSpec(
+            name, source.name, by, window, Values(values), time, where, emit_closed, str(store or "")
+        )
+        table = AggregateTable(spec)
+        self._aggregates[name] = (table, topic)
+        return table
+
+    def event_router(self, topic: Any, **options: Any) -> EventRouter:
+        """Handlers by event type over a topic. ``options`` are those of `agent`."""
+        name = options.pop("name", f"router-{topic.get_topic_name()}")
+        router = EventRouter(name)
+
+        async def route(stream: Any) -> None:
+            await router.run(stream)
+
+        self.agent(topic, name=name, **options)(route)
+        return router
+
+    def stream(self, channel: Any, beacon: Any = None, **options: Any) -> Any:
+        """A stream over a topic, a channel in memory, or anything that can be iterated.
+
+        Over a topic it is a consumer with a place of its own in the log, named by the topic, or by the
+        agent that asks for it and the topic.
+        """
+        return stream_over(self, channel, options)
+
+    def local_gate(self) -> tuple[Gate, Clock]:
+        """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
+        engine = self.engine_service_engine
+        if engine is not None:
+            return engine.gate, engine.clock
+        clock = SystemClock()
+        return Gate(clock, []), clock
+
+    def topics_like(self, pattern: Any) -> list[str]:
+        """The declared topics whose names match: those of the app's code, known before it starts."""
+        names = {name for topic in self.declared_topics for name in topic.topics or ()}
+        return [name for name in names if re.match(pattern, name)]
+
+    def LiveCheck(self, **options: Any) -> Any:
+        """An app of its own that tests this one while it runs; see Faust's LiveCheck."""
+        # Faust's own wraps aiohttp's client when it is imported: only for those who use it.
+        from faust.livecheck import LiveCheck as FaustLiveCheck
+
+        kind: Any = type("LiveCheck", (FaustLiveCheck, App), {"__doc__": FaustLiveCheck.__doc__})
+        return kind.for_app(self, **options)
+
+    # -- the engine ---------------------------------------------------------------------------------
+
+    @property
+    def broker_url(self) -> str:
+        """All brokers of one cluster, as one URL."""
+        return ";".join(str(url) for url in self.conf.broker)
+
+    @property
+    def settings(self) -> AppSettings:
+        """`conf`, by the type that it has."""
+        return cast("AppSettings", self.conf)
+
+    @property
+    def engine_settings(self) -> EngineSettings:
+        return self.settings.engine_settings(self.conf.id)
+
+    @property
+    def engine_service_engine(self) -> Engine | None:
+        """The worker's engine, if there is one yet."""
+        service = getattr(self, "engine_service", None)
+        return None if service is None else service.engine
+
+    @property
+    def engine(self) -> Engine:
+        """The worker's engine. Raises TypeError before it has started."""
+        engine = self.engine_service_engine
+        if engine is None:
+            raise TypeError(f"app {self.conf.id!r} is not running")
+        return engine
+
+    def connect(self, url: str) -> Transport:
+        """A transport to the broker, not started, for the worker that is reached at ``url``."""
+        if self._given_transport is not None:
+            return self._given_transport
+        conf = self.conf
+        kafka = kafka_security(conf.broker_credentials, conf.ssl_context)
+        if conf.consumer_group_instance_id:
+            kafka["group_instance_id"] = conf.consumer_group_instance_id
+        # Two workers of one machine have two ports, and each has its own again when it comes back.
+        slot = str(URL(url).port) if url else ""
+        redis = redis_login(conf.broker_credentials)
+        return connect(
+            self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka, redis=redis
+        )
+
+    def prepare_engine(self, url: str = "") -> Engine:
+        """Makes the engine of everything declared; it is not started yet."""
+        self.bench = None
+        engine = Engine(self.engine_settings, self.connect(url), SystemClock())
+        engine.partitioner_chosen = self.settings.chose_partitioner
+        keys: dict[str, KeyCodec] = {}
+        for agent in self.agents.values():
+            channel = agent.channel
+            if not isinstance(channel, Topic):
+                continue  # a channel of this process: see EngineService.start_channels
+            source, *more = channel.sources()
+            keys[source.name] = source.key
+            spec = spec_of(agent, source.name, self._agent_options[agent.name])
+            engine.add_agent(spec, source, *more)
+        key = keys[min(keys)] if keys else KeyCodec(str)
+        for table in self._own_tables.values():
+            table.attach(engine, key)
+        for aggregate, topic in self._aggregates.values():
+            engine.add_fold(aggregate.spec, topic.source())
+            aggregate.attach(engine)
+        if self.conf.topic_allow_declare:
+            for topic in self.declared_topics:
+                retention_ms = None if topic.retention_s is None else int(topic.retention_s * 1_000)
+                engine.topics.want(
+                    topic.topics[0],
+                    topic.partitions,
+                    compacted=bool(topic.compacting),
+                    retention_ms=retention_ms,
+                )
+        return engine
+
+    # -- sending --------------------------------------------------------------------------------------
+
+    def sender_now(self) -> Sender:
+        """Raises TypeError while the app is not connected."""
+        if self.engine_service.sender is not None:
+            return self.engine_service.sender
+        if self.bench is not None and self.bench.agents:
+            return cast("Sender", self.bench)
+        if self._client is None:
+            raise TypeError(f"app {self.conf.id!r} is not running")
+        return self._client[1]
+
+    async def sender(self) -> Sender:
+        """The worker's, or outside of one a connection that only sends.
+
+        Raises ConfigurationError where no other process could see what is sent.
+        """
+        if self.engine_service.sender is not None or (self.bench is not None and self.bench.agents):
+            return self.sender_now()
+        async with self._connecting:
+            if self._client is None:
+                if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
+                    raise ConfigurationError(
+                        "memory:// lives inside one worker: nothing can be sent to it from outside"
+                    )
+                engine = Engine(self.engine_settings, self.connect(""), SystemClock())
+                await engine.transport.start()
+                self._client = engine, Sender(engine, self.conf.producer_max_request_size)
+        return self._client[1]
+
+    def begin_bench(self) -> Bench:
+        """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""
+        if self.engine_service_engine is not None:
+            raise TypeError("an agent can be tried only where no worker runs")
+        if self.bench is None or self.bench.agents == 0:
+            self.bench = Bench(self)
+        return self.bench
+
+    @property
+    def own_tables(self) -> Iterable[OwnTable]:
+        """The tables in Faust's form."""
+        return self._own_tables.values()
+
+    def note_sent(self, record: Record, told: Any) -> None:
+        """Tells the sensors of a worker of what was sent."""
+        if self.engine_service.sensors is not None:
+            self.engine_service.sensors.on_send(record, told)
+
+    @property
+    def event_sensors(self) -> Sensors | None:
+        """The sensors, where one of them wants to know of each event that an agent takes."""
+        sensors = self.engine_service.sensors
+        return sensors if sensors is not None and sensors.busy else None
+
+    @property
+    def watches_tables(self) -> bool:
+        """Does a sensor besides Faust's monitor want to know of single reads and writes?"""
+        return any(type(sensor) is not Monitor for sensor in self.sensors)
+
+    def now_ms(self) -> int:
+        """Wall time, by the worker's clock."""
+        engine = self.engine_service_engine
+        return self._clock.now_ms() if engine is None else engine.clock.now_ms()
+
+    def forget_local(self, table: str) -> None:
+        """Deletes what this machine keeps of a table; the log still has it.
+
+        Raises StoreError while a worker has it open.
+        """
+        forget(self.engine_settings, table)
+
+    @property
+    def exactly_once(self) -> bool:
+        return self.engine_settings.processing_guarantee == "exactly_once"
+
+    async def maybe_start_client(self) -> None:
+        """Connects as a client where no worker runs in this process: it can send and ask."""
+        await self.sender()
+
+    start_client = maybe_start_client
+
+    async def disconnect(self) -> None:
+        """Ends the connection of `sender` that was made outside of a worker. Idempotent."""
+        await self.replies.close()
+        client, self._client = self._client, None
+        if client is not None:
+            engine, sender = client
+            await sender.close()
+            await engine.transport.stop()
+
+    # -- Faust's life, without its parts that the engine takes the place of -----------------------------
+
+    async def on_first_start(self) -> None:
+        """Faust makes its data directory here; the engine's state is in the log."""
+
+    async def on_start(self) -> None:
+        self.finalize()
+
+    async def on_started(self) -> None:
+        if not self.client_only and await self.wait_for_stopped(self.engine_service.live.wait()):
+            return
+        await self.engine_service.start_channels()
+        await super().on_started()
+        self.engine_service.settle()
+
+    async def _wait_for_table_recovery_completed(self) -> bool:
+        return await self.wait_for_stopped(self.engine_service.live.wait())
+
+    async def on_stop(self) -> None:
+        await self.on_before_shutdown.send()
+        # Timers and tasks first: what they send must still find the engine.
+        tasks = [task for task in (*self._futures, *self.pumps) if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=TASKS_END_S)
+        await self._maybe_close_http_client()
+        await self.disconnect()
+
+    def worker_init_post_autodiscover(self) -> None:
+        self.on_worker_init.send()
+
+    def is_leader(self) -> bool:
+        """One worker of all: the owner of the first partition."""
+        engine = self.engine_service_engine
+        if engine is None or engine.ours is None:
+            return False
+        every = [at for member in engine.members for at in member.partitions]
+        return bool(every) and min(every) in engine.ours.assignment.partitions
+
+    @property
+    def web_server_url(self) -> URL:
+        web = self.engine_service.web
+        if web is not None and web.url:
+            return URL(web.url)
+        return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
+
+    def _new_web(self) -> Any:
+        self.has_pages = True
+        return Pages(cast("Any", self))
+
+    def _new_transport(self) -> Any:
+        return NoTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> Any:
+        return self._new_transport()
+
+    def _new_consumer(self) -> Any:
+        return NoConsumer(self)
+
+    def _new_producer(self) -> Any:
+        return NoProducer(self)

@@ -1,0 +1,58 @@
+"""faust.Event of what an agent has in hand: made when somebody looks at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faust
+from faust.types.tuples import Message
+
+from streamflow.codecs.chunk import Chunk
+from streamflow.processing.feed import Actor
+from streamflow.processing.units import Place, Unit
+
+
+class EngineEvent(faust.Event):
+    """An event of the engine's. `ack` makes it done, with all that was written and sent for it so far."""
+
+    _held: tuple[Unit, Place, Actor] | None = None
+
+    def ack(self) -> bool:
+        """True: it was not acknowledged before. Where taking the next event acknowledges, that counts."""
+        self.acked = True
+        if self._held is None:
+            return False
+        unit, place, actor = self._held
+        return actor.ack_event(unit, place)
+
+
+class LocalChunk(Chunk):
+    """One event that comes from no log, with the faust.Event that it came as, if it did."""
+
+    __slots__ = ("event",)
+    event: Any
+
+
+def engine_event(app: Any, chunk: Chunk, index: int, held: tuple[Unit, Place, Actor] | None = None) -> Any:
+    """The event at a place of a chunk; ``held``: the unit that holds it, where, and whose it is."""
+    if isinstance(chunk, LocalChunk):
+        return chunk.event
+    assert chunk.events is not None
+    headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
+    raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
+    message: Any = Message(
+        topic=chunk.topic,
+        partition=chunk.partition,
+        offset=chunk.offsets[index],
+        timestamp=chunk.timestamps_ms[index] / 1_000,
+        timestamp_type=0,
+        headers=headers,
+        key=raw_key,
+        value=raw_value,
+        checksum=None,
+        serialized_key_size=len(raw_key or b""),
+        serialized_value_size=len(raw_value or b""),
+    )
+    event = EngineEvent(app, chunk.keys[index], chunk.events[index], headers, message)
+    event._held = held
+    return event

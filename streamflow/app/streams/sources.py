@@ -1,0 +1,433 @@
+"""Where a stream's events come from: an agent's topic, another topic, several streams, memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from contextvars import ContextVar
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, cast
+
+from faust import Topic
+from faust.types import EventT
+from mode.utils.futures import maybe_async
+
+from streamflow.app.streams.event import LocalChunk
+from streamflow.engine.dead_letters import dead_letter_topic
+from streamflow.errors import ConfigurationError
+from streamflow.processing.acks import Ledger, Lot
+from streamflow.processing.agent import Agent
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.feed import Actor, Feed
+from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
+from streamflow.processing.retries import Retry
+from streamflow.processing.unit_stream import FILTERED, Several
+from streamflow.processing.units import Place, Unit
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.changelog import RowCodec
+from streamflow.state.partition import TableSpec
+from streamflow.state.progress import Progress
+
+if TYPE_CHECKING:
+    from streamflow.app.streams.stream import AgentStream
+    from streamflow.engine.engine import Engine
+
+
+current_actor: ContextVar[Actor | None] = ContextVar("streamflow_actor", default=None)
+"""The agent's coroutine that runs: what it streams besides its own topic belongs to it."""
+
+
+LEAVING_TURNS = 8
+
+
+class Origin:
+    """``actor`` takes the events. ``is_agents``: it is an agent's coroutine; ``shared``: one of several."""
+
+    is_agents = False
+    shared = False
+
+    @property
+    def actor(self) -> Actor:
+        raise NotImplementedError
+
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        """The consumers whose events these are; made, and subscribed to, where they are not there yet."""
+        raise NotImplementedError
+
+    def value_of(self, unit: Unit) -> Any:
+        return unit.place.value
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        """What the streams before this one make of a value."""
+        return value
+
+    def left(self) -> None:
+        """The loop of a task over the stream has ended."""
+
+
+class Own(Origin):
+    """The topic of the agent itself."""
+
+    is_agents = True
+
+    def __init__(self, source: EventStream) -> None:
+        self.source = source
+        self.shared = source.agent.spec.concurrency > 1
+
+    @property
+    def actor(self) -> Actor:
+        return self.source.actor
+
+    async def agents(self) -> Sequence[Agent]:
+        return [self.source.agent]
+
+
+class OfTopic(Origin):
+    """A topic that a stream of its own is made of. ``name`` is its consumer's.
+
+    ``actor``: the agent's coroutine that asked for it; a task of the user's gets one. While another
+    stream of a task has the name, this one's gets a number: each of them sees every event.
+    """
+
+    def __init__(self, app: Any, name: str, topic: Any, actor: Actor | None) -> None:
+        self.is_agents = actor is not None
+        self._app = app
+        self._name = name
+        self._topic = topic
+        self._actor = actor
+
+    @property
+    def actor(self) -> Actor:
+        if self._actor is None:
+            engine = self._app.engine
+            self._actor = Actor(engine.gate, engine.clock)
+        return self._actor
+
+    async def agents(self) -> Sequence[Agent]:
+        sources = self._topic.sources()
+        name = self._name if self.is_agents else await self._own_name()
+        spec = AgentSpec(name, sources[0].name, None, dead_letter=dead_letter_topic(sources[0].name))
+        return [await reader(self._app.engine, spec, sources)]
+
+    async def _own_name(self) -> str:
+        readers: MutableMapping[str, OfTopic] = self._app.readers
+        for _ in range(LEAVING_TURNS):  # a loop that was just left ends some turns later
+            if readers.get(self._name, self) is not self:
+                await asyncio.sleep(0)
+        names = chain([self._name], (f"{self._name}#{number}" for number in count(2)))
+        name = next(name for name in names if readers.get(name, self) is self)
+        readers[name] = self
+        return name
+
+    def left(self) -> None:
+        readers: MutableMapping[str, OfTopic] = self._app.readers
+        for name in [name for name, origin in readers.items() if origin is self]:
+            del readers[name]
+
+
+async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Agent:
+    """The consumer of this name; it is made, and joins in, where there is none yet."""
+    for agent in engine.agents:
+        if agent.spec.name == spec.name:
+            return agent
+    agent = engine.add_agent(spec, *sources)
+    await engine.extend()
+    return agent
+
+
+class Derived(Origin):
+    """A topic that another stream's events are sent to, with another key where ``key`` says it."""
+
+    def __init__(self, parent: AgentStream, topic: Any, key: Callable[[Any], Any] | None) -> None:
+        self._parent = parent
+        self._topic = topic
+        self._key = key
+        self._in_memory = False
+        self.is_agents = parent.origin.is_agents
+
+    @property
+    def actor(self) -> Actor:
+        return self._parent.origin.actor
+
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        parent = self._parent
+        (before,) = await parent.origin.agents()
+        if not isinstance(before, Agent):
+            app = cast("Any", parent.app)
+            if isinstance(self._topic, Topic) and not (app.bench and app.bench.agents):
+                raise ConfigurationError(
+                    f"what is in memory only can't go through topic {self._topic}; send it there"
+                )
+            self._in_memory = True  # nothing lies between: they are passed on with their new key
+            return [before]
+        before.writes_tables = False  # who reads the new topic does
+        engine: Engine = cast("Any", parent.app).engine
+        topic = self._topic
+        if topic.partitions is None:
+            topic.partitions = engine.topics.counts.get(before.spec.topic)
+        retry = before.spec.retry if before.spec.run is not None else Retry()
+        name = topic.get_topic_name()
+        spec = AgentSpec(f"{before.spec.name}:{name}", name, None, retry, dead_letter_topic(name))
+        after = await reader(engine, spec, [topic.source()])
+        before.spawn(name, self._forward)
+        return [after]
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        if not self._in_memory:
+            return value
+        value = await self._parent.process(unit)
+        if self._key is not None and value is not FILTERED:
+            unit.keys[unit.index] = await maybe_async(self._key(value))
+        return value
+
+    def left(self) -> None:
+        self._parent.origin.left()
+
+    async def _forward(self, source: EventStream) -> None:
+        """Sends each event on, as part of its own checkpoint."""
+        parent, topic = self._parent, self._topic
+        stream = source.general(parent.process)
+        async for unit in stream.each():
+            place = unit.place
+            chunk, index = place.lot.chunk, place.index
+            key: Any = chunk.raw_keys[index]
+            if self._key is not None:
+                key = await maybe_async(self._key(unit.values[0]))
+            headers = None if chunk.headers is None else chunk.headers[index]
+            stamp_s = chunk.timestamps_ms[index] / 1_000
+            await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
+
+
+class Merged(Origin):
+    """The events of several streams, each with its own processors."""
+
+    def __init__(self, streams: Sequence[AgentStream]) -> None:
+        self.streams = list(streams)
+        self._of: dict[Feed, AgentStream] = {}
+        self.is_agents = any(stream.origin.is_agents for stream in streams)
+        self.shared = any(stream.origin.shared for stream in streams)
+
+    @property
+    def actor(self) -> Actor:
+        for stream in self.streams:
+            if stream.origin.is_agents:
+                return stream.origin.actor
+        return self.streams[0].origin.actor
+
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        found: list[Agent | FeedSource] = []
+        for stream in self.streams:
+            for agent in await stream.origin.agents():
+                self._of[agent.general()] = stream
+                found.append(agent)
+        return found
+
+    def left(self) -> None:
+        for stream in self.streams:
+            stream.origin.left()
+
+    def stream_of(self, unit: Unit) -> AgentStream:
+        return self._of[unit.place.feed]
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        stream = self.stream_of(unit)
+        own = await stream.origin.process(unit, value)
+        # The first stream's processors came along with `combine`.
+        return own if own is FILTERED or stream is self.streams[0] else await stream.process_value(own)
+
+
+class Joined(Origin):
+    """Two streams joined. ``fields`` are (model, getter) pairs that say the key of a model's values."""
+
+    def __init__(
+        self,
+        left: AgentStream,
+        right: AgentStream,
+        spec: JoinSpec,
+        fields: Sequence[tuple[type, Callable[[Any], Any]]],
+    ) -> None:
+        self._merged = Merged([left, right])
+        self._streams = (left, right)
+        self._spec = spec
+        self._fields = list(fields)
+        self._join: Join | None = None
+        self.is_agents = self._merged.is_agents
+        self.shared = self._merged.shared
+
+    @property
+    def actor(self) -> Actor:
+        return self._merged.actor
+
+    async def agents(self) -> Sequence[Agent | FeedSource]:
+        engine: Engine = cast("Any", self._streams[0].app).engine
+        sides: list[Side] = []
+        missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
+        for name, stream in zip(("left", "right"), self._streams, strict=True):
+            # The tables first: whoever joins in is formed together with them.
+            if any(missing):
+                await self._table(engine, f"{self._spec.name}-{name}", stream)
+        for name, stream in zip(("left", "right"), self._streams, strict=True):
+            (agent,) = await stream.origin.agents()
+            if not isinstance(agent, Agent):
+                raise ConfigurationError(f"join {self._spec.name}: what is in memory only can't be joined")
+            table = engine.tables[f"{self._spec.name}-{name}"]
+            sides.append(self._side(engine, stream, agent, table))
+        agents = await self._merged.agents()
+        counts = {agent.spec.topic: engine.topics.counts.get(agent.spec.topic) for agent in agents}  # type: ignore[union-attr]  # checked above
+        if len(set(counts.values())) > 1:
+            raise ConfigurationError(
+                f"join {self._spec.name}: both topics need as many partitions, not {counts}"
+            )
+        self._join = join = Join(self._spec, engine.clock, sides)
+        ticks = TickFeed(sides[0].feed, engine.clock, join.idle_tick)
+        return [*agents, FeedSource(ticks)]
+
+    def left(self) -> None:
+        self._merged.left()
+
+    async def _table(self, engine: Engine, name: str, stream: AgentStream) -> None:
+        source = cast("Any", stream.channel).source()
+        count = source.partitions or engine.topics.counts.get(source.name)
+        spec = TableSpec(name, None, RowCodec(None), "", 0)
+        engine.add_table(spec, None, source.key.encode, count)
+
+    def _side(self, engine: Engine, stream: AgentStream, agent: Agent, table: AgentTable) -> Side:
+        codec = engine.sources[agent.spec.consumer]
+
+        async def decode(raw: bytes | None) -> Any:
+            value = codec.value.decode(raw)
+            return await stream.process_value(value)
+
+        def place(key: Any) -> int:
+            raw = codec.key.encode(key)
+            return -1 if raw is None else engine.topics.place(agent.spec.topic, raw)
+
+        return Side(agent.general(), table, decode, self._key_of, place)
+
+    def _key_of(self, value: Any, key: Any) -> Any:
+        for model, getter in self._fields:
+            if isinstance(value, model):
+                return getter(value)
+        return key
+
+    async def process(self, unit: Unit, value: Any) -> Any:
+        assert self._join is not None
+        if not isinstance(unit.place.feed, TickFeed):
+            stream = self._merged.stream_of(unit)
+            value = await stream.origin.process(unit, value)
+            value = value if value is FILTERED else await stream.process_value(value)
+            if value is FILTERED:
+                return FILTERED
+        return Several(await self._join.take(unit, value)) or FILTERED
+
+
+class LocalFeed(Feed):
+    """Events of a channel in memory or of an iterable: nothing of them is checkpointed."""
+
+    local = True
+
+    def __init__(self, name: str, pause_ms: Callable[[float], Any]) -> None:
+        super().__init__(
+            name, lambda: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
+        )
+        self.ended = False
+        self._ledger = Ledger(Progress(name, "", -1))
+        self._waiting: deque[LocalChunk] = deque()
+        self.room = asyncio.Event()
+
+    def put(self, item: Any, now_ms: int) -> None:
+        event = item if isinstance(item, EventT) else None
+        key, value = (None, item) if event is None else (event.key, event.value)
+        chunk = LocalChunk(
+            "",
+            -1,
+            offsets=[-1],
+            keys=[key],
+            events=[value],
+            columns={},
+            times_ms=[now_ms],
+            timestamps_ms=[now_ms],
+            raw=([None], [None], None),
+            next_offset=-1,
+        )
+        chunk.event = event
+        self._waiting.append(chunk)
+        self.wake()
+
+    def end(self) -> None:
+        self.ended = True
+        self.wake()
+
+    def pop(self, lane: int) -> Place | None:
+        if not self._waiting:
+            return None
+        self.room.set()
+        return Place(self, self._ledger, Lot(self._waiting.popleft(), None, (), 0), 0)
+
+    def is_over(self) -> bool:
+        return self.ended and not self._waiting
+
+    def finish(self, place: Place) -> None:
+        self.processed += 1
+
+
+class FeedSource:
+    """What stands where other streams have an agent of the engine's."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def general(self) -> Feed:
+        return self._feed
+
+
+class Local(Origin):
+    """A channel in memory, or anything that can be iterated."""
+
+    def __init__(self, app: Any, items: AsyncIterator[Any], actor: Actor | None) -> None:
+        self.is_agents = actor is not None
+        self._app = app
+        self._items = items
+        self._actor = actor
+        self._source: FeedSource | None = None
+        self._pump: asyncio.Task[None] | None = None
+
+    @property
+    def actor(self) -> Actor:
+        if self._actor is None:
+            gate, clock = self._app.local_gate()
+            self._actor = Actor(gate, clock)
+        return self._actor
+
+    async def agents(self) -> Sequence[FeedSource]:
+        if self._source is None:
+            _, clock = self._app.local_gate()
+            feed = LocalFeed("memory", clock.sleep_ms)
+            self._source = FeedSource(feed)
+            pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
+            # Nothing but the feed refers to it while it waits, and a task must not be collected.
+            pumps: set[asyncio.Task[None]] = self._app.pumps
+            pumps.add(pump)
+            pump.add_done_callback(pumps.discard)
+            self._pump = pump
+        return [self._source]
+
+    def __del__(self) -> None:
+        """Takes no more when nobody has the stream any longer; what was taken and not handed out goes."""
+        if self._pump is not None and not self._pump.get_loop().is_closed():
+            self._pump.cancel()
+
+
+async def pumped(items: AsyncIterator[Any], feed: LocalFeed, actor: Actor, clock: Any) -> None:
+    """Hands each item to the feed when there is room for it."""
+    try:
+        async for item in items:
+            feed.put(item, clock.now_ms())
+            feed.room.clear()
+            await feed.room.wait()
+    except Exception as exc:  # noqa: BLE001 - told to whoever iterates
+        actor.throw(exc)
+    finally:
+        feed.end()

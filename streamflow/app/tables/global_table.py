@@ -1,0 +1,64 @@
+"""Global tables: written like any table, read whole on every worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamflow.app.tables.table import Table, holding
+from streamflow.state.event_context import Hand
+from streamflow.state.global_table import Everywhere
+from streamflow.state.stores.base import DELETED, MISSING
+
+
+class AllPartitions(Table):
+    """What makes a table global: its reads see the rows of all partitions.
+
+    An agent sees its own writes at once, those of others when they are checkpointed and have come back from
+    the changelog. Of a key that several partitions wrote, the newest checkpointed one counts.
+    """
+
+    is_global = True
+
+    @property
+    def _all(self) -> Everywhere:
+        assert self._engine is not None
+        return self._engine.everywhere[self.name]
+
+    def find(self, key: Any, start: int) -> Any:
+        if self.app.bench:
+            return super().find(key, start)
+        table, hand = self.inner, holding()
+        if hand is not None:
+            found = self._uncommitted(hand, key, start)
+            if found is not MISSING:
+                return MISSING if found is DELETED else found
+        partition, found = self._all.get(start, key)
+        part = table.parts.get(partition)
+        if part is not None and hand is not None and hand.partition == partition:
+            return part.get(start, key)  # the log may be a little behind it
+        if found is MISSING and hand is not None and hand.partition in table.parts:
+            return table.parts[hand.partition].get(start, key)
+        return found
+
+    def _uncommitted(self, hand: Hand, key: Any, start: int) -> Any:
+        part = self.inner.part(hand)
+        for layer in (part.changes, part.cut or {}):
+            found = layer.get(start, {}).get(key, MISSING)
+            if found is not MISSING:
+                return found
+        return MISSING
+
+    def all_keys(self) -> list[Any]:
+        if self.app.bench:
+            return super().all_keys()
+        keys: dict[Any, None] = {}
+        for start in self._all.starts():
+            keys.update(dict.fromkeys(self._all.keys(start)))
+        hand = holding()
+        if hand is not None:
+            keys.update(dict.fromkeys(self.inner.keys_seen(hand)))
+        return list(keys)
+
+
+class GlobalTable(AllPartitions):
+    """A table whose rows every worker holds."""

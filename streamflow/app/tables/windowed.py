@@ -1,0 +1,431 @@
+"""Tables by windows: each key stands for its rows in the windows of a time.
+
+Which time is the table's to choose: that of the event in hand (as it is, or `relative_to_stream`), now, a
+field of the event, or a fixed one. Outside of events it is now.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from faust.streams import current_event
+from faust.utils import iso8601
+from faust.utils.terminal.tables import dict_as_ansitable
+from msgspec import Struct
+
+from streamflow.errors import ConfigurationError
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.event_context import CURRENT
+from streamflow.state.merging_table import MovingTable
+from streamflow.state.stores.base import DELETED, MISSING
+from streamflow.windows import SessionWindow, SlidingWindow, Window
+
+if TYPE_CHECKING:
+    from streamflow.app.tables.table import Table
+
+Seconds = float | timedelta
+Clock = Callable[[Any], Any]
+"""An event of Faust's, or ``None`` -> epoch seconds, a datetime or its ISO text."""
+
+
+class WindowedTable:
+    """A table by windows: each key stands for the rows of the windows that hold the event in hand.
+
+    To be made by `windowed`.
+    """
+
+    __slots__ = ("clock", "key_index", "table")
+
+    def __init__(self, table: Table, clock: Clock | None, key_index: bool) -> None:
+        self.table = table
+        self.clock = clock  # None: the time of the event in hand
+        self.key_index = key_index
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def window(self) -> Window:
+        assert self.table.window is not None
+        return self.table.window
+
+    # -- which time ------------------------------------------------------------------------------
+
+    def relative_to(self, time: Any) -> WindowedTable:
+        """The same table by another time: a datetime, epoch seconds, a model's field, or a function."""
+        if isinstance(time, int | float | datetime):
+            return self._by(lambda _: time)
+        if hasattr(time, "getattr"):
+            return self.relative_to_field(time)
+        return self._by(time)
+
+    def relative_to_now(self) -> WindowedTable:
+        """The same table by the wall clock."""
+        return self._by(lambda _: self.table.now_ms() / 1_000)
+
+    def relative_to_stream(self) -> WindowedTable:
+        """The same table by the time of the event in hand; what it is without saying so."""
+        return windowed(self.table, key_index=self.key_index)
+
+    def relative_to_field(self, field: Any) -> WindowedTable:
+        """The same table by a field of the event's model: epoch seconds, a datetime or its ISO text."""
+        return self._by(lambda event: field.getattr(_of_event(event).value))
+
+    def clone(self, relative_to: Any) -> WindowedTable:
+        return self.relative_to(relative_to)
+
+    def _by(self, clock: Clock) -> WindowedTable:
+        if isinstance(self.window, SessionWindow | SlidingWindow):
+            raise ConfigurationError(
+                f"table {self.name!r}: a session or a sliding window has no other time than its events'"
+            )
+        self.table.own_time = True
+        return windowed(self.table, clock, key_index=self.key_index)
+
+    def time_ms(self, event: Any = None) -> int:
+        """The time whose windows are meant now, or for an event of Faust's."""
+        if self.clock is not None:
+            return as_ms(self.clock(event if event is not None else current_event()))
+        return self.event_ms(event)
+
+    def event_ms(self, event: Any = None) -> int:
+        """The time of an event of Faust's, of the event in hand, or elsewhere now."""
+        hand = CURRENT.get()
+        if hand is not None and hand.holding:
+            chunk = hand.chunk
+            place = None if event is None else event.message
+            if place is None or (chunk is not None and place.offset == chunk.offsets[hand.index]):
+                return hand.times[hand.index]
+        return self.table.now_ms() if event is None else round(event.message.timestamp * 1_000)
+
+    def get_timestamp(self, event: Any = None) -> float:
+        """`time_ms` in epoch seconds."""
+        return self.time_ms(event) / 1_000
+
+    def start(self) -> int:
+        """Of the newest window that holds `time_ms`."""
+        return self.start_at(self.time_ms())
+
+    def start_at(self, time_ms: int) -> int:
+        return self.window.windows_of(time_ms)[-1][0]
+
+    def starts(self) -> list[int]:
+        """Of the windows that a write goes to."""
+        inner = self.table.inner
+        if self.clock is None:
+            hand = inner.hand()
+            return inner.open_starts(hand, inner.part(hand))
+        return [start for start, _ in self.window.windows_of(self.time_ms())]
+
+    # -- a mapping -------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> WindowedRow:
+        raise NotImplementedError  # each table's own class has it: see `windowed`
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # HOT PATH: `counts[key] += 1` ends here, and has written already.
+        if isinstance(value, WindowedRow):
+            if value.key is key and value.by is self:
+                return
+            if value.by.table is self.table and value.key == key:
+                return
+            value = value.value()
+        table = self.table
+        inner = table.inner
+        inner.hand()  # raises TypeError outside an event, also where there is no window
+        if isinstance(inner, MovingTable):
+            inner.set_value(key, value)
+        else:
+            for start in self.starts():
+                table.write(key, value, start)
+        if table.watched:
+            table.on_key_set(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        inner = self.table.inner
+        inner.hand()
+        if key not in self:
+            raise KeyError(key)
+        if isinstance(inner, MovingTable):
+            inner.delete(key)
+        else:
+            for start in self.starts():
+                inner.write(key, DELETED, start)
+        if self.table.watched:
+            self.table.on_key_del(key)
+
+    def __contains__(self, key: object) -> bool:
+        return self.table.find_at(key, self.time_ms()) is not MISSING
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.table.all_keys())
+
+    def __len__(self) -> int:
+        return len(self.table.all_keys())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def keys(self) -> View:
+        """The keys of the rows of all windows; ``.now()``, ``.current()``, ``.delta(ago)``: of one window."""
+        return View(self, lambda key, value: key, all_keys=True)
+
+    def items(self, event: Any = None) -> View:
+        """Each key with its value in the window of `time_ms`, where it or the table's default has one.
+
+        ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in hand, or
+        so long before it.
+        """
+        return View(self, lambda key, value: (key, value), event=event)
+
+    def values(self, event: Any = None) -> View:
+        """The values of `items`."""
+        return View(self, lambda key, value: value, event=event)
+
+    def items_at(self, time_ms: int) -> Iterator[tuple[Any, Any]]:
+        for key in self.table.all_keys():
+            try:
+                yield key, self.table.value_or_default_at(key, time_ms)
+            except KeyError:  # no row there, and the table has no default
+                continue
+
+    @property
+    def key_index_table(self) -> dict[Any, int]:
+        """Each key of any window -> 1, where ``key_index`` was asked for. Always true to the rows."""
+        return dict.fromkeys(self.table.all_keys(), 1) if self.key_index else {}
+
+    def on_recover(self, fun: Any) -> Any:
+        """Decorates a coroutine function that is called each time the table's rows have come back."""
+        return self.table.on_recover(fun)
+
+    def on_window_close(self, fun: Any) -> Any:
+        """Decorates the function that is called for each row of a window that has expired."""
+        return self.table.on_window_close(fun)
+
+    def as_ansitable(self, title: str = "{table.name}", **options: Any) -> str:
+        """The rows of the window of `time_ms` as a table for a terminal."""
+        given: Any = self
+        return dict_as_ansitable(given, title=title.format(table=self.table), **options)
+
+    def __repr__(self) -> str:
+        return f"<WindowedTable {self.name}>"
+
+
+class View:
+    """What ``keys()``, ``items()`` and ``values()`` give: to be iterated, or asked for one window."""
+
+    __slots__ = ("_all_keys", "_by", "_event", "_shape")
+
+    def __init__(
+        self,
+        by: WindowedTable,
+        shape: Callable[[Any, Any], Any],
+        *,
+        event: Any = None,
+        all_keys: bool = False,
+    ) -> None:
+        self._by = by
+        self._shape = shape
+        self._event = event
+        self._all_keys = all_keys
+
+    def _at(self, time_ms: int) -> Iterator[Any]:
+        return (self._shape(key, value) for key, value in self._by.items_at(time_ms))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._by) if self._all_keys else self._at(self._by.time_ms(self._event))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, item: object) -> bool:
+        return any(found == item for found in self)
+
+    def now(self) -> Iterator[Any]:
+        """Of the window that holds the present."""
+        return self._at(self._by.table.now_ms())
+
+    def current(self, event: Any = None) -> Iterator[Any]:
+        """Of the window that holds the event in hand."""
+        return self._at(self._by.event_ms(event or self._event))
+
+    def delta(self, ago: Seconds, event: Any = None) -> Iterator[Any]:
+        """Of the window so long before the event in hand."""
+        return self._at(self._by.event_ms(event or self._event) - _ms(ago))
+
+
+class WindowedRow(Struct, gc=False, eq=False):
+    """HOT PATH. The rows of one key; keeps nothing of any event.
+
+    Made anew by each look-up, which costs less than to remember one for each key. What all rows of a table
+    share stands on a class that the table has of its own: see `windowed`.
+    """
+
+    key: Any
+    by: ClassVar[WindowedTable]
+    _change: ClassVar[Callable[..., None]]
+
+    def __iadd__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.add, other)
+        return self
+
+    def __isub__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.sub, other)
+        return self
+
+    def __imul__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.mul, other)
+        return self
+
+    def __itruediv__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.truediv, other)
+        return self
+
+    def __ifloordiv__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.floordiv, other)
+        return self
+
+    def __imod__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.mod, other)
+        return self
+
+    def __ipow__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.pow, other)
+        return self
+
+    def __ilshift__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.lshift, other)
+        return self
+
+    def __irshift__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.rshift, other)
+        return self
+
+    def __ior__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.or_, other)
+        return self
+
+    def __iand__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.and_, other)
+        return self
+
+    def __ixor__(self, other: Any) -> WindowedRow:
+        self._change(self.key, operator.xor, other)
+        return self
+
+    def apply(self, change: Callable[[Any, Any], Any], operand: Any, event: Any = None) -> WindowedRow:
+        """``row = change(row, operand)`` in every window of the event in hand."""
+        self._change(self.key, change, operand)
+        return self
+
+    def _at(self, time_ms: int) -> Any:
+        return self.by.table.value_or_default_at(self.key, time_ms)
+
+    def value(self, event: Any = None) -> Any:
+        """Of the window that holds the table's time (see `WindowedTable.relative_to`); else its default."""
+        if self.by.table.watched:
+            self.by.table.on_key_get(self.key)
+        return self._at(self.by.time_ms(event))
+
+    def current(self, event: Any = None) -> Any:
+        """Of the window that holds the event in hand, or elsewhere the present; else the table's default."""
+        return self._at(self.by.event_ms(event))
+
+    def now(self) -> Any:
+        """Of the window that holds the present."""
+        return self._at(self.by.table.now_ms())
+
+    def delta(self, ago: Seconds, event: Any = None) -> Any:
+        """Of the window so long before the event in hand, or elsewhere before the present."""
+        return self._at(self.by.event_ms(event) - _ms(ago))
+
+    def __getitem__(self, at: Any) -> Any:
+        """The value of a window ``(start, end)`` in epoch seconds, or the row at an event of Faust's."""
+        if hasattr(at, "message"):
+            return RowAt(self, at)
+        return self.by.table.value_or_default(self.key, round(at[0] * 1_000))
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        self.by.table.write(self.key, value, round(at[0] * 1_000))
+
+    def __delitem__(self, at: Any) -> None:
+        self.by.table.inner.write(self.key, DELETED, round(at[0] * 1_000))
+
+    def __repr__(self) -> str:
+        return f"<WindowedRow {self.by.name}[{self.key!r}]>"
+
+
+class RowAt:
+    """The rows of one key at the time of an event: ``table[key][event]``."""
+
+    __slots__ = ("event", "row")
+
+    def __init__(self, row: WindowedRow, event: Any) -> None:
+        self.row = row
+        self.event = event
+
+    def value(self) -> Any:
+        return self.row.value(self.event)
+
+    def current(self) -> Any:
+        return self.row.current(self.event)
+
+    def now(self) -> Any:
+        return self.row.now()
+
+    def delta(self, ago: Seconds) -> Any:
+        return self.row.delta(ago, self.event)
+
+
+def windowed(table: Table, clock: Clock | None = None, *, key_index: bool = False) -> WindowedTable:
+    """A table by its windows.
+
+    HOT PATH: ``counts[key]`` makes a row without a Python call, and its ``+=`` is the engine's own. Python
+    looks for both on classes, so each table has two of its own; that halves the cost of ``counts[key] += 1``.
+    """
+    kind: Any = type(table.Row)
+    row: Any = kind(table.Row.__name__, (table.Row,), {"__module__": table.Row.__module__})
+    own: Any = type("WindowedTable", (WindowedTable,), {"__slots__": (), "__getitem__": row})
+    made: WindowedTable = own(table, clock, key_index)
+
+    def not_yet(*_: Any) -> None:
+        made.table.inner.hand()  # raises TypeError
+
+    def at_own_time(key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
+        inner = made.table.inner
+        inner.hand()
+        inner.change_in(key, change, operand, made.starts())
+
+    def attach(inner: AgentTable) -> None:
+        if clock is None:
+            row._change, row.__iadd__ = inner.change, inner.adder()
+        else:
+            row._change = staticmethod(at_own_time)
+
+    row.by, row._change = made, staticmethod(not_yet)
+    table.on_attach.append(attach)
+    return made
+
+
+def as_ms(time: Any) -> int:
+    """Epoch seconds, a datetime (without a zone: UTC) or its ISO text in epoch ms."""
+    if isinstance(time, str):
+        time = iso8601.parse(time)
+    if isinstance(time, datetime):
+        aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+        return round(aware.timestamp() * 1_000)
+    return round(float(time) * 1_000)
+
+
+def _of_event(event: Any) -> Any:
+    if event is None:
+        raise RuntimeError("there is no event whose field could tell the time")
+    return event
+
+
+def _ms(ago: Seconds) -> int:
+    return round((ago.total_seconds() if isinstance(ago, timedelta) else ago) * 1_000)

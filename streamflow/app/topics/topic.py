@@ -1,0 +1,211 @@
+"""Topics whose messages go through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.serializers import Schema
+from mode import want_seconds
+
+from streamflow.app.topics.records import record_maker
+from streamflow.app.topics.serializers import JsonText, Raw, SchemaKeys, SchemaValues, SelfDescribing
+from streamflow.codecs import KeyCodec, ValueCodec
+from streamflow.engine.decoding import Source
+from streamflow.errors import ConfigurationError
+from streamflow.transports.base import Headers, Record
+
+if TYPE_CHECKING:
+    from streamflow.app.app import App
+    from streamflow.app.topics.producer import Acknowledgement, Sender
+
+# What our own codecs read and write; everything else is Faust's to do.
+_KEYS = (None, "raw", "json")
+_VALUES = (None, "raw", "json")
+_RAW = (None, bytes, str)
+
+
+class Topic(faust.Topic):
+    """A faust.Topic that is read by agents and aggregates, and sends through the engine."""
+
+    def source(self) -> Source:
+        """The topic as the engine reads it. Raises ConfigurationError for what it can't read."""
+        if self.pattern is not None or len(self.topics) != 1:
+            raise ConfigurationError(f"topic {self}: this needs exactly one topic, by its name")
+        return self.sources()[0]
+
+    def sources(self) -> list[Source]:
+        """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
+        names = list(self.topics or ())
+        if self.pattern is not None:
+            names = sorted(cast("App", self.app).topics_like(self.pattern))
+        if not names:
+            raise ConfigurationError(f"topic {self}: there is no such topic")
+        return [Source(name, self.key_codec, self.value_codec, self.partitions) for name in names]
+
+    @property
+    def plain_schema(self) -> bool:
+        """Is the schema Faust's own, without a user's code in it?"""
+        return type(self.schema) is Schema
+
+    @cached_property
+    def key_codec(self) -> KeyCodec:
+        serializer = self.schema.key_serializer or self.app.conf.key_serializer
+        if self.plain_schema and serializer in _KEYS:
+            if serializer == "json":
+                return KeyCodec(object if self.key_type in (None, str) else self.key_type)
+            return KeyCodec(self.key_type)
+        return SchemaKeys(self.app, self.schema)
+
+    @cached_property
+    def value_codec(self) -> ValueCodec:
+        serializer, kind = self.schema.value_serializer or self.app.conf.value_serializer, self.value_type
+        limit = cast("App", self.app).engine_settings.value_bytes_max
+        codec: ValueCodec
+        if not self.plain_schema or serializer not in _VALUES:
+            return SchemaValues(self.app, self.schema, value_bytes_max=limit)
+        if serializer == "raw":
+            if kind not in _RAW:
+                return SchemaValues(self.app, self.schema, value_bytes_max=limit)
+            codec = Raw(bytes if kind is None else kind, value_bytes_max=limit)
+        elif kind is str:
+            codec = JsonText(value_bytes_max=limit)
+        elif kind is None:
+            codec = SelfDescribing(value_bytes_max=limit)
+        else:
+            make = record_maker(kind) if hasattr(kind, "_blessed_key") else None
+            codec = ValueCodec(kind, value_bytes_max=limit, make=make)
+        if self.schema.allow_empty:
+            codec.allow_null()
+        return codec
+
+    def _bytes(
+        self, key: Any, value: Any, headers: Any, serializers: Mapping[str, Any]
+    ) -> tuple[bytes | None, bytes | None, Headers]:
+        """What goes on the wire: by the topic's types, unless the call says otherwise."""
+        told = any(given is not None for given in serializers.values())
+        if self.plain_schema and not told and not _has_serializer(key) and not _has_serializer(value):
+            return self.key_codec.encode(key), self.value_codec.encode(value), wire_headers(headers)
+        schema = serializers.get("schema")
+        opened = self.prepare_headers(headers)
+        raw_key, opened = self.prepare_key(key, serializers.get("key_serializer"), schema, opened)
+        if raw_key is not None and not isinstance(raw_key, bytes):
+            raw_key = self.key_codec.encode(raw_key)  # Faust leaves a key without type or serializer as it is
+        raw_value, opened = self.prepare_value(value, serializers.get("value_serializer"), schema, opened)
+        return raw_key, raw_value, wire_headers(opened)
+
+    async def send(
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        schema: Any = None,
+        key_serializer: Any = None,
+        value_serializer: Any = None,
+        callback: Callable[[Any], Any] | None = None,
+        force: bool = False,
+    ) -> Awaitable[Any]:
+        """Sends one message; returns what can be awaited for its acknowledgement.
+
+        From inside an event it is part of that event's checkpoint, otherwise it goes at once. ``force``:
+        at once from inside an event too, where the guarantee is not exactly_once.
+        ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
+        """
+        app = cast("App", self.app)
+        sender = await app.sender()
+        await self._known(sender, self.get_topic_name())
+        serializers = {
+            "schema": schema,
+            "key_serializer": key_serializer,
+            "value_serializer": value_serializer,
+        }
+        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
+        told = await sender.send(record, at_once=force and not app.exactly_once)
+        app.note_sent(record, told)
+        if callback is not None:
+            told.add_done_callback(callback)
+        return told
+
+    def send_soon(  # type: ignore[override]  # likewise
+        self,
+        *,
+        key: Any = None,
+        value: Any = None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        callback: Callable[[Any], Any] | None = None,
+        **serializers: Any,
+    ) -> Acknowledgement:
+        """`send` for functions that are not async, in a worker that runs.
+
+        Raises ConfigurationError for a topic that the app has not declared.
+        """
+        app = cast("App", self.app)
+        sender = app.sender_now()
+        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
+        told = sender.send_soon(record)
+        app.note_sent(record, told)
+        if callback is not None:
+            told.add_done_callback(callback)
+        return told
+
+    def _record(
+        self,
+        sender: Sender,
+        key: Any,
+        value: Any,
+        place: tuple[Any, Any, Any],
+        serializers: Mapping[str, Any],
+    ) -> Record:
+        """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
+        partition, timestamp, headers = place
+        raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
+        signal: Any = self.app.on_produce_message
+        if signal._receivers or signal._filter_receivers:
+            opened = list(pairs)  # those who are told may add headers
+            signal.send(
+                key=raw_key, value=raw_value, partition=partition, timestamp=timestamp, headers=opened
+            )
+            pairs = wire_headers(opened)
+        stamp_ms = None if timestamp is None else int(timestamp * 1_000)
+        return sender.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
+
+    async def declare(self) -> None:
+        """Creates the topic where it is missing."""
+        sender = await cast("App", self.app).sender()
+        for name in self.topics:
+            await self._known(sender, name)
+
+    async def _known(self, sender: Sender, name: str) -> None:
+        if not sender.knows(name):
+            await sender.learn(
+                name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
+            )
+
+    @property
+    def retention_s(self) -> float | None:
+        """How long records are kept where the app creates the topic; ``None``: the broker's default."""
+        return None if self.retention is None else float(want_seconds(self.retention))
+
+    def __aiter__(self) -> Any:
+        return self.stream().events()
+
+
+def _has_serializer(value: Any) -> bool:
+    """Is it a Record that was declared with a serializer of its own?"""
+    options = getattr(value, "_options", None)
+    return getattr(options, "serializer", None) not in (None, "json")
+
+
+def wire_headers(headers: Any) -> Headers:
+    """Headers as pairs of text and bytes."""
+    if not headers:
+        return ()
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return tuple((name, value.encode() if isinstance(value, str) else value) for name, value in pairs)

@@ -1,0 +1,98 @@
+"""What stands where Faust expects its own transport, consumer and producer: the engine does their work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from faust.transport.base import Transport as FaustTransport
+from faust.types.tuples import TP
+from mode import Service
+
+if TYPE_CHECKING:
+    from streamflow.app.app import App
+
+
+class NoTransport(FaustTransport):
+    """Nothing is ever sent or read through it."""
+
+    driver_version = "streamflow"
+
+
+class NoProducer(Service):
+    """Faust's commands stop it when they are done; what is sent through it goes to the engine."""
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        self.app = app
+        super().__init__(**kwargs)
+
+    async def send(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None = None,
+        timestamp: float | None = None,
+        headers: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Sends bytes as they are; what is returned can be awaited for the acknowledgement."""
+        sender = await self.app.sender()
+        if not sender.knows(topic):
+            await sender.learn(topic, None)
+        stamp_ms = None if timestamp is None else int(timestamp * 1_000)
+        pairs = headers.items() if isinstance(headers, dict) else headers or ()
+        record = sender.record(topic, partition, key, value, tuple(pairs), stamp_ms)
+        return await sender.send(record)
+
+    async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, **options: Any) -> Any:
+        """`send`, and the acknowledgement. Raises RuntimeError inside an event of an agent."""
+        return await (await self.send(topic, key, value, **options))
+
+    async def flush(self) -> None:
+        """Returns when what was sent outside of events has been acknowledged."""
+        await (await self.app.sender()).flush()
+
+    async def on_stop(self) -> None:
+        await self.app.disconnect()
+
+
+class NoConsumer:
+    """What streams of Faust's own (over channels of this process) and users ask a consumer."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._unacked_messages: set[Any] = set()
+        self.transactions = None
+
+    async def on_task_error(self, exc: BaseException) -> None:
+        """An agent over a channel of this process raised; nothing is to be given back."""
+
+    def ack(self, message: Any) -> bool:
+        """Channels have nothing to acknowledge."""
+        return False
+
+    def track_message(self, message: Any) -> None:
+        """Channels have nothing to acknowledge."""
+
+    def assignment(self) -> set[TP]:
+        """The source partitions of this worker."""
+        engine = self.app.engine_service_engine
+        ours = None if engine is None else engine.ours
+        return set() if ours is None else {TP(*at) for at in ours.source_partitions()}
+
+    def topic_partitions(self, topic: str) -> int | None:
+        """How many partitions a topic has, as far as it is known."""
+        engine = self.app.engine_service_engine
+        return None if engine is None else engine.topics.counts.get(topic)
+
+    def highwater(self, tp: TP) -> int:
+        """The last stable offset as of the newest fetch."""
+        engine = self.app.engine_service_engine
+        ends = {} if engine is None or engine.ours is None else engine.ours.end_offsets
+        return ends.get((tp.topic, tp.partition), 0)
+
+    async def position(self, tp: TP) -> int | None:
+        """The least position of this worker's consumers."""
+        engine = self.app.engine_service_engine
+        offsets = {} if engine is None or engine.ours is None else engine.ours.offsets()
+        return offsets.get((tp.topic, tp.partition))

@@ -1,0 +1,122 @@
+"""What a worker starts: sensors, and one service that owns the engine and its web view."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.app.base import BootStrategy as FaustBootStrategy
+from mode import Service
+
+from streamflow.app.topics.producer import Sender
+from streamflow.app.topics.topic import Topic
+from streamflow.app.worker.pages import add_pages
+from streamflow.app.worker.process import QuietCollector
+from streamflow.app.worker.rebalance_signals import Rebalances
+from streamflow.app.worker.sensors import Sensors
+from streamflow.query.worker_view import Watcher
+from streamflow.web.server import WebServer
+
+if TYPE_CHECKING:
+    from streamflow.app.app import App
+    from streamflow.engine.engine import Engine
+
+
+class EngineService(Service):
+    """Owns the engine and the web view. An engine that fails crashes the worker with its error."""
+
+    abstract = False
+
+    def __init__(self, app: App, **kwargs: Any) -> None:
+        self.app = app
+        self.web: WebServer | None = None
+        self.engine: Engine | None = None
+        self.watcher: Watcher | None = None
+        self.sender: Sender | None = None
+        self.sensors: Sensors | None = None
+        self.live = asyncio.Event()  # since partitions are live for the first time
+        self._collector = QuietCollector()
+        super().__init__(**kwargs)
+
+    async def on_start(self) -> None:
+        app = self.app
+        # Step 1. Claim the port: its number is part of what tells this worker from others on this machine.
+        url = ""
+        if app.conf.web_enabled:
+            self.web = WebServer(app.settings.web_settings())
+            url = self.web.bind()
+        # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
+        self.engine = engine = app.prepare_engine(url)
+        self.sender = Sender(
+            engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
+        )
+        self.sensors = Sensors(app)
+        engine.lifecycle = Rebalances(app, self.sensors)
+        self.watcher = watcher = Watcher(engine, url)
+        watcher.is_live = self.live.set
+        # Step 3. Serve, so that probes are answered while tables come back.
+        if self.web is not None:
+            await self.web.start(watcher, extend=self._extend)
+            self.log.info("web view at %s", url)
+        # Step 4. All modules are there, and no event is yet: the long collection is now, not between events.
+        self.settle()
+        # Step 5. Join the group, advertising the address that was bound.
+        await engine.start(url)
+        watcher.open()
+        if not engine.sources:
+            self.live.set()
+        self.add_future(self._crash_with_engine())
+
+    def _extend(self, application: Any) -> None:
+        if self.app.has_pages:
+            add_pages(self.app.web, application)
+
+    async def start_channels(self) -> None:
+        """Agents on channels of this process: nothing is in the log, so Faust's own actors run them."""
+        agents = [agent for agent in self.app.agents.values() if not isinstance(agent.channel, Topic)]
+        if agents:
+            self.app.flow_control.resume()
+        for agent in agents:
+            await self.add_runtime_dependency(agent)
+
+    def settle(self) -> None:
+        """Told when everything has been started: what lives now lives long."""
+        if self.app.in_worker:
+            self._collector.begin()
+
+    async def on_stop(self) -> None:
+        try:
+            # Step 1. What was sent outside of events is on its way still.
+            if self.sender is not None:
+                await self.sender.close()
+            # Step 2. Live clients are asked to come back later, elsewhere or here.
+            if self.web is not None:
+                await self.web.stop()
+        except TimeoutError:
+            self.log.warning("the web view did not end in time")
+        finally:
+            # Step 3. A last checkpoint; the partitions go to others at once.
+            if self.engine is not None:
+                await self.engine.stop()
+            self._collector.end()
+
+    async def _crash_with_engine(self) -> None:
+        engine = self.engine
+        assert engine is not None
+        await engine.failed.wait()
+        if engine.failure is not None and not self.should_stop:
+            await self.crash(engine.failure)
+
+
+class BootStrategy(FaustBootStrategy):
+    """Sensors and the engine; none of Faust's consumer, producer, conductor and table manager."""
+
+    def server(self) -> Iterable[Any]:
+        return self._chain(self.sensors(), [cast("App", self.app).engine_service])
+
+    def client_only(self) -> Iterable[Any]:
+        return self._chain([])
+
+    def producer_only(self) -> Iterable[Any]:
+        return self._chain([])

@@ -1,0 +1,111 @@
+"""The atomic commit, in numbered steps. It alone makes progress durable.
+
+Steps 1 and 5 stand here, 3 and 4 (acknowledgements, the group's offsets under the fence, the
+decision) are the transport's `commit`, whose contract is atomicity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from streamflow.clock import Clock
+from streamflow.engine.assignment import Ours
+from streamflow.engine.committed import Folded
+from streamflow.errors import CommitAborted, RecordRefused
+from streamflow.transports.base import Commit, Record, TopicPartition, Transport
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST_MS = 50.0
+RETRY_MAX_MS = 2_000.0
+
+
+class Checkpoint:
+    """Runs the checkpoints of one assignment, one at a time.
+
+    ``watcher`` is told, synchronously, what each one made visible. ``refused`` is given the records of a cut
+    some of which the broker never takes, and returns what is to be written instead, or raises.
+    ``attempts_max`` bounds how often a commit that had no effect is tried (``None``: until it works).
+    """
+
+    def __init__(
+        self,
+        ours: Ours,
+        transport: Transport,
+        clock: Clock,
+        watcher: Callable[[list[Folded]], None],
+        refused: Callable[[Sequence[Record], RecordRefused], Sequence[Record]],
+    ) -> None:
+        self.attempts_max: int | None = None
+        self.in_flight = False
+        self.closed = False
+        self.last_seconds = 0.0
+        self._ours = ours
+        self._transport = transport
+        self._clock = clock
+        self._watcher = watcher
+        self._refused = refused
+        self._lock = asyncio.Lock()
+        self._committed: dict[TopicPartition, int] = {}
+        self._failing: dict[tuple[str, int, int], int] = {}
+
+    async def run(self) -> bool:
+        """One checkpoint; False if there was nothing to make durable, or if no more may be made.
+
+        Raises Fenced, CommitUnknown, and CommitAborted after the last attempt. After each of them
+        this assignment makes no more checkpoints: what it holds in memory is to be dropped.
+        """
+        async with self._lock:
+            if self.closed or not self._ours.due():
+                return False
+            try:
+                await self._run()
+            except BaseException:
+                # A cut whose fate is open must never be followed by another one.
+                self.closed = True
+                raise
+            return True
+
+    async def _run(self) -> None:
+        began_ms = self._clock.monotonic_ms()
+        # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
+        cut, offsets = self._ours.cut()
+        records = cut.records()
+        written: dict[TopicPartition, int] = {}
+        failing = self._ours.failing()
+        if records or offsets != self._committed or failing != self._failing:
+            # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
+            self.in_flight = True
+            try:
+                written = await self._commit(
+                    Commit(self._ours.assignment, records, offsets, barriers=cut.barriers(), failing=failing)
+                )
+            finally:
+                self.in_flight = False
+            self._committed, self._failing = offsets, failing
+        # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
+        folded = self._ours.committed(written)
+        # Step 6. Tell the live subscribers.
+        self._watcher(folded)
+        self.last_seconds = (self._clock.monotonic_ms() - began_ms) / 1_000
+
+    async def _commit(self, commit: Commit) -> dict[TopicPartition, int]:
+        attempt, wait_ms = 0, RETRY_FIRST_MS
+        while True:
+            attempt += 1
+            try:
+                return await self._transport.commit(commit)
+            except RecordRefused as exc:
+                # It had no effect either, and would never have one: the cut goes on without those records.
+                commit = replace(commit, records=self._refused(commit.records, exc))
+                continue
+            except CommitAborted as exc:
+                # It had no effect: the very same cut is tried again, while work goes on over it.
+                if self.attempts_max is not None and attempt >= self.attempts_max:
+                    raise
+                logger.warning("checkpoint aborted, trying again in %d ms: %s", wait_ms, exc)
+            await self._clock.sleep_ms(wait_ms)
+            wait_ms = min(wait_ms * 2, RETRY_MAX_MS)

@@ -1,0 +1,162 @@
+"""Events set aside with the reason: key, value and headers as they were, the facts in added headers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamflow.codecs.chunk import Chunk
+from streamflow.engine.assignment import Ours
+from streamflow.errors import DecodeError
+from streamflow.metrics import Metrics
+from streamflow.processing.agent import Agent
+from streamflow.transports.base import Batch, Headers, Record
+
+SUFFIX = "-dead-letters"
+EXTRA_BYTES = 64 * 1024
+"""How much larger than the source's a record of a dead-letter topic may be: room for the added headers."""
+ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error", "consumer")
+"""The headers that are added, behind the event's own and in this order."""
+_ERROR_CHARACTERS_MAX = 2_000
+
+
+def dead_letter_topic(topic: str) -> str:
+    """The default topic for what ``topic`` can't place."""
+    return topic + SUFFIX
+
+
+def dead_letter(
+    target: str,
+    partitions: int,
+    *,
+    source: tuple[str, int, int],
+    key: bytes | None,
+    value: bytes | None,
+    headers: Headers,
+    reason: str,
+    error: str,
+    consumer: str | None = None,
+) -> Record:
+    """The record that sets one aside.
+
+    ``source`` is (topic, partition, offset); ``consumer`` is the one that gave up on it, if one did.
+    """
+    topic, partition, offset = source
+    added = [
+        ("source-topic", topic.encode()),
+        ("source-partition", b"%d" % partition),
+        ("source-offset", b"%d" % offset),
+        ("reason", reason.encode()),
+        ("error", error[:_ERROR_CHARACTERS_MAX].encode(errors="replace")),
+    ]
+    if consumer is not None:
+        added.append(("consumer", consumer.encode()))
+    return Record(target, partition % partitions, key, value, (*headers, *added))
+
+
+def sentence(error: BaseException) -> str:
+    """What the ``error`` header says of an exception."""
+    if isinstance(error, DecodeError):
+        return error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def headers_at(headers: Sequence[Headers] | None, index: int) -> Headers:
+    return () if headers is None else headers[index]
+
+
+logger = logging.getLogger(__name__)
+
+
+class Letters:
+    """Where dispatch and agents set events aside: the dead letters of the next checkpoint.
+
+    ``partitions`` is dead-letter topic -> number of partitions, ``targets`` consumer or topic -> its topic.
+    """
+
+    def __init__(
+        self,
+        ours: Callable[[], Ours | None],
+        partitions: Callable[[str], int],
+        target: Callable[[str], str],
+        metrics: Metrics,
+    ) -> None:
+        self._ours = ours
+        self._partitions = partitions
+        self._target = target
+        self._metrics = metrics
+
+    def add_bad(self, at: Chunk | Batch, index: int, error: DecodeError, consumer: str | None) -> None:
+        """A record that can't be decoded (``consumer`` is ``None``), or that one consumer can't use."""
+        target = self._target(at.topic)
+        if not self._metrics.dead_letters_total.labels(target, error.reason).value:
+            place = f"{at.topic}[{at.partition}]@{at.offsets[index]}"
+            logger.warning(
+                "bad input: %s goes to %s: %s (said once for each topic and reason)", place, target, error
+            )
+        self.add(at, index, error.reason, error, consumer, target)
+
+    def note_scattered(self, table: str, partition: int, key: Any) -> None:
+        counter = self._metrics.scattered_writes_total.labels(table)
+        if not counter.value:
+            logger.warning(
+                "table %s: key %r was written in partition %d, but its hash belongs to another: queries "
+                "for it answer 409; write keys of the event's own partition, or declare an aggregate",
+                table,
+                key,
+                partition,
+            )
+        counter.inc()
+
+    def give_up(self, agent: Agent, chunk: Chunk, index: int, exc: BaseException) -> None:
+        """An agent sets an event aside. Raises ``exc`` where it has no topic for that."""
+        reason = getattr(exc, "reason", "agent-failed")
+        self._metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
+        place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
+        logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
+        if agent.spec.dead_letter is None:
+            raise exc
+        self.add(chunk, index, reason, exc, agent.spec.name, agent.spec.dead_letter)
+
+    def add(
+        self,
+        at: Chunk | Batch,
+        index: int,
+        reason: str,
+        error: BaseException,
+        consumer: str | None,
+        target: str,
+    ) -> None:
+        ours = self._ours()
+        assert ours is not None
+        ours.dead_letters.append(self.letter(at, index, reason, error, consumer, target))
+
+    def letter(
+        self,
+        at: Chunk | Batch,
+        index: int,
+        reason: str,
+        error: BaseException,
+        consumer: str | None,
+        target: str,
+    ) -> Record:
+        """The dead letter of an event, counted; whoever asks for it writes it."""
+        if isinstance(at, Chunk):
+            key, value = at.raw_keys[index], at.raw_values[index]
+        else:
+            key, value = at.keys[index], at.values[index]
+        source = (at.topic, at.partition, at.offsets[index])
+        self._metrics.dead_letters_total.labels(target, reason).inc()
+        logger.debug("set aside %s[%d]@%d: %s", *source, error)
+        return dead_letter(
+            target,
+            self._partitions(target),
+            source=source,
+            key=key,
+            value=value,
+            headers=headers_at(at.headers, index),
+            reason=reason,
+            error=sentence(error),
+            consumer=consumer,
+        )

@@ -1,0 +1,176 @@
+"""HOT PATH. A batch in; decode, route, hand to agents and aggregates.
+
+Everything here is per batch and column: one pass decodes the values, one looks up the keys (decoded
+and checked for their partition once, then remembered), and each consumer gets the chunk of good
+events. Bad records are set aside with their reason by the topic's decoder, once each.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from streamflow.aggregates.fold import Fold
+from streamflow.codecs.chunk import Chunk
+from streamflow.engine.assignment import Ours
+from streamflow.engine.decoding import KeyMemory
+from streamflow.errors import DecodeError
+from streamflow.metrics import Metrics
+from streamflow.processing.agent import Agent
+from streamflow.settings import Settings
+from streamflow.state.progress import Progress
+from streamflow.transports.base import Batch
+
+if TYPE_CHECKING:
+    from streamflow.engine.dead_letters import Letters
+    from streamflow.engine.decoding import Decoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Limits:
+    """What makes an event time bad input, besides its form."""
+
+    timestamp_min_ms: int
+    timestamp_max_ms: int
+    future_max_ms: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        future_s = settings.future_max_s
+        future_ms = None if future_s is None else int(future_s * 1_000)
+        return cls(settings.timestamp_min_ms, settings.timestamp_max_ms, future_ms)
+
+
+SetAside = Callable[[Chunk | Batch, int, DecodeError, str | None], None]
+
+
+class Dispatcher:
+    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions."""
+
+    def __init__(
+        self,
+        decoders: list[Decoder],
+        limits: Limits,
+        metrics: Metrics,
+        places: Callable[[str, Sequence[bytes]], Sequence[int]],
+    ) -> None:
+        self.decoders: dict[str, list[Decoder]] = {}
+        self.add(decoders)
+        self._limits = limits
+        self._metrics = metrics
+        self._places = places
+        self._misrouted_warned: set[str] = set()
+
+    def add(self, decoders: Iterable[Decoder]) -> None:
+        """These decoders, and those that are known, as their consumers are now."""
+        for decoder in decoders:
+            decoder.decide()
+            known = self.decoders.setdefault(decoder.source.name, [])
+            if decoder not in known:
+                known.append(decoder)
+
+    def dispatch(self, batch: Batch, ours: Ours, letters: Letters) -> list[Agent]:
+        """Hands one batch to everybody who reads its topic; returns the agents whose buffer is full."""
+        full: list[Agent] = []
+        for decoder in self.decoders.get(batch.topic, ()):
+            progress = ours.progress[decoder.consumer, batch.topic, batch.partition]
+            chunk = self._decode(decoder, batch, progress, letters)
+            for fold in decoder.folds:
+                self._fold(fold, chunk, ours, letters)
+            for agent in decoder.agents:
+                agent.offer(chunk)
+                if agent.full():
+                    full.append(agent)
+        count = len(batch.offsets)
+        ours.taken += count
+        self._metrics.records_total.inc(count)
+        return full
+
+    def _fold(self, fold: Fold, chunk: Chunk, ours: Ours, letters: Letters) -> None:
+        spec = fold.spec
+        progress = ours.progress[spec.consumer, chunk.topic, chunk.partition]
+        late = progress.counters.get("late", 0)
+        rest = chunk.since(progress.position)
+        for index, error in fold.take(rest, progress):
+            letters.add_bad(rest, index, error, spec.consumer)
+        late = progress.counters.get("late", 0) - late
+        if late:
+            self._metrics.late_events_total.labels(spec.name).inc(late)
+
+    def _decode(self, decoder: Decoder, batch: Batch, progress: Progress, letters: Letters) -> Chunk:
+        bad: dict[int, DecodeError] = {}
+        keys = self._keys(decoder, batch, bad)
+        events: list[Any] | None = None
+        columns: dict[str, list[Any]] = {}
+        source = decoder.source
+        if decoder.projection is not None:
+            columns, times, bad_values = decoder.projection.decode_columns(batch.values, batch.timestamps_ms)
+        else:
+            events, times, bad_values = source.value.decode_batch(batch)
+        for index, error in bad_values:
+            bad.setdefault(index, error)
+        self._check_times(times, batch, bad)
+        chunk = Chunk(
+            batch.topic,
+            batch.partition,
+            offsets=batch.offsets,
+            keys=keys,
+            events=events,
+            columns=columns,
+            times_ms=times,
+            timestamps_ms=batch.timestamps_ms,
+            raw=(batch.keys, batch.values, batch.headers),
+            next_offset=batch.next_offset,
+        )
+        fresh = len(chunk.since(progress.position))
+        fresh_bad = [index for index in sorted(bad) if batch.offsets[index] >= progress.position]
+        for index in fresh_bad:
+            letters.add_bad(batch, index, bad[index], None)
+        if batch.next_offset > progress.position:
+            progress.take(batch.next_offset, counted=fresh - len(fresh_bad), bad=len(fresh_bad))
+        if bad:
+            chunk = chunk.select([index for index in range(len(chunk)) if index not in bad])
+        return chunk
+
+    def _keys(self, decoder: Decoder, batch: Batch, bad: dict[int, DecodeError]) -> list[Any]:
+        memory = decoder.memories.get(batch.partition)
+        if memory is None:
+            memory = KeyMemory(decoder.source.key, batch.partition, partial(self._places, batch.topic))
+            decoder.memories[batch.partition] = memory
+        keys, misrouted = memory.column(batch.keys, bad)
+        if misrouted:
+            self._count_misrouted(batch, misrouted)
+        return keys
+
+    def _count_misrouted(self, batch: Batch, count: int) -> None:
+        self._metrics.misrouted_records_total.labels(batch.topic).inc(count)
+        if batch.topic not in self._misrouted_warned:
+            self._misrouted_warned.add(batch.topic)
+            logger.warning(
+                "%s[%d] holds records whose key belongs to another partition by the app's partitioner: "
+                "queries by key miss them; see the setting `partitioner`",
+                batch.topic,
+                batch.partition,
+            )
+
+    def _check_times(self, times: list[int], batch: Batch, bad: dict[int, DecodeError]) -> None:
+        """Invariant of everything below: an event time lies in the range, so one absurd one moves nothing."""
+        limits = self._limits
+        if not times:
+            return
+        low, high = limits.timestamp_min_ms, limits.timestamp_max_ms
+        if not (low <= min(times) and max(times) < high):
+            for index, time_ms in enumerate(times):
+                if not low <= time_ms < high and index not in bad:
+                    bad[index] = DecodeError("bad-timestamp", f"event time {time_ms} ms is out of range")
+        if limits.future_max_ms is not None:
+            for index, (time_ms, stamp_ms) in enumerate(zip(times, batch.timestamps_ms, strict=True)):
+                if time_ms > stamp_ms + limits.future_max_ms and index not in bad:
+                    bad[index] = DecodeError(
+                        "bad-timestamp", f"event time lies {time_ms - stamp_ms} ms ahead of the record's own"
+                    )

@@ -1,0 +1,51 @@
+"""Idle ticks: the only way in which the wall clock touches a table.
+
+They come just before the cut that makes them durable, so that a restart decides as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from streamflow.engine.assignment import Ours
+from streamflow.engine.progress_board import Board
+from streamflow.state.progress import Progress
+from streamflow.windows import Window
+
+
+def idle_ticks(ours: Ours, board: Board, partitions: Callable[[str], int], now_ms: float) -> None:
+    """Raises the watermark of partitions that are at their end and silent.
+
+    ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
+    """
+    for progress, window in [*_of_folds(ours), *_of_agents(ours)]:
+        at = (progress.topic, progress.partition)
+        if window.idle_close_ms is None or progress.position < ours.end_offsets.get(at, 0):
+            continue
+        time_ms = board.idle_watermark_ms(
+            progress, partitions(progress.topic), now_ms - ours.moved_ms[at], window, now_ms
+        )
+        if time_ms is not None:
+            progress.raise_watermark(time_ms)
+
+
+def _of_folds(ours: Ours) -> Iterator[tuple[Progress, Window]]:
+    for folded in ours.folds:
+        if folded.fold.spec.window is not None:
+            yield folded.progress, folded.fold.spec.window
+
+
+def _of_agents(ours: Ours) -> Iterator[tuple[Progress, Window]]:
+    """Those that write a windowed table: windows in Faust's form end too when nothing comes any more."""
+    for table in ours.tables:
+        window = table.spec.window
+        if window is None or table.spec.own_time:
+            continue
+        for agent in ours.agents:
+            for progress in agent.progress.values():
+                part = table.parts.get(progress.partition)
+                if part is None:
+                    continue
+                # Rows of nobody who is known (an agent's that is no more, stock Faust's): of all who may.
+                if agent.spec.consumer in part.writers or (not part.writers and len(part.store)):
+                    yield progress, window

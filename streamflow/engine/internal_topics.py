@@ -1,0 +1,137 @@
+"""The topics of an app: their names, their numbers of partitions, and where a key lies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from streamflow.engine.dead_letters import EXTRA_BYTES
+from streamflow.errors import ConfigurationError
+from streamflow.partitioner import partitions_of
+from streamflow.state.restore import end_of_logs
+from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
+
+
+class Topics:
+    """Known topics and their partitions. ``partitioner`` is (key bytes, partitions) -> partition."""
+
+    def __init__(
+        self, app_id: str, partitioner: Callable[[bytes, int], int], partitions_default: int
+    ) -> None:
+        self.app_id = app_id
+        self.counts: dict[str, int] = {}
+        self.limits: dict[str, int] = {}  # bytes of the largest record, where the broker told
+        self._partitioner = partitioner
+        self._partitions_default = partitions_default
+        self._wanted: dict[str, TopicSpec] = {}
+        self._keyless = 0
+
+    @property
+    def progress(self) -> str:
+        return f"{self.app_id}-progress"
+
+    def changelog(self, table: str) -> str:
+        """Faust's name for it, so that an app can upgrade in place."""
+        return f"{self.app_id}-{table}-changelog"
+
+    def shuffle(self, table: str) -> str:
+        return f"{self.app_id}-{table}-shuffle"
+
+    def late(self, table: str) -> str:
+        """Where the late ledger of a declared table lies."""
+        return f"{self.app_id}-{table}-late"
+
+    def partitions(self, topic: str) -> int:
+        """Raises ConfigurationError for a topic that is not known yet."""
+        try:
+            return self.counts[topic]
+        except KeyError:
+            raise ConfigurationError(
+                f"topic {topic!r} is not known: declare it, or create it first"
+            ) from None
+
+    def place(self, topic: str, key: bytes | None) -> int:
+        """The partition of a key; records without key go to the partitions in turn."""
+        count = self.partitions(topic)
+        if key is None:
+            self._keyless += 1
+            return self._keyless % count
+        return self._partitioner(key, count)
+
+    def places(self, topic: str, keys: Sequence[bytes]) -> list[int]:
+        """`place` of each key."""
+        return partitions_of(self._partitioner, keys, self.partitions(topic))
+
+    def want(
+        self,
+        name: str,
+        partitions: int | None = None,
+        *,
+        compacted: bool = False,
+        letters: bool = False,
+        retention_ms: int | None = None,
+    ) -> None:
+        """Notes a topic that has to be there; what was asked for first holds."""
+        if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
+            record_bytes_max = 1_048_588 + EXTRA_BYTES if letters else None
+            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
+
+    async def create(self, transport: Transport) -> None:
+        """Learns the partitions of the wanted topics, and creates those that are missing."""
+        wanted, self._wanted = self._wanted, {}
+        self.counts.update(await transport.partition_counts(wanted))
+        missing = [
+            replace(spec, partitions=spec.partitions or self._partitions_default)
+            for spec in wanted.values()
+            if spec.name not in self.counts
+        ]
+        if missing:
+            await transport.create_topics(missing)
+            self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
+        if isinstance(transport, KnowsLimits):
+            self.limits.update(await transport.record_limits(wanted))
+        for spec in wanted.values():
+            found = self.counts.get(spec.name, 0)
+            if spec.compacted and spec.partitions and found != spec.partitions:
+                raise ConfigurationError(
+                    f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
+                    "source topic was given another number; `streamflow reset` starts anew"
+                )
+
+    async def look_up(self, transport: Transport, names: Iterable[str]) -> None:
+        """Learns of topics that are there already."""
+        found = await transport.partition_counts(names)
+        self.counts.update(found)
+        if found and isinstance(transport, KnowsLimits):
+            self.limits.update(await transport.record_limits(found))
+
+    def agreed(self, topics: Iterable[str], what: str, partitions: int | None) -> int:
+        """The number of partitions of a table: its topics' if they agree, else ``partitions``."""
+        counts = {topic: self.counts[topic] for topic in topics}
+        if partitions is not None:
+            return partitions
+        if len(set(counts.values())) == 1:
+            return next(iter(counts.values()))
+        found = ", ".join(f"{topic}: {count}" for topic, count in sorted(counts.items())) or "no topic"
+        raise ConfigurationError(
+            f"{what} can't take its number of partitions from the agents' topics ({found}); say partitions="
+        )
+
+
+async def refuse_foreign_rows(transport: Transport, topics: Topics, tables: Iterable[str]) -> None:
+    """Raises ConfigurationError where rows were written by somebody who never wrote progress: stock Faust.
+
+    They lie by its partitioner, murmur2; counted on by another, a key would have two rows.
+    """
+    logs = [topics.changelog(name) for name in tables]
+    counts = await transport.partition_counts([topics.progress, *logs])
+    if topics.progress in counts:
+        return
+    for log in logs:
+        count = counts.get(log, 0)
+        ends = await end_of_logs(transport, [(log, partition) for partition in range(count)])
+        if count > 1 and any(ends.values()):
+            raise ConfigurationError(
+                f"topic {log!r} holds rows of stock Faust, which lie by murmur2: set partitioner='murmur2' "
+                "to go on with them (as `streamflow migrate-check` says), or another one if they do not"
+            )

@@ -1,0 +1,80 @@
+"""What becomes of records that the broker never takes.
+
+What an agent sent is replaced, in the very same cut, by a dead letter of the event for which it was
+sent: so the position that passes the event and the letter that tells of it are durable together. The
+event's writes stand: later events have built on them. A record of our own cannot be left out without
+breaking what the checkpoint promises, so it ends the worker, with what it would take.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from streamflow.engine.assignment import Ours
+from streamflow.engine.dead_letters import Letters
+from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
+from streamflow.state.event_context import Promise
+from streamflow.transports.base import Record
+
+logger = logging.getLogger(__name__)
+
+KEY_BYTES_SHOWN = 100
+
+
+def set_aside(
+    ours: Ours, letters: Letters, records: Sequence[Record], refusal: RecordRefused
+) -> list[Record]:
+    """The records of a cut, dead letters in the place of those refused.
+
+    Raises ConfigurationError for a record that has to be written, and ``refusal`` itself where the agent
+    has no dead-letter topic.
+    """
+    if not refusal.refused:
+        raise refusal
+    instead = list(records)
+    for index, why in refusal.refused.items():
+        sent = ours.sent_at(index)
+        promise = None if sent is None else sent[2]
+        if sent is None or sent[1] is not records[index] or not isinstance(promise, Promise):
+            raise ConfigurationError(_of_our_own(ours, records[index], why)) from why
+        instead[index] = _letter(ours, letters, promise, why)
+        if not promise.done():
+            promise.set_exception(why)
+            promise.exception()  # told by the letter: who does not await it need not hear it again
+    return instead
+
+
+def _letter(ours: Ours, letters: Letters, promise: Promise, why: RecordRefused) -> Record:
+    agent = next((agent for agent in ours.agents if agent.spec.consumer == promise.consumer), None)
+    if promise.origin is None or agent is None or agent.spec.dead_letter is None:
+        raise why
+    chunk, index = promise.origin
+    place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
+    logger.warning("agent %s: what it sent for %s is refused: %s", agent.spec.name, place, why)
+    return letters.letter(chunk, index, why.reason, why, agent.spec.name, agent.spec.dead_letter)
+
+
+def _of_our_own(ours: Ours, record: Record, why: RecordRefused) -> str:
+    size = len(record.key or b"") + len(record.value or b"")
+    key = (record.key or b"")[:KEY_BYTES_SHOWN]
+    what = f"{_owner(ours, record)}: a record of {size} bytes with key {key!r}"
+    if isinstance(why, RecordTooLarge):
+        return (
+            f"{what} is larger than topic {record.topic!r} takes: raise that topic's max.message.bytes"
+            " (and the broker's message.max.bytes), or keep less under one key"
+        )
+    return f"{what} is refused by topic {record.topic!r}: {why}"
+
+
+def _owner(ours: Ours, record: Record) -> str:
+    for part in ours.table_partitions():
+        if part.spec.changelog == record.topic:
+            return f"table {part.spec.name!r}"
+    for folded in ours.folds:
+        spec = folded.fold.spec
+        if record.topic == spec.emit_closed:
+            return f"table {spec.name!r} (a closed row)"
+        if folded.sender is not None and folded.sender.topic == record.topic:
+            return f"table {spec.name!r} (shares)"
+    return "a dead letter" if any(n == "source-topic" for n, _ in record.headers) else "the app's progress"

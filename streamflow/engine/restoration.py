@@ -1,0 +1,188 @@
+"""Brings an assignment to life: formed, its tables restored, each partition opened as soon as it is whole.
+
+Partitions with the least to read come first, so those that a rebalance left with us serve at once. What a
+retry may cure is tried again from where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.clock import Clock
+from streamflow.engine.assignment import Ours
+from streamflow.engine.assignment_builder import Forming
+from streamflow.engine.hooks import Lifecycle
+from streamflow.engine.restoring_partition import Opening
+from streamflow.errors import TransportError
+from streamflow.metrics import Metrics
+from streamflow.state.restore import missing, restore
+from streamflow.transports.base import Assignment, TopicPartition, Transport
+
+logger = logging.getLogger(__name__)
+
+RETRY_WAIT_MS = 200.0
+SAY_EVERY_MS = 5_000.0
+AT_ONCE = 4
+"""Partitions that are restored side by side: enough to keep the reading busy, few enough to open early."""
+
+
+class Turns(NamedTuple):
+    """What the engine does in between: ``prepare`` is awaited before anything of the assignment is shown,
+    ``install`` takes what is ours, with nothing open yet, ``opened`` partitions that are whole."""
+
+    prepare: Callable[[], Awaitable[None]]
+    install: Callable[[Ours, list[SecondStage]], None]
+    opened: Callable[[Ours, list[Opening]], None]
+
+
+class Recovering:
+    """One for each engine; `run` is one assignment's."""
+
+    def __init__(
+        self, forming: Forming, transport: Transport, clock: Clock, metrics: Metrics, turns: Turns
+    ) -> None:
+        self._forming = forming
+        self._transport = transport
+        self._clock = clock
+        self._metrics = metrics
+        self._turns = turns
+
+    async def run(
+        self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage], lifecycle: Lifecycle
+    ) -> None:
+        """Returns when every partition is open. Raises what no retry cures."""
+        began_ms = self._clock.monotonic_ms()
+        ours, openings, ends = await self._begin(assignment, stages)
+        self._metrics.partitions_kept_total.inc(self._forming.kept)
+        self._turns.install(ours, [stage for opening in openings for stage in opening.stages])
+        if lifecycle.waits():
+            whole: list[Opening] = []
+            await self._restore_all(openings, ends, whole.extend)
+            await lifecycle.recovered()
+            self._turns.opened(ours, whole)
+        else:
+            await self._restore_all(openings, ends, lambda ready: self._turns.opened(ours, ready))
+            await lifecycle.recovered()
+        self._metrics.recovery_seconds.observe((self._clock.monotonic_ms() - began_ms) / 1_000)
+
+    async def _begin(
+        self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage]
+    ) -> tuple[Ours, list[Opening], dict[TopicPartition, int]]:
+        while True:
+            try:
+                formed = await self._forming.begin(assignment, stages)
+                await self._turns.prepare()
+            except TransportError as exc:
+                await self._again(exc)
+            else:
+                return formed
+
+    async def _restore_all(
+        self,
+        openings: list[Opening],
+        ends: Mapping[TopicPartition, int],
+        ready: Callable[[list[Opening]], None],
+    ) -> None:
+        """Tells ``ready`` of those that are whole, once at the beginning and then as they become so."""
+        whole = [opening for opening in openings if not missing(opening.logs, ends)]
+        ready(whole)
+        waiting = sorted(
+            (opening for opening in openings if missing(opening.logs, ends)),
+            key=lambda opening: (missing(opening.logs, ends), opening.number),
+        )
+        report = Report(self._clock, self._metrics, waiting, len(openings), ends)
+        while waiting:
+            wave, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            while wave:
+                try:
+                    await self._restore_wave(wave, ends, ready, report)
+                except TransportError as exc:
+                    await self._again(exc)
+        report.end()
+
+    async def _restore_wave(
+        self,
+        wave: list[Opening],
+        ends: Mapping[TopicPartition, int],
+        ready: Callable[[list[Opening]], None],
+        report: Report,
+    ) -> None:
+        """Restores these; those that are whole are taken out of ``wave``."""
+        parts = {at: part for opening in wave for at, part in opening.logs.items()}
+        left = {opening.number: set(opening.logs) for opening in wave}
+
+        def done(at: TopicPartition) -> None:
+            for opening in list(wave):
+                left[opening.number].discard(at)
+                if not left[opening.number]:
+                    wave.remove(opening)
+                    report.opened(opening)
+                    ready([opening])
+
+        reader = self._transport.log_reader()
+        try:
+            await restore(reader, parts, ends, done, report.count)
+        finally:
+            await reader.close()
+
+    async def _again(self, exc: TransportError) -> None:
+        logger.warning("recovery failed, trying again: %s", exc)
+        await self._clock.sleep_ms(RETRY_WAIT_MS)
+
+
+class Report:
+    """How far a restore has come: in the metrics, and every few seconds in the log."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        metrics: Metrics,
+        waiting: list[Opening],
+        partitions: int,
+        ends: Mapping[TopicPartition, int],
+    ) -> None:
+        self._clock = clock
+        self._metrics = metrics
+        self._waiting = list(waiting)
+        self._partitions = partitions
+        self._ends = ends
+        self._began_ms = self._said_ms = clock.monotonic_ms()
+        self._records = 0
+        self._show()
+
+    def _show(self) -> int:
+        left = sum(missing(opening.logs, self._ends) for opening in self._waiting)
+        self._metrics.restore_records_left.set(left)
+        self._metrics.partitions_restoring.set(len(self._waiting))
+        return left
+
+    def count(self, records: int) -> None:
+        self._records += records
+        self._metrics.restored_records_total.inc(records)
+        now_ms = self._clock.monotonic_ms()
+        if now_ms - self._said_ms >= SAY_EVERY_MS:
+            self._said_ms = now_ms
+            left = self._show()
+            logger.info(
+                "restoring: %d records read in %.0f s, about %d to come; %d of %d partitions serve",
+                self._records,
+                (now_ms - self._began_ms) / 1_000,
+                left,
+                self._partitions - len(self._waiting),
+                self._partitions,
+            )
+
+    def opened(self, opening: Opening) -> None:
+        self._waiting.remove(opening)
+        self._show()
+
+    def end(self) -> None:
+        if self._records:
+            logger.info(
+                "restored %d records in %.1f s",
+                self._records,
+                (self._clock.monotonic_ms() - self._began_ms) / 1_000,
+            )

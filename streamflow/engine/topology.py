@@ -1,0 +1,175 @@
+"""What an app declares to its engine: agents, tables, aggregates, and the topics that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from streamflow.aggregates.fold import Fold
+from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.windowed_fold import make_fold
+from streamflow.clock import Clock
+from streamflow.engine.assignment import Ours
+from streamflow.engine.dead_letters import Letters, dead_letter_topic
+from streamflow.engine.decoding import Decoder, Source
+from streamflow.engine.internal_topics import Topics
+from streamflow.errors import ConfigurationError
+from streamflow.metrics import Metrics
+from streamflow.partitioner import partitioner_named
+from streamflow.processing.agent import Agent
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.gate import Gate
+from streamflow.settings import Settings
+from streamflow.state.agent_table import AgentTable
+from streamflow.state.event_context import Hand
+from streamflow.state.global_table import Everywhere
+from streamflow.state.merging_table import moving_table
+from streamflow.state.partition import TableSpec
+
+
+class Declarations:
+    """The declared part of an engine. ``ours`` is what it holds, once it holds anything."""
+
+    def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.metrics = metrics
+        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
+        self.agents: list[Agent] = []
+        self.gate = Gate(clock, self.agents)
+        self.tables: dict[str, AgentTable] = {}
+        self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
+        self.folds: dict[str, Fold] = {}
+        self.sources: dict[str, Source] = {}  # consumer -> what it reads
+        self.decoders: dict[tuple[str, str, str], Decoder] = {}
+        self.table_partitions: dict[str, int | None] = {}
+        self.ours: Ours | None = None
+        self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, metrics)
+
+    def make_room(self) -> None:
+        """An agent's buffer is no longer full. Nothing is running yet that would wait for it."""
+
+    def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
+        """An agent on one topic, or on several, which it takes in turn."""
+        agent = Agent(
+            spec,
+            self.clock,
+            self.gate,
+            tables=lambda: list(self.tables.values()),
+            give_up=self.letters.give_up,
+        )
+        agent.on_room = self.make_room
+        self.agents.append(agent)
+        for each in (source, *more):
+            agent.topics[each.name] = None
+            self._decoder(each).agents.append(agent)
+        if more:
+            agent.general()
+        self.sources[spec.consumer] = source
+        if spec.dead_letter is not None:
+            self.topics.want(spec.dead_letter, source.partitions, letters=True)
+        return agent
+
+    def add_table(
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        key_bytes: Callable[[Any], bytes | None],
+        partitions: int | None = None,
+        *,
+        is_global: bool = False,
+    ) -> AgentTable:
+        """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
+
+        ``is_global``: every worker holds all of its rows. ``key_bytes`` gives the record key of a row's
+        key as the source topic's key codec writes it.
+        """
+        name = spec.name
+        self._check_name(name)
+
+        def place(key: Any) -> int:
+            raw = key_bytes(key)
+            return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
+
+        def on_late(hand: Hand, start: int) -> None:
+            self.metrics.late_events_total.labels(name).inc()
+            for agent in self.agents:
+                agent.note_late(hand)
+
+        table = moving_table(
+            spec,
+            default,
+            hash_partition=place,
+            on_late=on_late,
+            on_scattered=lambda partition, key: self.letters.note_scattered(name, partition, key),
+        )
+        self.tables[name] = table
+        self.table_partitions[name] = partitions
+        if is_global:
+            self.everywhere[name] = Everywhere(spec)
+        return table
+
+    def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
+        """A declared aggregate."""
+        self._check_name(spec.name)
+        spec = replace(spec, json_keys=isinstance(spec.by, Key) and source.key.of_json)
+        fold = make_fold(spec)
+        self.folds[spec.name] = fold
+        self._decoder(source).folds.append(fold)
+        self.sources[spec.consumer] = source
+        return fold
+
+    def _check_name(self, name: str) -> None:
+        if name in self.tables or name in self.folds:
+            raise ConfigurationError(f"two tables are named {name!r}")
+
+    def _decoder(self, source: Source) -> Decoder:
+        if source.schema not in self.decoders:
+            name = f"decoder:{source.value.name}:{source.key.name}"
+            self.decoders[source.schema] = Decoder(source, name)
+            self.topics.want(source.name, source.partitions)
+        return self.decoders[source.schema]
+
+    def declared(self) -> Declared:
+        return Declared(self.decoders.values(), self.agents, self.tables, self.folds)
+
+    def source_topics(self) -> set[str]:
+        """Topics that somebody reads."""
+        return {decoder.source.name for decoder in self.decoders.values()}
+
+
+@dataclass(slots=True)
+class Declared:
+    """Everything that an app declared, as recovery needs it."""
+
+    decoders: Iterable[Decoder]
+    agents: list[Agent]
+    tables: Mapping[str, AgentTable]
+    folds: Mapping[str, Fold]
+
+
+def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int | None]) -> None:
+    """Numbers of partitions of everything internal, now that those of the sources are known.
+
+    ``partitions``: table in Faust's form -> what its declaration says.
+    """
+    sources = {decoder.source.name for decoder in declared.decoders}
+    for source in sources:
+        topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
+    agents_topics = sorted({t for agent in declared.agents if agent.writes_tables for t in agent.topics})
+    for name, table in declared.tables.items():
+        count = topics.agreed(agents_topics, f"table {name!r}", partitions[name])
+        table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
+        topics.want(table.spec.changelog, count, compacted=True)
+    for name, fold in declared.folds.items():
+        count = topics.partitions(fold.spec.topic)
+        topics.want(topics.changelog(name), count, compacted=True)
+        if fold.spec.moves:
+            topics.want(topics.shuffle(name), count, compacted=True)
+        if fold.spec.window is not None:
+            topics.want(topics.late(name), count, compacted=True)
+        if fold.spec.emit_closed is not None:
+            topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
+    most = max((topics.partitions(source) for source in sources), default=1)
+    topics.want(topics.progress, most, compacted=True)

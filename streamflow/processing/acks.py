@@ -1,0 +1,134 @@
+"""Which events of one partition one consumer has taken, and which of them are done, in any order.
+
+The mark is contiguous: it stands before the first event that is not done. Event time follows the mark
+and not the events, so that an event that is taken again after a crash is late, or not, as it was before.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
+from itertools import accumulate
+
+from streamflow.codecs.chunk import Chunk
+from streamflow.state.progress import Progress
+
+Ranges = tuple[tuple[int, int], ...]
+"""(first, last offset) of stretches that are done, in order."""
+
+
+class Lot:
+    """One chunk on its way: which of its events were handed out, which are done.
+
+    ``before_ms`` is the consumer's watermark before this chunk, ``dropped`` how many of its events the
+    buffer's policy has dropped.
+    """
+
+    __slots__ = ("_peaks", "before_ms", "chunk", "done", "dropped", "first", "next")
+
+    def __init__(self, chunk: Chunk, before_ms: int | None, known: Ranges, dropped: int) -> None:
+        self.chunk = chunk
+        self.before_ms = before_ms
+        self.dropped = dropped
+        self.done = bytearray(len(chunk))
+        self.next = 0  # the first index that was not handed out
+        self.first = 0  # everything before it is done
+        self._peaks: list[int] | None = None
+        for first, last in known:
+            begin, end = bisect_left(chunk.offsets, first), bisect_right(chunk.offsets, last)
+            self.done[begin:end] = b"\1" * (end - begin)
+
+    def take(self) -> int | None:
+        """The index of the next event to hand out; ``None``: there is none left."""
+        while self.next < len(self.done):
+            index = self.next
+            self.next += 1
+            if not self.done[index]:
+                return index
+        return None
+
+    def watermark_ms(self, index: int) -> int:
+        """The consumer's watermark as of this event, that event included."""
+        if self._peaks is None:
+            self._peaks = list(accumulate(self.chunk.times_ms, max))
+        seen = self._peaks[index]
+        return seen if self.before_ms is None or seen > self.before_ms else self.before_ms
+
+
+class Ledger:
+    """Of one consumer and source partition. `settle` brings its ``progress`` up to what is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.open = 0  # events that were opened and are not done
+        self._lots: deque[Lot] = deque()
+        self._known = progress.done  # what was done before this assignment, behind the position
+        self._seen_ms = progress.watermark_ms
+        self._entered = progress.position  # where the newest chunk ends
+        self._outcomes: Counter[str] = Counter()
+        self.moved = False
+
+    def enter(self, chunk: Chunk, dropped: int) -> Lot:
+        """Takes a chunk; those of its events that were done before are not handed out again."""
+        if self._known and chunk.offsets and self._known[-1][1] < chunk.offsets[0]:
+            self._known = ()
+        ticked_ms = self.progress.watermark_ms  # idle ticks may have raised it
+        if ticked_ms is not None and (self._seen_ms is None or ticked_ms > self._seen_ms):
+            self._seen_ms = ticked_ms
+        lot = Lot(chunk, self._seen_ms, self._known, dropped)
+        if len(chunk):
+            self._seen_ms = lot.watermark_ms(len(chunk) - 1)
+        self._lots.append(lot)
+        self._entered = max(self._entered, chunk.next_offset)
+        self.open += len(chunk) - sum(lot.done)
+        self.moved = True
+        return lot
+
+    def finish(self, lot: Lot, index: int, outcome: str) -> None:
+        """An event is done. Its effects are in the same checkpoint as this."""
+        assert not lot.done[index], "an event is done once"
+        lot.done[index] = 1
+        self.open -= 1
+        self._outcomes[outcome] += 1
+        self.moved = True
+
+    def settle(self) -> None:
+        if not self.moved:
+            return
+        self.moved = False
+        progress, lots = self.progress, self._lots
+        position = progress.position
+        while lots:
+            lot = lots[0]
+            end = lot.done.find(0, lot.first)
+            stop = len(lot.done) if end < 0 else end
+            if stop > lot.first:
+                progress.see(max(lot.chunk.times_ms[lot.first : stop]))
+                lot.first = stop
+            if end >= 0:
+                position = max(position, lot.chunk.offsets[end])
+                break
+            position = max(position, lot.chunk.next_offset)
+            self._outcomes["dropped"] += lot.dropped
+            lots.popleft()
+        progress.done = self._ranges()
+        progress.take(position, **self._outcomes)
+        self._outcomes.clear()
+
+    def _ranges(self) -> Ranges:
+        """What is done behind the mark, as stretches of offsets without an open event in between."""
+        found: list[tuple[int, int]] = []
+        joined = False  # was the event before done?
+        for lot in self._lots:
+            offsets, done = lot.chunk.offsets, lot.done
+            index, size = lot.first, len(done)
+            while index < size:
+                stop = done.find(0 if done[index] else 1, index)
+                stop = size if stop < 0 else stop
+                if done[index]:
+                    first = found.pop()[0] if joined else offsets[index]
+                    found.append((first, offsets[stop - 1]))
+                joined = bool(done[index])
+                index = stop
+        found.extend(stretch for stretch in self._known if stretch[1] >= self._entered)
+        return tuple(found)

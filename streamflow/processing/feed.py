@@ -1,0 +1,344 @@
+"""The general road: events in several hands at once, singly or in batches, done in any order.
+
+The fast road (`streams.EventStream`) has one hand that walks over a chunk. Here each event, or each batch
+that was taken together, is a `Unit`: a hand of its own, with what it wrote and sent. A `Feed` is one
+consumer's side of it: where its units come from and what becomes of them. An `Actor` is one coroutine
+that takes units, of one feed or of several. Both roads give the same results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from streamflow.clock import Clock
+from streamflow.codecs.chunk import Chunk
+from streamflow.errors import StaleEvent
+from streamflow.processing.acks import Ledger, Lot
+from streamflow.processing.gate import Gate
+from streamflow.processing.retries import Retry
+from streamflow.processing.units import Place, Unit
+from streamflow.state.event_context import CURRENT, Sent
+from streamflow.state.progress import Progress
+from streamflow.transports.base import TopicPartition
+
+if TYPE_CHECKING:
+    from streamflow.processing.units import Offset
+
+SHARED = -1
+"""The lane of actors that take events of every partition."""
+BLOCK_UNITS_MAX = 64
+BLOCK_MS = 1.0
+
+Pull = Callable[[], tuple[Chunk, int] | None]
+"""The next chunk of the queue and how many of its events were dropped, if there is one."""
+
+
+class Actor:
+    """One coroutine that takes units, and the units that it has in hand, oldest first.
+
+    ``lane`` is the partition whose events it takes, or `SHARED`.
+    """
+
+    def __init__(self, gate: Gate, clock: Clock, lane: int = SHARED) -> None:
+        self.lane = lane
+        self.gate = gate
+        self.current: Unit | None = None
+        self.units: dict[Unit, None] = {}
+        self.stale = False
+        self.waits = asyncio.Event()  # set when it waits for the first time
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._thrown: deque[BaseException] = deque()
+        self._turn = 0
+        self._block_began_ms = 0.0
+        self._block = 0
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def throw(self, exc: BaseException) -> None:
+        """Its next `take` raises this."""
+        self._thrown.append(exc)
+        self.wake()
+
+    def forget(self, unit: Unit) -> None:
+        """Its partition has gone."""
+        self.units.pop(unit, None)
+        if self.current is unit:
+            self.current = None
+        self.gate.leave(unit)
+
+    async def take(
+        self, feeds: Sequence[Feed], until_ms: float | None = None, *, gathering: bool = False
+    ) -> Place | None:
+        """The next event of the feeds, in turn; ``None`` when there is none before ``until_ms``, or no more.
+
+        While it is ``gathering`` it holds events already, so it never waits at the gate. Raises StaleEvent
+        when its partitions have gone.
+        """
+        await self._pause()
+        while True:
+            if self._thrown:
+                raise self._thrown.popleft()
+            if self.stale:
+                raise StaleEvent("the stream's partitions are no longer assigned to this worker")
+            if self.gate.closed:
+                if gathering:
+                    return None
+                await self.gate.passage()
+                continue
+            for _ in feeds:
+                self._turn += 1
+                place = feeds[self._turn % len(feeds)].pop(self.lane)
+                if place is not None:
+                    return place
+            if all(feed.is_over() for feed in feeds):
+                return None
+            self._wake.clear()
+            self.waits.set()
+            if not await self._woken(feeds, until_ms):
+                return None
+
+    async def _pause(self) -> None:
+        """Gives the event loop its turn between blocks of events."""
+        self._block += 1
+        now_ms = self._clock.monotonic_ms()
+        if self._block >= BLOCK_UNITS_MAX or now_ms - self._block_began_ms > BLOCK_MS:
+            self._block = 0
+            await asyncio.sleep(0)
+            self._block_began_ms = self._clock.monotonic_ms()
+
+    async def _woken(self, feeds: Sequence[Feed], until_ms: float | None) -> bool:
+        """Waits until there may be an event. False: ``until_ms`` has come."""
+        ticks = [feed.tick_ms for feed in feeds if feed.tick_ms is not None]
+        if ticks:
+            tick_ms = self._clock.monotonic_ms() + min(ticks)
+            if until_ms is None or tick_ms < until_ms:
+                await self._woken_before(tick_ms)
+                return True
+        if until_ms is None:
+            await self._wake.wait()
+            return True
+        return await self._woken_before(until_ms)
+
+    async def _woken_before(self, until_ms: float) -> bool:
+        left_ms = until_ms - self._clock.monotonic_ms()
+        if left_ms <= 0:
+            return False
+        limit = asyncio.ensure_future(self._clock.sleep_ms(left_ms))
+        woken = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait({limit, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            limit.cancel()
+            woken.cancel()
+        return self._wake.is_set()
+
+    def now_ms(self) -> float:
+        return self._clock.monotonic_ms()
+
+    async def begin(self, place: Place, *, manual: bool = False) -> Unit:
+        """Takes an event in hand; what runs from here on runs on its behalf."""
+        unit = Unit(place.feed.consumer, [place], manual=manual)
+        unit.holding = not place.feed.local
+        self.units[unit] = None
+        self.current = unit
+        place.feed.units[unit] = None
+        CURRENT.set(unit)
+        # One that waits for its ack stays in hand while the next is taken: it must not keep that one waiting.
+        cautious = self.gate.cautious and not manual and not place.feed.local
+        if cautious or place.feed.is_alone(place):
+            await self.gate.enter_alone(unit)
+        return unit
+
+    def finish(self) -> None:
+        """Taking the next event says that the last one is done; one that waits for its ack stays in hand."""
+        unit = self.current
+        self.current = None
+        if unit is not None and not unit.stale:
+            if unit.acked:
+                self.drop(unit)
+            elif not unit.manual:
+                self.ack(unit)
+                self.drop(unit)
+
+    def ack(self, unit: Unit) -> bool:
+        """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
+        if unit.acked or unit.stale or unit not in self.units:
+            return False
+        unit.acked = True
+        self.gate.finished(unit, unit.undo)
+        unit.undo.clear()
+        unit.entangled = False
+        for place in unit.places:
+            place.feed.finish(place)
+        unit.places[0].feed.outbox.extend(unit.take_sends())
+        if unit is not self.current:
+            self.drop(unit)
+        return True
+
+    def ack_event(self, unit: Unit, place: Place) -> bool:
+        """One event of the unit is acknowledged; a batch is done with the last of them."""
+        unit.asked.add(place)
+        return len(unit.asked) >= len(unit.places) and self.ack(unit)
+
+    def drop(self, unit: Unit) -> None:
+        """The unit leaves the hand. What it did after its ack was kept at once."""
+        if unit.acked and not unit.stale:
+            unit.places[0].feed.outbox.extend(unit.take_sends())
+        unit.holding = False
+        self.units.pop(unit, None)
+        for place in unit.places:
+            place.feed.units.pop(unit, None)
+        self.gate.leave(unit)
+
+    def undo(self) -> list[Place]:
+        """Undoes all that it has in hand; gives the events, in the order in which they were taken."""
+        places: list[Place] = []
+        for unit in reversed(list(self.units)):
+            if not unit.acked:
+                unit.revert()
+                places[:0] = unit.places
+            self.drop(unit)
+        self.current = None
+        return places
+
+
+class Feed:
+    """One consumer's events on the general road.
+
+    ``pull`` gives what its queue has, ``on_open`` is told of each chunk that is begun. ``isolated``: each
+    partition has an actor of its own. ``give_up`` sets an event aside, or raises. ``local``:
+    its events come from no log, so nothing is checkpointed.
+    """
+
+    local = False
+    tick_ms: float | None = None  # so often it is asked for an event though none has come
+
+    def __init__(
+        self,
+        consumer: str,
+        pull: Pull,
+        on_open: Callable[[Chunk], None],
+        *,
+        retry: Retry,
+        give_up: Callable[[Chunk, int, BaseException], None],
+        pause_ms: Callable[[float], Awaitable[None]],
+        isolated: bool = False,
+    ) -> None:
+        self.consumer = consumer
+        self.retry = retry
+        self.give_up = give_up
+        self.pause_ms = pause_ms
+        self.retries = 0
+        self.isolated = isolated
+        self.ledgers: dict[TopicPartition, Ledger] = {}
+        self.outbox: list[Sent] = []
+        self.units: dict[Unit, None] = {}
+        self.actors: list[Actor] = []
+        self.processed = 0
+        self.attempts: dict[Offset, int] = {}
+        self.alone: set[Offset] = set()  # events that must be the only one in hand
+        self.single: set[Offset] = set()  # events that must not be in a batch with others
+        self._pull = pull
+        self._on_open = on_open
+        self._lanes: dict[int, deque[tuple[Ledger, Lot]]] = {}
+        self._again: dict[int, deque[Place]] = {}
+
+    def hold(self, progress: Progress) -> None:
+        self.ledgers[progress.topic, progress.partition] = Ledger(progress)
+
+    def abandon(self) -> None:
+        """Undoes what is in hand. Whoever holds it learns that it is stale when it is used."""
+        for unit in list(self.units):
+            if not unit.acked:
+                unit.revert()
+            unit.holding = False
+            unit.stale = True
+            for actor in self.actors:
+                actor.forget(unit)
+        self.units.clear()
+        self.actors = [actor for actor in self.actors if not actor.stale]
+
+    def clear(self) -> None:
+        """Everything but what is remembered of events that failed."""
+        for unit in self.units:
+            unit.stale = True
+        self.units.clear()
+        self.ledgers.clear()
+        self.outbox = []
+        self._lanes.clear()
+        self._again.clear()
+
+    def wake(self) -> None:
+        for actor in self.actors:
+            actor.wake()
+
+    def open_events(self) -> int:
+        """Events that were taken from the queue and are not done."""
+        return sum(ledger.open for ledger in self.ledgers.values())
+
+    def pop(self, lane: int) -> Place | None:
+        """The next event for an actor of this lane."""
+        again = self._again.get(lane)
+        if again:
+            return again.popleft()
+        while True:
+            lots = self._lanes.get(lane)
+            while lots:
+                ledger, lot = lots[0]
+                index = lot.take()
+                if index is not None:
+                    return Place(self, ledger, lot, index)
+                lots.popleft()
+            if not self._fill():
+                return None
+
+    def _fill(self) -> bool:
+        found = self._pull()
+        if found is None:
+            return False
+        chunk, dropped = found
+        ledger = self.ledgers[chunk.topic, chunk.partition]
+        lot = ledger.enter(chunk, dropped)
+        if len(chunk):
+            self._on_open(chunk)
+            lane = chunk.partition if self.isolated else SHARED
+            self._lanes.setdefault(lane, deque()).append((ledger, lot))
+            if self.isolated:
+                self.wake()
+        return True
+
+    def is_over(self) -> bool:
+        """Will there never be another event?"""
+        return False
+
+    def put_back(self, places: Sequence[Place], lane: int) -> None:
+        """These come next in their lane."""
+        self._again.setdefault(lane, deque()).extendleft(reversed(places))
+        self.wake()
+
+    def is_alone(self, place: Place) -> bool:
+        return bool(self.alone) and place.at in self.alone
+
+    def is_single(self, place: Place) -> bool:
+        return bool(self.single) and place.at in self.single
+
+    def finish(self, place: Place) -> None:
+        """The event is done, with the outcome that it has."""
+        place.ledger.finish(place.lot, place.index, place.outcome)
+        self.processed += place.outcome != "failed"
+        if self.attempts or self.single or self.alone:
+            self.attempts.pop(place.at, None)
+            self.single.discard(place.at)
+            self.alone.discard(place.at)
+
+    def settle(self) -> None:
+        for ledger in self.ledgers.values():
+            ledger.settle()
+
+    def due(self) -> bool:
+        return bool(self.outbox) or any(ledger.moved for ledger in self.ledgers.values())

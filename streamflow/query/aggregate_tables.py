@@ -1,0 +1,286 @@
+"""Streamflow/query/aggregate_tables.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import orjson
+
+from streamflow.aggregates.fold import Fold
+from streamflow.aggregates.late_events import Ledger
+from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.shuffle.final_windows import SessionStage
+from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.windowed_fold import SlidingFold
+from streamflow.codecs import group_key, group_key_bytes, group_key_value
+from streamflow.engine.engine import Engine
+from streamflow.errors import DecodeError
+from streamflow.partitioner import fnv1a
+from streamflow.query.reader import EngineReader, plain
+from streamflow.query.rows import LateRow, LateSeen, Row
+from streamflow.query.sliding_rows import _SlidingRows
+from streamflow.state.changelog import json_key
+from streamflow.state.panes import SlidingRows
+from streamflow.state.stores.base import MISSING
+from streamflow.windows import SessionWindow
+
+
+class FoldReader(EngineReader):
+    """What both kinds of declared tables share."""
+
+    kind: Literal["agent", "aggregate"] = "aggregate"
+
+    def __init__(self, engine: Engine, fold: Fold) -> None:
+        spec = fold.spec
+        super().__init__(
+            engine,
+            spec.name,
+            spec.window,
+            source_topic=spec.topic,
+            partitions=engine.topics.partitions(spec.topic),
+            key_codec=engine.sources[spec.consumer].key,
+            description=described(spec),
+        )
+        self.fold = fold
+
+    def consumers(self) -> list[str]:
+        return [self.fold.spec.consumer]
+
+    def late(self) -> dict[int, LateSeen]:
+        """Source partition of ours -> what came too late there, as checkpointed."""
+        ledgers = self.fold.ledgers if self.engine.live else {}
+        return {partition: self._late(ledger) for partition, ledger in sorted(ledgers.items())}
+
+    def _late(self, ledger: Ledger) -> LateSeen:
+        window = self.window
+        assert window is not None
+        events = []
+        for event in ledger.events():
+            key = ledger.row_of(event.rows[0])[1]
+            events.append(
+                LateRow(
+                    self.shown(key),
+                    tuple(window.windows_of(event.time_ms)),
+                    event.time_ms,
+                    event.behind_ms,
+                    event.offset,
+                    event.state is not None,
+                )
+            )
+        return LateSeen(events, ledger.totals())
+
+
+class KeyedReader(FoldReader):
+    """A declared table that is grouped by the message's key."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.fold.parts) if self.engine.live else frozenset()
+
+    def starts(self, partition: int) -> list[int]:
+        return self.fold.parts[partition].store.starts()
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self.fold.parts[partition].store.window(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        try:
+            kept = self.fold.parts[partition].store.get(start, key)
+        except TypeError:
+            return MISSING
+        if kept is MISSING or self.window is None:
+            return kept if kept is MISSING else self.fold.spec.values.result(kept)
+        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        if not isinstance(self.window, SessionWindow):
+            return start
+        kept = self.fold.parts[partition].store.get(start, key)
+        return start if kept is MISSING else self.fold.spec.shown(start, kept)[0]
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        corrected = self.fold.ledgers[partition].corrected
+        return bool(corrected) and (start, key) in corrected
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        if self.window is None or self.engine.ours is None:
+            return False
+        for folded in self.engine.ours.folds:
+            if folded.fold is self.fold and folded.part.partition == partition:
+                to_ms = folded.shown_closed_to_ms
+                return to_ms is not None and self.window.closed(start, to_ms)
+        return False
+
+    def partition_of(self, key: Any) -> int:
+        try:
+            raw = self._key_codec.encode_json(key if self.fold.spec.json_keys else self.kept(key))
+        except (TypeError, DecodeError):
+            return 0
+        return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
+
+    def kept(self, key: Any) -> Any:
+        return json_key(key) if self.fold.spec.json_keys else super().kept(key)
+
+    def shown(self, key: Any) -> Any:
+        return group_key_value(key) if self.fold.spec.json_keys else super().shown(key)
+
+    def parse_key(self, text: str) -> Any:
+        return plain(self._key_codec.parse_text(text))
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        return plain(self._key_codec.decode(raw))
+
+    def row_count(self) -> int:
+        return sum(len(part.store) for part in self.fold.parts.values())
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return self.own_positions(partition)
+
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        return self.own_watermark_ms(partition)
+
+    def lags(self) -> dict[int, int | None]:
+        return self.own_lags()
+
+
+class SlidingReader(_SlidingRows, KeyedReader):
+    """A declared table over sliding windows that is grouped by the message's key."""
+
+    fold: SlidingFold
+
+    def _sliding(self, partition: int) -> SlidingRows:
+        return self.fold.rows(self.fold.parts[partition], durable=True)
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self.fold.parts[partition].expired_to_ms
+
+    def _value_of(self, states: list[Any]) -> Any:
+        values = self.fold.spec.values
+        return values.result(values.merge_all(states))
+
+
+class StageReader(FoldReader):
+    """A declared table that is grouped by a field, or has one row for each window.
+
+    A partition is served when its second stage has read what stood in the log when it was assigned.
+    """
+
+    def __init__(self, engine: Engine, fold: Fold) -> None:
+        super().__init__(engine, fold)
+        self.keyed = fold.spec.by is not None
+
+    def stages(self) -> dict[int, SecondStage]:
+        """The second stages that are ready, by partition."""
+        ours = self.engine.ours
+        if ours is None or not self.engine.live:
+            return {}
+        return {s.partition: s for s in ours.stages if s.spec.name == self.name and s.ready}
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.stages())
+
+    def starts(self, partition: int) -> list[int]:
+        return self.stages()[partition].starts()
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self.stages()[partition].groups(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        try:
+            kept = self.stages()[partition].state(start, key)
+        except KeyError:
+            return MISSING
+        if self.window is None:
+            return self.fold.spec.values.result(kept)
+        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        stage = self.stages()[partition]
+        return stage.start_of(start, key) if isinstance(stage, SessionStage) else start
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        return self.stages()[partition].is_closed(start)
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        return (start, key) in self.stages()[partition].corrections
+
+    def kept(self, key: Any) -> Any:
+        return group_key(key)
+
+    def shown(self, key: Any) -> Any:
+        return None if not self.keyed else group_key_value(key)
+
+    def parse_key(self, text: str) -> Any:
+        """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
+        for stage in self.stages().values():
+            for groups in stage.shares.values():
+                group = next(iter(groups), None)
+                if isinstance(group, str):
+                    return text
+                if group is not None:
+                    return _json_or_text(text)
+        return text
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        """The canonical JSON of a group. Raises DecodeError."""
+        try:
+            return orjson.loads(raw)
+        except ValueError as exc:
+            raise DecodeError("bad-key", f"the key is no JSON: {exc}", field="key") from exc
+
+    def partition_of(self, key: Any) -> int:
+        return fnv1a(group_key_bytes(group_key(key)), self.partitions)
+
+    def windows(self, key: Any) -> list[Row]:
+        # Nothing scatters here: only one partition can hold the rows of a group.
+        partition, kept = self.partition_of(key), self.kept(key)
+        if partition not in self.owned:
+            return []
+        rows = [
+            self.row(partition, start, kept, value)
+            for start in self.starts(partition)
+            if (value := self.value(partition, start, kept)) is not MISSING
+        ]
+        return sorted(rows, key=lambda row: row.start_ms or 0)
+
+    def row_count(self) -> int:
+        return sum(stage.row_count() for stage in self.stages().values())
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        least: dict[int, int] = {}
+        for at, stage in self.stages().items():
+            if partition in (None, at):
+                for source, mark in stage.marks.items():
+                    least[source] = min(mark.position, least.get(source, mark.position))
+        return dict(sorted(least.items()))
+
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        stages = [stage for at, stage in self.stages().items() if partition in (None, at)]
+        marks = [stage.least_watermark_ms() for stage in stages]
+        return min((mark for mark in marks if mark is not None), default=None) if None not in marks else None
+
+    def lags(self) -> dict[int, int | None]:
+        lags: dict[int, int | None] = {}
+        for stage in self.stages().values():
+            for source, mark in stage.marks.items():
+                lags[source] = mark.lag
+        # Of our own source partitions we know more than we were told.
+        return dict(sorted({**lags, **self.own_lags()}.items()))
+
+
+def described(spec: FoldSpec) -> dict[str, Any]:
+    """How the table was declared."""
+    return {
+        **spec.describe(),
+        "by": "key" if isinstance(spec.by, Key) else getattr(spec.by, "__qualname__", spec.by),
+        "emit_closed": spec.emit_closed,
+    }
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except ValueError:
+        return text

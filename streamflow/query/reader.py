@@ -1,0 +1,261 @@
+"""What all readers of tables share: keys, rows and windows as they may be seen.
+
+See `readers` for the kinds of tables.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
+from streamflow.codecs.values import plain_json
+from streamflow.engine.engine import Engine
+from streamflow.query.rows import LateSeen, Row, State, TableStatus
+from streamflow.state.changelog import bare
+from streamflow.state.progress import Progress
+from streamflow.state.stores.base import MISSING, Rows
+from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Window
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class EngineReader(ABC):
+    """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
+
+    Invariant: between two awaits its answers are of one checkpoint.
+    """
+
+    kind: Literal["agent", "aggregate"]
+    keyed = True
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        window: Window | None,
+        *,
+        source_topic: str,
+        partitions: int,
+        key_codec: KeyCodec,
+        description: Mapping[str, Any],
+    ) -> None:
+        self.engine = engine
+        self.name = name
+        self.window = window
+        self.source_topic = source_topic
+        self.partitions = partitions
+        self.description = description
+        self._key_codec = key_codec
+        # partition -> start -> (id, key) of its sessions, as of the newest `window_starts`
+        self._sessions: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+
+    # -- what the kinds of tables answer -------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def owned(self) -> frozenset[int]: ...
+
+    @abstractmethod
+    def starts(self, partition: int) -> list[int]:
+        """Ids of the windows that have rows, in order; mostly their starts (see `windows.Window`)."""
+
+    @abstractmethod
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        """The keys of one window's rows, as they are kept."""
+
+    @abstractmethod
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        """The row's value as JSON, or `MISSING`; ``key`` as it is kept."""
+
+    @abstractmethod
+    def is_closed(self, partition: int, start: int) -> bool:
+        """Does the durable state say that the window takes no more events?"""
+
+    def late(self) -> dict[int, LateSeen]:
+        """Source partition of ours -> its late ledger, as checkpointed. Tables of agents have none."""
+        return {}
+
+    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+        """Does the row durably count events that came when its window was closed? ``key`` as it is kept."""
+        return False
+
+    @abstractmethod
+    def partition_of(self, key: Any) -> int: ...
+
+    @abstractmethod
+    def row_count(self) -> int: ...
+
+    @abstractmethod
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        """Source partition -> next offset to be taken, as of the rows of one or of all owned partitions."""
+
+    @abstractmethod
+    def watermark_ms(self, partition: int | None = None) -> int | None:
+        """The least watermark, as of the same rows."""
+
+    @abstractmethod
+    def lags(self) -> dict[int, int | None]: ...
+
+    @abstractmethod
+    def consumers(self) -> list[str]:
+        """Those whose progress feeds the table."""
+
+    def kept(self, key: Any) -> Any:
+        """The key as it is kept, of the JSON value."""
+        if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
+            return bytes_of_shown(key)
+        return key
+
+    def shown(self, key: Any) -> Any:
+        """The JSON value of a kept key."""
+        return plain(key)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def parse_key(self, text: str) -> Any:
+        """Raises DecodeError."""
+        return self.shown(self._key_codec.parse_text(text))
+
+    def parse_key_bytes(self, raw: bytes) -> Any:
+        """Raises DecodeError."""
+        return self.shown(self._key_codec.decode(raw))
+
+    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+        return ()
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def begins(self, partition: int, start: int, key: Any) -> int:
+        """Where the window of a row begins that is kept by the id ``start``."""
+        return start
+
+    def starts_of(self, partition: int, key: Any) -> list[int]:
+        """Ids of the windows that may have a row of a kept key, in order."""
+        return self.starts(partition)
+
+    def changed(self, partition: int, rows: Rows) -> Rows:
+        """The rows that are shown otherwise since these kept ones changed, by id and kept key."""
+        return rows
+
+    def row(self, partition: int, start: int, key: Any, value: Any, begins: int | None = None) -> Row:
+        """The row of a kept key; ``begins`` where only the caller knows still."""
+        if self.window is None:
+            return Row(self.shown(key), None, None, None, value, partition)
+        state: State = "closed" if self.is_closed(partition, start) else "open"
+        if state == "closed" and self.is_revised(partition, start, key):
+            state = "revised"
+        begins = self.begins(partition, start, key) if begins is None else begins
+        return Row(self.shown(key), begins, self.window.end_of(start), state, value, partition)
+
+    def rows(self, partition: int) -> Iterator[Row]:
+        for start in self.starts(partition):
+            yield from self._rows_at(partition, start)
+
+    def _rows_at(self, partition: int, start: int) -> Iterator[Row]:
+        for key in self.keys(partition, start):
+            value = self.value(partition, start, key)
+            if value is not MISSING:
+                yield self.row(partition, start, key, value)
+
+    def window_starts(self, partition: int) -> list[int]:
+        if not isinstance(self.window, SessionWindow):
+            return self.starts(partition)
+        by_start: dict[int, list[tuple[int, Any]]] = {}
+        for end in self.starts(partition):
+            for key in self.keys(partition, end):
+                by_start.setdefault(self.begins(partition, end, key), []).append((end, key))
+        self._sessions[partition] = by_start
+        return sorted(by_start)
+
+    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
+        if not isinstance(self.window, SessionWindow):
+            yield from self._rows_at(partition, start_ms)
+            return
+        for end, key in self._sessions.get(partition, {}).get(start_ms, ()):
+            value = self.value(partition, end, key)
+            if value is not MISSING:  # it may have grown since `window_starts`
+                yield self.row(partition, end, key, value)
+
+    def windows(self, key: Any) -> list[Row]:
+        kept = self.kept(key)
+        rows = [
+            self.row(partition, start, kept, value)
+            for partition in self.owned
+            for start in self.starts_of(partition, kept)
+            if (value := self.value(partition, start, kept)) is not MISSING
+        ]
+        return sorted(rows, key=lambda row: row.start_ms or 0)
+
+    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
+        partition, kept = self.partition_of(key), self.kept(key)
+        if partition not in self.owned:
+            return None
+        by_time = self.window is None or isinstance(self.window, TumblingWindow | HoppingWindow)
+        starts: Iterable[int]
+        if at_ms is not None and self.window is not None and by_time:
+            starts = [start for start, _ in reversed(self.window.windows_of(at_ms))]
+        else:
+            starts = reversed(self.starts_of(partition, kept))
+        for start in starts:
+            value = self.value(partition, start, kept)
+            if value is not MISSING:
+                row = self.row(partition, start, kept, value)
+                if at_ms is None or by_time or _holds(row, at_ms):
+                    return row
+        return None
+
+    # -- status --------------------------------------------------------------------------------
+
+    def status(self) -> TableStatus:
+        counters: dict[str, int] = {}
+        for progress in self.progress():
+            for name, amount in progress.counters.items():
+                counters[name] = counters.get(name, 0) + amount
+        return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
+
+    def progress(self, partition: int | None = None) -> list[Progress]:
+        """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
+        ours = self.engine.ours
+        if ours is None:
+            return []
+        wanted = set(self.consumers())
+        return [
+            progress
+            for (consumer, topic, at), progress in ours.shown.items()
+            if consumer in wanted and topic and partition in (None, at)
+        ]
+
+    def own_positions(self, partition: int | None = None) -> dict[int, int]:
+        least: dict[int, int] = {}
+        for progress in self.progress(partition):
+            at = progress.partition
+            least[at] = min(progress.position, least.get(at, progress.position))
+        return least
+
+    def own_watermark_ms(self, partition: int | None = None) -> int | None:
+        marks = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
+        return min(marks, default=None)
+
+    def own_lags(self) -> dict[int, int | None]:
+        ours = self.engine.ours
+        lags: dict[int, int | None] = {}
+        for progress in self.progress() if ours is not None else ():
+            assert ours is not None
+            lag, worst = ours.lag(progress), lags.get(progress.partition)
+            lags[progress.partition] = lag if worst is None or lag is None else max(lag, worst)
+        return lags
+
+
+def plain(value: Any, encode: Any = None) -> Any:
+    """The JSON value of whatever a table keeps."""
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, bytes):
+        return shown_bytes(value)
+    return bare(json_value(json_bytes(value, plain_json) if encode is None else encode(value)))
+
+
+def _holds(row: Row, at_ms: int) -> bool:
+    return row.start_ms is not None and row.end_ms is not None and row.start_ms <= at_ms < row.end_ms

@@ -1,0 +1,63 @@
+"""Streamflow/query/sliding_rows.py."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any
+
+from streamflow.query.reader import EngineReader
+from streamflow.state.panes import SlidingRows
+from streamflow.state.stores.base import MISSING, Rows
+
+
+class _SlidingRows(EngineReader):
+    """Rows that are made of panes."""
+
+    @abstractmethod
+    def _sliding(self, partition: int) -> SlidingRows: ...
+
+    @abstractmethod
+    def _expired_to_ms(self, partition: int) -> int | None: ...
+
+    @abstractmethod
+    def _value_of(self, states: list[Any]) -> Any: ...
+
+    def _first_kept(self, partition: int) -> int | None:
+        to_ms = self._expired_to_ms(partition)
+        return None if to_ms is None or self.window is None else self.window.first_kept_start(to_ms)
+
+    def _is_kept(self, partition: int, start: int) -> bool:
+        first = self._first_kept(partition)
+        return first is None or start >= first
+
+    def starts(self, partition: int) -> list[int]:
+        starts, first = self._sliding(partition).starts(), self._first_kept(partition)
+        return starts if first is None else starts[bisect_left(starts, first) :]
+
+    def starts_of(self, partition: int, key: Any) -> list[int]:
+        try:
+            starts = self._sliding(partition).starts_of(key)
+        except TypeError:
+            return []
+        return [start for start in starts if self._is_kept(partition, start)]
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self._sliding(partition).groups_at(start)
+
+    def value(self, partition: int, start: int, key: Any) -> Any:
+        states = self._sliding(partition).states(start, key) if self._is_kept(partition, start) else []
+        return self._value_of(states) if states else MISSING
+
+    def changed(self, partition: int, rows: Rows) -> Rows:
+        sliding = self._sliding(partition)
+        found: Rows = {}
+        for time_ms, of in rows.items():
+            for key in of:
+                for start in sliding.touched_by(time_ms, key):
+                    found.setdefault(start, {})[key] = None
+        return found
+
+    def row_count(self) -> int:
+        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)

@@ -1,0 +1,316 @@
+"""One worker as the web view serves it: its readers, what changes their rows, and how it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from streamflow.aggregates.shuffle.final import RowId, SecondStage
+from streamflow.aggregates.shuffle.final_windows import SessionStage
+from streamflow.clock import Clock
+from streamflow.engine.committed import Folded
+from streamflow.engine.engine import Engine
+from streamflow.errors import StreamflowError
+from streamflow.metrics import Metrics
+from streamflow.query.agent_tables import AgentReader
+from streamflow.query.aggregate_tables import StageReader
+from streamflow.query.reader import EngineReader
+from streamflow.query.readers import make_readers
+from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges, TableReader
+from streamflow.state.stores.base import DELETED, MISSING
+from streamflow.transports.base import Member
+from streamflow.windows import SessionWindow
+
+logger = logging.getLogger(__name__)
+
+
+class LazyChanges(Sequence[RowChange]):
+    """Changes that are looked up when somebody asks, so that a table that nobody watches costs nothing.
+
+    To be read at once, while the rows are those of the checkpoint that told of them.
+    """
+
+    def __init__(self, make: Callable[[], list[RowChange]]) -> None:
+        self._make: Callable[[], list[RowChange]] | None = make
+        self._made: list[RowChange] = []
+
+    def _read(self) -> list[RowChange]:
+        make, self._make = self._make, None
+        if make is not None:
+            self._made = make()
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> RowChange: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RowChange]: ...
+    def __getitem__(self, index: int | slice) -> RowChange | Sequence[RowChange]:
+        return self._read()[index]
+
+    def __iter__(self) -> Iterator[RowChange]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+
+class Watcher:
+    """What a worker shows of its engine: see `streamflow.web.served.Served`.
+
+    To be made before the engine starts, and told by `open` when it has.
+    """
+
+    def __init__(self, engine: Engine, url: str) -> None:
+        self.engine = engine
+        self.url = url
+        self.is_live: Callable[[], None] = lambda: None  # called when partitions are live
+        self._tables: dict[str, EngineReader] = {}
+        self._listeners: list[RowListener] = []
+        self._generation = 0
+        self._ready: set[tuple[str, int]] = set()  # second stages that were seen ready
+        engine.watch = self._on_folded
+        engine.watch_stage = self._on_stage
+        engine.watch_ours = self._on_ours
+        engine.metrics.on_collect(self._collect)
+
+    def open(self) -> None:
+        """The engine knows the partitions of everything now."""
+        if not self._tables:
+            self._tables.update(make_readers(self.engine))
+
+    # -- Served --------------------------------------------------------------------------------
+
+    @property
+    def app_id(self) -> str:
+        return self.engine.settings.id
+
+    @property
+    def tables(self) -> Mapping[str, TableReader]:
+        return self._tables
+
+    @property
+    def clock(self) -> Clock:
+        return self.engine.clock
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.engine.metrics
+
+    def listen(self, listener: RowListener) -> Callable[[], None]:
+        self._listeners.append(listener)
+
+        def end() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return end
+
+    async def apply_late(self, table: str) -> Mapping[str, int]:
+        """Folds what came too late, in our partitions, into its closed windows; durable when it returns.
+
+        Returns how many events were ``applied``, have ``expired`` or are ``unsupported``. Raises
+        StreamflowError when the partitions went while it was on its way: then some may be applied, each
+        exactly once, and asking again applies the rest.
+        """
+        engine, ours = self.engine, self.engine.ours
+        done = {"applied": 0, "expired": 0, "unsupported": 0}
+        if ours is None or not engine.live:
+            return done
+        for folded in ours.folds:
+            if folded.fold.spec.name == table and folded.late is not None:
+                for name, count in folded.late.apply().items():
+                    done[name] += count
+        await engine.checkpoint()
+        if engine.ours is not ours:
+            raise StreamflowError("partitions moved while late events were being applied; ask again")
+        return done
+
+    def members(self) -> tuple[Member, ...]:
+        return self.engine.members
+
+    def generation(self) -> int:
+        return self._generation
+
+    def ready(self) -> bool:
+        engine = self.engine
+        if engine.failure is not None or not engine.sources:
+            return engine.failure is None
+        ours = engine.ours
+        if not engine.live or ours is None or ours.unopened:
+            return False
+        return all(stage.ready for stage in ours.stages)
+
+    def health(self) -> Mapping[str, Any]:
+        failure = self.engine.failure
+        if failure is not None:
+            return {"status": "failed", "error": f"{type(failure).__name__}: {failure}"}
+        return {"status": "ok" if self.ready() else "recovering", "error": None}
+
+    def stats(self) -> Mapping[str, Any]:
+        engine, ours = self.engine, self.engine.ours
+        lags = self._lags()
+        return {
+            "records_total": int(engine.metrics.records_total.value),
+            "lag_records": sum(lag for lag in lags.values() if lag is not None),
+            "partitions": [] if ours is None else [[topic, p] for topic, p in ours.source_partitions()],
+            "agents": {
+                agent.spec.name: {
+                    "processed": agent.processed,
+                    "retries": agent.retries,
+                    "queued": agent.queued,
+                }
+                for agent in engine.agents
+            },
+            "workers": len(engine.members),
+        }
+
+    # -- the engine's side ---------------------------------------------------------------------
+
+    def _on_ours(self) -> None:
+        """Rows went, or came back: what was shown must be read anew."""
+        self._generation += 1
+        self._ready.clear()
+        if not self.engine.live:
+            return
+        self.open()
+        for reader in self._tables.values():
+            if isinstance(reader, AgentReader):
+                parts = self.engine.tables[reader.name].parts
+                reader.closed_to_ms = {p: part.expired_to_ms for p, part in parts.items()}
+        self.is_live()
+
+    def _on_folded(self, folded: list[Folded]) -> None:
+        changes: list[TableChanges] = []
+        by_part = {(change.table, change.partition): change for change in folded}
+        for name, table in self.engine.tables.items():
+            reader = self._tables[name]
+            assert isinstance(reader, AgentReader)
+            for partition, part in table.parts.items():
+                before_ms = reader.closed_to_ms.get(partition)
+                if part.expired_to_ms is not None and part.expired_to_ms != before_ms:
+                    reader.closed_to_ms[partition] = part.expired_to_ms
+                    change = by_part.setdefault((name, partition), Folded(name, partition))
+                    change.closed = closed_between(reader, partition, before_ms, part.expired_to_ms)
+        for (name, _), change in by_part.items():
+            told = self._changes(self._tables[name], change)
+            if told is not None:
+                changes.append(told)
+        self._tell(changes)
+
+    def _changes(self, reader: EngineReader, change: Folded) -> TableChanges | None:
+        partition = change.partition
+        if partition not in reader.owned or not (change.rows or change.expired or change.closed):
+            return None
+
+        def make() -> list[RowChange]:
+            made: list[RowChange] = []
+            upserts: list[RowChange] = []
+            starts, sessions = change.starts, isinstance(reader.window, SessionWindow)
+
+            def gone(op: Operation, start: int, key: Any) -> None:
+                row = reader.row(partition, start, key, None, starts.get((start, key)))
+                made.append(RowChange(op, row))
+
+            for start, keys in change.expired.items():
+                for key in keys:
+                    gone("expire", start, key)
+            for start, key, began in change.moved:
+                made.append(RowChange("delete", reader.row(partition, start, key, None, began)))
+            rows = reader.changed(partition, change.rows)
+            for start in {**rows, **dict.fromkeys(change.closed)}:
+                if start in change.expired:
+                    continue
+                # A window that closes changes the state of all its rows.
+                whole = start in change.closed
+                keys_of = reader.keys(partition, start) if whole else ()
+                for key in {**rows.get(start, {}), **dict.fromkeys(keys_of)}:
+                    value = reader.value(partition, start, key)
+                    if value is not MISSING:
+                        upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
+                    elif rows.get(start, {}).get(key) is DELETED and not sessions:
+                        gone("delete", start, key)
+            return made + upserts
+
+        return self._told(reader, partition, make)
+
+    def _on_stage(self, stage: SecondStage, changed: list[RowId]) -> None:
+        reader = self._tables.get(stage.spec.name)
+        if not isinstance(reader, StageReader):
+            return
+        at = (stage.topic, stage.partition)
+        if at not in self._ready:
+            # Its rows appear all at once, and not as changes of anything.
+            self._ready.add(at)
+            self._generation += 1
+            return
+        if not changed:
+            return
+        partition = stage.partition
+
+        def make() -> list[RowChange]:
+            upserts: list[RowChange] = []
+            for start, key in stage.rows_changed(changed):
+                value = reader.value(partition, start, key)
+                if value is not MISSING:  # tombstones come when the row was expired long since
+                    upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
+            moved = stage.moved if isinstance(stage, SessionStage) else []
+            gone = [
+                RowChange("delete", reader.row(partition, end, key, None, start)) for end, key, start in moved
+            ]
+            return gone + upserts
+
+        self._tell([self._told(reader, partition, make)])
+
+    def _told(
+        self, reader: EngineReader, partition: int, make: Callable[[], list[RowChange]]
+    ) -> TableChanges:
+        return TableChanges(
+            reader.name,
+            partition,
+            LazyChanges(make),
+            reader.positions(partition),
+            reader.watermark_ms(partition),
+        )
+
+    def _tell(self, changes: list[TableChanges]) -> None:
+        if not changes:
+            return
+        for listener in list(self._listeners):
+            try:
+                listener(changes)
+            except Exception:  # it must not fail the checkpoint that it is told of
+                logger.exception("a listener raised")
+
+    # -- metrics -------------------------------------------------------------------------------
+
+    def _lags(self) -> dict[tuple[str, int], int | None]:
+        """Source partition -> records that its slowest consumer has still to take."""
+        ours = self.engine.ours
+        if ours is None:
+            return {}
+        return {at: ours.lag_at(at, offset) for at, offset in ours.offsets().items()}
+
+    def _collect(self) -> None:
+        metrics = self.engine.metrics
+        metrics.consumer_lag_records.clear()
+        for (topic, partition), lag in self._lags().items():
+            if lag is not None:
+                metrics.consumer_lag_records.labels(topic, partition).set(lag)
+        for name, reader in self._tables.items():
+            metrics.table_rows.labels(name).set(reader.row_count())
+        for agent in self.engine.agents:
+            metrics.events_processed_total.labels(agent.spec.name).value = agent.processed
+        metrics.retries_total.value = sum(agent.retries for agent in self.engine.agents)
+
+
+def closed_between(reader: EngineReader, partition: int, before_ms: int | None, after_ms: int) -> list[int]:
+    """Starts of the windows with rows that closed when the watermark moved from ``before_ms``."""
+    window = reader.window
+    if window is None:
+        return []
+    first = None if before_ms is None else window.first_open_start(before_ms)
+    end = window.first_open_start(after_ms)
+    if first is not None and first >= end:
+        return []
+    return [start for start in reader.starts(partition) if start < end and (first is None or start >= first)]

@@ -1,0 +1,204 @@
+"""The event that an agent holds: where it lies, what it wrote and sent so far.
+
+A checkpoint holds whole events. What the event in hand wrote and sent is kept apart by its index in
+the chunk: it stays out of a cut that is made meanwhile, and it is undone when the event fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from streamflow.errors import StaleEvent
+from streamflow.state.stores.base import MISSING
+from streamflow.transports.base import Record
+
+if TYPE_CHECKING:
+    from streamflow.codecs.chunk import Chunk
+    from streamflow.state.partition import TablePartition
+
+# (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
+Undo = tuple[int, "TablePartition", int, Any, Any]
+# (index in the chunk, what to write, resolved with the checkpoint that holds it)
+Sent = tuple[int, Record, "asyncio.Future[Record] | None"]
+
+
+class Promise(asyncio.Future[Any]):
+    """Of a send: resolved with the checkpoint that holds it.
+
+    ``consumer`` sent it, on behalf of the event ``origin``: (chunk, index), or ``None`` where there is none.
+    """
+
+    def __init__(self, consumer: str, origin: tuple[Chunk, int] | None) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self.consumer = consumer
+        self.origin = origin
+
+
+class Hand:
+    """One task of one agent: the chunk it works on and the event it holds.
+
+    ``index`` is the event in hand while ``holding``; otherwise the last one that is done.
+    """
+
+    __slots__ = (
+        "chunk",
+        "consumer",
+        "entangled",
+        "holding",
+        "index",
+        "keys",
+        "partition",
+        "sends",
+        "stale",
+        "times",
+        "undo",
+        "watermark_ms",
+    )
+
+    def __init__(self, consumer: str) -> None:
+        self.consumer = consumer
+        self.sends: list[Sent] = []
+        self.undo: list[Undo] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Holds nothing, and nothing that was held is remembered."""
+        self.chunk: Chunk | None = None
+        self.index = -1
+        self.holding = False
+        self.stale = False
+        self.entangled = False  # another event wrote, and kept, over what the event in hand wrote
+        self.partition = -1
+        self.keys: list[Any] = []
+        self.times: list[int] = []
+        self.watermark_ms: int | None = None  # of the consumer before this chunk
+        self.undo.clear()
+        self.sends.clear()
+
+    def open(self, chunk: Chunk, watermark_ms: int | None) -> None:
+        """Begins a chunk; nothing of it is in hand yet."""
+        self.chunk = chunk
+        self.index = -1
+        self.partition = chunk.partition
+        self.keys = chunk.keys
+        self.times = chunk.times_ms
+        self.watermark_ms = watermark_ms
+
+    def running_watermark_ms(self) -> int:
+        """The consumer's watermark as of the event in hand, that event included."""
+        seen = max(self.times[: self.index + 1])
+        return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
+
+    @property
+    def takes_sends(self) -> bool:
+        """Does what is sent now belong to a checkpoint to come?"""
+        return self.holding or self.stale
+
+    def check_send(self) -> None:
+        """Raises as `check` does."""
+        self.check()
+
+    def promise(self) -> Promise:
+        """For what is sent now."""
+        return Promise(self.consumer, None if self.chunk is None else (self.chunk, self.index))
+
+    def holds(self, index: int) -> bool:
+        """Is the event that had this index when it was asked for still in hand?"""
+        return self.holding and self.index == index
+
+    def move_to(self, key: Any) -> bool:
+        """Of the events in hand, stands at one with this key. One event in hand: there is no other."""
+        return False
+
+    def check(self) -> None:
+        """Raises StaleEvent for an event whose partition was taken away, TypeError where none is held."""
+        if self.stale:
+            raise StaleEvent("the event's partition is no longer assigned to this worker")
+        if not self.holding:
+            raise TypeError("a table can be written only while an agent holds an event")
+
+    def revert(self) -> None:
+        """Undoes what the event in hand wrote and sent: it will be tried again, or set aside."""
+        held = self.index
+        for index, part, start, key, before in reversed(self.undo):
+            if index != held:
+                continue
+            rows = part.changes[start]
+            if before is MISSING:
+                rows.pop(key, None)
+            else:
+                rows[key] = before
+        self.undo = [entry for entry in self.undo if entry[0] != held]
+        for _, _, future in (sent for sent in self.sends if sent[0] == held):
+            if future is not None:
+                future.cancel()
+        self.sends = [sent for sent in self.sends if sent[0] != held]
+
+    def settled(self) -> int:
+        """The index of the last event of the chunk that is done (-1: none)."""
+        return self.index - 1 if self.holding else self.index
+
+    def take_sends(self) -> list[Sent]:
+        """What the events that are done have sent; the held event's stays here."""
+        if not self.sends:
+            return []
+        last = self.settled()
+        done = [sent for sent in self.sends if sent[0] <= last]
+        self.sends = [sent for sent in self.sends if sent[0] > last]
+        return done
+
+    def held_writes(self) -> list[Undo]:
+        """What the event in hand wrote, oldest first; what older events wrote is forgotten."""
+        held = self.index if self.holding else -2
+        self.undo = [entry for entry in self.undo if entry[0] == held]
+        return self.undo
+
+    def writes(self) -> list[Undo]:
+        """What the event in hand wrote, oldest first."""
+        return [entry for entry in self.undo if entry[0] == self.index] if self.holding else []
+
+    def keep_out(self) -> None:
+        """Puts what the event in hand wrote back from the cuts to the changes, as if written after them."""
+        kept: list[Undo] = []
+        seen: set[tuple[int, int, Any]] = set()
+        for index, part, start, key, before in self.held_writes():
+            if part.cut is None or (id(part), start, key) in seen:
+                continue
+            seen.add((id(part), start, key))
+            rows = part.cut[start]
+            part.changes.setdefault(start, {})[key] = rows[key]
+            if before is MISSING:
+                del rows[key]
+                if not rows:
+                    del part.cut[start]
+            else:
+                rows[key] = before
+            kept.append((index, part, start, key, MISSING))
+        self.undo = kept
+
+
+class ClosingHand(Hand):
+    """Not an event but a window that expires is in hand: what is sent goes with the window's end.
+
+    Tables can't be written: ``holding`` stays False.
+    """
+
+    __slots__ = ()
+
+    @property
+    def takes_sends(self) -> bool:
+        return True
+
+    def holds(self, index: int) -> bool:
+        return not self.stale  # what is sent waits for the checkpoint, and that for the one who is told
+
+    def check_send(self) -> None:
+        """Raises StaleEvent when the window's partition was taken away."""
+        if self.stale:
+            self.check()
+
+
+CURRENT: ContextVar[Hand | None] = ContextVar("streamflow_hand", default=None)
+"""The hand of the agent whose code runs."""

@@ -1,0 +1,251 @@
+"""Keyed and windowed tables: for each partition the checkpointed rows and the changes over them.
+
+A write lands in the *changes*; no I/O. A checkpoint takes the changes as its *cut*, serialises them
+at once, and folds them into the *store* when it is durable. Agents read changes over cut over store;
+everybody else reads the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+from streamflow.state.changelog import RowCodec
+from streamflow.state.cut import Cut
+from streamflow.state.event_context import Hand
+from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
+from streamflow.transports.base import Record
+from streamflow.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """What a table is, apart from its rows.
+
+    ``changelog`` is the topic its rows are rebuilt from, with ``partitions`` partitions. ``own_time``:
+    rows lie in windows of another time than the events' (now, or a field), so windows expire by the
+    newest checkpointed window. ``closes``: somebody is told of each window that expires, before it goes.
+    ``store``: the URL of its store; empty: the setting's.
+    """
+
+    name: str
+    window: Window | None
+    codec: RowCodec
+    changelog: str
+    partitions: int
+    own_time: bool = False
+    closes: bool = False
+    store: str = ""
+
+
+class TablePartition:
+    """One partition of a table. ``expired_to_ms``: windows that this watermark expires are gone."""
+
+    __slots__ = (
+        "changes",
+        "closed_to_ms",
+        "cut",
+        "drops",
+        "expired_to_ms",
+        "index",
+        "next_expiry_ms",
+        "open_from",
+        "partition",
+        "spec",
+        "spot",
+        "spot_from_ms",
+        "spot_to_ms",
+        "store",
+        "told",
+        "writers",
+    )
+
+    def __init__(self, spec: TableSpec, partition: int, store: Store) -> None:
+        self.spec = spec
+        self.partition = partition
+        self.store = store
+        self.changes: Rows = {}
+        self.cut: Rows | None = None
+        self.drops: list[int] = []  # starts of the windows that the cut drops
+        self.expired_to_ms: int | None = None
+        # Where sessions or sliding windows are folded: what is known of the rows of all layers besides, to
+        # be set to None, and made anew, whenever changes are dropped. `drop(start, keys)` keeps it true.
+        self.index: Any = None
+        # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
+        # up to which every window has been told of.
+        self.told: set[int] = set()
+        self.closed_to_ms: int | None = None
+        # Invariant: an event whose window starts at or after `open_from` is not late.
+        self.open_from: int | None = None
+        self.writers: set[str] = set()  # consumers that wrote here: the furthest one's time expires rows
+        # The changes of the window that was written last. Invariant: they are those in `changes`, and the
+        # window, which holds the times from `spot_from_ms` to `spot_to_ms`, is not late for any event.
+        self.spot: dict[Any, Any] = {}
+        self.spot_from_ms = self.spot_to_ms = 0
+
+    def get(self, start: int, key: Any) -> Any:
+        """The newest value, changes included, or `MISSING`."""
+        rows = self.changes.get(start)
+        if rows is not None:
+            value = rows.get(key, MISSING)
+            if value is not MISSING:
+                return MISSING if value is DELETED else value
+        return self.below(start, key)
+
+    def below(self, start: int, key: Any) -> Any:
+        """The value under the changes: the cut's, else the checkpointed one, else `MISSING`."""
+        if self.cut is not None:
+            rows = self.cut.get(start)
+            if rows is not None:
+                value = rows.get(key, MISSING)
+                if value is not MISSING:
+                    return MISSING if value is DELETED else value
+        return self.store.get(start, key)
+
+    def put(self, hand: Hand, start: int, key: Any, value: Any) -> None:
+        """Writes on behalf of the event in hand; remembers what to undo."""
+        rows = self.changes.get(start)
+        if rows is None:
+            rows = self.changes[start] = {}
+        hand.undo.append((hand.index, self, start, key, rows.get(key, MISSING)))
+        rows[key] = value
+        self.writers.add(hand.consumer)
+
+    def put_back(self, start: int, key: Any, before: Any) -> None:
+        """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
+        rows = self.changes.get(start)
+        if rows is None:
+            return
+        if before is MISSING:
+            rows.pop(key, None)
+        else:
+            rows[key] = before
+
+    def begin_cut(self, watermark_ms: int | None) -> None:
+        """Takes the changes as the cut, and drops the windows that the watermark expires."""
+        assert self.cut is None, "a cut is taken only when the one before is durable"
+        self.cut = {start: rows for start, rows in self.changes.items() if rows}
+        self.changes = {}
+        self.spot_from_ms = self.spot_to_ms = 0
+        self.drops = []
+        window = self.spec.window
+        if window is None:
+            return
+        if self.spec.closes:
+            self.drops, self.told = sorted(self.told), set()
+            return
+        if not self.expire_to(watermark_ms):
+            return
+        assert self.expired_to_ms is not None
+        first = self.store.first_start()
+        if self.cut and (first is None or min(self.cut) < first):
+            first = min(self.cut)
+        if first is not None and window.expired(first, self.expired_to_ms):
+            self.drops = [
+                s for s in {*self.store.starts(), *self.cut} if window.expired(s, self.expired_to_ms)
+            ]
+
+    def expire_to(self, watermark_ms: int | None) -> bool:
+        """From now on, writes to windows that this watermark expires are late. Is it a newer one?"""
+        window = self.spec.window
+        assert window is not None
+        if self.spec.own_time:
+            starts = self.store.starts()
+            watermark_ms = starts[-1] if starts else None
+        if watermark_ms is None or (self.expired_to_ms is not None and watermark_ms <= self.expired_to_ms):
+            return False
+        self.expired_to_ms = watermark_ms
+        # An agent that is behind the one whose time this is may be in the middle of a chunk.
+        first = window.first_kept_start(watermark_ms)
+        self.open_at(first)
+        return True
+
+    def open_at(self, start: int) -> None:
+        """Writes to windows that begin before ``start`` need a closer look from now on."""
+        if self.open_from is None or start > self.open_from:
+            self.open_from = start
+            if self.spot_from_ms < start:
+                self.spot_from_ms = self.spot_to_ms = 0
+
+    def expired_starts(self) -> list[int]:
+        """Starts of the windows with rows that have expired and are still here, oldest first."""
+        window, to_ms = self.spec.window, self.expired_to_ms
+        if window is None or to_ms is None:
+            return []
+        starts = {*self.store.starts(), *(self.cut or ()), *self.changes} - self.told
+        return sorted(start for start in starts if window.expired(start, to_ms))
+
+    def rows_of(self, start: int) -> dict[Any, Any]:
+        """The rows of one window, changes included."""
+        rows = {**self.store.window(start), **(self.cut or {}).get(start, {}), **self.changes.get(start, {})}
+        return {key: value for key, value in rows.items() if value is not DELETED}
+
+    def emit(self, records: Cut) -> None:
+        """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
+        assert self.cut is not None
+        spec, topic, partition = self.spec, self.spec.changelog, self.partition
+        # A session that has grown has a greater id: it stands before the tombstones of what it was.
+        starts = sorted(self.cut, reverse=True) if self.index is not None else list(self.cut)
+        gone = set(self.drops)
+        for start in starts:
+            if start in gone:
+                continue
+            rows = self.cut[start]
+            if self.index is not None:
+                # A session that has moved on before anybody saw it needs no tombstone.
+                rows = {
+                    k: v
+                    for k, v in rows.items()
+                    if v is not DELETED or self.store.get(start, k) is not MISSING
+                }
+            # HOT PATH: what `Record(...)` does, without a call for each.
+            columns = zip(
+                repeat(topic),
+                repeat(partition),
+                spec.codec.encode_keys(start, list(rows)),
+                spec.codec.encode_values(list(rows.values())),
+                repeat(()),
+                repeat(None),
+            )
+            records.effects += map(tuple.__new__, repeat(Record), columns)
+        for start in self.drops:
+            for key in spec.codec.encode_keys(start, list(self.store.window(start))):
+                records.consequences.append(Record(topic, partition, key, None))
+
+    def fold_cut(self, offset: int | None) -> None:
+        """The cut is durable: it becomes part of the checkpointed rows.
+
+        ``offset`` is behind its last record in the changelog; ``None``: it had none.
+        """
+        assert self.cut is not None
+        cut, self.cut = self.cut, None
+        if self.index is not None:
+            # What the event in hand took away has moved to the changes: it may still be undone.
+            for start, rows in cut.items():
+                above = self.changes.get(start, {})
+                self.index.drop(start, [k for k, v in rows.items() if v is DELETED and k not in above])
+            for start in self.drops:
+                self.index.drop(start, {**self.store.window(start), **cut.get(start, {})})
+        for start in self.drops:
+            cut.pop(start, None)
+        if cut or self.drops or offset is not None:
+            self.store.apply(cut, offset, self.drops)
+        self.drops = []
+
+    def forget_expired(self, watermark_ms: int | None) -> None:
+        """After a restore: what has expired goes without tombstones, which may have been compacted away."""
+        window = self.spec.window
+        if window is None or watermark_ms is None:
+            return
+        self.expired_to_ms = watermark_ms
+        if self.spec.closes:
+            # What has expired but was not told of yet must still be.
+            watermark_ms = self.closed_to_ms
+        gone = [
+            start
+            for start in self.store.starts()
+            if watermark_ms is not None and window.expired(start, watermark_ms)
+        ]
+        if gone:
+            self.store.apply({}, drops=gone)

@@ -1,0 +1,71 @@
+"""The open stores of one worker, by table and partition; they outlive the assignments that use them.
+
+A store says what the changelog says below its offset, whoever wrote it. So a partition that comes back
+after a rebalance, or after what was held in memory had to be dropped, needs only what was written since:
+nothing, where nobody else owned it. Only one thing is lost with time: a compacted log forgets the
+tombstones of deleted rows, after a day by default. A store that was left alone for longer than
+``age_max_ms`` is therefore rebuilt from the beginning.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from streamflow.clock import Clock
+from streamflow.state.partition import TableSpec
+from streamflow.state.stores.base import Store
+
+logger = logging.getLogger(__name__)
+
+StoreId = tuple[str, int]
+"""(table, partition)"""
+
+
+class Shelf:
+    """``open_store`` is (table, partition) -> its store, empty or as a disk has kept it."""
+
+    def __init__(
+        self, open_store: Callable[[TableSpec, int], Store], clock: Clock, age_max_ms: float
+    ) -> None:
+        self._open_store = open_store
+        self._clock = clock
+        self._age_max_ms = age_max_ms
+        self._stores: dict[StoreId, Store] = {}
+        self._fresh_ms: dict[StoreId, float] = {}  # when the store was last known to be up to date
+
+    def take(self, spec: TableSpec, partition: int) -> Store:
+        """The store as it was left, or as it is opened now. Raises StoreError."""
+        at = (spec.name, partition)
+        store = self._stores.get(at)
+        now_ms = self._clock.monotonic_ms()
+        if store is None:
+            store = self._stores[at] = self._open_store(spec, partition)
+        elif now_ms - self._fresh_ms[at] > self._age_max_ms:
+            logger.info("table %s[%d] was left alone for too long: it is rebuilt", *at)
+            store.clear()
+        self._fresh_ms.setdefault(at, now_ms)
+        return store
+
+    def holds(self, at: StoreId) -> bool:
+        """Is it open, with something in it?"""
+        store = self._stores.get(at)
+        return store is not None and store.offset > 0
+
+    def touch(self, stores: Iterable[StoreId]) -> None:
+        """These are up to date now."""
+        now_ms = self._clock.monotonic_ms()
+        for at in stores:
+            if at in self._stores:
+                self._fresh_ms[at] = now_ms
+                self._stores[at].touch()
+
+    def keep_only(self, wanted: Iterable[StoreId]) -> None:
+        """Closes all others."""
+        for at in set(self._stores).difference(wanted):
+            del self._fresh_ms[at]
+            self._stores.pop(at).close()
+
+    def close(self) -> None:
+        """Closes all of them."""
+        self.keep_only(())

@@ -1,0 +1,432 @@
+"""Recounts the source topic of a declared table, and compares: what `streamflow verify` prints.
+
+It reads logs only, so it needs no worker and disturbs none. First the table as it is durable: progress,
+changelog or shuffle, late ledger, all of one moment. Then the source topic, up to the positions of that
+moment, through the very folding that a worker does, in one pass and without a checkpoint. Two things must
+hold: for each partition ``in = counted + late + filtered + bad + failed + dropped``, by the durable counters
+and by the recount alike (``in`` is every record, also those that could not be decoded); and each row that is
+kept shows what the recount shows.
+
+What an event's lateness owed to silence (idle ticks), no recount can know; the late ledger tells it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from streamflow.aggregates import Quantile, TopK
+from streamflow.aggregates.late_events import Ledger, ledger_table
+from streamflow.aggregates.partition import fold_table
+from streamflow.aggregates.row_values import Values
+from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.shuffle.final_windows import make_stage
+from streamflow.aggregates.shuffle.partial import Sender
+from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.windowed_fold import SlidingFold
+from streamflow.clock import Clock, rfc3339
+from streamflow.codecs import group_key_value
+from streamflow.engine.assignment import Ours
+from streamflow.engine.dead_letters import Letters
+from streamflow.engine.decoding import Source
+from streamflow.engine.dispatch import Dispatcher, Limits
+from streamflow.engine.progress_board import Board
+from streamflow.engine.topology import Declarations
+from streamflow.metrics import Metrics
+from streamflow.query.reader import plain
+from streamflow.settings import Settings
+from streamflow.state.partition import TablePartition
+from streamflow.state.progress import OUTCOMES, Progress
+from streamflow.state.restore import fill
+from streamflow.state.stores.base import MISSING
+from streamflow.state.stores.memory import MemoryStore
+from streamflow.transports.base import Assignment, Batch, Record, TopicPartition, Transport
+from streamflow.verify.report import DIFFERENCES_MAX, Difference, PartitionCount, Report, VerifyError
+from streamflow.windows import SessionWindow, SlidingWindow
+
+READ_WAIT_MS = 50
+QUIET_TRIES_MAX = 400
+"""Each takes a moment; between two checkpoints of an app there are many."""
+CUT_RECORDS = 50_000
+"""Rows whose windows have expired by now are dropped each time that so many records were recounted."""
+
+RowId = tuple[int, Any]
+"""(window's id, key as it is kept)"""
+
+
+@dataclass(slots=True)
+class Image:
+    """The rows of one table: those of a changelog or those that shares make."""
+
+    parts: dict[int, TablePartition] = field(default_factory=dict)
+    stages: dict[int, SecondStage] = field(default_factory=dict)
+    ledgers: dict[int, Ledger] = field(default_factory=dict)
+
+
+class Verifier:
+    """Verifies one declared table of an app. ``progressed`` is told (records read, of how many, about)."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        clock: Clock,
+        spec: FoldSpec,
+        source: Source,
+        progressed: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.spec = spec
+        self._transport = transport
+        self._settings = settings
+        self._clock = clock
+        self._progressed = progressed
+        self._declared = Declarations(settings, clock, Metrics())
+        self._fold = self._declared.add_fold(spec, source)
+        self.spec = self._fold.spec
+        self._decoder = next(iter(self._declared.decoders.values()))
+        self._topics = self._declared.topics
+        self._board = Board()
+        self._sources = 0
+
+    async def run(self) -> Report:
+        """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
+        actual = await self._snapshot()
+        recount = await self._recount(actual)
+        report = Report(self.spec.name)
+        for partition in range(self._sources):
+            durable = self._durable(partition)
+            found = self._board.get(self._decoder.consumer, self.spec.topic, partition)
+            counters = {name: n for name, n in durable.counters.items() if name == "in" or name in OUTCOMES}
+            report.partitions.append(
+                PartitionCount(
+                    partition,
+                    durable.position,
+                    _all_records(counters, found),
+                    _all_records(dict(recount[1][partition].counters), recount[2][partition]),
+                )
+            )
+        self._compare(actual, recount[0], report)
+        self._note(actual, report)
+        return report
+
+    # -- the table as it is ---------------------------------------------------------------------
+
+    async def _snapshot(self) -> Image:
+        """Everything durable about the table, of one moment."""
+        name = self.spec.name
+        logs = await self._look_up(
+            self._topics.changelog(name), self._topics.shuffle(name), self._topics.late(name)
+        )
+        image = self._image()
+        for partition in range(self._sources):
+            if self.spec.moves:
+                logs[self._topics.shuffle(name), partition] = image.stages[partition].read
+            else:
+                logs[self._topics.changelog(name), partition] = partial(fill, image.parts[partition])
+            if partition in image.ledgers:
+                logs[self._topics.late(name), partition] = partial(fill, image.ledgers[partition].part)
+        missing = sorted({topic for topic, _ in logs} - self._topics.counts.keys())
+        if missing:
+            raise VerifyError(f"there is nothing to verify yet: no topic {', '.join(missing)}")
+        await self._read_at_once(logs)
+        for partition, part in image.parts.items():
+            part.forget_expired(self._durable(partition).watermark_ms)
+        for stage in image.stages.values():
+            stage.begin(0)
+        return image
+
+    async def _look_up(self, *topics: str) -> dict[TopicPartition, Callable[[Batch], Any]]:
+        """Learns of the source topic, the progress and these; gives the progress logs and what reads them."""
+        source, progress = self.spec.topic, self._topics.progress
+        self._topics.counts.update(await self._transport.partition_counts([source, progress, *topics]))
+        if source not in self._topics.counts or progress not in self._topics.counts:
+            raise VerifyError(f"nothing to verify yet: {source!r} was never read by this app")
+        self._sources = self._topics.partitions(source)
+        return {(progress, p): self._read_progress for p in range(self._topics.partitions(progress))}
+
+    def _image(self) -> Image:
+        image = Image()
+        own = fold_table(self.spec, "", self._sources)
+        for partition in range(self._sources):
+            if self.spec.moves:
+                image.stages[partition] = make_stage(self.spec, "", partition, self._sources)
+            else:
+                image.parts[partition] = TablePartition(own, partition, MemoryStore())
+            if self.spec.window is not None:
+                ledger = ledger_table(self.spec.name, "", self._sources)
+                image.ledgers[partition] = Ledger(ledger, partition, MemoryStore(), own.codec)
+        return image
+
+    async def _read_at_once(self, logs: dict[TopicPartition, Callable[[Batch], Any]]) -> None:
+        """Reads logs until there was a moment in which all of them had been read to their ends."""
+        reader = self._transport.log_reader()
+        positions = dict.fromkeys(logs, 0)
+        try:
+            await reader.assign(positions)
+            ends = await self._transport.high_watermarks(logs)
+            for _ in range(QUIET_TRIES_MAX):
+                while any(positions[at] < end for at, end in ends.items()):
+                    for batch in await reader.read(READ_WAIT_MS):
+                        at = (batch.topic, batch.partition)
+                        logs[at](batch)
+                        positions[at] = batch.next_offset
+                # Nothing was written between the last of the first ends and the first of the second ones.
+                before, ends = ends, await self._transport.high_watermarks(logs)
+                if before == ends:
+                    return
+        finally:
+            await reader.close()
+        raise VerifyError("the app never paused between two checkpoints; try again when it is less busy")
+
+    def _read_progress(self, batch: Batch) -> None:
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if key is not None:
+                self._board.read(key, value, 0.0)
+
+    def _durable(self, partition: int) -> Progress:
+        found = self._board.get(self.spec.consumer, self.spec.topic, partition)
+        return Progress(self.spec.consumer, self.spec.topic, partition) if found is None else found
+
+    # -- the recount ------------------------------------------------------------------------------
+
+    async def _recount(self, actual: Image) -> tuple[Image, dict[int, Progress], dict[int, Progress]]:
+        """The rows that the source topic makes; by partition what became of events, and of all records."""
+        declared, topic = self._declared, self.spec.topic
+        ours = declared.ours = Ours(
+            Assignment(0, frozenset((topic, p) for p in range(self._sources))),
+            agents=(),
+            tables=(),
+            progress_topic=(self._topics.progress, 1),
+            emit=_never,
+            clock_ms=self._clock.monotonic_ms,
+        )
+        letters = Letters(lambda: ours, lambda _: 1, lambda name: name, declared.metrics)
+        decoder = self._decoder
+        dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.places)
+        # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
+        table = fold_table(replace(self.spec, by=Key()), "", self._sources)
+        progress: dict[int, Progress] = {}
+        decoded: dict[int, Progress] = {}
+        for partition in range(self._sources):
+            self._fold.parts[partition] = TablePartition(table, partition, MemoryStore())
+            ledger = ledger_table(self.spec.name, "", self._sources)
+            self._fold.ledgers[partition] = Ledger(ledger, partition, MemoryStore(), table.codec)
+            for consumer in (decoder.consumer, self.spec.consumer):
+                ours.progress[consumer, topic, partition] = Progress(consumer, topic, partition)
+            progress[partition] = ours.progress[self.spec.consumer, topic, partition]
+            decoded[partition] = ours.progress[decoder.consumer, topic, partition]
+        known = {
+            p: {event.offset for event in ledger.events()} for p, ledger in actual.ledgers.items()
+        }  # partition -> offsets of events that were late
+        since_cut = 0
+        async for batch in self._source_batches():
+            late = known.get(batch.partition, set())
+            kept = [i for i, offset in enumerate(batch.offsets) if offset not in late]
+            excluded = len(batch.offsets) - len(kept)
+            dispatcher.dispatch(_selected(batch, kept) if excluded else batch, ours, letters)
+            if excluded:
+                progress[batch.partition].take(batch.next_offset, late=excluded)
+            ours.dead_letters.clear()
+            since_cut += len(batch.offsets)
+            if since_cut > CUT_RECORDS:
+                since_cut = 0
+                self._cut(actual)
+        self._cut(actual)
+        return self._made(actual), progress, decoded
+
+    async def _source_batches(self) -> AsyncIterator[Batch]:
+        """The source topic from its beginning to the positions of the snapshot."""
+        topic = self.spec.topic
+        ends = {(topic, p): self._durable(p).position for p in range(self._sources)}
+        begins = await self._transport.earliest_offsets(ends)
+        left = {at for at, end in ends.items() if begins.get(at, 0) < end}
+        total = sum(ends[at] - begins.get(at, 0) for at in left)
+        reached = {at: begins.get(at, 0) for at in left}
+        reader = self._transport.log_reader()
+        try:
+            if left:
+                await reader.assign(dict(reached))
+            while left:
+                for batch in await reader.read(READ_WAIT_MS):
+                    at = (batch.topic, batch.partition)
+                    if at not in left:
+                        continue
+                    index = bisect_left(batch.offsets, ends[at])
+                    yield _selected(batch, range(index)) if index < len(batch.offsets) else batch
+                    reached[at] = min(batch.next_offset, ends[at])
+                    if batch.next_offset >= ends[at]:
+                        left.discard(at)
+                    self._progressed(sum(reached.values()) - sum(begins.get(a, 0) for a in reached), total)
+        finally:
+            await reader.close()
+
+    def _expired_to_ms(self, actual: Image, partition: int) -> int | None:
+        """The watermark by which rows that a source partition makes are gone from the table."""
+        if not self.spec.moves:
+            return self._durable(partition).watermark_ms
+        if isinstance(self.spec.window, SessionWindow):
+            return None  # a share may be part of a session that ends later, by shares of other partitions
+        closed = [stage.closed_to_ms for stage in actual.stages.values()]
+        return min((ms for ms in closed if ms is not None), default=None) if None not in closed else None
+
+    def _cut(self, actual: Image) -> None:
+        """Rows become kept ones, and those of windows that have expired by now go."""
+        for partition, part in self._fold.parts.items():
+            part.begin_cut(None)
+            part.fold_cut(None)
+            part.expired_to_ms = None
+            part.forget_expired(self._expired_to_ms(actual, partition))
+
+    def _made(self, actual: Image) -> Image:
+        """The recounted rows, with what was applied to them later."""
+        image = Image()
+        if not self.spec.moves:
+            image.parts = self._fold.parts
+            for partition, ledger in actual.ledgers.items():
+                for row, (_, dumped, *_) in _corrections(ledger):
+                    part = self._fold.parts[partition]
+                    self._fold.merge_one(part, *row, self.spec.values.load(dumped))
+                    part.begin_cut(None)
+                    part.fold_cut(None)
+            return image
+        records: list[Record] = []
+        for partition, part in self._fold.parts.items():
+            part.cut = {start: dict(part.store.window(start)) for start in part.store.starts()}
+            Sender(self.spec, "", partition, self._sources).shares(part, records)
+            part.cut = None
+        for partition, stage in actual.stages.items():
+            made = image.stages[partition] = make_stage(self.spec, "", partition, self._sources)
+            mine = [record for record in records if record.partition == partition]
+            made.read(_batch(mine))
+            for (start, group), source, state in _corrected(stage):
+                made.shares.setdefault(start, {}).setdefault(group, {})[source] = state
+            made.closed_to_ms = stage.closed_to_ms
+            made.begin(0)
+        return image
+
+    # -- comparing --------------------------------------------------------------------------------
+
+    def _compare(self, actual: Image, recount: Image, report: Report) -> None:
+        for partition in range(self._sources):
+            mine = dict(self._rows(actual, partition))
+            theirs = dict(self._rows(recount, partition))
+            report.rows += len(mine)
+            for row in {**mine, **theirs}:
+                one, other = mine.get(row, MISSING), theirs.get(row, MISSING)
+                if self._same(one, other):
+                    continue
+                report.differing += 1
+                if len(report.differences) < DIFFERENCES_MAX:
+                    report.differences.append(self._difference(row, one, other))
+
+    def _rows(self, image: Image, partition: int) -> Iterator[tuple[RowId, tuple[Any, Any]]]:
+        """(id, key) -> (kept row, the state that it shows), of everything that has not expired."""
+        spec = self.spec
+        if spec.moves:
+            stage = image.stages[partition]
+            for start in stage.starts():
+                for group in stage.groups(start):
+                    yield (start, group), self._shown(start, stage.state(start, group))
+        elif isinstance(spec.window, SlidingWindow):
+            assert isinstance(self._fold, SlidingFold)
+            part = image.parts[partition]
+            part.index = None
+            rows, to_ms = self._fold.rows(part, durable=True), self._durable(partition).watermark_ms
+            for start in rows.starts():
+                if to_ms is None or not spec.window.expired(start, to_ms):
+                    for key in rows.groups_at(start):
+                        state = spec.values.merge_all(rows.states(start, key))
+                        yield (start, key), (start, state)
+        else:
+            for start, key, kept in image.parts[partition].store.scan():
+                yield (start, key), self._shown(start, kept)
+
+    def _shown(self, start: int, kept: Any) -> tuple[Any, Any]:
+        if self.spec.window is None:
+            return None, kept
+        first, _, state = self.spec.shown(start, kept)
+        return first, state
+
+    def _same(self, one: Any, other: Any) -> bool:
+        if one is MISSING or other is MISSING or one[0] != other[0]:
+            return False
+        values = self.spec.values
+        mine, theirs = ([one[1]], [other[1]]) if values.scalar else (one[1], other[1])
+        return all(
+            aggregate.agrees(a, b) for aggregate, a, b in zip(values.aggregates, mine, theirs, strict=True)
+        )
+
+    def _difference(self, row: RowId, one: Any, other: Any) -> Difference:
+        start, key = row
+        shown = one if other is MISSING else other
+        window = None
+        if self.spec.window is not None:
+            window = (rfc3339(shown[0]), rfc3339(self.spec.window.end_of(start)))
+        key = group_key_value(key) if self.spec.grouped else plain(key)
+        return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
+
+    def _note(self, actual: Image, report: Report) -> None:
+        lost = sum(ledger.totals()["lost"] for ledger in actual.ledgers.values())
+        if lost and not report.ok:
+            report.notes.append(
+                f"{lost} late events are in the ledger no more; those that only silence made late count here"
+            )
+        if any(count.recounted.get("in", 0) < count.counters.get("in", 0) for count in report.partitions):
+            report.notes.append("the source topic no longer holds all that the table has counted")
+        sketches = [a for a in self.spec.values.aggregates if isinstance(a, TopK | Quantile)]
+        if sketches:
+            names = ", ".join(sorted({type(a).__name__ for a in sketches}))
+            report.notes.append(f"{names}: compared within the error, since how they were merged shows")
+
+
+def _all_records(counters: dict[str, int], decoder: Progress | None) -> dict[str, int]:
+    """An aggregate's counters with the records that were bad before they reached it."""
+    bad = 0 if decoder is None else decoder.counters.get("bad", 0)
+    for name in ("in", "bad") if bad else ():
+        counters[name] = counters.get(name, 0) + bad
+    return counters
+
+
+def _result(values: Values, shown: Any) -> Any:
+    return None if shown is MISSING else values.result(shown[1])
+
+
+def _corrections(ledger: Ledger) -> Iterator[tuple[RowId, Any]]:
+    for row in ledger.corrected:
+        found = ledger.correction(row)
+        if found is not None:
+            yield row, found
+
+
+def _corrected(stage: SecondStage) -> Iterator[tuple[RowId, int, Any]]:
+    for start, groups in stage.shares.items():
+        for group, shares in groups.items():
+            for source, state in shares.items():
+                if source < 0:
+                    yield (start, group), source, state
+
+
+def _selected(batch: Batch, indexes: Any) -> Batch:
+    """Some records of a batch; ``next_offset`` stays."""
+    picked = list(indexes)
+    return replace(
+        batch,
+        offsets=[batch.offsets[i] for i in picked],
+        keys=[batch.keys[i] for i in picked],
+        values=[batch.values[i] for i in picked],
+        timestamps_ms=[batch.timestamps_ms[i] for i in picked],
+        headers=None if batch.headers is None else [batch.headers[i] for i in picked],
+    )
+
+
+def _batch(records: list[Record]) -> Batch:
+    count = len(records)
+    keys, values = [r.key for r in records], [r.value for r in records]
+    return Batch("", 0, range(count), keys, values, [0] * count, None, count, count)
+
+
+def _never(*_: Any) -> Record:
+    raise AssertionError("a recount closes nothing")

@@ -1,0 +1,203 @@
+"""The HTTP API: tables, rows and keys; health and metrics. `routes` says what each answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from aiohttp import web
+
+from streamflow.errors import DecodeError
+from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
+from streamflow.query.rows import TableReader
+from streamflow.web import encoding, query
+from streamflow.web.http import ndjson, openapi
+from streamflow.web.http.describe import Describing
+from streamflow.web.http.scatter_gather import KeyPath, Reading
+from streamflow.web.peers import Peers, is_peer, owners
+from streamflow.web.problems import Problem, unavailable
+from streamflow.web.security import Guard
+from streamflow.web.served import Served
+from streamflow.web.settings import WebSettings
+
+
+class Api:
+    """One handler for each route of `routes.ROUTES`, named like it."""
+
+    def __init__(self, served: Served, settings: WebSettings, peers: Peers, guard: Guard) -> None:
+        self.served = served
+        self.settings = settings
+        self.guard = guard
+        self.version = metadata_version()
+        self.reading = Reading(served, settings, peers)
+        self.describing = Describing(served, self.reading)
+
+    def reader(self, name: str) -> TableReader:
+        """Raises Problem 404."""
+        reader = self.served.tables.get(name)
+        if reader is None:
+            names = sorted(self.served.tables)
+            raise Problem(404, "no-such-table", f"this app has no table {name!r}", tables=names)
+        return reader
+
+    async def tables(self, request: web.Request) -> web.StreamResponse:
+        only(request, ())
+        readers = [self.served.tables[name] for name in sorted(self.served.tables)]
+        local = is_peer(request)
+        tables = await asyncio.gather(
+            *(self.describing.table(reader, local_only=local) for reader in readers)
+        )
+        return answer(request, {"tables": tables, "partial": any(table["partial"] for table in tables)})
+
+    async def table(self, request: web.Request) -> web.StreamResponse:
+        only(request, ())
+        reader = self.reader(request.match_info["table"])
+        return answer(request, await self.describing.table(reader, local_only=is_peer(request)))
+
+    async def rows(self, request: web.Request) -> web.StreamResponse:
+        reader = self.reader(request.match_info["table"])
+        parameters = only(request, query.PARAMETERS)
+        local = is_peer(request)
+        asked = query.parse(reader, parameters, self.settings.rows_max)
+        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
+        if ndjson.is_wanted(request):
+            return await ndjson.answer(request, self.reading, reader, asked, parameters)
+        page = await self.reading.page(reader, asked, parameters, local_only=local)
+        return answer(request, page.body())
+
+    async def key(self, request: web.Request) -> web.StreamResponse:
+        reader = self.reader(request.match_info["table"])
+        parameters = only(request, ("at", "key_b64", "min_position"))
+        at_ms = query.parse_instant("at", parameters["at"]) if "at" in parameters else None
+        if at_ms is not None and reader.window is None:
+            raise query.bad_parameter("at", f"table {reader.name!r} has no windows")
+        key = read_key(request, reader, parameters)
+        local = is_peer(request)
+        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
+        return answer(request, await self.reading.key_row(reader, key, at_ms, local_only=local))
+
+    async def key_windows(self, request: web.Request) -> web.StreamResponse:
+        reader = self.reader(request.match_info["table"])
+        parameters = only(request, ("key_b64", "min_position"))
+        key = read_key(request, reader, parameters)
+        local = is_peer(request)
+        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
+        return answer(request, await self.reading.key_windows(reader, key, local_only=local))
+
+    async def key_location(self, request: web.Request) -> web.StreamResponse:
+        reader = self.reader(request.match_info["table"])
+        key = read_key(request, reader, only(request, ("key_b64",)))
+        partition = reader.partition_of(key.key)
+        owner = owners(self.served, reader).get(partition)
+        body = {
+            "key": key.key,
+            "partition": partition,
+            "owner": self.served.url if partition in reader.owned else owner.url if owner else None,
+            "scattered": sorted(reader.scattered_partitions(key.key)),
+        }
+        return answer(request, body)
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        only(request, ())
+        if is_peer(request):
+            return answer(request, {"app_id": self.served.app_id, "workers": [self.describing.worker()]})
+        return answer(request, await self.describing.workers())
+
+    async def openapi_json(self, request: web.Request) -> web.StreamResponse:
+        return answer(request, openapi.document(self.version))
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:
+        health = dict(self.served.health())
+        # Not while it is recovering: whoever restarts what is unhealthy would never let it finish.
+        status = 200 if health.get("error") is None else 503
+        if not self.guard.request_ok(request):
+            health = {"status": health.get("status")}  # an error's text may tell more than a probe may know
+        return answer(request, health, status=status)
+
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        if not self.served.ready():
+            raise unavailable("not-ready", "no partitions are assigned yet, or tables are being rebuilt")
+        return answer(request, {"status": "ready"})
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        body = self.served.metrics.render(openmetrics).encode()
+        return web.Response(
+            body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE}
+        )
+
+
+def metadata_version() -> str:
+    try:
+        return importlib.metadata.version("streamflow")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+def only(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of the URL. Raises Problem 400 for one that is not in ``names`` or is given twice.
+
+    A misspelt filter that is silently ignored would answer with the wrong rows.
+    """
+    for name in request.query:
+        if name not in names:
+            known = f"there are {', '.join(names)}" if names else "there are none here"
+            raise query.bad_parameter(name, f"there is no parameter {name!r}: {known}")
+        if len(request.query.getall(name)) > 1:
+            raise query.bad_parameter(name, f"{name!r} is given more than once")
+    return dict(request.query)
+
+
+def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str, str]) -> KeyPath:
+    """The key of the URL, percent-decoded once and read by the table's key type.
+
+    Raises Problem 404 for a table without keys, 400 for text that is no key.
+    """
+    if not reader.keyed:
+        detail = f"the rows of table {reader.name!r} have no key: find them by their window, with /rows"
+        raise Problem(404, "no-such-key", detail)
+    # Not from match_info, which decodes "%2525" and leaves what is not UTF-8 as it stands.
+    raw = unquote_to_bytes(request.rel_url.raw_path.split("/")[5])
+    key_b64 = parameters.get("key_b64")
+    try:
+        if key_b64 is not None:
+            padded = key_b64.replace("-", "+").replace("_", "/").replace(" ", "+").rstrip("=")
+            key_bytes = base64.b64decode(padded.encode() + b"=" * (-len(padded) % 4), validate=True)
+            return KeyPath(reader.parse_key_bytes(key_bytes), "-", key_b64)
+        text = raw.decode()
+        return KeyPath(read_key_text(reader, text), text, None)
+    except binascii.Error:
+        raise Problem(400, "bad-key", "key_b64 is not base64") from None
+    except UnicodeDecodeError:
+        raise Problem(400, "bad-key", "the key is not UTF-8: give its bytes as ?key_b64=") from None
+    except DecodeError as exc:
+        raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
+
+
+def read_key_text(reader: TableReader, text: str) -> Any:
+    """Raises Problem 400 for text that is no key of the table."""
+    try:
+        return reader.parse_key(text)
+    except DecodeError as exc:
+        raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
+
+
+def answer(request: web.Request, body: Any, *, status: int = 200) -> web.Response:
+    """JSON with an ETag; 304 without a body when the client has the same already."""
+    raw = encoding.encode(body)
+    tag = f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if status == 200 and request.method in ("GET", "HEAD") and _has(request, tag):
+        return web.Response(status=304, headers=headers)
+    return web.Response(status=status, body=raw, content_type="application/json", headers=headers)
+
+
+def _has(request: web.Request, tag: str) -> bool:
+    known = [part.strip().removeprefix("W/") for part in request.headers.get("If-None-Match", "").split(",")]
+    return tag in known or "*" in known

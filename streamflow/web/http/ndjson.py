@@ -1,0 +1,184 @@
+"""Lists as ``application/x-ndjson``: one row a line, all owners merged in order, nothing held twice.
+
+Position, lag and completeness are in the headers, since they are known before the rows. An answer that
+can't be finished is cut off, so that it never passes as whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiohttp
+from aiohttp import web
+
+from streamflow.query.rows import Row, TableReader
+from streamflow.web import encoding
+from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, Reading
+from streamflow.web.peers import PeerUnavailable, is_peer, peers_of
+from streamflow.web.query import RowQuery, partition_rows
+from streamflow.web.served import WindowIndex
+
+NDJSON: Final = "application/x-ndjson"
+CHUNK_ROWS: Final = 500
+LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+COMPLETENESS_HEADER: Final = "Streamflow-Completeness"
+
+
+def is_wanted(request: web.Request) -> bool:
+    return NDJSON in request.headers.get("Accept", "")
+
+
+async def answer(
+    request: web.Request,
+    reading: Reading,
+    reader: TableReader,
+    query: RowQuery,
+    parameters: Mapping[str, str],
+) -> web.StreamResponse:
+    """Streams the rows; all of them unless a ``limit`` is given."""
+    if "limit" not in parameters:
+        query = replace(query, limit=None)
+    asked = query.partitions if query.partitions is not None else frozenset(range(reader.partitions))
+    local = asked & reader.owned
+    by_url: dict[str, frozenset[int]] = {}
+    nobody = asked - local
+    if not is_peer(request):
+        by_url, nobody = peers_of(reading.served, reader, asked - local)
+    whole = Completeness(missing=set(nobody))
+    if local:
+        whole.add_local(reader)
+    async with AsyncExitStack() as stack:
+        sources = [local_rows(reader, partition, query) for partition in sorted(local)]
+        for url, partitions in by_url.items():
+            source = await _peer_source(stack, reading, reader, url, partitions, parameters, whole)
+            if source is not None:
+                sources.append(source)
+        response = web.StreamResponse(headers={"Content-Type": NDJSON})
+        response.headers[COMPLETENESS_HEADER] = encoding.encode(whole.members()).decode()
+        await response.prepare(request)
+        try:
+            await _write(response, merged(sources, query), query.limit)
+        except (PeerUnavailable, *UNUSABLE):
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass  # the client has what it wanted
+        else:
+            await response.write_eof()
+    return response
+
+
+async def _write(response: web.StreamResponse, rows: AsyncIterator[Row], limit: int | None) -> None:
+    chunk: list[bytes] = []
+    count = 0
+    async for row in rows:
+        if limit is not None and count == limit:
+            break
+        count += 1
+        chunk.append(encoding.encode(encoding.row_object(row)))
+        if len(chunk) == CHUNK_ROWS:
+            await response.write(b"\n".join(chunk) + b"\n")
+            chunk = []
+    if chunk:
+        await response.write(b"\n".join(chunk) + b"\n")
+
+
+async def local_rows(reader: TableReader, partition: int, query: RowQuery) -> AsyncIterator[Row]:
+    """The rows of one partition in order; window by window where the reader has an index of them."""
+    if not (isinstance(reader, WindowIndex) and reader.window is not None and query.sort.endswith("window")):
+        for row in partition_rows(reader, partition, query):
+            yield row
+        return
+    starts = reader.window_starts(partition)
+    for start_ms in reversed(starts) if query.descending else starts:
+        if partition not in reader.owned:
+            raise PeerUnavailable(f"partition {partition} went to another worker")
+        if query.wants_window(start_ms):
+            for row in query.best(_wanted(reader.window_rows(partition, start_ms), query), None):
+                yield row
+            await asyncio.sleep(0)
+
+
+def _wanted(rows: Iterator[Row], query: RowQuery) -> Iterator[Row]:
+    return (row for row in rows if query.wants(row))
+
+
+async def _peer_source(
+    stack: AsyncExitStack,
+    reading: Reading,
+    reader: TableReader,
+    url: str,
+    partitions: frozenset[int],
+    parameters: Mapping[str, str],
+    whole: Completeness,
+) -> AsyncIterator[Row] | None:
+    """The rows of one peer, its completeness added to ``whole``; ``None`` if it does not answer."""
+    asked = {**parameters, "partitions": ",".join(map(str, sorted(partitions)))}
+    asked.pop("min_position", None)
+    path = f"/v1/tables/{quote(reader.name, safe='')}/rows"
+    try:
+        response = await stack.enter_async_context(reading.peers.stream(url, path, asked, accept=NDJSON))
+        if response.status != 200:
+            raise PeerUnavailable(f"{url} answered {response.status}")
+        whole.add_peer(encoding.decode(response.headers[COMPLETENESS_HEADER]))
+    except (PeerUnavailable, *UNUSABLE):
+        whole.missing.update(partitions)
+        return None
+    return _lines(url, response)
+
+
+async def _lines(url: str, response: aiohttp.ClientResponse) -> AsyncIterator[Row]:
+    rest = b""
+    try:
+        async for data in response.content.iter_any():
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                raise PeerUnavailable(f"{url} sent a line of more than {LINE_BYTES_MAX} bytes")
+            for line in lines:
+                yield encoding.row_from(encoding.decode(line))
+    except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+        raise PeerUnavailable(f"{url} broke off: {exc!r}") from exc
+    if rest:
+        raise PeerUnavailable(f"{url} broke off within a row")
+
+
+async def merged(sources: list[AsyncIterator[Row]], query: RowQuery) -> AsyncIterator[Row]:
+    """Merges sources that are each in the query's order."""
+    heads: list[tuple[Any, int, Row]] = []  # (order, index of the source, row)
+
+    async def take(index: int) -> None:
+        row = await anext(sources[index], None)
+        if row is not None:
+            order = Reversed(query.order(row)) if query.descending else query.order(row)
+            heapq.heappush(heads, (order, index, row))
+
+    for index in range(len(sources)):
+        await take(index)
+    while heads:
+        _, index, row = heapq.heappop(heads)
+        yield row
+        await take(index)
+
+
+class Reversed:
+    """Compares the other way round, for a heap whose greatest comes first."""
+
+    __slots__ = ("order",)
+
+    def __init__(self, order: Any) -> None:
+        self.order = order
+
+    def __lt__(self, other: Reversed) -> bool:
+        return bool(other.order < self.order)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reversed) and bool(other.order == self.order)
+
+    def __hash__(self) -> int:
+        return hash(self.order)

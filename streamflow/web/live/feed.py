@@ -1,0 +1,453 @@
+"""One table, live: changes of all its owners in one order, with a history to resume from.
+
+What is promised to every subscription: its snapshot, folded with the changes that follow, equals its
+view of the table at the ``position`` of the last message, but for the partitions that it was told are
+missing. Where that can't be kept (partitions moved, a peer was away too long) it hears nothing more
+until it is told ``reset`` and starts again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections import deque
+from collections.abc import Sequence
+
+from streamflow.query.rows import TableChanges, TableReader
+from streamflow.web import encoding
+from streamflow.web.live.channel import Channel, Delta
+from streamflow.web.live.filters import Filter, Item
+from streamflow.web.live.peer_feed import Collector, Upstream
+from streamflow.web.live.session import Emission, Snapshot, Subscription
+from streamflow.web.peers import Peers, peers_of
+from streamflow.web.served import Served
+from streamflow.web.settings import WebSettings
+
+SETTLE_MS = 2_000.0
+"""How long partitions may be without an owner before subscribers start without them."""
+FIRST_CONNECT_MS = 300.0
+"""The first connection to the peers may take so long before anybody is told of missing partitions."""
+HISTORY_DELTAS_MAX = 2_000
+REPLAY_ROWS = 500
+
+Source = tuple[str, int]
+"""Address of the peer ("" for ourselves) and an epoch, which is another one when the rows may be others."""
+
+
+class Feed:
+    """``own_rows_only``: what a peer subscribes to; such a feed never asks peers itself."""
+
+    def __init__(
+        self, served: Served, settings: WebSettings, peers: Peers, reader: TableReader, *, own_rows_only: bool
+    ) -> None:
+        self.served = served
+        self.settings = settings
+        self.peers = peers
+        self.reader = reader
+        self.own_rows_only = own_rows_only
+        self.subscriptions: set[Subscription] = set()
+        self.idle_since_ms: float | None = served.clock.monotonic_ms()
+        self._channels: dict[tuple[Filter, bool, float | None], Channel] = {}
+        self._upstreams: dict[str, Upstream] = {}  # address of a peer -> its rows, live
+        self._positions: dict[str, dict[int, int]] = {}  # address -> source partition -> next offset
+        self._watermarks: dict[str, int | None] = {}  # address -> epoch ms
+        self._seen: dict[int, int] = {}  # our positions one progress tick ago
+        self._loads: set[asyncio.Task[None]] = set()
+        self._owned: frozenset[int] = frozenset()  # at the last look
+        self._generation = -1  # at the last look
+        self._epoch = 0  # that of our own rows
+        self._epochs = itertools.count(1)
+        self._sources: dict[int, Source] = {}  # partition -> where its rows come from, at the last look
+        self._sources_since_ms = 0.0
+        self._synced: dict[int, Source] | None = None  # those of the subscribers' rows; None: none yet
+        self._disputed: frozenset[int] = frozenset()  # partitions that several claim, at the last look
+        self._synced_disputed: frozenset[int] = frozenset()
+        self._sync_count = 0
+        self._must_sync = False
+        self._missing: frozenset[int] = frozenset()  # told to the subscribers
+        self._start_history()
+
+    # -- history and cursors -------------------------------------------------------------------
+
+    def _start_history(self) -> None:
+        self.id = secrets.token_hex(4)
+        self.seq = 0
+        self._history: deque[Delta] = deque()
+        self._history_changes = 0
+        self._forgotten_seq = 0  # the last one that is not in the history any more
+
+    def _remember(self, delta: Delta) -> None:
+        self._history.append(delta)
+        self._history_changes += len(delta.items)
+        while (
+            self._history_changes > self.settings.ws_history_changes_max
+            or len(self._history) > HISTORY_DELTAS_MAX
+        ):
+            old = self._history.popleft()
+            self._history_changes -= len(old.items)
+            self._forgotten_seq = old.seq
+
+    def meta(self, seq: int, fingerprint: str, position: bytes) -> bytes:
+        """Cursor and position as members of a message."""
+        return b'"cursor":"%b.%d.%b","position":%b' % (self.id.encode(), seq, fingerprint.encode(), position)
+
+    def _replayable(self, since: str, view: Filter) -> list[Delta] | None:
+        """What came after the cursor, or ``None`` if that is not known any more."""
+        feed_id, _, rest = since.partition(".")
+        seq_text, _, fingerprint = rest.partition(".")
+        if feed_id != self.id or fingerprint != view.fingerprint or not seq_text.isdigit():
+            return None
+        seq = int(seq_text[:18])
+        if not self._forgotten_seq <= seq <= self.seq:
+            return None
+        return [delta for delta in self._history if delta.seq > seq]
+
+    # -- positions -----------------------------------------------------------------------------
+
+    def position(self) -> bytes:
+        """The table's position as JSON: what all owners have reached."""
+        return encoding.encode(encoding.position_object(encoding.least_positions(self._positions.values())))
+
+    def _read_local_position(self) -> None:
+        if self.reader.owned:
+            status = self.reader.status()
+            self._positions[""] = dict(status.positions)
+            self._watermarks[""] = status.watermark_ms
+        else:
+            self._positions.pop("", None)
+            self._watermarks.pop("", None)
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def on_local(self, changes: Sequence[TableChanges]) -> None:
+        """A checkpoint of this worker. The rows already hold it."""
+        self.check()  # what was gained or restored with these changes is no change of what was shown
+        before = self.position()
+        self._read_local_position()
+        self._publish([Item.of(change) for part in changes for change in part.changes], before)
+
+    def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
+        """A checkpoint of a peer."""
+        self.check()
+        if url not in self._upstreams:
+            return  # we have just let go of it
+        before = self.position()
+        self._positions[url] = position
+        self._publish([item for item in items if self._comes_from(item, url)], before)
+
+    def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
+        if url in self._upstreams:
+            self._positions[url] = position
+            self._watermarks[url] = watermark_ms
+
+    def watermark_of(self, url: str) -> int | None:
+        return self._watermarks.get(url)
+
+    def _publish(self, items: list[Item], before: bytes) -> None:
+        if not items:
+            return
+        if not self._is_synced:
+            self._must_sync = True  # even if all is as it was a moment later: these would be lacking
+            return
+        self.seq += 1
+        delta = Delta(self.seq, items, self.position(), before)
+        self._remember(delta)
+        for channel in self._channels.values():
+            channel.offer(delta)
+
+    def tell_progress(self) -> None:
+        """Positions move without changes too. Ours counts when it is one tick old: until then changes
+        that belong to it may still be on their way to us."""
+        self.check()
+        if not self._is_synced:
+            return
+        if self.reader.owned:
+            status = self.reader.status()
+            if "" in self._positions:
+                for partition, offset in self._seen.items():
+                    if partition in status.positions:
+                        known = self._positions[""].get(partition, 0)
+                        self._positions[""][partition] = max(offset, known)
+                self._watermarks[""] = status.watermark_ms
+            self._seen = dict(status.positions)
+        watermark = encoding.time_text(encoding.least_watermark(self._watermarks.values()))
+        tail = b'"position":%b,"watermark":%b}' % (self.position(), encoding.encode(watermark))
+        for channel in list(self._channels.values()):
+            channel.offer_progress(tail)
+
+    # -- subscribers ---------------------------------------------------------------------------
+
+    def join(self, sub: Subscription, since: str | None) -> None:
+        """A new subscription: resumes from ``since`` if that is still known, else from a snapshot."""
+        self.check()  # before it is one of us: it must hear `subscribed` first
+        self.subscriptions.add(sub)
+        self.idle_since_ms = None
+        if self._is_synced and since is not None:
+            deltas = self._replayable(since, sub.filter)
+            if deltas is not None:
+                self._tell_subscribed(sub, recovered=True)
+                self._replay(sub, deltas)
+                return
+        self._tell_subscribed(sub, recovered=False)
+        if since is not None:
+            sub.tell("reset", self._reset_tail("cursor-expired"), lasts=True)
+        if self._is_synced:
+            self._start(sub)
+        elif self._missing:
+            sub.tell("rebalancing", self._missing_tail())
+
+    @property
+    def _is_synced(self) -> bool:
+        """Whether what the subscribers have comes from where the rows are now. Missing ones don't matter:
+        what was shown of them stands, and is told to be old."""
+        if self._synced is None or self._must_sync or self._disputed - self._synced_disputed:
+            return False
+        return all(self._synced.get(partition) == source for partition, source in self._sources.items())
+
+    def _tell_subscribed(self, sub: Subscription, *, recovered: bool) -> None:
+        if not self._positions:
+            self._read_local_position()
+        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
+        tail = b'%b,"recovered":%b,"partitions":%b}'
+        covered = encoding.encode(sorted(self.covered()))
+        sub.tell("subscribed", tail % (meta, b"true" if recovered else b"false", covered), lasts=True)
+
+    def _replay(self, sub: Subscription, deltas: Sequence[Delta]) -> None:
+        held: list[Item] = []
+        first = None
+        for index, delta in enumerate(deltas):
+            first = first or delta
+            held.extend(item for item in map(sub.filter.view, delta.items) if item is not None)
+            if held and (len(held) >= REPLAY_ROWS or index == len(deltas) - 1):
+                meta = self.meta(delta.seq, sub.filter.fingerprint, delta.position)
+                before = self.meta(first.seq - 1, sub.filter.fingerprint, first.before)
+                sub.session.put(Emission(held, meta, before).frames(sub.id_json), sub)
+                held, first = [], None
+        self._go_live(sub)
+
+    def _go_live(self, sub: Subscription) -> None:
+        """From here on ``sub`` gets every change."""
+        assert self._synced is not None
+        # What is missing now, this one has not seen: should it come back unchanged, it is new all the same.
+        self._synced = {p: source for p, source in self._synced.items() if p in self._sources}
+        key = (sub.filter, sub.mode == "latest", sub.max_hz)
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = Channel(self, *key)
+        channel.flush()  # what it holds back is in what this one already has
+        channel.subscriptions.add(sub)
+        sub.is_live = True
+        self._tell_synced(sub)
+
+    def _tell_synced(self, sub: Subscription) -> None:
+        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
+        sub.tell("synced", b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered()))))
+        if self._missing:
+            sub.tell("rebalancing", self._missing_tail())
+
+    def _leave_channels(self, sub: Subscription) -> None:
+        sub.is_live = False
+        for key, channel in list(self._channels.items()):
+            channel.subscriptions.discard(sub)
+            if not channel.subscriptions:
+                channel.stop()
+                del self._channels[key]
+
+    def leave(self, sub: Subscription) -> None:
+        self.subscriptions.discard(sub)
+        self._leave_channels(sub)
+        if not self.subscriptions:
+            self.idle_since_ms = self.served.clock.monotonic_ms()
+
+    def resync(self, sub: Subscription, reason: str) -> None:
+        """Voids what ``sub`` was told, and starts it again."""
+        sub.session.purge(sub)
+        self._leave_channels(sub)
+        sub.tell("reset", self._reset_tail(reason), lasts=True)
+        self._start(sub)
+
+    def _reset_tail(self, reason: str) -> bytes:
+        return b'"reason":"%b","partitions":%b}' % (reason.encode(), encoding.encode(sorted(self.covered())))
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def _start(self, sub: Subscription) -> None:
+        self._look()
+        if self._is_synced:
+            self._start_all([sub])
+        else:
+            self._must_sync = True  # which starts all of them
+
+    def _start_all(self, subs: Sequence[Subscription]) -> None:
+        """Brings subscriptions to life, those of one filter with one snapshot."""
+        by_filter: dict[Filter, list[Subscription]] = {}
+        for sub in subs:
+            if sub.wants_snapshot:
+                by_filter.setdefault(sub.filter, []).append(sub)
+            else:
+                self._go_live(sub)
+        for view, waiting in by_filter.items():
+            collectors = [up.collect(view) for up in self._upstreams.values() if up.covered]
+            if not collectors:
+                self._deliver(view, waiting, [])
+                continue
+            task = asyncio.create_task(self._load(view, waiting, collectors, self._sync_count))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+
+    async def _load(
+        self, view: Filter, waiting: list[Subscription], collectors: list[Collector], sync_count: int
+    ) -> None:
+        """Waits for the peers' rows; ours are read when theirs are complete, all in one step."""
+        try:
+            await asyncio.gather(*(collector.done.wait() for collector in collectors))
+            refused = [collector.error for collector in collectors if collector.error]
+            if refused:
+                self._refuse(waiting, refused[0])
+                return
+            self.check()
+            if sync_count != self._sync_count:
+                return  # all were started again meanwhile
+            if self._is_synced and not any(collector.is_lost for collector in collectors):
+                self._deliver(view, waiting, collectors)
+            else:
+                self._must_sync = True  # with the next owner, or when the peer is back
+        finally:
+            for collector in collectors:
+                collector.close()
+
+    def _deliver(self, view: Filter, waiting: list[Subscription], collectors: list[Collector]) -> None:
+        rows = [Item("upsert", row) for row in view.rows(self.reader)]
+        self._read_local_position()
+        for collector in collectors:
+            url = collector.upstream.url
+            rows.extend(item for item in collector.rows.values() if self._comes_from(item, url))
+        if len(rows) > self.settings.ws_snapshot_rows_max:
+            self._refuse(
+                waiting, f"{len(rows)} rows: subscribe to some keys or a prefix, or without a snapshot"
+            )
+            return
+        snapshot = Snapshot(rows, self.settings.ws_snapshot_chunk_rows)
+        for sub in waiting:
+            if sub in self.subscriptions and not sub.is_live:
+                sub.session.put_snapshot(snapshot, sub)
+                self._go_live(sub)
+
+    def _refuse(self, waiting: list[Subscription], why: str) -> None:
+        for sub in waiting:
+            if sub in self.subscriptions and not sub.is_live:
+                sub.session.say("error", id=sub.id, code="snapshot-too-large", message=why, retry=False)
+                sub.session.subscriptions.pop(sub.id, None)
+                self.leave(sub)
+
+    # -- owners --------------------------------------------------------------------------------
+
+    def next_epoch(self) -> int:
+        """A number that no source of this feed has had."""
+        return next(self._epochs)
+
+    def covered(self) -> frozenset[int]:
+        """The partitions whose rows this feed shows now."""
+        return frozenset(self._sources)
+
+    def _comes_from(self, item: Item, url: str) -> bool:
+        return self._sources.get(item.row.partition, ("", 0))[0] == url
+
+    def _look(self) -> None:
+        """Finds out where the rows of each partition come from now."""
+        owned, generation = self.reader.owned, self.served.generation()
+        if generation != self._generation or owned - self._owned:
+            # What went and came back may have changed meanwhile: the same partitions are not the same rows.
+            self._epoch = self.next_epoch()
+        self._owned, self._generation = owned, generation
+        if not self.own_rows_only:
+            self._choose_upstreams(frozenset(range(self.reader.partitions)) - owned)
+        sources: dict[int, Source] = {}
+        claims = [owned, *(upstream.covered for upstream in self._upstreams.values())]
+        for url, upstream in self._upstreams.items():
+            sources.update(dict.fromkeys(upstream.covered, (url, upstream.epoch)))
+        sources.update(dict.fromkeys(owned, ("", self._epoch)))
+        # Two that claim a partition: one has not told us yet that it is gone. Its position can't be used.
+        self._disputed = frozenset(p for p in sources if sum(p in claim for claim in claims) > 1)
+        if sources != self._sources:
+            self._sources = sources
+            self._sources_since_ms = self.served.clock.monotonic_ms()
+
+    def check(self) -> None:
+        """Looks who owns what; starts subscribers again when the rows come from elsewhere than before."""
+        self._look()
+        missing = frozenset(range(self.reader.partitions)) - self.covered()
+        since_ms = self.served.clock.monotonic_ms() - self._sources_since_ms
+        if self.own_rows_only:
+            # A peer takes every change of what we own as a new start, and knows itself what is missing.
+            if not self._is_synced or self._synced != self._sources:
+                self._sync_all(frozenset())
+        elif self._is_synced:
+            self._tell_missing(missing)
+        elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
+            self._sync_all(missing)
+        elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
+            # What has come back from elsewhere is shown only after the new start: until then it is missing.
+            self._tell_missing(missing | self._missing)
+
+    def _choose_upstreams(self, partitions: frozenset[int]) -> None:
+        by_url, _ = peers_of(self.served, self.reader, partitions)
+        for url in [url for url in self._upstreams if url not in by_url]:
+            self._upstreams.pop(url).stop()
+            self._positions.pop(url, None)
+            self._watermarks.pop(url, None)
+        for url in by_url:
+            if url not in self._upstreams:
+                self._upstreams[url] = Upstream(self, url)
+
+    def void(self) -> None:
+        """Something went wrong: all subscribers start again at the next look."""
+        self._must_sync = True
+
+    def _missing_tail(self) -> bytes:
+        return b'"partitions":%b}' % encoding.encode(sorted(self._missing))
+
+    def _tell_missing(self, missing: frozenset[int]) -> None:
+        if missing == self._missing:
+            return
+        self._missing = missing
+        for sub in list(self.subscriptions):
+            if missing:
+                sub.tell("rebalancing", self._missing_tail())
+        if not missing:
+            for channel in list(self._channels.values()):
+                channel.flush()
+                for sub in list(channel.subscriptions):
+                    if not sub.must_resync:
+                        sub.flush()
+                        self._tell_synced(sub)
+
+    def _sync_all(self, missing: frozenset[int]) -> None:
+        """A new start for everybody: old cursors say nothing about the new sources."""
+        is_first = self._synced is None
+        self._synced = dict(self._sources)
+        self._synced_disputed = self._disputed
+        self._sync_count += 1
+        self._must_sync = False
+        self._missing = missing
+        self._start_history()
+        self._read_local_position()
+        self._seen = {}
+        subs = list(self.subscriptions)
+        for sub in subs:
+            sub.session.purge(sub)
+            self._leave_channels(sub)
+            if not is_first:
+                sub.tell("reset", self._reset_tail("rebalanced"), lasts=True)
+        self._start_all(subs)
+
+    def stop(self) -> None:
+        for upstream in self._upstreams.values():
+            upstream.stop()
+        for channel in self._channels.values():
+            channel.stop()
+        for task in self._loads:
+            task.cancel()
+        self._upstreams = {}
+        self._channels = {}

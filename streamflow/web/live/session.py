@@ -1,0 +1,319 @@
+"""One live client: what waits for it, how it falls behind, and what it is then told.
+
+Invariants: the messages of a subscription leave in the order in which they were queued; changes that
+were conflated leave behind all of them; nothing waits without a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from streamflow.clock import Clock
+from streamflow.metrics import Metrics
+from streamflow.web import encoding
+from streamflow.web.live.filters import Filter, Item, RowId
+from streamflow.web.messages import Close, Mode, message, splice
+from streamflow.web.settings import WebSettings
+
+if TYPE_CHECKING:
+    from streamflow.web.live.feed import Feed
+
+BEHIND_FRAMES = 8
+"""With so many messages waiting, a client counts as slow and gets the latest values only."""
+
+DRAIN_POLL_MS = 10.0
+FRAME_BYTES = 256 * 1024
+"""Larger messages are split: many clients take no more than 1 MiB."""
+
+
+class Emission:
+    """Changes of one filter: encoded once for each subscription id, mostly one in all.
+
+    ``meta`` is cursor and position as JSON members, ``before`` those before these changes. Usually one
+    message; a large step is split, and all but its last message carry ``before`` and ``"more": true``.
+    """
+
+    __slots__ = ("_frames", "_parts", "before", "items", "meta", "skipped")
+
+    def __init__(self, items: Sequence[Item], meta: bytes, before: bytes, skipped: int = 0) -> None:
+        self.items = items
+        self.meta = meta
+        self.before = before
+        self.skipped = skipped
+        self._frames: dict[bytes, list[bytes]] = {}  # id as JSON -> messages
+        self._parts: list[bytes] = []  # rows of each message, as JSON array
+
+    def frames(self, id_json: bytes) -> list[bytes]:
+        frames = self._frames.get(id_json)
+        if frames is None:
+            if not self._parts:
+                self._parts = json_arrays([item.raw for item in self.items])
+            tails = [
+                b'%b,"rows":%b,"skipped":0,"more":true}' % (self.before, part) for part in self._parts[:-1]
+            ]
+            tails.append(b'%b,"rows":%b,"skipped":%d}' % (self.meta, self._parts[-1], self.skipped))
+            frames = self._frames[id_json] = [splice("changes", id_json, tail) for tail in tails]
+        return frames
+
+
+def json_arrays(values: Sequence[bytes]) -> list[bytes]:
+    """JSON arrays of about `FRAME_BYTES` at most, in which all ``values`` stand in order; at least one."""
+    arrays: list[bytes] = []
+    part: list[bytes] = []
+    size = 0
+    for value in values:
+        if part and size + len(value) > FRAME_BYTES:
+            arrays.append(b"[%b]" % b",".join(part))
+            part, size = [], 0
+        part.append(value)
+        size += len(value) + 1
+    arrays.append(b"[%b]" % b",".join(part))
+    return arrays
+
+
+class Snapshot:
+    """The rows of one filter at one moment, encoded message by message as clients take them, and shared."""
+
+    def __init__(self, rows: Sequence[Item], chunk_rows: int) -> None:
+        self._rows = rows
+        self._chunk_rows = chunk_rows
+        self._taken = 0  # rows that are encoded
+        self._tails: list[bytes] = []  # the rest of each message behind its id
+
+    def tail(self, index: int) -> bytes | None:
+        """The rest of the message number ``index``; ``None`` behind the last one."""
+        while index >= len(self._tails) and (self._taken < len(self._rows) or not self._tails):
+            chunk = self._rows[self._taken : self._taken + self._chunk_rows]
+            self._taken += len(chunk)
+            arrays = json_arrays([encoding.encode(encoding.row_object(item.row)) for item in chunk])
+            for number, array in enumerate(arrays):
+                more = number < len(arrays) - 1 or self._taken < len(self._rows)
+                self._tails.append(b'"rows":%b,"more":%b}' % (array, b"true" if more else b"false"))
+        return self._tails[index] if index < len(self._tails) else None
+
+
+class Waiting:
+    """A snapshot on its way out: encoded while it leaves, so that a table isn't held twice."""
+
+    __slots__ = ("_index", "_snapshot", "_sub")
+
+    def __init__(self, snapshot: Snapshot, sub: Subscription) -> None:
+        self._snapshot = snapshot
+        self._sub = sub
+        self._index = 0
+
+    def take(self) -> bytes | None:
+        tail = self._snapshot.tail(self._index)
+        self._index += 1
+        return None if tail is None else splice("snapshot", self._sub.id_json, tail)
+
+
+class Subscription:
+    """One client's view of one table."""
+
+    def __init__(
+        self, session: Session, feed: Feed, sub_id: str, view: Filter, mode: Mode, wants_snapshot: bool
+    ) -> None:
+        self.session = session
+        self.feed = feed
+        self.id = sub_id
+        self.id_json = encoding.encode(sub_id)
+        self.filter = view
+        self.mode = mode
+        self.wants_snapshot = wants_snapshot
+        self.max_hz: float | None = None
+        self.is_live = False  # gets changes; False until its snapshot is queued
+        self.must_resync = False
+        self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
+        self._pending_meta = b""
+        self._pending_before = b""
+        self._progress = b""  # told last
+        self._skipped = 0
+
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._pending)
+
+    def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
+        """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""
+        self.session.put([splice(name, self.id_json, tail)], None if lasts else self)
+
+    def offer(self, emission: Emission) -> None:
+        """Queues changes; conflates them, or ends the connection, when the client is slow."""
+        if self.must_resync:
+            return  # the snapshot to come has them
+        if self.mode == "latest" and (self._pending or self.session.is_behind):
+            self._conflate(emission)
+        else:
+            self.session.put(emission.frames(self.id_json), self)
+
+    def offer_progress(self, tail: bytes) -> None:
+        """Progress must not overtake changes, and needs no place in a slow client's queue."""
+        if tail == self._progress or self._pending or self.must_resync or self.session.is_behind:
+            return
+        self._progress = tail
+        self.tell("progress", tail)
+
+    def _conflate(self, emission: Emission) -> None:
+        before = len(self._pending)
+        for item in emission.items:
+            self._pending[item.id] = item
+        replaced = before + len(emission.items) - len(self._pending)
+        self._skipped += replaced + emission.skipped
+        if not before:
+            self._pending_before = emission.before
+        self._pending_meta = emission.meta
+        self.session.metrics.ws_skipped_changes_total.inc(replaced)
+        if len(self._pending) > self.session.settings.ws_pending_rows_max:
+            self.must_resync = True
+            self._pending = {}
+        self.session.wake()
+
+    def take_pending(self) -> list[bytes]:
+        """The conflated changes as messages, once everything queued before has left."""
+        if not self._pending:
+            return []
+        items = list(self._pending.values())
+        emission = Emission(items, self._pending_meta, self._pending_before, self._skipped)
+        self.forget_pending()
+        return emission.frames(self.id_json)
+
+    def flush(self) -> None:
+        """Queues the conflated changes now, since a position is told next that has them."""
+        frames = self.take_pending()
+        if frames:
+            self.session.put(frames, self)
+
+    def forget_pending(self) -> None:
+        self._pending = {}
+        self._skipped = 0
+        self.must_resync = False
+
+
+class Session:
+    """One connection. ``send`` writes one message and returns when the client can take more."""
+
+    def __init__(
+        self,
+        connection: str,
+        settings: WebSettings,
+        metrics: Metrics,
+        send: Callable[[bytes], Awaitable[None]],
+        *,
+        own_rows_only: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.settings = settings
+        self.metrics = metrics
+        self.own_rows_only = own_rows_only
+        self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
+        self.failure: tuple[Close, str] | None = None
+        self.failed = asyncio.Event()
+        self._send = send
+        self._queue: deque[tuple[bytes | Waiting, Subscription | None]] = deque()  # with whose it is
+        self._bytes = 0
+        self._is_closed = False
+        self._wake = asyncio.Event()
+
+    @property
+    def is_behind(self) -> bool:
+        return len(self._queue) >= BEHIND_FRAMES
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def put(self, frames: Sequence[bytes], owner: Subscription | None = None) -> None:
+        """Queues messages; a client that leaves too many waiting is let go.
+
+        What waits already is what counts, not how much comes at once: one step may be large.
+        """
+        limit = self.settings
+        if self._bytes > limit.ws_queue_bytes_max or len(self._queue) >= limit.ws_queue_frames_max:
+            self.metrics.ws_slow_disconnects_total.inc()
+            self.fail(Close.SLOW, "the client is too slow: subscribe with mode latest, or to less")
+            return
+        self._queue.extend((frame, owner) for frame in frames)
+        self._bytes += sum(map(len, frames))
+        self._wake.set()
+
+    def put_snapshot(self, snapshot: Snapshot, owner: Subscription) -> None:
+        """Queues a snapshot, to be encoded as it leaves; waiting for it is not being slow."""
+        self._queue.append((Waiting(snapshot, owner), owner))
+        self._wake.set()
+
+    def purge(self, owner: Subscription) -> None:
+        """Takes back what has not left yet, before a reset makes it void."""
+        self._queue = deque(entry for entry in self._queue if entry[1] is not owner)
+        self._bytes = sum(len(frame) for frame, _ in self._queue if isinstance(frame, bytes))
+        owner.forget_pending()
+
+    def fail(self, code: Close, reason: str) -> None:
+        """Ends the connection; the first reason stands."""
+        if self.failure is None:
+            self.failure = (code, reason)
+            self._queue.clear()
+            self._bytes = 0
+        self.failed.set()
+        self._wake.set()
+
+    def say(self, name: str, **members: object) -> None:
+        self.put([message(name, **members)])
+
+    async def drain(self, clock: Clock) -> None:
+        """Returns when all that waits has left."""
+        self._wake.set()
+        while self.failure is None and not self._is_closed and not self._is_empty:
+            await clock.sleep_ms(DRAIN_POLL_MS)
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._queue and not any(sub.has_pending for sub in self.subscriptions.values())
+
+    async def write(self) -> None:
+        """Sends what waits, for ever; the only place that sends."""
+        while self.failure is None:
+            frame = self._next()
+            if frame is None:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            self.metrics.ws_frames_total.inc()
+            await self._send(frame)
+
+    def _next(self) -> bytes | None:
+        """The next message, or ``None`` when nothing waits."""
+        while True:
+            while self._queue:
+                frame = self._queue[0][0]
+                if isinstance(frame, bytes):
+                    self._queue.popleft()
+                    self._bytes -= len(frame)
+                    return frame
+                part = frame.take()
+                if part is not None:
+                    return part
+                self._queue.popleft()
+            if not self._refill():
+                return None
+
+    def _refill(self) -> bool:
+        """Queues what was held back from a client that has caught up now."""
+        for sub in list(self.subscriptions.values()):
+            if sub.must_resync:
+                sub.feed.resync(sub, "too-far-behind")
+                return True
+            frames = sub.take_pending()
+            if frames:
+                self.put(frames, sub)
+                return True
+        return False
+
+    def close(self) -> None:
+        """Leaves every feed; nothing leaves any more."""
+        self._is_closed = True
+        for sub in list(self.subscriptions.values()):
+            sub.feed.leave(sub)
+        self.subscriptions.clear()

@@ -1,0 +1,113 @@
+"""``GET /v1/tables/{table}/changes``: the live view as server-sent events, for clients without WebSocket.
+
+The same messages as on ``/v1/ws``, each as an event of its name; a cursor is the event's id, so that a
+browser's EventSource resumes by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from streamflow.query.rows import TableReader
+from streamflow.web import query
+from streamflow.web.http.api import Api, only, read_key_text
+from streamflow.web.live.hub import Hub, subscribe
+from streamflow.web.live.session import Session
+from streamflow.web.messages import Subscribe
+from streamflow.web.peers import is_peer
+from streamflow.web.problems import Problem, unavailable
+
+PARAMETERS: Final = ("key", "prefix", "window", "snapshot", "since", "mode", "max_hz")
+SUB_ID: Final = "sse"
+HEARTBEAT_MS: Final = 15_000.0
+_HEAD: Final = re.compile(rb'\{"t":"(\w+)"(?:,"id":"sse","cursor":"([^"]*)")?')
+
+
+class Changes:
+    """Serves the route ``changes``."""
+
+    def __init__(self, api: Api, hub: Hub) -> None:
+        self.api = api
+        self.hub = hub
+
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        reader = self.api.reader(request.match_info["table"])
+        wanted = read_subscription(request, reader)
+        self.hub.admit()
+        if len(self.hub.sessions) >= self.hub.settings.ws_connections_max:
+            raise unavailable("not-ready", "too many live clients")
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        )
+
+        async def send(frame: bytes) -> None:
+            await response.write(event(frame))
+
+        session = self.hub.new_session(send, own_rows_only=is_peer(request))
+        try:
+            refused = subscribe(self.hub, session, wanted)
+            if refused is not None:
+                raise Problem(400, "bad-request", refused[1])
+            await response.prepare(request)
+            await self._write(response, session)
+        finally:
+            self.hub.end_session(session)
+        return response
+
+    async def _write(self, response: web.StreamResponse, session: Session) -> None:
+        """Until the client has gone, or has been too slow, or this worker stops."""
+        tasks = [
+            asyncio.create_task(session.write()),
+            asyncio.create_task(self._beat(response)),
+        ]
+        try:
+            with suppress(ConnectionError):
+                await response.write(b"retry: %d\n\n" % self.hub.settings.ws_reconnect_ms)
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                await response.write_eof()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _beat(self, response: web.StreamResponse) -> None:
+        """A comment now and then: only writing shows that a client has gone."""
+        while True:
+            await self.hub.served.clock.sleep_ms(HEARTBEAT_MS)
+            await response.write(b": still here\n\n")
+
+
+def event(frame: bytes) -> bytes:
+    """A message as an event. JSON has no line breaks outside of its strings, where they are escaped."""
+    head = _HEAD.match(frame)
+    assert head is not None, frame[:80]
+    cursor = b"id: %b\n" % head[2] if head[2] else b""
+    return b"event: %b\n%bdata: %b\n\n" % (head[1], cursor, frame)
+
+
+def read_subscription(request: web.Request, reader: TableReader) -> Subscribe:
+    """The subscription that the URL asks for. Raises Problem 400."""
+    parameters = only(request, PARAMETERS)
+    members: dict[str, Any] = {"t": "subscribe", "id": SUB_ID, "table": reader.name, **parameters}
+    if "key" in parameters:
+        members["key"] = read_key_text(reader, parameters["key"])
+    if "snapshot" in parameters:
+        if parameters["snapshot"] not in ("true", "false"):
+            raise query.bad_parameter("snapshot", "snapshot is true or false")
+        members["snapshot"] = parameters["snapshot"] == "true"
+    last = request.headers.get("Last-Event-ID")
+    if last:
+        members["since"] = last
+    try:
+        wanted = msgspec.convert(members, Subscribe, strict=False)
+    except msgspec.ValidationError as exc:
+        raise query.bad_parameter(str(exc).rpartition("$.")[2].rstrip("`") or "key", str(exc)) from None
+    return wanted
