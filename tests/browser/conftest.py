@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.browser.chrome import Page, browser, find_chromium
-from tests.unit.web_fakes import SIZE_MS, Cluster
+from tests.support.web_fakes import SIZE_MS, Cluster
 
 NOW_MS = 1_800_000_000_000 // SIZE_MS * SIZE_MS
 

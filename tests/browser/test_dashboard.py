@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tests.browser.chrome import Page
 from tests.browser.conftest import NOW_MS
-from tests.unit.web_fakes import SETTINGS, SIZE_MS, Cluster
+from tests.support.web_fakes import SETTINGS, SIZE_MS, Cluster
 
 LIVE = "document.getElementById('state').dataset.state === 'live'"
 DOWN = "document.getElementById('state').dataset.state === 'down'"

@@ -1,0 +1,157 @@
+"""What the broker never takes: an agent's record becomes a dead letter, one of our own an error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from streamflow import App, ConfigurationError, Count, Key, TumblingWindow
+from streamflow.clock import SystemClock
+from streamflow.errors import RecordTooLarge
+from streamflow.transports.base import TopicSpec
+from streamflow.transports.memory import MemoryBroker, MemoryTransport
+from tests.support.running import log, logged, make_app, running, until
+
+LIMIT = 2_000
+LARGE = "x" * 3_000
+SENT = b'"' + LARGE.encode() + b'"'  # as JSON
+
+
+def app_over(topic: str, limit: int = LIMIT, **options: Any) -> App:
+    """An app over a broker one topic of which takes small records only (``{id}``: the app's id)."""
+    broker = MemoryBroker(SystemClock())
+    transport = MemoryTransport(broker, "refusals", "worker")
+    app = make_app(transport=transport, **options)
+    name = topic.format(id=app.conf.id)
+    broker.create_topics([TopicSpec(name, 1, record_bytes_max=limit)])
+    return app
+
+
+@asynccontextmanager
+async def crashing(app: App) -> AsyncIterator[None]:
+    """The app runs inside, and crashes."""
+    with pytest.raises(AssertionError, match="crashed"):
+        async with running(app):
+            yield
+
+
+async def test_a_refused_record_becomes_a_dead_letter_of_its_event_and_the_rest_is_committed() -> None:
+    app = app_over("out")
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    out = app.topic("out", value_type=str)
+    counts = app.Table("counts", default=int)
+    told: list[Any] = []
+
+    @app.agent(topic)
+    async def forward(stream: Any) -> None:
+        async for key, value in stream.items():
+            counts[key] += 1
+            told.append(await out.send(value=value))
+
+    async with running(app):
+        for value in ("small 1", LARGE, "small 2", LARGE, "small 3"):
+            await topic.send(key="k", value=value, headers={"h": value[:7]})
+        letters = await logged(app, "in-dead-letters", 2)
+        await until(lambda: len(told) == 5 and all(sent.done() for sent in told))
+        assert [value for _, value, _ in await log(app, "out")] == [b'"small 1"', b'"small 2"', b'"small 3"']
+        assert [(key, value) for key, value, _ in letters] == [(b"k", SENT)] * 2
+        (_, _, headers), (_, _, other) = letters
+        assert headers["reason"] == b"too-large"
+        assert headers["h"] == b"xxxxxxx"
+        assert (headers["source-offset"], other["source-offset"]) == (b"1", b"3")
+        assert b"out[0]" in headers["error"]
+        assert headers["consumer"].startswith(b"tests.unit.engine.test_rejected_records")
+        assert isinstance(told[1].exception(), RecordTooLarge)
+        assert told[2].exception() is None
+        # The event is done, and what it wrote stands.
+        ours = app.engine.ours
+        assert ours is not None
+        progress = next(p for c, p in ours.shown.items() if c[0].startswith("agent:"))
+        assert (progress.position, progress.counters["counted"]) == (5, 5)
+
+
+async def test_the_general_road_sets_aside_as_the_fast_one_does() -> None:
+    app = app_over("out")
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    out = app.topic("out", value_type=str)
+
+    @app.agent(topic, concurrency=2)
+    async def forward(stream: Any) -> None:
+        async for value in stream:
+            await out.send(value=value)
+
+    async with running(app):
+        for value in ("small 1", LARGE, "small 2"):
+            await topic.send(key="k", value=value)
+        ((_, value, headers),) = await logged(app, "in-dead-letters", 1)
+        assert value == SENT
+        assert headers["reason"] == b"too-large"
+        assert sorted(value for _, value, _ in await logged(app, "out", 2)) == [b'"small 1"', b'"small 2"']
+
+
+async def test_without_a_dead_letter_topic_a_refused_record_stops_the_worker() -> None:
+    app = app_over("out")
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    out = app.topic("out", value_type=str)
+
+    @app.agent(topic, dead_letter=False)
+    async def forward(stream: Any) -> None:
+        async for value in stream:
+            await out.send(value=value)
+
+    async with crashing(app):
+        await topic.send(key="k", value=LARGE)
+        failure = await until(lambda: app.engine.failure)
+    assert isinstance(failure, RecordTooLarge)
+
+
+async def test_a_row_that_is_too_large_names_table_key_size_and_setting_and_stops_the_worker() -> None:
+    app = app_over("{id}-texts-changelog")
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    texts = app.Table("texts", default=str)
+
+    @app.agent(topic)
+    async def gather(stream: Any) -> None:
+        async for key, value in stream.items():
+            texts[key] += value
+
+    async with crashing(app):
+        await topic.send(key="ann", value="y" * 1_500)
+        await until(lambda: app.engine.ours and any(p.position == 1 for p in app.engine.ours.shown.values()))
+        await topic.send(key="ann", value="y" * 1_500)
+        failure = await until(lambda: app.engine.failure)
+    assert isinstance(failure, ConfigurationError)
+    for word in ("table 'texts'", "ann", "3007 bytes", "max.message.bytes", "texts-changelog"):
+        assert word in str(failure), failure
+
+
+async def test_a_closed_row_that_is_too_large_names_its_aggregate() -> None:
+    app = app_over("closed", limit=20)
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    window = TumblingWindow(size_s=1)
+    app.aggregate("many", topic, by=Key(), window=window, values={"n": Count()}, emit_closed="closed")
+
+    async with crashing(app):
+        await topic.send(key="ann", value="a", timestamp=1_760_000_000.0)
+        await topic.send(key="ann", value="b", timestamp=1_760_000_010.0)
+        failure = await until(lambda: app.engine.failure)
+    assert "table 'many' (a closed row)" in str(failure)
+
+
+async def test_a_dead_letter_that_is_refused_stops_the_worker() -> None:
+    app = app_over("in-dead-letters", limit=1_000)
+    topic = app.topic("in", key_type=str, value_type=int, partitions=1)
+
+    @app.agent(topic)
+    async def read(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    async with crashing(app):
+        await topic.send(key="k", value=LARGE)  # no int
+        failure = await until(lambda: app.engine.failure)
+    assert "a dead letter" in str(failure)
+    assert "in-dead-letters" in str(failure)
