@@ -134,5 +134,5 @@ class CommitUnknown(StreamflowError):
     """A checkpoint was sent and its outcome is not known: never abort, restore from the log."""
 
 
-class TornInMemory(StreamflowError):
+class ConflictingWrites(StreamflowError):
     """Events that wrote one row together could not be told apart: everything is read back from the log."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import rfc3339
 from streamflow.codecs import KeyCodec, group_key_value, json_bytes, shown_bytes
 from streamflow.transports.base import Record
 
 
 def closed_row(
-    spec: FoldSpec, key_codec: KeyCodec, start: int, key: Any, state: State
+    spec: AggregateSpec, key_codec: KeyCodec, start: int, key: Any, state: State
 ) -> tuple[bytes, bytes]:
     """Record key and value that tell of a closed row; a row without key goes by its window's start."""
     start, end, state = spec.shown(start, state)

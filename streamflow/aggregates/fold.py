@@ -1,6 +1,7 @@
 """A declared aggregate: folds whole columns into its rows.
 
-`Values` is one aggregate or several by name with one state for each row; `Fold` is the consumer.
+`RowFunctions` is one aggregate function or several by name, with one state for each row;
+`AggregateConsumer` is what takes the chunks.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby, repeat
 from typing import TYPE_CHECKING, Any
 
-from streamflow.aggregates.late_events import EVENTS_MAX, Late, Ledger
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
 from streamflow.aggregates.spec import Key
 from streamflow.aggregates.where import Condition, condition
 from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
@@ -25,7 +26,7 @@ from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow
 
 if TYPE_CHECKING:
     from streamflow.aggregates.row_values import State
-    from streamflow.aggregates.spec import Field, FoldSpec
+    from streamflow.aggregates.spec import AggregateSpec, Field
 
 RUN_EVENTS_MIN = 16
 """Shorter stretches of one window than this, on average, are folded all at once."""
@@ -57,18 +58,18 @@ class _Columns:
         )
 
 
-class Fold:
+class AggregateConsumer:
     """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions.
 
     This one is for tumbling windows and none at all; `window_folds` has the others.
     """
 
-    def __init__(self, spec: FoldSpec) -> None:
+    def __init__(self, spec: AggregateSpec) -> None:
         self.spec = spec
         self.window: Any = spec.window  # what events are folded by
-        self.kept = spec.kept
+        self.stored = spec.stored
         self.parts: dict[int, TablePartition] = {}
-        self.ledgers: dict[int, Ledger] = {}
+        self.late_stores: dict[int, LateEventStore] = {}
         self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
         self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
         where = self._where.path if isinstance(self._where, Condition) else self._where
@@ -198,14 +199,14 @@ class Fold:
         return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
 
     def _note_late(self, partition: int, columns: _Columns, live: list[int], before_ms: int | None) -> None:
-        """Puts what is wanted and came too late, and so is not ``live``, into the ledger."""
+        """Puts what is wanted and came too late, and so is not ``live``, into the late-event store."""
         marks = accumulate(columns.times, max, initial=columns.times[0] if before_ms is None else before_ms)
         next(marks)
         lived, wanted = set(live), columns.wanted
         late = [(i, mark) for i, mark in enumerate(marks) if i not in lived and (wanted is None or wanted[i])]
         skipped = max(0, len(late) - EVENTS_MAX)
         events = [self._late(columns, i, mark) for i, mark in late[skipped:]]
-        self.ledgers[partition].add(events, skipped)
+        self.late_stores[partition].add(events, skipped)
 
     def _late(self, columns: _Columns, index: int, watermark_ms: int) -> Late:
         """The late event at ``index``, that came when the watermark stood there."""
@@ -262,7 +263,7 @@ class Fold:
 
     def _merge(self, part: TablePartition, start: int, deltas: dict[Any, State]) -> None:
         """Merges fresh states into the changes; a state is copied when it is first changed after a cut."""
-        values = self.kept
+        values = self.stored
         rows = part.changes.get(start)
         if rows is None:
             rows = part.changes[start] = {}

@@ -1,4 +1,4 @@
-"""The late ledger: what came too late for every window that it belongs to, kept until somebody decides.
+"""The late-event store: what came too late for every window that it belongs to, kept until somebody decides.
 
 One ledger for each source partition of a declared table. It is a table partition of its own, so that it is
 part of every checkpoint, survives kills and moves, and is bounded: a ring of `EVENTS_MAX` places in the
@@ -9,7 +9,7 @@ compacted topic ``<app>-<table>-late``. Its rows:
 - ``["row", changelog key of a row]`` -> a *correction*: all that was applied to that row, as a whole state,
   with the number of revisions. It goes when the row's window expires.
 
-Applying is part of a checkpoint like everything else: the event leaves the ledger in the same commit in
+Applying is part of a checkpoint like everything else: the event leaves the late-event store in the commit in
 which its row changes, so it counts exactly once, whoever is killed when.
 """
 
@@ -67,17 +67,17 @@ class Late:
     state: Any
 
 
-def ledger_name(table: str) -> str:
-    """The name of the ledger's own table, which no user's table can have."""
+def late_event_name(table: str) -> str:
+    """The name of the late-event store's own table, which no user's table can have."""
     return f"{table}:late"
 
 
-def ledger_table(table: str, topic: str, partitions: int) -> TableSpec:
+def late_event_table(table: str, topic: str, partitions: int) -> TableSpec:
     """``topic`` is the compacted one of ``table``'s ledgers."""
-    return TableSpec(ledger_name(table), None, RowCodec(None), topic, partitions)
+    return TableSpec(late_event_name(table), None, RowCodec(None), topic, partitions)
 
 
-class Ledger:
+class LateEventStore:
     """The late events of one partition. ``codec`` is that of the table whose ledger it is."""
 
     def __init__(self, spec: TableSpec, partition: int, store: Store, codec: RowCodec) -> None:
@@ -85,7 +85,7 @@ class Ledger:
         self._codec = codec
         self._corrected: dict[RowKey, int] | None = None  # row -> revisions, as checkpointed
 
-    # -- rows of the ledger --------------------------------------------------------------------
+    # -- rows of the late-event store --------------------------------------------------------------------
 
     def _text(self, row: RowKey) -> str:
         return self._codec.encode_keys(row[0], [row[1]])[0].decode()
@@ -179,6 +179,6 @@ class Ledger:
             if isinstance(key, tuple) and data is not DELETED:
                 yield self.row_of(key[1]), data
 
-    def folded(self) -> None:
+    def committed(self) -> None:
         """The cut has become durable."""
         self._corrected = None

@@ -2,7 +2,7 @@
 
 Where rows are owned by their source partition, `Revisions` folds a late event into its row. Where they are
 put together elsewhere, it keeps all that was applied to a row as a *correction*, which goes to the row's
-owner like the share of one more source partition: number ``-1 - p`` for source partition p, as a whole
+owner like the partial of one more source partition: number ``-1 - p`` for source partition p, as a whole
 state with the number of revisions. The owner (`Corrections`) merges it on read, and tells of the row anew
 in the checkpoint that also notes how many revisions it has told of. So a kill at any point loses no
 revision and tells of none twice.
@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from streamflow.aggregates.fold import Fold
-from streamflow.aggregates.late_events import Ledger, RowKey
+from streamflow.aggregates.fold import AggregateConsumer
+from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.codecs import json_bytes
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
@@ -27,9 +27,15 @@ from streamflow.state.stores.base import DELETED
 class Revisions:
     """The ledger of one source partition, and how its events come back into rows."""
 
-    def __init__(self, fold: Fold, part: TablePartition, ledger: Ledger, progress: Progress) -> None:
-        self.ledger = ledger
-        self._fold = fold
+    def __init__(
+        self,
+        aggregate: AggregateConsumer,
+        part: TablePartition,
+        late_store: LateEventStore,
+        progress: Progress,
+    ) -> None:
+        self.late_store = late_store
+        self._fold = aggregate
         self._part = part
         self._progress = progress
         self._expired_to_ms: int | None = None
@@ -38,54 +44,54 @@ class Revisions:
         """Folds every late event into its rows, all of it in the next checkpoint.
 
         Returns how many were ``applied``; how many were not, since their windows have ``expired`` (they stay
-        in the ledger); and how many can't be (``unsupported``). Synchronous.
+        in the late-event store); and how many can't be (``unsupported``). Synchronous.
         """
         done = {"applied": 0, "expired": 0, "unsupported": 0}
         window, values, spec = self._fold.spec.window, self._fold.spec.values, self._fold.spec
         assert window is not None
         watermark_ms = self._progress.watermark_ms
-        for event in list(self.ledger.waiting()):
+        for event in list(self.late_store.waiting()):
             if event.state is None:
                 done["unsupported"] += 1
                 continue
-            rows = [self.ledger.row_of(text) for text in event.rows]
+            rows = [self.late_store.row_of(text) for text in event.rows]
             rows = [r for r in rows if watermark_ms is None or not window.expired(r[0], watermark_ms)]
             if not rows:
                 done["expired"] += 1
                 continue
             for start, key in rows:
-                revisions, dumped = self.ledger.correction((start, key)) or (0, None)
+                revisions, dumped = self.late_store.correction((start, key)) or (0, None)
                 state = values.load(event.state)
                 if dumped is not None:
                     state = values.merge(values.load(dumped), state)
-                self.ledger.correct((start, key), revisions + 1, values.dump(state))
-                if not spec.moves:
+                self.late_store.correct((start, key), revisions + 1, values.dump(state))
+                if not spec.is_shuffled:
                     self._fold.merge_one(self._part, start, key, values.load(event.state))
-            self.ledger.applied(event)
+            self.late_store.applied(event)
             done["applied"] += 1
         if done["applied"]:
             self._progress.note("applied", done["applied"])
         return done
 
     def begin_cut(self) -> None:
-        """Corrections of rows that the watermark expires go, and the ledger's changes become its cut."""
+        """Corrections of expired rows go; the late-event store's changes become its cut."""
         window, watermark_ms = self._fold.spec.window, self._progress.watermark_ms
         if window is not None and watermark_ms is not None and watermark_ms != self._expired_to_ms:
             self._expired_to_ms = watermark_ms
-            gone = [row for row in self.ledger.corrected if window.expired(row[0], watermark_ms)]
-            self.ledger.forget(gone)
-        self.ledger.part.begin_cut(None)
+            gone = [row for row in self.late_store.corrected if window.expired(row[0], watermark_ms)]
+            self.late_store.forget(gone)
+        self.late_store.part.begin_cut(None)
 
     def corrections(self) -> Iterator[tuple[RowKey, bytes]]:
-        """Row, and the value of the share that corrects it, of each correction in the cut."""
-        for row, data in self.ledger.corrections_cut():
+        """Row, and the value of the partial that corrects it, of each correction in the cut."""
+        for row, data in self.late_store.corrections_cut():
             yield row, json_bytes(data)
 
     def revised(self, closed_to_ms: int | None) -> Iterator[tuple[RowKey, Any]]:
         """Row and state of what the cut revises among windows that were closed before it."""
         window = self._fold.spec.window
         assert window is not None
-        for (start, key), _ in self.ledger.corrections_cut():
+        for (start, key), _ in self.late_store.corrections_cut():
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
                 continue  # the closing itself tells of it
             state = (self._part.cut or {}).get(start, {}).get(key)
@@ -98,9 +104,9 @@ class Corrections:
 
     def __init__(self) -> None:
         self._revisions: dict[RowKey, dict[int, int]] = {}  # row -> source -> revisions
-        self._told: dict[RowKey, int] = {}  # row -> revisions that were told of
-        self._untold: dict[RowKey, None] = {}
-        self._telling: dict[RowKey, int] = {}  # in the checkpoint that is on its way
+        self._announced: dict[RowKey, int] = {}  # row -> revisions that were told of
+        self._unannounced: dict[RowKey, None] = {}
+        self._announcing: dict[RowKey, int] = {}  # in the checkpoint that is on its way
 
     def __contains__(self, row: RowKey) -> bool:
         return row in self._revisions
@@ -118,39 +124,39 @@ class Corrections:
         if revisions is None:
             self.forget(row)
         else:
-            self._told[row] = max(revisions, self._told.get(row, 0))
+            self._announced[row] = max(revisions, self._announced.get(row, 0))
             self._check(row)
 
     def _check(self, row: RowKey) -> None:
-        if self._total(row) > self._told.get(row, 0):
-            self._untold[row] = None
+        if self._total(row) > self._announced.get(row, 0):
+            self._unannounced[row] = None
         else:
-            self._untold.pop(row, None)
+            self._unannounced.pop(row, None)
 
     def untold(self) -> list[RowKey]:
         """Rows with revisions that nobody was told of, in a fixed order within this worker."""
-        return list(self._untold)
+        return list(self._unannounced)
 
     def tell(self, row: RowKey) -> int | None:
         """The checkpoint that is being cut tells of a row as it is; returns what to note, if anything."""
         total = self._total(row)
         if not total:
             return None
-        self._telling[row] = total
+        self._announcing[row] = total
         return total
 
     def committed(self) -> None:
-        telling, self._telling = self._telling, {}
+        telling, self._announcing = self._announcing, {}
         for row, total in telling.items():
             self.read_told(row, total)
 
     def hold(self) -> None:
         """What became of the checkpoint that was on its way is not known: the log tells."""
-        self._telling = {}
+        self._announcing = {}
 
     def forget(self, row: RowKey) -> bool:
         """The row has expired; was anything known of it?"""
-        known = row in self._told
-        for of in (self._revisions, self._told, self._untold, self._telling):
+        known = row in self._announced
+        for of in (self._revisions, self._announced, self._unannounced, self._announcing):
             of.pop(row, None)
         return known

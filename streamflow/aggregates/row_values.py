@@ -12,7 +12,7 @@ from streamflow.windows.session import Part
 State = Any
 
 
-class Values:
+class RowFunctions:
     """The aggregates of one row: a single one (the row's value is its result), or several by name.
 
     The state of a row is the aggregate's own, or the list of all, in the order of their names.
@@ -89,14 +89,14 @@ class Values:
         return described[0] if self.scalar else dict(zip(self.names, described, strict=True))
 
 
-class PaneValues(Values):
+class PaneValues(RowFunctions):
     """What is kept of a sliding window's pane: ``after_ms`` -> state of the events that came at it.
 
     Such events count in windows that end after ``after_ms`` only, the others were closed when they
     came; ``None`` is for those that came within the grace, which count in every window that holds them.
     """
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, values: RowFunctions) -> None:
         self.scalar, self.names, self.aggregates = values.scalar, values.names, values.aggregates
 
     def copy(self, state: dict[int | None, State]) -> State:
@@ -117,14 +117,16 @@ class PaneValues(Values):
         return {after_ms: super(PaneValues, self).load(part) for after_ms, part in data}
 
 
-class PartValues(Values):
+class SessionValues(RowFunctions):
     """What is kept of a session: its parts (see `windows.session.Part`)."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, values: RowFunctions) -> None:
         self.scalar, self.names, self.aggregates = values.scalar, values.names, values.aggregates
 
     def dump(self, state: tuple[Part, ...]) -> Any:
-        return [[start, end, after_ms, super(PartValues, self).dump(s)] for start, end, after_ms, s in state]
+        return [
+            [start, end, after_ms, super(SessionValues, self).dump(s)] for start, end, after_ms, s in state
+        ]
 
     def load(self, data: Any) -> State:
         load = super().load

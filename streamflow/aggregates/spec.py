@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from streamflow.aggregates.row_values import PaneValues, PartValues
+from streamflow.aggregates.row_values import PaneValues, SessionValues
 from streamflow.aggregates.where import condition
 from streamflow.errors import ConfigurationError
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 if TYPE_CHECKING:
-    from streamflow.aggregates.row_values import State, Values
+    from streamflow.aggregates.row_values import RowFunctions, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ Field = str | Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class FoldSpec:
+class AggregateSpec:
     """A declared aggregate, apart from its rows.
 
     ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
@@ -38,7 +38,7 @@ class FoldSpec:
     topic: str
     by: By
     window: Window | None
-    values: Values
+    values: RowFunctions
     time: str | None = None
     where: Field | None = None
     emit_closed: str | None = None
@@ -57,29 +57,29 @@ class FoldSpec:
         return f"aggregate:{self.name}"
 
     @property
-    def moves(self) -> bool:
+    def is_shuffled(self) -> bool:
         """True: rows are combined here and merged on the partition that owns their group key."""
         return not isinstance(self.by, Key)
 
     @property
     def grouped(self) -> bool:
         """True: rows are kept by group keys, else by record keys as they are."""
-        return self.moves or self.json_keys
+        return self.is_shuffled or self.json_keys
 
     @property
-    def kept(self) -> Values:
+    def stored(self) -> RowFunctions:
         """What is kept of rows: mostly their states, else what sliding windows and sessions are made of."""
         if isinstance(self.window, SlidingWindow):
             return PaneValues(self.values)
-        return PartValues(self.values) if isinstance(self.window, SessionWindow) else self.values
+        return SessionValues(self.values) if isinstance(self.window, SessionWindow) else self.values
 
-    def shown(self, start: int, kept: Any) -> tuple[int, int, State]:
+    def shown(self, start: int, stored: Any) -> tuple[int, int, State]:
         """(start, end, state) of the window that is kept by the id ``start``."""
         assert self.window is not None
         if isinstance(self.window, SessionWindow):
-            first = min(part.start for part in kept)
-            return first, start, self.values.merge_all([part.state for part in kept])
-        return start, self.window.end_of(start), kept
+            first = min(part.start for part in stored)
+            return first, start, self.values.merge_all([part.state for part in stored])
+        return start, self.window.end_of(start), stored
 
     def describe(self) -> dict[str, Any]:
         """JSON description, to tell a changed declaration over old state."""

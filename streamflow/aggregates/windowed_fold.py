@@ -1,6 +1,7 @@
 """Declared aggregates over hopping, sliding and session windows.
 
-`Fold` takes a chunk, `_live` says what is wanted and not late, `_fold` puts the rest into rows. Where all
+`AggregateConsumer` takes a chunk, `_live` says what is wanted and not late, `_fold` puts the rest into rows.
+Where all
 events of a chunk came within the grace, columns are folded whole; those that came later meet windows
 that are closed in part, and are looked at one by one.
 """
@@ -12,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import Any
 
-from streamflow.aggregates.fold import Fold, _Columns
+from streamflow.aggregates.fold import AggregateConsumer, _Columns
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
 from streamflow.state.partition import TablePartition
 from streamflow.state.session_index import SessionEnds
@@ -23,18 +24,18 @@ from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
 from streamflow.windows.session import Part, sessions_of
 
 
-def make_fold(spec: FoldSpec) -> Fold:
+def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
     """The consumer of a declared aggregate, by the kind of its window."""
     if isinstance(spec.window, HoppingWindow):
-        return HoppingFold(spec)
+        return HoppingConsumer(spec)
     if isinstance(spec.window, SlidingWindow):
-        return SlidingFold(spec)
+        return SlidingConsumer(spec)
     if isinstance(spec.window, SessionWindow):
-        return SessionFold(spec)
-    return Fold(spec)
+        return SessionConsumer(spec)
+    return AggregateConsumer(spec)
 
 
-class HoppingFold(Fold):
+class HoppingConsumer(AggregateConsumer):
     """Folds each pane once, and merges it into every window that holds it."""
 
     def _live(
@@ -82,7 +83,7 @@ class HoppingFold(Fold):
             self._merge(part, start, {group: delta})
 
 
-class _BehindFold(Fold):
+class _LatenessConsumer(AggregateConsumer):
     """What sliding windows and sessions share: events that came later than the grace are marked."""
 
     def _mark_behind(self, columns: _Columns, before_ms: int | None, after_ms: int | None) -> None:
@@ -96,10 +97,10 @@ class _BehindFold(Fold):
             columns.closed_at = behind if any(c is not None for c in behind) else None
 
 
-class SlidingFold(_BehindFold):
+class SlidingConsumer(_LatenessConsumer):
     """Folds panes of 1 ms; see `panes`."""
 
-    def __init__(self, spec: FoldSpec) -> None:
+    def __init__(self, spec: AggregateSpec) -> None:
         super().__init__(spec)
         assert isinstance(spec.window, SlidingWindow)
         self.window = spec.window.panes()
@@ -113,7 +114,7 @@ class SlidingFold(_BehindFold):
     def _fold(self, part: TablePartition, columns: _Columns) -> int:
         behind = columns.closed_at or [None] * len(columns.times)
         keys = list(zip(columns.times, columns.groups, behind, strict=True))
-        index = None if self.spec.moves else self.index(part)
+        index = None if self.spec.is_shuffled else self.index(part)
         deltas: dict[int, dict[Any, dict[int | None, State]]] = {}
         for (t, group, after_ms), state in self.spec.values.fold_columns(keys, columns.values).items():
             deltas.setdefault(t, {}).setdefault(group, {})[after_ms] = state
@@ -154,7 +155,7 @@ class SlidingFold(_BehindFold):
 
     def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
         window, panes = self.spec.window, self.index(part)
-        if window is None or self.spec.moves or part.expired_to_ms is None:
+        if window is None or self.spec.is_shuffled or part.expired_to_ms is None:
             return {}
         before_ms, panes.expired_to_ms = panes.expired_to_ms, part.expired_to_ms
         if before_ms == part.expired_to_ms:
@@ -164,7 +165,7 @@ class SlidingFold(_BehindFold):
         return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
 
 
-class SessionFold(_BehindFold):
+class SessionConsumer(_LatenessConsumer):
     """Folds sessions; a row is what one session is made of, and is kept by the session's end.
 
     Invariant: the open sessions of a group are apart from each other, so no two end together; and what
@@ -199,7 +200,7 @@ class SessionFold(_BehindFold):
             if not self._fold_behind(part, one, closed_at):
                 late += 1
                 event = self._late(one, 0, closed_at + self.window.grace_ms)
-                self.ledgers[part.partition].add([event])
+                self.late_stores[part.partition].add([event])
             at = index + 1
         if at < total:
             self._fold_in_time(part, columns.select(list(range(at, total))))
@@ -262,7 +263,7 @@ class SessionFold(_BehindFold):
             old: tuple[Part, ...] = part.get(old_end, group)
             parts += old if own else [p._replace(state=values.copy(p.state)) for p in old]
         end = max(p.end for p in parts)
-        kept = self._merged(parts) if self.spec.moves else (self._one(parts),)
+        kept = self._merged(parts) if self.spec.is_shuffled else (self._one(parts),)
         ends = self.index(part).setdefault(group, [])
         for old_end in touched:
             if old_end != end:
@@ -318,4 +319,4 @@ def _watermarks(times: list[int], before_ms: int | None) -> list[int]:
     return list(marks)
 
 
-__all__ = ["HoppingFold", "SessionFold", "SlidingFold", "make_fold"]
+__all__ = ["HoppingConsumer", "SessionConsumer", "SlidingConsumer", "make_consumer"]

@@ -13,8 +13,8 @@ from faust.sensors import Monitor
 from yarl import URL
 
 from streamflow.aggregates import Aggregate
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import By, Field, FoldSpec
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, By, Field
 from streamflow.app.agents.event_router import EventRouter
 from streamflow.app.agents.replies import Replies
 from streamflow.app.agents.runner import spec_of
@@ -85,8 +85,8 @@ class App(faust.App):
         self.replies = Replies(self)
 
     def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
-        ours = without_old_names(options)
-        return {**super()._prepare_compat_settings(options), **ours}
+        active = without_old_names(options)
+        return {**super()._prepare_compat_settings(options), **active}
 
     # -- declarations -----------------------------------------------------------------------------
 
@@ -209,8 +209,8 @@ class App(faust.App):
         source = topic.source()
         if time is not None and time == source.value.time_field:
             time = None  # the decoder reads it already
-        spec = FoldSpec(
-            name, source.name, by, window, Values(values), time, where, emit_closed, str(store or "")
+        spec = AggregateSpec(
+            name, source.name, by, window, RowFunctions(values), time, where, emit_closed, str(store or "")
         )
         table = AggregateTable(spec)
         self._aggregates[name] = (table, topic)
@@ -319,7 +319,7 @@ class App(faust.App):
         for table in self._own_tables.values():
             table.attach(engine, key)
         for aggregate, topic in self._aggregates.values():
-            engine.add_fold(aggregate.spec, topic.source())
+            engine.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
         if self.conf.topic_allow_declare:
             for topic in self.declared_topics:
@@ -457,10 +457,10 @@ class App(faust.App):
     def is_leader(self) -> bool:
         """One worker of all: the owner of the first partition."""
         engine = self.engine_service_engine
-        if engine is None or engine.ours is None:
+        if engine is None or engine.active is None:
             return False
         every = [at for member in engine.members for at in member.partitions]
-        return bool(every) and min(every) in engine.ours.assignment.partitions
+        return bool(every) and min(every) in engine.active.assignment.partitions
 
     @property
     def web_server_url(self) -> URL:

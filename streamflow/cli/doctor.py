@@ -115,7 +115,7 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
         topics.counts[name] = counts[name]
         yield Finding(f"topic {name}", "ok", f"{counts[name]} partitions")
         yield await _keys(engine, name, counts[name], records)
-    for table in [*engine.tables, *engine.folds]:
+    for table in [*engine.tables, *engine.aggregates]:
         changelog = topics.changelog(table)
         found = (await transport.partition_counts([changelog])).get(changelog)
         wanted = _partitions_of(engine, table, counts)
@@ -129,8 +129,8 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
 
 
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:
-    if table in engine.folds:
-        return counts.get(engine.folds[table].spec.topic)
+    if table in engine.aggregates:
+        return counts.get(engine.aggregates[table].spec.topic)
     found = {counts[topic] for agent in engine.agents for topic in agent.topics if topic in counts}
     return found.pop() if len(found) == 1 else None
 

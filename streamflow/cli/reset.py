@@ -40,8 +40,8 @@ async def _internal(app: App) -> list[str]:
     """The topics of the app's own that are there."""
     async with engine_of(app) as engine:
         topics = engine.topics
-        tables = [*engine.tables, *engine.folds]
-        wanted = [topics.progress, *map(topics.changelog, tables), *map(topics.shuffle, engine.folds)]
+        tables = [*engine.tables, *engine.aggregates]
+        wanted = [topics.progress, *map(topics.changelog, tables), *map(topics.shuffle, engine.aggregates)]
         return sorted(await engine.transport.partition_counts(wanted))
 
 

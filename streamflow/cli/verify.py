@@ -16,7 +16,7 @@ from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.clock import SystemClock
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.state.progress import OUTCOMES
 from streamflow.transports.connect import scheme_of
@@ -49,9 +49,9 @@ def command(module: str, table: str, as_json: bool) -> None:
 
 async def _verify(app: App, table: str, as_json: bool) -> Report:
     engine = app.prepare_engine()
-    fold = engine.folds.get(table)
-    if fold is None and table not in engine.tables:
-        names = ", ".join(sorted([*engine.folds, *engine.tables])) or "none"
+    aggregate = engine.aggregates.get(table)
+    if aggregate is None and table not in engine.tables:
+        names = ", ".join(sorted([*engine.aggregates, *engine.tables])) or "none"
         raise click.UsageError(f"no table {table!r} (there are: {names})")
     clock = SystemClock()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -61,23 +61,23 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
         def progressed(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        def of_agent(agent: str, source: Source) -> AgentVerifier:
+        def of_agent(agent: str, source: TopicSource) -> AgentVerifier:
             bar.update(task, description=f"recounting {source.name}")
             return AgentVerifier(engine.transport, engine.settings, clock, agent, source, progressed)
 
         await engine.transport.start()
         try:
-            if fold is None:
+            if aggregate is None:
                 return await verify_agents(table, _writers(engine), of_agent)
-            bar.update(task, description=f"recounting {fold.spec.topic}")
-            source = engine.sources[fold.spec.consumer]
-            verifier = Verifier(engine.transport, engine.settings, clock, fold.spec, source, progressed)
+            bar.update(task, description=f"recounting {aggregate.spec.topic}")
+            source = engine.sources[aggregate.spec.consumer]
+            verifier = Verifier(engine.transport, engine.settings, clock, aggregate.spec, source, progressed)
             return await verifier.run()
         finally:
             await engine.transport.stop()
 
 
-def _writers(engine: Engine) -> dict[str, Source]:
+def _writers(engine: Engine) -> dict[str, TopicSource]:
     """Agent that may write tables -> what it reads, of those that read one topic."""
     agents = [each for each in engine.agents if each.writes_tables and len(each.topics) == 1]
     return {each.spec.name: engine.sources[each.spec.consumer] for each in agents}

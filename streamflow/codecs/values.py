@@ -1,6 +1,6 @@
 """Record values <-> events, a column at a time.
 
-The fast road is a `map` of a compiled decoder over the column. What it refuses is looked at on its
+The in-order path is a `map` of a compiled decoder over the column. What it refuses is looked at on its
 own, and the road goes on behind it, so a good value pays nothing for a bad one.
 """
 

@@ -1,6 +1,6 @@
 """What is ours: everything that one worker holds for the partitions of one assignment.
 
-`Ours` is made anew with each assignment and dropped with it. Its `cut` takes, in one synchronous
+`ActiveAssignment` is made anew with each assignment and dropped with it. Its `cut` takes, in one synchronous
 step, all that is to be durable; its `committed` folds that into what may be shown.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.shuffle.final import RowId, SecondStage
-from streamflow.engine.committed import _fold, _stage_folded
-from streamflow.processing.agent import Agent
+from streamflow.aggregates.shuffle.final import FinalStage, RowId
+from streamflow.engine.committed import apply_cut, final_stage_changes
+from streamflow.processing.agent import AgentRunner
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import Sent
@@ -23,11 +23,11 @@ from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Assignment, Record, TopicPartition
 
 if TYPE_CHECKING:
-    from streamflow.aggregates.partition import Emit, FoldPart
-    from streamflow.engine.committed import Folded
+    from streamflow.aggregates.partition import AggregatePartition, Emit
+    from streamflow.engine.committed import CommittedChanges
 
 
-class Ours:
+class ActiveAssignment:
     """Everything held for one assignment.
 
     ``clock_ms`` is a monotonic time. ``counts`` is topic -> number of partitions, ``progress_topic``
@@ -38,7 +38,7 @@ class Ours:
         self,
         assignment: Assignment,
         *,
-        agents: Iterable[Agent],
+        agents: Iterable[AgentRunner],
         tables: Iterable[AgentTable],
         progress_topic: tuple[str, int],
         emit: Emit,
@@ -47,8 +47,8 @@ class Ours:
         self.assignment = assignment
         self.agents = list(agents)
         self.tables = list(tables)
-        self.folds: list[FoldPart] = []
-        self.stages: list[SecondStage] = []
+        self.aggregate_parts: list[AggregatePartition] = []
+        self.stages: list[FinalStage] = []
         self.unopened: set[int] = set()  # partition numbers whose tables are on their way back
         self.progress: dict[ProgressKey, Progress] = {}
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
@@ -87,14 +87,14 @@ class Ours:
         return self.taken >= records or self.taken_bytes >= value_bytes
 
     def hurry(self) -> None:
-        """The next cut sends every mark that has moved, for it may be this assignment's last."""
+        """The next cut sends every source watermark that has moved, for it may be this assignment's last."""
         self._hurry = True
 
     def due(self) -> bool:
         """Is there anything that a checkpoint would make durable?"""
         if not self.progress:
             return False  # without partitions nothing is ours, and nothing would fence the commit
-        if any(part.told for table in self.tables for part in table.parts.values()):
+        if any(part.announced for table in self.tables for part in table.parts.values()):
             return True
         if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
             return True
@@ -103,7 +103,7 @@ class Ours:
         now_ms = self._clock_ms()
         return any(stage.due() for stage in self.stages) or any(
             f.sender is not None and f.sender.due(f.progress, self.lag(f.progress), now_ms)
-            for f in self.folds
+            for f in self.aggregate_parts
         )
 
     def failing(self) -> dict[tuple[str, int, int], int]:
@@ -128,8 +128,8 @@ class Ours:
     def cut(self) -> tuple[Cut, dict[TopicPartition, int]]:
         """Takes all that is to be durable; returns the records, in order, and the group's offsets.
 
-        Synchronous: no event is torn. The order of records is part of the rules: shares stand before
-        the mark that covers them.
+        Synchronous: no event is invalidated. The order of records is part of the rules: partials stand before
+        the watermark that covers them.
         """
         cut = Cut()
         records = cut.effects
@@ -141,18 +141,20 @@ class Ours:
         self.closing_sends = []
         self._cut_tables(cut)
         now_ms = self._clock_ms()
-        for folded in self.folds:
-            if folded.sender is not None:
-                lag = self.lag(folded.progress)
-                folded.sender.marks(folded.progress, lag, now_ms, cut.consequences, now=self._hurry)
+        for aggregate_part in self.aggregate_parts:
+            if aggregate_part.sender is not None:
+                lag = self.lag(aggregate_part.progress)
+                aggregate_part.sender.send_watermarks(
+                    aggregate_part.progress, lag, now_ms, cut.consequences, now=self._hurry
+                )
         self._sent_from = len(records)
         records.extend(record for _, record, _ in self._sent)
         records.extend(self.dead_letters)
         cut.facts.extend(self.notes)
-        for folded in self.folds:
-            emit = self._emit if folded.fold.spec.emit_closed is not None else None
-            folded.revise(emit, records)
-            folded.close(emit, records)
+        for aggregate_part in self.aggregate_parts:
+            emit = self._emit if aggregate_part.aggregate.spec.emit_closed is not None else None
+            aggregate_part.revise(emit, records)
+            aggregate_part.close(emit, records)
         for stage in self.stages:
             stage.cut(cut, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
         self._cut_progress(cut.facts)
@@ -169,24 +171,24 @@ class Ours:
         for table in self.tables:
             for part in table.parts.values():
                 part.begin_cut(self.furthest_writer_ms(part))
-        for folded in self.folds:
-            folded.part.begin_cut(folded.progress.watermark_ms)
-            if folded.late is not None:
-                folded.late.begin_cut()
+        for aggregate_part in self.aggregate_parts:
+            aggregate_part.part.begin_cut(aggregate_part.progress.watermark_ms)
+            if aggregate_part.late is not None:
+                aggregate_part.late.begin_cut()
         for agent in self.agents:
-            for hand in agent.hands():
-                hand.keep_out()
+            for context in agent.contexts():
+                context.exclude_from_cut()
         for part in self.table_partitions():
             part.emit(cut)
-        for folded in self.folds:
-            if folded.sender is not None:
-                folded.sender.shares(folded.part, cut.effects)
+        for aggregate_part in self.aggregate_parts:
+            if aggregate_part.sender is not None:
+                aggregate_part.sender.partials(aggregate_part.part, cut.effects)
 
     def table_partitions(self) -> Iterator[TablePartition]:
         for table in self.tables:
             yield from table.parts.values()
-        for folded in self.folds:
-            yield from folded.parts()
+        for aggregate_part in self.aggregate_parts:
+            yield from aggregate_part.parts()
 
     def furthest_writer_ms(self, part: TablePartition) -> int | None:
         """The watermark that expires rows of a table in Faust's form; ``None`` before anybody wrote."""
@@ -199,7 +201,7 @@ class Ours:
         ]
         return max(marks, default=None)
 
-    def _stage_emit(self, stage: SecondStage) -> Callable[[int, Any, State], Record]:
+    def _stage_emit(self, stage: FinalStage) -> Callable[[int, Any, State], Record]:
         return lambda start, group, state: self._emit(stage.spec, start, group, state)
 
     def _cut_progress(self, records: list[Record]) -> None:
@@ -224,12 +226,12 @@ class Ours:
                     Record(self._progress_topic, partition, progress.record_key(), progress.record_value())
                 )
 
-    def committed(self, written: Mapping[TopicPartition, int]) -> list[Folded]:
+    def committed(self, written: Mapping[TopicPartition, int]) -> list[CommittedChanges]:
         """The cut is durable: folds it into the checkpointed rows. Returns what became visible.
 
         ``written``: for each partition written to the offset behind the last record.
         """
-        seen: list[Folded] = []
+        seen: list[CommittedChanges] = []
         self.show(self._cut)
         self._cut = []
         for table in self.tables:
@@ -237,21 +239,25 @@ class Ours:
                 rows_gone = (
                     table.expiring(part) if isinstance(table, SlidingTable) and part.cut is not None else None
                 )
-                change = _fold(part, written)
+                change = apply_cut(part, written)
                 change.expired = change.expired if rows_gone is None else rows_gone
                 seen.append(change)
-        for folded in self.folds:
-            expired = folded.fold.expiring(folded.part) if folded.part.cut is not None else {}
-            change = _fold(folded.part, written)
+        for aggregate_part in self.aggregate_parts:
+            expired = (
+                aggregate_part.aggregate.expiring(aggregate_part.part)
+                if aggregate_part.part.cut is not None
+                else {}
+            )
+            change = apply_cut(aggregate_part.part, written)
             change.expired = expired
-            folded.shown_closed_to_ms = folded.progress.closed_to_ms
-            change.closed = folded.closed
-            if folded.late is not None:
-                _fold(folded.late.ledger.part, written)
-                folded.late.ledger.folded()
-            if folded.sender is None:
+            aggregate_part.shown_closed_to_ms = aggregate_part.progress.closed_to_ms
+            change.closed = aggregate_part.closed
+            if aggregate_part.late is not None:
+                apply_cut(aggregate_part.late.late_store.part, written)
+                aggregate_part.late.late_store.committed()
+            if aggregate_part.sender is None:
                 seen.append(change)
-        seen.extend(_stage_folded(stage, stage.committed()) for stage in self.stages)
+        seen.extend(final_stage_changes(stage, stage.committed()) for stage in self.stages)
         for _, record, future in self._sent:
             if future is not None and not future.done():
                 future.set_result(record)
@@ -270,9 +276,9 @@ class Ours:
             agent.clear()
         for table in self.tables:
             table.parts.clear()
-        for folded in self.folds:
-            folded.fold.parts.clear()
-            folded.fold.ledgers.clear()
+        for aggregate_part in self.aggregate_parts:
+            aggregate_part.aggregate.parts.clear()
+            aggregate_part.aggregate.late_stores.clear()
         for _, _, future in self._sent:
             if future is not None and not future.done():
                 future.cancel()
@@ -284,4 +290,4 @@ def table_consumer(name: str) -> str:
     return f"table:{name}"
 
 
-__all__ = ["MISSING", "Ours", "RowId", "table_consumer"]
+__all__ = ["MISSING", "ActiveAssignment", "RowId", "table_consumer"]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from streamflow.clock import Clock
-from streamflow.engine.assignment import Ours
-from streamflow.engine.committed import Folded
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.committed import CommittedChanges
 from streamflow.errors import CommitAborted, RecordRefused
 from streamflow.transports.base import Commit, Record, TopicPartition, Transport
 
@@ -33,17 +33,17 @@ class Checkpoint:
 
     def __init__(
         self,
-        ours: Ours,
+        active: ActiveAssignment,
         transport: Transport,
         clock: Clock,
-        watcher: Callable[[list[Folded]], None],
+        watcher: Callable[[list[CommittedChanges]], None],
         refused: Callable[[Sequence[Record], RecordRefused], Sequence[Record]],
     ) -> None:
         self.attempts_max: int | None = None
         self.in_flight = False
         self.closed = False
         self.last_seconds = 0.0
-        self._ours = ours
+        self._active = active
         self._transport = transport
         self._clock = clock
         self._watcher = watcher
@@ -59,7 +59,7 @@ class Checkpoint:
         this assignment makes no more checkpoints: what it holds in memory is to be dropped.
         """
         async with self._lock:
-            if self.closed or not self._ours.due():
+            if self.closed or not self._active.due():
                 return False
             try:
                 await self._run()
@@ -71,25 +71,27 @@ class Checkpoint:
 
     async def _run(self) -> None:
         began_ms = self._clock.monotonic_ms()
-        # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is torn.
-        cut, offsets = self._ours.cut()
+        # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is invalidated.
+        cut, offsets = self._active.cut()
         records = cut.records()
         written: dict[TopicPartition, int] = {}
-        failing = self._ours.failing()
+        failing = self._active.failing()
         if records or offsets != self._committed or failing != self._failing:
             # Steps 2 to 4. Write, wait for every acknowledgement, commit the offsets under the fence.
             self.in_flight = True
             try:
                 written = await self._commit(
-                    Commit(self._ours.assignment, records, offsets, barriers=cut.barriers(), failing=failing)
+                    Commit(
+                        self._active.assignment, records, offsets, barriers=cut.barriers(), failing=failing
+                    )
                 )
             finally:
                 self.in_flight = False
             self._committed, self._failing = offsets, failing
         # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
-        folded = self._ours.committed(written)
+        changes = self._active.committed(written)
         # Step 6. Tell the live subscribers.
-        self._watcher(folded)
+        self._watcher(changes)
         self.last_seconds = (self._clock.monotonic_ms() - began_ms) / 1_000
 
     async def _commit(self, commit: Commit) -> dict[TopicPartition, int]:

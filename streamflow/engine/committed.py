@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamflow.aggregates.shuffle.final import Closing, RowId, SecondStage
-from streamflow.aggregates.shuffle.final_windows import SessionStage
+from streamflow.aggregates.shuffle.final import Closing, FinalStage, RowId
+from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.state.partition import TablePartition
 from streamflow.state.stores.base import DELETED, MISSING, Rows
 from streamflow.transports.base import TopicPartition
@@ -15,7 +15,7 @@ from streamflow.windows import SessionWindow
 
 
 @dataclass(slots=True)
-class Folded:
+class CommittedChanges:
     """What a durable checkpoint did to one partition of a table, for those who watch it."""
 
     table: str
@@ -29,42 +29,44 @@ class Folded:
     moved: list[tuple[int, Any, int]] = field(default_factory=list)
 
 
-Watcher = Callable[[list[Folded]], None]
+WorkerView = Callable[[list[CommittedChanges]], None]
 
 
-def _fold(part: TablePartition, written: Mapping[TopicPartition, int]) -> Folded:
+def apply_cut(part: TablePartition, written: Mapping[TopicPartition, int]) -> CommittedChanges:
     if part.cut is None:
-        return Folded(part.spec.name, part.partition)  # it was opened while the commit was on its way
+        return CommittedChanges(
+            part.spec.name, part.partition
+        )  # it was opened while the commit was on its way
     expired = {start: list(part.store.window(start)) for start in part.drops}
     rows = {start: rows for start, rows in part.cut.items() if start not in expired}
-    folded = Folded(part.spec.name, part.partition, rows, expired)
+    changes = CommittedChanges(part.spec.name, part.partition, rows, expired)
     if isinstance(part.spec.window, SessionWindow):
-        _tell_sessions(folded, part)
+        _note_sessions(changes, part)
     part.fold_cut(written.get((part.spec.changelog, part.partition)))
-    return folded
+    return changes
 
 
-def _tell_sessions(folded: Folded, part: TablePartition) -> None:
+def _note_sessions(changes: CommittedChanges, part: TablePartition) -> None:
     """Where the sessions began that are no more, asked before they go."""
-    for end, keys in folded.expired.items():
+    for end, keys in changes.expired.items():
         for key in keys:
-            folded.starts[end, key] = min(p.start for p in part.store.get(end, key))
-    for end, of in folded.rows.items():
+            changes.starts[end, key] = min(p.start for p in part.store.get(end, key))
+    for end, of in changes.rows.items():
         for key in of:
             kept = part.store.get(end, key)
             if kept is not MISSING:
                 start, now = min(p.start for p in kept), of[key]
                 if now is DELETED or min(p.start for p in now) != start:
-                    folded.moved.append((end, key, start))
+                    changes.moved.append((end, key, start))
 
 
-def _stage_folded(stage: SecondStage, closing: Closing | None) -> Folded:
-    change = Folded(stage.spec.name, stage.partition)
+def final_stage_changes(stage: FinalStage, closing: Closing | None) -> CommittedChanges:
+    change = CommittedChanges(stage.spec.name, stage.partition)
     if closing is not None:
         change.closed = sorted({start for start, _ in closing.rows})
         change.expired = closing.expired
         stage.forget(closing)
-        if isinstance(stage, SessionStage):
+        if isinstance(stage, SessionFinalStage):
             gone = [(end, group) for end, groups in closing.expired.items() for group in groups]
             change.starts = {row: stage.start_of(*row) for row in gone}
     return change

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streamflow.codecs.chunk import Chunk
-from streamflow.engine.assignment import Ours
+from streamflow.engine.assignment import ActiveAssignment
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
-from streamflow.processing.agent import Agent
+from streamflow.processing.agent import AgentRunner
 from streamflow.transports.base import Batch, Headers, Record
 
 SUFFIX = "-dead-letters"
@@ -69,7 +69,7 @@ def headers_at(headers: Sequence[Headers] | None, index: int) -> Headers:
 logger = logging.getLogger(__name__)
 
 
-class Letters:
+class DeadLetterQueue:
     """Where dispatch and agents set events aside: the dead letters of the next checkpoint.
 
     ``partitions`` is dead-letter topic -> number of partitions, ``targets`` consumer or topic -> its topic.
@@ -77,12 +77,12 @@ class Letters:
 
     def __init__(
         self,
-        ours: Callable[[], Ours | None],
+        active: Callable[[], ActiveAssignment | None],
         partitions: Callable[[str], int],
         target: Callable[[str], str],
         metrics: Metrics,
     ) -> None:
-        self._ours = ours
+        self._active = active
         self._partitions = partitions
         self._target = target
         self._metrics = metrics
@@ -109,7 +109,7 @@ class Letters:
             )
         counter.inc()
 
-    def give_up(self, agent: Agent, chunk: Chunk, index: int, exc: BaseException) -> None:
+    def give_up(self, agent: AgentRunner, chunk: Chunk, index: int, exc: BaseException) -> None:
         """An agent sets an event aside. Raises ``exc`` where it has no topic for that."""
         reason = getattr(exc, "reason", "agent-failed")
         self._metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
@@ -128,9 +128,9 @@ class Letters:
         consumer: str | None,
         target: str,
     ) -> None:
-        ours = self._ours()
-        assert ours is not None
-        ours.dead_letters.append(self.letter(at, index, reason, error, consumer, target))
+        active = self._active()
+        assert active is not None
+        active.dead_letters.append(self.letter(at, index, reason, error, consumer, target))
 
     def letter(
         self,

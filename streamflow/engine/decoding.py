@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamflow.aggregates.fold import Fold
+from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs import KeyCodec, ProjectionCodec, ValueCodec
 from streamflow.errors import DecodeError
-from streamflow.processing.agent import Agent
+from streamflow.processing.agent import AgentRunner
 
 KEYS_REMEMBERED_MAX = 1 << 18
 """Decoded keys remembered for each partition; the memory is emptied when it is full."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TopicSource:
     """A topic as consumers read it: its name and how its bytes become events.
 
     ``partitions`` is asked for where the app creates the topic.
@@ -33,7 +33,7 @@ class Source:
         return self.name, self.key.name, self.value.name
 
 
-class KeyMemory(dict[bytes | None, Any]):
+class KeyCache(dict[bytes | None, Any]):
     """Raw key -> decoded key, of one partition. ``places`` gives the partitions of a column of raw keys.
 
     A key that hashes to another partition is counted each time, and so never remembered.
@@ -91,17 +91,17 @@ class KeyMemory(dict[bytes | None, Any]):
 class Decoder:
     """One schema of one topic, with the consumers that share what it decodes."""
 
-    source: Source
+    source: TopicSource
     consumer: str
-    agents: list[Agent] = field(default_factory=list)
-    folds: list[Fold] = field(default_factory=list)
+    agents: list[AgentRunner] = field(default_factory=list)
+    aggregates: list[AggregateConsumer] = field(default_factory=list)
     projection: ProjectionCodec | None = None
-    memories: dict[int, KeyMemory] = field(default_factory=dict)
+    memories: dict[int, KeyCache] = field(default_factory=dict)
 
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""
         self.projection = None
-        wanted = [fold.paths() for fold in self.folds]
+        wanted = [aggregate.paths() for aggregate in self.aggregates]
         if self.agents or not wanted or any(paths is None for paths in wanted):
             return
         paths = sorted({path for paths in wanted if paths is not None for path in paths})

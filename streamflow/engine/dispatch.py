@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from streamflow.aggregates.fold import Fold
+from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs.chunk import Chunk
-from streamflow.engine.assignment import Ours
-from streamflow.engine.decoding import KeyMemory
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.decoding import KeyCache
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
-from streamflow.processing.agent import Agent
+from streamflow.processing.agent import AgentRunner
 from streamflow.settings import Settings
 from streamflow.state.progress import Progress
 from streamflow.transports.base import Batch
 
 if TYPE_CHECKING:
-    from streamflow.engine.dead_letters import Letters
+    from streamflow.engine.dead_letters import DeadLetterQueue
     from streamflow.engine.decoding import Decoder
 
 logger = logging.getLogger(__name__)
@@ -74,35 +74,45 @@ class Dispatcher:
             if decoder not in known:
                 known.append(decoder)
 
-    def dispatch(self, batch: Batch, ours: Ours, letters: Letters) -> list[Agent]:
+    def dispatch(
+        self, batch: Batch, active: ActiveAssignment, dead_letters: DeadLetterQueue
+    ) -> list[AgentRunner]:
         """Hands one batch to everybody who reads its topic; returns the agents whose buffer is full."""
-        full: list[Agent] = []
+        full: list[AgentRunner] = []
         for decoder in self.decoders.get(batch.topic, ()):
-            progress = ours.progress[decoder.consumer, batch.topic, batch.partition]
-            chunk = self._decode(decoder, batch, progress, letters)
-            for fold in decoder.folds:
-                self._fold(fold, chunk, ours, letters)
+            progress = active.progress[decoder.consumer, batch.topic, batch.partition]
+            chunk = self._decode(decoder, batch, progress, dead_letters)
+            for aggregate in decoder.aggregates:
+                self._fold(aggregate, chunk, active, dead_letters)
             for agent in decoder.agents:
                 agent.offer(chunk)
                 if agent.full():
                     full.append(agent)
         count = len(batch.offsets)
-        ours.taken += count
+        active.taken += count
         self._metrics.records_total.inc(count)
         return full
 
-    def _fold(self, fold: Fold, chunk: Chunk, ours: Ours, letters: Letters) -> None:
-        spec = fold.spec
-        progress = ours.progress[spec.consumer, chunk.topic, chunk.partition]
+    def _fold(
+        self,
+        aggregate: AggregateConsumer,
+        chunk: Chunk,
+        active: ActiveAssignment,
+        dead_letters: DeadLetterQueue,
+    ) -> None:
+        spec = aggregate.spec
+        progress = active.progress[spec.consumer, chunk.topic, chunk.partition]
         late = progress.counters.get("late", 0)
         rest = chunk.since(progress.position)
-        for index, error in fold.take(rest, progress):
-            letters.add_bad(rest, index, error, spec.consumer)
+        for index, error in aggregate.take(rest, progress):
+            dead_letters.add_bad(rest, index, error, spec.consumer)
         late = progress.counters.get("late", 0) - late
         if late:
             self._metrics.late_events_total.labels(spec.name).inc(late)
 
-    def _decode(self, decoder: Decoder, batch: Batch, progress: Progress, letters: Letters) -> Chunk:
+    def _decode(
+        self, decoder: Decoder, batch: Batch, progress: Progress, dead_letters: DeadLetterQueue
+    ) -> Chunk:
         bad: dict[int, DecodeError] = {}
         keys = self._keys(decoder, batch, bad)
         events: list[Any] | None = None
@@ -130,7 +140,7 @@ class Dispatcher:
         fresh = len(chunk.since(progress.position))
         fresh_bad = [index for index in sorted(bad) if batch.offsets[index] >= progress.position]
         for index in fresh_bad:
-            letters.add_bad(batch, index, bad[index], None)
+            dead_letters.add_bad(batch, index, bad[index], None)
         if batch.next_offset > progress.position:
             progress.take(batch.next_offset, counted=fresh - len(fresh_bad), bad=len(fresh_bad))
         if bad:
@@ -140,7 +150,7 @@ class Dispatcher:
     def _keys(self, decoder: Decoder, batch: Batch, bad: dict[int, DecodeError]) -> list[Any]:
         memory = decoder.memories.get(batch.partition)
         if memory is None:
-            memory = KeyMemory(decoder.source.key, batch.partition, partial(self._places, batch.topic))
+            memory = KeyCache(decoder.source.key, batch.partition, partial(self._places, batch.topic))
             decoder.memories[batch.partition] = memory
         keys, misrouted = memory.column(batch.keys, bad)
         if misrouted:

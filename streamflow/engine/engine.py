@@ -16,35 +16,35 @@ from typing import Any
 
 from streamflow.aggregates.closed_rows import closed_row
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.shuffle.final import RowId, SecondStage
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.shuffle.final import FinalStage, RowId
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock, sleep_unless
-from streamflow.engine.assignment import Ours
-from streamflow.engine.assignment_builder import Forming
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.checkpoint import Checkpoint
-from streamflow.engine.committed import Folded
+from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.dispatch import Dispatcher, Limits
 from streamflow.engine.extending import begin_early, extend
-from streamflow.engine.hooks import Lifecycle
+from streamflow.engine.hooks import AssignmentHooks
 from streamflow.engine.idleness import idle_ticks
 from streamflow.engine.internal_topics import refuse_foreign_rows
-from streamflow.engine.log_tail import Tail
-from streamflow.engine.progress_board import Board
+from streamflow.engine.log_tail import LogTail
+from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rejected_records import set_aside
-from streamflow.engine.restoration import Recovering, Turns
-from streamflow.engine.restoring_partition import Opening
+from streamflow.engine.restoration import Restoration, Turns
+from streamflow.engine.restoring_partition import PartitionTask
 from streamflow.engine.standbys import Standbys
 from streamflow.engine.topology import Declarations, size_tables
 from streamflow.engine.window_expiry import close_windows
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TornInMemory, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced, TransportError
 from streamflow.metrics import Metrics
-from streamflow.processing.failures import untangle
+from streamflow.processing.failures import await_conflicts
 from streamflow.settings import Settings
-from streamflow.state.event_context import CURRENT
+from streamflow.state.event_context import current_context
 from streamflow.state.global_table import global_logs
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.restore import end_of_logs
-from streamflow.state.store_manager import Shelf
+from streamflow.state.store_manager import StoreManager
 from streamflow.state.stores.base import Store
 from streamflow.state.stores.opening import Stores
 from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
@@ -59,7 +59,7 @@ CALM_MS = 500.0
 class Engine(Declarations):
     """One worker's engine. Declare with the ``add_`` methods, then `start`; `stop` ends it for good.
 
-    ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a second stage
+    ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a final stage
     the reading of its shuffle changed, ``watch_ours`` that all rows have gone or come back.
     """
 
@@ -69,18 +69,18 @@ class Engine(Declarations):
         super().__init__(settings, clock, metrics or Metrics())
         self.transport = transport
         self.stores = Stores(settings, clock)
-        self.shelf = Shelf(self.open_store, clock, settings.store_age_max_s * 1_000)
-        self.board = Board()
+        self.store_manager = StoreManager(self.open_store, clock, settings.store_age_max_s * 1_000)
+        self.board = ProgressBoard()
         self.live = False
-        self.lifecycle = Lifecycle()
+        self.lifecycle = AssignmentHooks()
         self.partitioner_chosen = True  # did somebody say it, or is it the default?
         self.epoch = 0  # grows whenever rows were dropped or restored
         self.members: tuple[Member, ...] = ()
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
-        self.watch: Callable[[list[Folded]], None] = _ignore
-        self.watch_stage: Callable[[SecondStage, list[RowId]], None] = _ignore
-        self.watch_ours: Callable[[], None] = _ignore
+        self.watch: Callable[[list[CommittedChanges]], None] = _ignore
+        self.watch_stage: Callable[[FinalStage, list[RowId]], None] = _ignore
+        self.watch_active: Callable[[], None] = _ignore
         self.subscribed: set[str] | None = None  # topics; None: the group was not joined yet
         self.url = ""
         self._assignment: Assignment | None = None
@@ -88,12 +88,12 @@ class Engine(Declarations):
         self._checkpoint: Checkpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._recovery: asyncio.Task[None] | None = None
-        self._standbys = Standbys(transport, self.shelf, clock, self.metrics)
-        self._stages: dict[TopicPartition, SecondStage] = {}
+        self._standbys = Standbys(transport, self.store_manager, clock, self.metrics)
+        self._stages: dict[TopicPartition, FinalStage] = {}
         self._paused: set[TopicPartition] = set()
         self._early = asyncio.Event()  # the next checkpoint comes before its time
-        self.gate.on_tear = self._early.set
-        self._tail: Tail | None = None
+        self.gate.on_invalidated = self._early.set
+        self._tail: LogTail | None = None
         self._stopping = False
         # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
         # assignment fills the very tables and agents that this checkpoint cuts.
@@ -104,7 +104,7 @@ class Engine(Declarations):
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
         self.stores.check([table.spec.store for table in self.tables.values()])
-        self.stores.check([fold.spec.store for fold in self.folds.values()])
+        self.stores.check([aggregate.spec.store for aggregate in self.aggregates.values()])
         await self.transport.start()
         await self.topics.create(self.transport)
         await begin_early(self)
@@ -114,8 +114,8 @@ class Engine(Declarations):
         await self.topics.create(self.transport)
         limits = Limits.of(self.settings)
         self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.places)
-        self._tail = tail = Tail(self.transport.log_reader(), self._on_tail)
-        self._forming = Forming(
+        self._tail = tail = LogTail(self.transport.log_reader(), self._on_tail)
+        self._builder = AssignmentBuilder(
             self.declared(),
             transport=self.transport,
             topics=self.topics,
@@ -123,12 +123,12 @@ class Engine(Declarations):
             tail=tail,
             clock=self.clock,
             emit=self.closed_record,
-            shelf=self.shelf,
+            store_manager=self.store_manager,
         )
         turns = Turns(self._read_global, self._install, self._open)
-        self._recovering = Recovering(self._forming, self.transport, self.clock, self.metrics, turns)
+        self._restoration = Restoration(self._builder, self.transport, self.clock, self.metrics, turns)
         tail.follow((self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress)))
-        tail.follow(global_logs(self.tables[name].spec for name in self.everywhere))
+        tail.follow(global_logs(self.tables[name].spec for name in self.global_tables))
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
@@ -149,8 +149,8 @@ class Engine(Declarations):
             assignment = self._assignment
             if assignment is None or self._stopping:
                 return
-            if self.ours is not None:
-                self.transport.pause(self.ours.source_partitions())
+            if self.active is not None:
+                self.transport.pause(self.active.source_partitions())
             await self._revoke()
             work = self._recover(assignment, 0.0, told=False)
             self._recovery = asyncio.create_task(work, name="streamflow-recovery")
@@ -161,9 +161,9 @@ class Engine(Declarations):
             spec.name, partition, spec.codec, f"{spec.changelog} {spec.window!r}", spec.store
         )
 
-    def standing(self) -> tuple[list[TablePartition], list[SecondStage]]:
+    def standing(self) -> tuple[list[TablePartition], list[FinalStage]]:
         """What is kept up to date for other workers' partitions."""
-        return list(self._standbys.parts.values()), self._forming.standbys.stages
+        return list(self._standbys.parts.values()), self._builder.standbys.stages
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -179,7 +179,7 @@ class Engine(Declarations):
             if self._tail is not None:
                 await self._tail.close()
             await self.transport.stop()
-            self.shelf.close()
+            self.store_manager.close()
             self.stores.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -208,22 +208,22 @@ class Engine(Declarations):
 
     async def _revoke(self) -> None:
         # Not live before anything is awaited: a commit that fails meanwhile must not begin a recovery.
-        ours, checkpoint, was_live = self.ours, self._checkpoint, self.live
+        active, checkpoint, was_live = self.active, self._checkpoint, self.live
         self.live = False
         self._standbys.rest()
         await self._end_recovery()
-        if ours is None or checkpoint is None:
+        if active is None or checkpoint is None:
             return
         if was_live:
             # Events that came in each other's way get a moment to end; else there is no last checkpoint.
-            await self.gate.untangle(CALM_MS)
-        for agent in ours.agents:
+            await self.gate.await_conflicts(CALM_MS)
+        for agent in active.agents:
             await agent.halt()
-        if self.gate.torn is not None:
-            logger.warning("no last checkpoint, events are taken again: %s", self.gate.torn)
+        if self.gate.invalidated is not None:
+            logger.warning("no last checkpoint, events are taken again: %s", self.gate.invalidated)
         elif was_live:
             checkpoint.attempts_max = LAST_COMMIT_ATTEMPTS
-            ours.hurry()
+            active.hurry()
             try:
                 await checkpoint.run()
             except (Fenced, CommitUnknown, CommitAborted) as exc:
@@ -232,7 +232,7 @@ class Engine(Declarations):
                 )
         self._drop()
         if not self._stopping:
-            await self.lifecycle.revoked(ours.assignment.partitions)
+            await self.lifecycle.revoked(active.assignment.partitions)
 
     async def on_assigned(self, assignment: Assignment) -> None:
         """Recovery runs beside it: the partitions start to serve when their tables are back."""
@@ -253,19 +253,19 @@ class Engine(Declarations):
             await asyncio.gather(task, return_exceptions=True)
 
     def _drop(self) -> None:
-        """Whatever is not durable goes. The stores stay on their shelf, the second stages go on reading."""
+        """Whatever is not durable goes. The stores stay open, the final stages go on reading."""
         self.live = False
         self.epoch += 1
         self._standbys.rest()
         for stage in self._stages.values():
             stage.hold()
         self._paused.clear()
-        if self.ours is not None:
-            self.ours.drop()
+        if self.active is not None:
+            self.active.drop()
             self.gate.clear()
-        self.ours = None
+        self.active = None
         self._checkpoint = None
-        self.watch_ours()
+        self.watch_active()
 
     async def _recover(self, assignment: Assignment, wait_ms: float, *, told: bool = True) -> None:
         try:
@@ -273,58 +273,60 @@ class Engine(Declarations):
                 await self.lifecycle.assigned(assignment.partitions)
             if wait_ms:
                 await self.clock.sleep_ms(wait_ms)
-            await self._recovering.run(assignment, self._stages, self.lifecycle)
-            self._standbys.follow(self._forming.standbys.tables)  # what serves came first
+            await self._restoration.run(assignment, self._stages, self.lifecycle)
+            self._standbys.follow(self._builder.standbys.tables)  # what serves came first
         except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
             self.fail(exc)
 
     async def _read_global(self) -> None:
         """Global tables are whole as of now: all that was checkpointed before has been read."""
-        logs = global_logs(self.tables[name].spec for name in self.everywhere)
+        logs = global_logs(self.tables[name].spec for name in self.global_tables)
         if logs and self._tail is not None:
             await self._tail.passed(await end_of_logs(self.transport, logs))
 
-    def _install(self, ours: Ours, stages: Iterable[SecondStage]) -> None:
-        """From here on second stages are read; nothing is taken before it is opened."""
+    def _install(self, active: ActiveAssignment, stages: Iterable[FinalStage]) -> None:
+        """From here on final stages are read; nothing is taken before it is opened."""
         assert self._tail is not None
-        stages = [*stages, *self._forming.standbys.stages]
+        stages = [*stages, *self._builder.standbys.stages]
         before, self._stages = self._stages, {(stage.topic, stage.partition): stage for stage in stages}
         self._tail.leave([at for at in before if at not in self._stages])
         self._tail.follow(at for at in self._stages if at not in before)
-        self.ours = ours
-        refused = partial(set_aside, ours, self.letters)
-        self._checkpoint = Checkpoint(ours, self.transport, self.clock, self._on_folded, refused)
+        self.active = active
+        refused = partial(set_aside, active, self.dead_letters)
+        self._checkpoint = Checkpoint(active, self.transport, self.clock, self._on_committed, refused)
 
-    def _open(self, ours: Ours, openings: list[Opening]) -> None:
+    def _open(self, active: ActiveAssignment, partition_tasks: list[PartitionTask]) -> None:
         """No await: from here on these partitions are taken, fetched and checkpointed."""
         now_ms = self.clock.monotonic_ms()
-        for opening in openings:
-            opening.into(ours, now_ms)
-        positions = ours.offsets()
-        sources = [at for opening in openings for at in opening.sources if at in positions]
+        for partition_task in partition_tasks:
+            partition_task.into(active, now_ms)
+        positions = active.offsets()
+        sources = [
+            at for partition_task in partition_tasks for at in partition_task.sources if at in positions
+        ]
         for at in sources:
             self.transport.seek(at, positions[at])
-        for agent in ours.agents:
+        for agent in active.agents:
             if not self.live or agent.spec.isolated:
                 agent.start()
         self.live = True
         self.epoch += 1
-        self.watch_ours()
+        self.watch_active()
         self.transport.resume(sources)
 
     def _restart(self, exc: BaseException) -> None:
         """What is held in memory can't be trusted any more: drop it, and read it back from the log."""
-        ours = self.ours
-        if ours is None:
+        active = self.active
+        if active is None:
             return
         logger.warning("restoring from the log: %s", exc)
-        assignment = ours.assignment
-        self.transport.pause(ours.source_partitions())
+        assignment = active.assignment
+        self.transport.pause(active.source_partitions())
         if self._recovery is not None:
             self._recovery.cancel()  # some partitions were open already
         self._drop()
-        # A broker in trouble is given time; what was torn here is read back at once.
-        wait_ms = 0.0 if isinstance(exc, TornInMemory) else RESTART_WAIT_MS
+        # A broker in trouble is given time; what was invalidated here is read back at once.
+        wait_ms = 0.0 if isinstance(exc, ConflictingWrites) else RESTART_WAIT_MS
         self._early.clear()
         work = self._recover(assignment, wait_ms)
         self._recovery = asyncio.create_task(work, name="streamflow-recovery")
@@ -344,25 +346,25 @@ class Engine(Declarations):
                 continue
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came
             # then came from there.
-            ours = self.ours
+            active = self.active
             for batch in batches:
                 # What was fetched for an assignment that is gone, or twice after a seek, is not ours.
-                if self.ours is not ours or ours is None or not self.live:
+                if self.active is not active or active is None or not self.live:
                     break
-                self._take(batch, ours)
+                self._take(batch, active)
                 await asyncio.sleep(0)
             await self._hold_back()
 
-    def _take(self, batch: Batch, ours: Ours) -> None:
+    def _take(self, batch: Batch, active: ActiveAssignment) -> None:
         at = (batch.topic, batch.partition)
-        if at not in ours.assignment.partitions:
+        if at not in active.assignment.partitions:
             return
-        ours.end_offsets[at] = batch.end_offset
+        active.end_offsets[at] = batch.end_offset
         self.lifecycle.batch(batch)
         if batch.offsets:
-            ours.moved_ms[at] = self.clock.monotonic_ms()
-            ours.taken_bytes += sum(map(len, filter(None, batch.values)))
-        if self.dispatcher.dispatch(batch, ours, self.letters):
+            active.moved_ms[at] = self.clock.monotonic_ms()
+            active.taken_bytes += sum(map(len, filter(None, batch.values)))
+        if self.dispatcher.dispatch(batch, active, self.dead_letters):
             self.transport.pause([at])
             self._paused.add(at)
             self.lifecycle.full(at)
@@ -370,15 +372,17 @@ class Engine(Declarations):
     async def _hold_back(self) -> None:
         """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
         self.make_room()
-        if self.ours is not None and self.ours.full(self.settings.commit_every, self.settings.commit_bytes):
+        if self.active is not None and self.active.full(
+            self.settings.commit_every, self.settings.commit_bytes
+        ):
             self._early.set()
         most, most_bytes = self.settings.commit_events_max, self.settings.commit_bytes_max
-        while self.live and self.ours is not None and self.ours.full(most, most_bytes):
+        while self.live and self.active is not None and self.active.full(most, most_bytes):
             await self.clock.sleep_ms(5)
 
     def make_room(self) -> None:
         """Partitions that full buffers have paused go on, at once: a fetch may be waiting for them alone."""
-        if self._paused and self.ours is not None and not any(agent.full() for agent in self.ours.agents):
+        if self._paused and self.active is not None and not any(agent.full() for agent in self.active.agents):
             self.transport.resume(self._paused)
             self._paused.clear()
 
@@ -390,24 +394,24 @@ class Engine(Declarations):
 
     async def checkpoint(self) -> None:
         """One checkpoint now, if partitions are live. What fails beyond repair is restored from the log."""
-        ours, checkpoint = self.ours, self._checkpoint
-        if not self.live or ours is None or checkpoint is None:
+        active, checkpoint = self.active, self._checkpoint
+        if not self.live or active is None or checkpoint is None:
             return
-        for agent in ours.agents:
+        for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
-        idle_ticks(ours, self.board, self.topics.partitions, self.clock.monotonic_ms())
-        if self.gate.torn is None:
-            await close_windows(ours, lambda: self.ours is ours and self.live)
-        await untangle(self.gate, lambda: self.ours is ours)
-        if self.ours is not ours or not self.live:
+        idle_ticks(active, self.board, self.topics.partitions, self.clock.monotonic_ms())
+        if self.gate.invalidated is None:
+            await close_windows(active, lambda: self.active is active and self.live)
+        await await_conflicts(self.gate, lambda: self.active is active)
+        if self.active is not active or not self.live:
             return
-        if self.gate.torn is not None:
-            self._restart(self.gate.torn)
+        if self.gate.invalidated is not None:
+            self._restart(self.gate.invalidated)
             return
-        ours.on_cut = self.gate.open
+        active.on_cut = self.gate.open
         try:
-            if ours.due():
+            if active.due():
                 self.lifecycle.committing()
             written = await checkpoint.run()
             self.gate.checkpointed(written=written)
@@ -415,13 +419,13 @@ class Engine(Declarations):
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
                 self.lifecycle.committed()
         except (Fenced, CommitUnknown, CommitAborted) as exc:
-            if self.ours is ours and self.live:
+            if self.active is active and self.live:
                 self._restart(exc)
         finally:
             self.gate.open()
 
     def _on_tail(self, batch: Batch) -> None:
-        for name, table in self.everywhere.items():
+        for name, table in self.global_tables.items():
             if self.tables[name].spec.changelog == batch.topic:
                 table.read(batch)
                 return
@@ -437,28 +441,30 @@ class Engine(Declarations):
             if stage.ready:
                 self.watch_stage(stage, changed)
 
-    def _on_folded(self, folded: list[Folded]) -> None:
-        if self.ours is not None:
-            self.shelf.touch((part.spec.name, part.partition) for part in self.ours.table_partitions())
-        self.watch(folded)
+    def _on_committed(self, changes: list[CommittedChanges]) -> None:
+        if self.active is not None:
+            self.store_manager.mark_fresh(
+                (part.spec.name, part.partition) for part in self.active.table_partitions()
+            )
+        self.watch(changes)
 
     # -- what agents do -----------------------------------------------------------------------------
 
     async def send(self, record: Record) -> asyncio.Future[Record]:
-        """Writes a record: with the checkpoint of the event in hand, or at once outside of one.
+        """Writes a record: with the checkpoint of the event in flight, or at once outside of one.
 
         The future is resolved when the record is durable.
         """
-        hand = CURRENT.get()
-        if hand is not None:
-            hand.check()
-            hand.sends.append((hand.index, record, promise := hand.promise()))
+        context = current_context.get()
+        if context is not None:
+            context.check()
+            context.sends.append((context.position, record, promise := context.promise()))
             return promise
         await self.transport.send([record])
         (future := asyncio.get_running_loop().create_future()).set_result(record)
         return future
 
-    def closed_record(self, spec: FoldSpec, start: int, key: Any, state: State) -> Record:
+    def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
         """The record that tells of a closed row."""
         assert spec.emit_closed is not None
         raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)

@@ -18,7 +18,7 @@ async def begin_early(engine: Engine) -> None:
     early = [agent for agent in engine.agents if agent.spec.early]
     for agent in early:
         agent.start()
-    await have_begun([agent.crew for agent in early])
+    await have_begun([agent.tasks for agent in early])
     await engine.topics.create(engine.transport)
 
 
@@ -37,7 +37,7 @@ async def _extend(engine: Engine) -> None:
     await topics.create(transport)
     for decoder in engine.decoders.values():
         name = decoder.source.name
-        topics.want(dead_letter_topic(name), topics.partitions(name), letters=True)
+        topics.want(dead_letter_topic(name), topics.partitions(name), dead_letters=True)
     await topics.create(transport)
     size_tables(topics, engine.declared(), engine.table_partitions)
     await topics.create(transport)

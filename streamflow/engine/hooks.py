@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamflow.transports.base import Batch, TopicPartition
 
 
-class Lifecycle:
+class AssignmentHooks:
     """Told, and waited for, when partitions come and go. What it raises ends the engine."""
 
     async def revoked(self, partitions: frozenset[TopicPartition]) -> None:
@@ -19,7 +19,7 @@ class Lifecycle:
 
     def waits(self) -> bool:
         """Must agents wait until `recovered` was told? Else each partition begins with its own tables."""
-        return type(self).recovered is not Lifecycle.recovered
+        return type(self).recovered is not AssignmentHooks.recovered
 
     def batch(self, batch: Batch) -> None:
         """What was fetched, before it is dispatched."""

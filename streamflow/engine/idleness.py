@@ -7,41 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from streamflow.engine.assignment import Ours
-from streamflow.engine.progress_board import Board
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.progress_board import ProgressBoard
 from streamflow.state.progress import Progress
 from streamflow.windows import Window
 
 
-def idle_ticks(ours: Ours, board: Board, partitions: Callable[[str], int], now_ms: float) -> None:
+def idle_ticks(
+    active: ActiveAssignment, board: ProgressBoard, partitions: Callable[[str], int], now_ms: float
+) -> None:
     """Raises the watermark of partitions that are at their end and silent.
 
     ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
     """
-    for progress, window in [*_of_folds(ours), *_of_agents(ours)]:
+    for progress, window in [*_of_folds(active), *_of_agents(active)]:
         at = (progress.topic, progress.partition)
-        if window.idle_close_ms is None or progress.position < ours.end_offsets.get(at, 0):
+        if window.idle_close_ms is None or progress.position < active.end_offsets.get(at, 0):
             continue
         time_ms = board.idle_watermark_ms(
-            progress, partitions(progress.topic), now_ms - ours.moved_ms[at], window, now_ms
+            progress, partitions(progress.topic), now_ms - active.moved_ms[at], window, now_ms
         )
         if time_ms is not None:
             progress.raise_watermark(time_ms)
 
 
-def _of_folds(ours: Ours) -> Iterator[tuple[Progress, Window]]:
-    for folded in ours.folds:
-        if folded.fold.spec.window is not None:
-            yield folded.progress, folded.fold.spec.window
+def _of_folds(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+    for aggregate_part in active.aggregate_parts:
+        if aggregate_part.aggregate.spec.window is not None:
+            yield aggregate_part.progress, aggregate_part.aggregate.spec.window
 
 
-def _of_agents(ours: Ours) -> Iterator[tuple[Progress, Window]]:
+def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
     """Those that write a windowed table: windows in Faust's form end too when nothing comes any more."""
-    for table in ours.tables:
+    for table in active.tables:
         window = table.spec.window
         if window is None or table.spec.own_time:
             continue
-        for agent in ours.agents:
+        for agent in active.agents:
             for progress in agent.progress.values():
                 part = table.parts.get(progress.partition)
                 if part is None:

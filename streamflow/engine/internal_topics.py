@@ -38,7 +38,7 @@ class Topics:
         return f"{self.app_id}-{table}-shuffle"
 
     def late(self, table: str) -> str:
-        """Where the late ledger of a declared table lies."""
+        """Where the late-event store of a declared table lies."""
         return f"{self.app_id}-{table}-late"
 
     def partitions(self, topic: str) -> int:
@@ -68,12 +68,12 @@ class Topics:
         partitions: int | None = None,
         *,
         compacted: bool = False,
-        letters: bool = False,
+        dead_letters: bool = False,
         retention_ms: int | None = None,
     ) -> None:
         """Notes a topic that has to be there; what was asked for first holds."""
         if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
-            record_bytes_max = 1_048_588 + EXTRA_BYTES if letters else None
+            record_bytes_max = 1_048_588 + EXTRA_BYTES if dead_letters else None
             self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
 
     async def create(self, transport: Transport) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 READ_WAIT_MS = 100
 
 
-class Tail:
+class LogTail:
     """One reader over a changing set of partitions; each keeps its position while it is followed.
 
     ``on_batch`` is told every batch, in order; it must not block.

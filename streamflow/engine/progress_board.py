@@ -24,7 +24,7 @@ class _Seen:
     moved_ms: float  # when its position was last seen to move, on this worker's monotonic clock
 
 
-class Board:
+class ProgressBoard:
     """The newest checkpointed progress of every consumer and partition, this worker's and others'."""
 
     def __init__(self) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from streamflow.engine.assignment import Ours
-from streamflow.engine.dead_letters import Letters
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.dead_letters import DeadLetterQueue
 from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
-from streamflow.state.event_context import Promise
+from streamflow.state.event_context import SendPromise
 from streamflow.transports.base import Record
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ KEY_BYTES_SHOWN = 100
 
 
 def set_aside(
-    ours: Ours, letters: Letters, records: Sequence[Record], refusal: RecordRefused
+    active: ActiveAssignment, dead_letters: DeadLetterQueue, records: Sequence[Record], refusal: RecordRefused
 ) -> list[Record]:
     """The records of a cut, dead letters in the place of those refused.
 
@@ -34,31 +34,33 @@ def set_aside(
         raise refusal
     instead = list(records)
     for index, why in refusal.refused.items():
-        sent = ours.sent_at(index)
+        sent = active.sent_at(index)
         promise = None if sent is None else sent[2]
-        if sent is None or sent[1] is not records[index] or not isinstance(promise, Promise):
-            raise ConfigurationError(_of_our_own(ours, records[index], why)) from why
-        instead[index] = _letter(ours, letters, promise, why)
+        if sent is None or sent[1] is not records[index] or not isinstance(promise, SendPromise):
+            raise ConfigurationError(_of_our_own(active, records[index], why)) from why
+        instead[index] = _letter(active, dead_letters, promise, why)
         if not promise.done():
             promise.set_exception(why)
             promise.exception()  # told by the letter: who does not await it need not hear it again
     return instead
 
 
-def _letter(ours: Ours, letters: Letters, promise: Promise, why: RecordRefused) -> Record:
-    agent = next((agent for agent in ours.agents if agent.spec.consumer == promise.consumer), None)
+def _letter(
+    active: ActiveAssignment, dead_letters: DeadLetterQueue, promise: SendPromise, why: RecordRefused
+) -> Record:
+    agent = next((agent for agent in active.agents if agent.spec.consumer == promise.consumer), None)
     if promise.origin is None or agent is None or agent.spec.dead_letter is None:
         raise why
     chunk, index = promise.origin
     place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
     logger.warning("agent %s: what it sent for %s is refused: %s", agent.spec.name, place, why)
-    return letters.letter(chunk, index, why.reason, why, agent.spec.name, agent.spec.dead_letter)
+    return dead_letters.letter(chunk, index, why.reason, why, agent.spec.name, agent.spec.dead_letter)
 
 
-def _of_our_own(ours: Ours, record: Record, why: RecordRefused) -> str:
+def _of_our_own(active: ActiveAssignment, record: Record, why: RecordRefused) -> str:
     size = len(record.key or b"") + len(record.value or b"")
     key = (record.key or b"")[:KEY_BYTES_SHOWN]
-    what = f"{_owner(ours, record)}: a record of {size} bytes with key {key!r}"
+    what = f"{_owner(active, record)}: a record of {size} bytes with key {key!r}"
     if isinstance(why, RecordTooLarge):
         return (
             f"{what} is larger than topic {record.topic!r} takes: raise that topic's max.message.bytes"
@@ -67,14 +69,14 @@ def _of_our_own(ours: Ours, record: Record, why: RecordRefused) -> str:
     return f"{what} is refused by topic {record.topic!r}: {why}"
 
 
-def _owner(ours: Ours, record: Record) -> str:
-    for part in ours.table_partitions():
+def _owner(active: ActiveAssignment, record: Record) -> str:
+    for part in active.table_partitions():
         if part.spec.changelog == record.topic:
             return f"table {part.spec.name!r}"
-    for folded in ours.folds:
-        spec = folded.fold.spec
+    for aggregate_part in active.aggregate_parts:
+        spec = aggregate_part.aggregate.spec
         if record.topic == spec.emit_closed:
             return f"table {spec.name!r} (a closed row)"
-        if folded.sender is not None and folded.sender.topic == record.topic:
-            return f"table {spec.name!r} (shares)"
+        if aggregate_part.sender is not None and aggregate_part.sender.topic == record.topic:
+            return f"table {spec.name!r} (partial results)"
     return "a dead letter" if any(n == "source-topic" for n, _ in record.headers) else "the app's progress"

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.clock import Clock
-from streamflow.engine.assignment import Ours
-from streamflow.engine.assignment_builder import Forming
-from streamflow.engine.hooks import Lifecycle
-from streamflow.engine.restoring_partition import Opening
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.assignment_builder import AssignmentBuilder
+from streamflow.engine.hooks import AssignmentHooks
+from streamflow.engine.restoring_partition import PartitionTask
 from streamflow.errors import TransportError
 from streamflow.metrics import Metrics
 from streamflow.state.restore import missing, restore
@@ -34,46 +34,48 @@ class Turns(NamedTuple):
     ``install`` takes what is ours, with nothing open yet, ``opened`` partitions that are whole."""
 
     prepare: Callable[[], Awaitable[None]]
-    install: Callable[[Ours, list[SecondStage]], None]
-    opened: Callable[[Ours, list[Opening]], None]
+    install: Callable[[ActiveAssignment, list[FinalStage]], None]
+    opened: Callable[[ActiveAssignment, list[PartitionTask]], None]
 
 
-class Recovering:
+class Restoration:
     """One for each engine; `run` is one assignment's."""
 
     def __init__(
-        self, forming: Forming, transport: Transport, clock: Clock, metrics: Metrics, turns: Turns
+        self, builder: AssignmentBuilder, transport: Transport, clock: Clock, metrics: Metrics, turns: Turns
     ) -> None:
-        self._forming = forming
+        self._builder = builder
         self._transport = transport
         self._clock = clock
         self._metrics = metrics
         self._turns = turns
 
     async def run(
-        self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage], lifecycle: Lifecycle
+        self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage], lifecycle: AssignmentHooks
     ) -> None:
         """Returns when every partition is open. Raises what no retry cures."""
         began_ms = self._clock.monotonic_ms()
-        ours, openings, ends = await self._begin(assignment, stages)
-        self._metrics.partitions_kept_total.inc(self._forming.kept)
-        self._turns.install(ours, [stage for opening in openings for stage in opening.stages])
+        active, partition_tasks, ends = await self._begin(assignment, stages)
+        self._metrics.partitions_kept_total.inc(self._builder.kept)
+        self._turns.install(
+            active, [stage for partition_task in partition_tasks for stage in partition_task.stages]
+        )
         if lifecycle.waits():
-            whole: list[Opening] = []
-            await self._restore_all(openings, ends, whole.extend)
+            whole: list[PartitionTask] = []
+            await self._restore_all(partition_tasks, ends, whole.extend)
             await lifecycle.recovered()
-            self._turns.opened(ours, whole)
+            self._turns.opened(active, whole)
         else:
-            await self._restore_all(openings, ends, lambda ready: self._turns.opened(ours, ready))
+            await self._restore_all(partition_tasks, ends, lambda ready: self._turns.opened(active, ready))
             await lifecycle.recovered()
         self._metrics.recovery_seconds.observe((self._clock.monotonic_ms() - began_ms) / 1_000)
 
     async def _begin(
-        self, assignment: Assignment, stages: Mapping[TopicPartition, SecondStage]
-    ) -> tuple[Ours, list[Opening], dict[TopicPartition, int]]:
+        self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage]
+    ) -> tuple[ActiveAssignment, list[PartitionTask], dict[TopicPartition, int]]:
         while True:
             try:
-                formed = await self._forming.begin(assignment, stages)
+                formed = await self._builder.begin(assignment, stages)
                 await self._turns.prepare()
             except TransportError as exc:
                 await self._again(exc)
@@ -82,18 +84,20 @@ class Recovering:
 
     async def _restore_all(
         self,
-        openings: list[Opening],
+        partition_tasks: list[PartitionTask],
         ends: Mapping[TopicPartition, int],
-        ready: Callable[[list[Opening]], None],
+        ready: Callable[[list[PartitionTask]], None],
     ) -> None:
         """Tells ``ready`` of those that are whole, once at the beginning and then as they become so."""
-        whole = [opening for opening in openings if not missing(opening.logs, ends)]
+        whole = [
+            partition_task for partition_task in partition_tasks if not missing(partition_task.logs, ends)
+        ]
         ready(whole)
         waiting = sorted(
-            (opening for opening in openings if missing(opening.logs, ends)),
-            key=lambda opening: (missing(opening.logs, ends), opening.number),
+            (partition_task for partition_task in partition_tasks if missing(partition_task.logs, ends)),
+            key=lambda partition_task: (missing(partition_task.logs, ends), partition_task.number),
         )
-        report = Report(self._clock, self._metrics, waiting, len(openings), ends)
+        report = Report(self._clock, self._metrics, waiting, len(partition_tasks), ends)
         while waiting:
             wave, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
             while wave:
@@ -105,22 +109,22 @@ class Recovering:
 
     async def _restore_wave(
         self,
-        wave: list[Opening],
+        wave: list[PartitionTask],
         ends: Mapping[TopicPartition, int],
-        ready: Callable[[list[Opening]], None],
+        ready: Callable[[list[PartitionTask]], None],
         report: Report,
     ) -> None:
         """Restores these; those that are whole are taken out of ``wave``."""
-        parts = {at: part for opening in wave for at, part in opening.logs.items()}
-        left = {opening.number: set(opening.logs) for opening in wave}
+        parts = {at: part for partition_task in wave for at, part in partition_task.logs.items()}
+        left = {partition_task.number: set(partition_task.logs) for partition_task in wave}
 
         def done(at: TopicPartition) -> None:
-            for opening in list(wave):
-                left[opening.number].discard(at)
-                if not left[opening.number]:
-                    wave.remove(opening)
-                    report.opened(opening)
-                    ready([opening])
+            for partition_task in list(wave):
+                left[partition_task.number].discard(at)
+                if not left[partition_task.number]:
+                    wave.remove(partition_task)
+                    report.opened(partition_task)
+                    ready([partition_task])
 
         reader = self._transport.log_reader()
         try:
@@ -140,7 +144,7 @@ class Report:
         self,
         clock: Clock,
         metrics: Metrics,
-        waiting: list[Opening],
+        waiting: list[PartitionTask],
         partitions: int,
         ends: Mapping[TopicPartition, int],
     ) -> None:
@@ -154,7 +158,7 @@ class Report:
         self._show()
 
     def _show(self) -> int:
-        left = sum(missing(opening.logs, self._ends) for opening in self._waiting)
+        left = sum(missing(partition_task.logs, self._ends) for partition_task in self._waiting)
         self._metrics.restore_records_left.set(left)
         self._metrics.partitions_restoring.set(len(self._waiting))
         return left
@@ -175,8 +179,8 @@ class Report:
                 self._partitions,
             )
 
-    def opened(self, opening: Opening) -> None:
-        self._waiting.remove(opening)
+    def opened(self, partition_task: PartitionTask) -> None:
+        self._waiting.remove(partition_task)
         self._show()
 
     def end(self) -> None:

@@ -1,6 +1,6 @@
 """Keeps the tables of other workers' partitions up to date, so that one of them can be taken over at once.
 
-A standby is nothing but a store on the shelf that is read on all the time. It says what the committed
+A standby is nothing but a store in the store manager that is read on all the time. It says what the committed
 records of its changelog say below its offset, as every store does; so who gets its partition reads on
 from there. Nothing here is shown to anybody.
 """
@@ -16,7 +16,7 @@ from streamflow.errors import TransportError
 from streamflow.metrics import Metrics
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.restore import end_of_logs, fill, missing
-from streamflow.state.store_manager import Shelf
+from streamflow.state.store_manager import StoreManager
 from streamflow.transports.base import LogReader, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)
@@ -35,9 +35,11 @@ Parts = Mapping[TopicPartition, TablePartition]
 class Standbys:
     """One for each engine. `follow` says what is kept up to date from now on; `rest` ends it at once."""
 
-    def __init__(self, transport: Transport, shelf: Shelf, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, transport: Transport, store_manager: StoreManager, clock: Clock, metrics: Metrics
+    ) -> None:
         self._transport = transport
-        self._shelf = shelf
+        self._store_manager = store_manager
         self._clock = clock
         self._metrics = metrics
         self._places: Sequence[Place] = ()
@@ -77,7 +79,7 @@ class Standbys:
         parts: dict[TopicPartition, TablePartition] = {}
         for spec, partition in places:
             parts[spec.changelog, partition] = TablePartition(
-                spec, partition, self._shelf.take(spec, partition)
+                spec, partition, self._store_manager.open(spec, partition)
             )
             # A store on a disk takes its time to open; what serves comes first.
             await asyncio.sleep(0)
@@ -102,7 +104,7 @@ class Standbys:
                 part = parts[batch.topic, batch.partition]
                 fill(part, batch)
                 if batch.next_offset >= batch.end_offset:
-                    self._shelf.touch([(part.spec.name, part.partition)])
+                    self._store_manager.mark_fresh([(part.spec.name, part.partition)])
                 self._metrics.standby_records_total.inc(len(batch.offsets))
                 await asyncio.sleep(0)
 
@@ -112,7 +114,7 @@ class Standbys:
         if self._places is not places:
             return
         self._metrics.standby_records_behind.set(missing(parts, ends))
-        self._shelf.touch(
+        self._store_manager.mark_fresh(
             (part.spec.name, part.partition)
             for at, part in parts.items()
             if part.store.offset >= ends.get(at, 0)

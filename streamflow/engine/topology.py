@@ -6,58 +6,60 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from streamflow.aggregates.fold import Fold
-from streamflow.aggregates.spec import FoldSpec, Key
-from streamflow.aggregates.windowed_fold import make_fold
+from streamflow.aggregates.fold import AggregateConsumer
+from streamflow.aggregates.spec import AggregateSpec, Key
+from streamflow.aggregates.windowed_fold import make_consumer
 from streamflow.clock import Clock
-from streamflow.engine.assignment import Ours
-from streamflow.engine.dead_letters import Letters, dead_letter_topic
-from streamflow.engine.decoding import Decoder, Source
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.dead_letters import DeadLetterQueue, dead_letter_topic
+from streamflow.engine.decoding import Decoder, TopicSource
 from streamflow.engine.internal_topics import Topics
 from streamflow.errors import ConfigurationError
 from streamflow.metrics import Metrics
 from streamflow.partitioner import partitioner_named
-from streamflow.processing.agent import Agent
+from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.gate import Gate
 from streamflow.settings import Settings
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import Hand
-from streamflow.state.global_table import Everywhere
-from streamflow.state.merging_table import moving_table
+from streamflow.state.event_context import EventContext
+from streamflow.state.global_table import GlobalTableView
+from streamflow.state.merging_table import merging_table
 from streamflow.state.partition import TableSpec
 
 
 class Declarations:
-    """The declared part of an engine. ``ours`` is what it holds, once it holds anything."""
+    """The declared part of an engine. ``active`` is what it holds, once it holds anything."""
 
     def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
         self.settings = settings
         self.clock = clock
         self.metrics = metrics
         self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
-        self.agents: list[Agent] = []
+        self.agents: list[AgentRunner] = []
         self.gate = Gate(clock, self.agents)
         self.tables: dict[str, AgentTable] = {}
-        self.everywhere: dict[str, Everywhere] = {}  # global table -> its rows of all partitions
-        self.folds: dict[str, Fold] = {}
-        self.sources: dict[str, Source] = {}  # consumer -> what it reads
+        self.global_tables: dict[str, GlobalTableView] = {}  # global table -> its rows of all partitions
+        self.aggregates: dict[str, AggregateConsumer] = {}
+        self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
         self.table_partitions: dict[str, int | None] = {}
-        self.ours: Ours | None = None
-        self.letters = Letters(lambda: self.ours, self.topics.partitions, dead_letter_topic, metrics)
+        self.active: ActiveAssignment | None = None
+        self.dead_letters = DeadLetterQueue(
+            lambda: self.active, self.topics.partitions, dead_letter_topic, metrics
+        )
 
     def make_room(self) -> None:
         """An agent's buffer is no longer full. Nothing is running yet that would wait for it."""
 
-    def add_agent(self, spec: AgentSpec, source: Source, *more: Source) -> Agent:
+    def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
-        agent = Agent(
+        agent = AgentRunner(
             spec,
             self.clock,
             self.gate,
             tables=lambda: list(self.tables.values()),
-            give_up=self.letters.give_up,
+            give_up=self.dead_letters.give_up,
         )
         agent.on_room = self.make_room
         self.agents.append(agent)
@@ -65,10 +67,10 @@ class Declarations:
             agent.topics[each.name] = None
             self._decoder(each).agents.append(agent)
         if more:
-            agent.general()
+            agent.concurrent()
         self.sources[spec.consumer] = source
         if spec.dead_letter is not None:
-            self.topics.want(spec.dead_letter, source.partitions, letters=True)
+            self.topics.want(spec.dead_letter, source.partitions, dead_letters=True)
         return agent
 
     def add_table(
@@ -92,39 +94,39 @@ class Declarations:
             raw = key_bytes(key)
             return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
 
-        def on_late(hand: Hand, start: int) -> None:
+        def on_late(context: EventContext, start: int) -> None:
             self.metrics.late_events_total.labels(name).inc()
             for agent in self.agents:
-                agent.note_late(hand)
+                agent.note_late(context)
 
-        table = moving_table(
+        table = merging_table(
             spec,
             default,
             hash_partition=place,
             on_late=on_late,
-            on_scattered=lambda partition, key: self.letters.note_scattered(name, partition, key),
+            on_scattered=lambda partition, key: self.dead_letters.note_scattered(name, partition, key),
         )
         self.tables[name] = table
         self.table_partitions[name] = partitions
         if is_global:
-            self.everywhere[name] = Everywhere(spec)
+            self.global_tables[name] = GlobalTableView(spec)
         return table
 
-    def add_fold(self, spec: FoldSpec, source: Source) -> Fold:
+    def add_aggregate(self, spec: AggregateSpec, source: TopicSource) -> AggregateConsumer:
         """A declared aggregate."""
         self._check_name(spec.name)
         spec = replace(spec, json_keys=isinstance(spec.by, Key) and source.key.of_json)
-        fold = make_fold(spec)
-        self.folds[spec.name] = fold
-        self._decoder(source).folds.append(fold)
+        aggregate = make_consumer(spec)
+        self.aggregates[spec.name] = aggregate
+        self._decoder(source).aggregates.append(aggregate)
         self.sources[spec.consumer] = source
-        return fold
+        return aggregate
 
     def _check_name(self, name: str) -> None:
-        if name in self.tables or name in self.folds:
+        if name in self.tables or name in self.aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
 
-    def _decoder(self, source: Source) -> Decoder:
+    def _decoder(self, source: TopicSource) -> Decoder:
         if source.schema not in self.decoders:
             name = f"decoder:{source.value.name}:{source.key.name}"
             self.decoders[source.schema] = Decoder(source, name)
@@ -132,7 +134,7 @@ class Declarations:
         return self.decoders[source.schema]
 
     def declared(self) -> Declared:
-        return Declared(self.decoders.values(), self.agents, self.tables, self.folds)
+        return Declared(self.decoders.values(), self.agents, self.tables, self.aggregates)
 
     def source_topics(self) -> set[str]:
         """Topics that somebody reads."""
@@ -144,9 +146,9 @@ class Declared:
     """Everything that an app declared, as recovery needs it."""
 
     decoders: Iterable[Decoder]
-    agents: list[Agent]
+    agents: list[AgentRunner]
     tables: Mapping[str, AgentTable]
-    folds: Mapping[str, Fold]
+    aggregates: Mapping[str, AggregateConsumer]
 
 
 def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int | None]) -> None:
@@ -156,20 +158,20 @@ def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int
     """
     sources = {decoder.source.name for decoder in declared.decoders}
     for source in sources:
-        topics.want(dead_letter_topic(source), topics.partitions(source), letters=True)
+        topics.want(dead_letter_topic(source), topics.partitions(source), dead_letters=True)
     agents_topics = sorted({t for agent in declared.agents if agent.writes_tables for t in agent.topics})
     for name, table in declared.tables.items():
         count = topics.agreed(agents_topics, f"table {name!r}", partitions[name])
         table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
         topics.want(table.spec.changelog, count, compacted=True)
-    for name, fold in declared.folds.items():
-        count = topics.partitions(fold.spec.topic)
+    for name, aggregate in declared.aggregates.items():
+        count = topics.partitions(aggregate.spec.topic)
         topics.want(topics.changelog(name), count, compacted=True)
-        if fold.spec.moves:
+        if aggregate.spec.is_shuffled:
             topics.want(topics.shuffle(name), count, compacted=True)
-        if fold.spec.window is not None:
+        if aggregate.spec.window is not None:
             topics.want(topics.late(name), count, compacted=True)
-        if fold.spec.emit_closed is not None:
-            topics.want(fold.spec.emit_closed, 1 if fold.spec.by is None else count)
+        if aggregate.spec.emit_closed is not None:
+            topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
     most = max((topics.partitions(source) for source in sources), default=1)
     topics.want(topics.progress, most, compacted=True)

@@ -8,60 +8,64 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streamflow.engine.assignment import Ours
+from streamflow.engine.assignment import ActiveAssignment
 from streamflow.errors import StaleEvent
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import CURRENT, ClosingHand
+from streamflow.state.event_context import WindowCloseContext, current_context
 from streamflow.state.partition import TablePartition
 
 
-async def close_windows(ours: Ours, is_current: Callable[[], bool]) -> None:
+async def close_windows(active: ActiveAssignment, is_current: Callable[[], bool]) -> None:
     """Tells of every expired window; ``is_current``: do the partitions still belong to us?
 
     What the user's function raises is raised.
     """
-    for table in ours.tables:
+    for table in active.tables:
         if table.on_close is None:
             continue
         for part in list(table.parts.values()):
-            part.expire_to(ours.furthest_writer_ms(part))
+            part.expire_to(active.furthest_writer_ms(part))
             whole = True
             for start in part.expired_starts():
-                if _is_held(ours, part, start):
-                    whole = False  # an event in hand wrote there: it must be done first
-                elif not await _close(ours, table, part, start, is_current):
+                if _is_held(active, part, start):
+                    whole = False  # an event in flight wrote there: it must be done first
+                elif not await _close(active, table, part, start, is_current):
                     return
             if whole:
                 part.closed_to_ms = part.expired_to_ms
 
 
 async def _close(
-    ours: Ours, table: AgentTable, part: TablePartition, start: int, is_current: Callable[[], bool]
+    active: ActiveAssignment,
+    table: AgentTable,
+    part: TablePartition,
+    start: int,
+    is_current: Callable[[], bool],
 ) -> bool:
     assert table.on_close is not None
-    hand = ClosingHand(f"table:{table.spec.name}")
-    hand.partition = part.partition
-    token = CURRENT.set(hand)
+    context = WindowCloseContext(f"table:{table.spec.name}")
+    context.partition = part.partition
+    token = current_context.set(context)
     try:
         for key, value in part.rows_of(start).items():
             await table.on_close(start, key, value)
             if not is_current():
-                hand.stale = True
+                context.stale = True
                 return False
     except StaleEvent:
         return False
     finally:
-        CURRENT.reset(token)
+        current_context.reset(token)
     # No await in between: the drop and what was sent for it are in the same cut.
-    part.told.add(start)
-    ours.closing_sends.extend(hand.sends)
+    part.announced.add(start)
+    active.closing_sends.extend(context.sends)
     return True
 
 
-def _is_held(ours: Ours, part: TablePartition, start: int) -> bool:
+def _is_held(active: ActiveAssignment, part: TablePartition, start: int) -> bool:
     return any(
         written is part and at == start
-        for agent in ours.agents
-        for hand in agent.hands()
-        for _, written, at, _, _ in hand.writes()
+        for agent in active.agents
+        for context in agent.contexts()
+        for _, written, at, _, _ in context.writes()
     )

@@ -17,7 +17,7 @@ Ranges = tuple[tuple[int, int], ...]
 """(first, last offset) of stretches that are done, in order."""
 
 
-class Lot:
+class ChunkAcks:
     """One chunk on its way: which of its events were handed out, which are done.
 
     ``before_ms`` is the consumer's watermark before this chunk, ``dropped`` how many of its events the
@@ -55,39 +55,39 @@ class Lot:
         return seen if self.before_ms is None or seen > self.before_ms else self.before_ms
 
 
-class Ledger:
+class AckTracker:
     """Of one consumer and source partition. `settle` brings its ``progress`` up to what is done."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.open = 0  # events that were opened and are not done
-        self._lots: deque[Lot] = deque()
+        self._chunks: deque[ChunkAcks] = deque()
         self._known = progress.done  # what was done before this assignment, behind the position
         self._seen_ms = progress.watermark_ms
         self._entered = progress.position  # where the newest chunk ends
         self._outcomes: Counter[str] = Counter()
         self.moved = False
 
-    def enter(self, chunk: Chunk, dropped: int) -> Lot:
+    def enter(self, chunk: Chunk, dropped: int) -> ChunkAcks:
         """Takes a chunk; those of its events that were done before are not handed out again."""
         if self._known and chunk.offsets and self._known[-1][1] < chunk.offsets[0]:
             self._known = ()
         ticked_ms = self.progress.watermark_ms  # idle ticks may have raised it
         if ticked_ms is not None and (self._seen_ms is None or ticked_ms > self._seen_ms):
             self._seen_ms = ticked_ms
-        lot = Lot(chunk, self._seen_ms, self._known, dropped)
+        chunk_acks = ChunkAcks(chunk, self._seen_ms, self._known, dropped)
         if len(chunk):
-            self._seen_ms = lot.watermark_ms(len(chunk) - 1)
-        self._lots.append(lot)
+            self._seen_ms = chunk_acks.watermark_ms(len(chunk) - 1)
+        self._chunks.append(chunk_acks)
         self._entered = max(self._entered, chunk.next_offset)
-        self.open += len(chunk) - sum(lot.done)
+        self.open += len(chunk) - sum(chunk_acks.done)
         self.moved = True
-        return lot
+        return chunk_acks
 
-    def finish(self, lot: Lot, index: int, outcome: str) -> None:
+    def finish(self, chunk_acks: ChunkAcks, index: int, outcome: str) -> None:
         """An event is done. Its effects are in the same checkpoint as this."""
-        assert not lot.done[index], "an event is done once"
-        lot.done[index] = 1
+        assert not chunk_acks.done[index], "an event is done once"
+        chunk_acks.done[index] = 1
         self.open -= 1
         self._outcomes[outcome] += 1
         self.moved = True
@@ -96,21 +96,21 @@ class Ledger:
         if not self.moved:
             return
         self.moved = False
-        progress, lots = self.progress, self._lots
+        progress, chunks = self.progress, self._chunks
         position = progress.position
-        while lots:
-            lot = lots[0]
-            end = lot.done.find(0, lot.first)
-            stop = len(lot.done) if end < 0 else end
-            if stop > lot.first:
-                progress.see(max(lot.chunk.times_ms[lot.first : stop]))
-                lot.first = stop
+        while chunks:
+            chunk_acks = chunks[0]
+            end = chunk_acks.done.find(0, chunk_acks.first)
+            stop = len(chunk_acks.done) if end < 0 else end
+            if stop > chunk_acks.first:
+                progress.see(max(chunk_acks.chunk.times_ms[chunk_acks.first : stop]))
+                chunk_acks.first = stop
             if end >= 0:
-                position = max(position, lot.chunk.offsets[end])
+                position = max(position, chunk_acks.chunk.offsets[end])
                 break
-            position = max(position, lot.chunk.next_offset)
-            self._outcomes["dropped"] += lot.dropped
-            lots.popleft()
+            position = max(position, chunk_acks.chunk.next_offset)
+            self._outcomes["dropped"] += chunk_acks.dropped
+            chunks.popleft()
         progress.done = self._ranges()
         progress.take(position, **self._outcomes)
         self._outcomes.clear()
@@ -119,9 +119,9 @@ class Ledger:
         """What is done behind the mark, as stretches of offsets without an open event in between."""
         found: list[tuple[int, int]] = []
         joined = False  # was the event before done?
-        for lot in self._lots:
-            offsets, done = lot.chunk.offsets, lot.done
-            index, size = lot.first, len(done)
+        for chunk_acks in self._chunks:
+            offsets, done = chunk_acks.chunk.offsets, chunk_acks.done
+            index, size = chunk_acks.first, len(done)
             while index < size:
                 stop = done.find(0 if done[index] else 1, index)
                 stop = size if stop < 0 else stop

@@ -16,15 +16,15 @@ from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import EventTypeError, StaleEvent
 from streamflow.processing.agent_spec import AgentSpec, Run
-from streamflow.processing.agent_tasks import Crew
+from streamflow.processing.agent_tasks import AgentTasks
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.event_stream import EventStream
-from streamflow.processing.failures import Torn, mend, run_alone
-from streamflow.processing.feed import SHARED, Actor, Feed
+from streamflow.processing.failures import MemoryInvalid, recover_failed, require_exclusive
+from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
-from streamflow.processing.units import Unit
+from streamflow.processing.units import InFlight
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import CURRENT, Hand, Sent
+from streamflow.state.event_context import EventContext, Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
 
@@ -36,14 +36,14 @@ OPEN_EVENTS_MAX = 100_000
 """So many events of one agent may be taken and not done; then its partitions wait."""
 
 
-GiveUp = Callable[["Agent", Chunk, int, BaseException], None]
+GiveUp = Callable[["AgentRunner", Chunk, int, BaseException], None]
 """(agent, chunk, index, error): sets the event aside, or raises to stop the worker."""
 
 
-class Agent:
-    """The running side of an agent: its queue of chunks, its hand, its tasks.
+class AgentRunner:
+    """The running side of an agent: its queue of chunks, its event context, its tasks.
 
-    It begins on the fast road, with one hand; `general` moves it to the general road (``feed``) for good.
+    It begins on the in-order path, with one context; `concurrent` moves it to the other (``feed``) for good.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Agent:
         self.spec = spec
         self.topics = {spec.topic: None}  # all that it reads, in order
         self.writes_tables = True  # else the number of its partitions means nothing to tables
-        self.hand = Hand(spec.consumer)
-        self.feed: Feed | None = None
+        self.context = EventContext(spec.consumer)
+        self.feed: EventFeed | None = None
         self.gate = gate
         self.progress: dict[TopicPartition, Progress] = {}
         self.outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
@@ -73,13 +73,13 @@ class Agent:
         self._give_up = give_up
         self._queue: deque[tuple[Chunk, int]] = deque()  # (chunk, events dropped from it by policy)
         self._wake = asyncio.Event()
-        self.crew = Crew(spec.consumer, gate, clock, self._run)
+        self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
         self._accounted = -1  # index of the last event that the progress covers
         self._late: set[int] = set()  # indexes of events that came too late for a table
         self._attempts = 0
         self._failed_at: tuple[str, int, int] | None = None
         if spec.run is None or spec.concurrency > 1 or spec.isolated:
-            self.general()
+            self.concurrent()
 
     # -- the engine's side -------------------------------------------------------------------
 
@@ -89,12 +89,12 @@ class Agent:
             return
         lanes = [SHARED] * self.spec.concurrency
         if self.spec.isolated and self.feed is not None:
-            lanes = sorted({partition for _, partition in self.feed.ledgers})
-        self.crew.start(self.spec.run, lanes)
+            lanes = sorted({partition for _, partition in self.feed.trackers})
+        self.tasks.start(self.spec.run, lanes)
 
     def spawn(self, stage: str, run: Run) -> None:
         """Starts, unless it runs, what else takes this agent's events."""
-        self.crew.spawn(stage, run, SHARED)
+        self.tasks.spawn(stage, run, SHARED)
 
     def failing(self) -> dict[tuple[str, int, int], int]:
         """(topic, partition, offset) -> attempts, of events that failed and are not done."""
@@ -113,9 +113,9 @@ class Agent:
         if self.feed is not None:
             self.feed.hold(progress)
 
-    def hands(self) -> Iterator[Hand]:
+    def contexts(self) -> Iterator[EventContext]:
         if self.feed is None:
-            yield self.hand
+            yield self.context
         else:
             yield from list(self.feed.units)
 
@@ -128,7 +128,7 @@ class Agent:
         """Has it done anything since the last cut?"""
         if self.feed is not None:
             return self.feed.due()
-        return bool(self.outbox) or self.hand.chunk is not None
+        return bool(self.outbox) or self.context.chunk is not None
 
     def full(self) -> bool:
         """Must its partitions wait?"""
@@ -166,7 +166,7 @@ class Agent:
             events -= len(chunk)
 
     def settle(self) -> None:
-        """Moves the progress over what is done, and takes what it sent; the event in hand stays out."""
+        """Moves the progress over what is done, and takes what it sent; the event in flight stays out."""
         if self.feed is not None:
             self.feed.settle()
             self.outbox.extend(self.feed.outbox)
@@ -175,14 +175,14 @@ class Agent:
             self.retries += self.feed.retries
             self.feed.processed = self.feed.retries = 0
             return
-        hand, chunk = self.hand, self.hand.chunk
+        context, chunk = self.context, self.context.chunk
         if chunk is None:
             return
-        done = hand.settled()
+        done = context.settled()
         if done > self._accounted:
             self._account(chunk, done)
-        if hand.sends:
-            self.outbox.extend(hand.take_sends())
+        if context.sends:
+            self.outbox.extend(context.take_sends())
 
     def _account(self, chunk: Chunk, done: int, *, failed: int = 0) -> None:
         first = self._accounted + 1
@@ -196,52 +196,54 @@ class Agent:
         self._accounted = done
         self.processed += count - failed
 
-    def note_late(self, hand: Hand) -> None:
-        """The event in hand came too late for a table."""
-        if hand is self.hand:
-            self._late.add(hand.index)
-        elif isinstance(hand, Unit) and hand.place.feed is self.feed:
-            hand.place.outcome = "late"
+    def note_late(self, context: EventContext) -> None:
+        """The event in flight came too late for a table."""
+        if context is self.context:
+            self._late.add(context.position)
+        elif isinstance(context, InFlight) and context.ref.feed is self.feed:
+            context.ref.outcome = "late"
 
     async def halt(self) -> None:
         """`abandon`, and waits a moment for the agent to end."""
-        tasks = self.crew.stop()
+        tasks = self.tasks.stop()
         self.abandon()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
 
     def abandon(self) -> None:
-        """Takes no more events. What is done stays for the last checkpoint; the events in hand are undone.
+        """Takes no more events. What is done stays for the last checkpoint; the events in flight are undone.
 
-        It is cancelled too; what it still writes or sends afterwards raises StaleEvent. An entangled
-        event can't be undone: the gate is torn then, and there must be no last checkpoint.
+        It is cancelled too; what it still writes or sends afterwards raises StaleEvent. A conflicting
+        event can't be undone: the gate is invalidated then, and there must be no last checkpoint.
         """
-        hand = self.hand
-        for held in self.hands():
-            if self.gate.is_entangled(held):
-                if isinstance(held, Unit):
-                    run_alone(held)
-                self.gate.tear(f"{self.spec.consumer} was stopped while another event held the same row")
+        context = self.context
+        for held in self.contexts():
+            if self.gate.is_conflicting(held):
+                if isinstance(held, InFlight):
+                    require_exclusive(held)
+                self.gate.invalidate(
+                    f"{self.spec.consumer} was stopped while another event held the same row"
+                )
         self.settle()
         if self.feed is not None:
             self.feed.abandon()
-        if hand.holding:
-            hand.revert()
-            hand.holding = False
-            hand.index -= 1
-        hand.stale = True
+        if context.in_flight:
+            context.revert()
+            context.in_flight = False
+            context.position -= 1
+        context.stale = True
         self._queue.clear()
         self.queued = 0
-        self.crew.stop()
+        self.tasks.stop()
 
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
         if self.feed is not None:
             self.feed.clear()
-        if self.crew:  # started early: it waits with this very hand
-            self.hand.clear()
+        if self.tasks:  # started early: it waits with this very event context
+            self.context.clear()
         else:
-            self.hand = Hand(self.spec.consumer)
+            self.context = EventContext(self.spec.consumer)
         self.progress = {}
         self.outbox = []
         self._queue.clear()
@@ -250,23 +252,23 @@ class Agent:
         self._late.clear()
         self._failed_at = None
 
-    # -- the general road ----------------------------------------------------------------------
+    # -- the concurrent path ----------------------------------------------------------------------
 
-    def general(self) -> Feed:
-        """Moves to the general road: what is in hand is done, what is left of its chunk comes next."""
+    def concurrent(self) -> EventFeed:
+        """Moves to the concurrent path: what is in flight is done, what is left of its chunk comes next."""
         if self.feed is not None:
             return self.feed
-        hand, chunk = self.hand, self.hand.chunk
+        context, chunk = self.context, self.context.chunk
         if chunk is not None:
-            hand.holding = False
-            next_index = hand.index + 1
-            self.finish_block(hand)
-            hand.chunk = None
+            context.in_flight = False
+            next_index = context.position + 1
+            self.finish_block(context)
+            context.chunk = None
             if next_index < len(chunk):
                 rest = chunk.select(range(next_index, len(chunk)))
                 self._queue.appendleft((rest, 0))
                 self.queued += len(rest)
-        self.feed = feed = Feed(
+        self.feed = feed = EventFeed(
             self.spec.consumer,
             self._pull,
             self._open_chunk,
@@ -301,23 +303,23 @@ class Agent:
     # -- the agent's side --------------------------------------------------------------------
 
     async def _run(self, actor: Actor, run: Run) -> None:
-        hand = self.hand
-        CURRENT.set(hand)
+        context = self.context
+        current_context.set(context)
         wait_ms, before = RETURNED_WAIT_MS, -1
         while True:
             try:
-                await run(EventStream(self, hand, actor))
+                await run(EventStream(self, context, actor))
             except asyncio.CancelledError:
                 raise
             except Exception as exc:  # noqa: BLE001 - the agent is the user's code
-                if hand.stale or actor.stale:
+                if context.stale or actor.stale:
                     return
                 try:
                     if self.spec.restarts == "crash":
                         raise
-                    if not await mend(actor, exc):
-                        await self._failed(hand, exc)
-                except Torn:
+                    if not await recover_failed(actor, exc):
+                        await self._failed(context, exc)
+                except MemoryInvalid:
                     return
                 except Exception as fatal:  # noqa: BLE001 - told to the engine, which stops
                     self.failure = fatal
@@ -328,9 +330,9 @@ class Agent:
             else:
                 # The agent is through with its stream for good, as in Faust: what it holds is done.
                 actor.finish()
-                hand.holding = False
-                self.finish_block(hand)
-                if hand.stale or actor.stale:
+                context.in_flight = False
+                self.finish_block(context)
+                if context.stale or actor.stale:
                     return
                 logger.warning("agent %s returned; its stream starts again", self.spec.name)
                 done = self.processed + (0 if self.feed is None else self.feed.processed)
@@ -338,22 +340,24 @@ class Agent:
                 wait_ms = min(2 * wait_ms, RETURNED_WAIT_MAX_MS) if idle else RETURNED_WAIT_MS
                 await self._clock.sleep_ms(wait_ms)
 
-    async def _failed(self, hand: Hand, exc: Exception) -> None:
-        """Undoes the event in hand; waits and has it tried again, or sets it aside."""
-        chunk = hand.chunk
-        if chunk is None or not hand.holding:
+    async def _failed(self, context: EventContext, exc: Exception) -> None:
+        """Undoes the event in flight; waits and has it tried again, or sets it aside."""
+        chunk = context.chunk
+        if chunk is None or not context.in_flight:
             logger.error("agent %s failed between events", self.spec.name)
             raise exc
-        index = hand.index
-        if self.gate.is_entangled(hand):
-            self.general().alone.add((chunk.topic, chunk.partition, chunk.offsets[index]))
-            self.gate.tear(f"agent {self.spec.name} failed while another event held the same row: {exc}")
-            raise Torn from exc
-        hand.revert()
+        index = context.position
+        if self.gate.is_conflicting(context):
+            self.concurrent().exclusive.add((chunk.topic, chunk.partition, chunk.offsets[index]))
+            self.gate.invalidate(
+                f"agent {self.spec.name} failed while another event held the same row: {exc}"
+            )
+            raise MemoryInvalid from exc
+        context.revert()
         self._late.discard(index)  # its outcome is still open: late again, counted, or failed
-        hand.holding = False
-        hand.index = index - 1
-        self.finish_block(hand)
+        context.in_flight = False
+        context.position = index - 1
+        self.finish_block(context)
         at = (chunk.topic, chunk.partition, chunk.offsets[index])
         self._attempts = self._attempts + 1 if at == self._failed_at else 1
         self._failed_at = at
@@ -362,17 +366,17 @@ class Agent:
             await self._clock.sleep_ms(self.spec.retry.wait_ms(self._attempts))
             return
         self._give_up(self, chunk, index, exc)
-        hand.chunk, hand.index = chunk, index
+        context.chunk, context.position = chunk, index
         self._account(chunk, index, failed=1)
         if index + 1 >= len(chunk):
-            hand.chunk = None
+            context.chunk = None
 
-    async def next_chunk(self, hand: Hand) -> Chunk:
-        """The chunk to go on with: the one in hand after a failure, else the next of the queue."""
-        if hand.stale:
+    async def next_chunk(self, context: EventContext) -> Chunk:
+        """The chunk to go on with: the one in flight after a failure, else the next of the queue."""
+        if context.stale:
             raise StaleEvent("the stream's partitions are no longer assigned to this worker")
-        chunk = hand.chunk
-        if chunk is not None and hand.index + 1 < len(chunk):
+        chunk = context.chunk
+        if chunk is not None and context.position + 1 < len(chunk):
             return chunk
         while True:
             if self.gate.closed:
@@ -380,7 +384,7 @@ class Agent:
             found = self._pull()
             if found is None:
                 self._wake.clear()
-                self.crew.waits.set()
+                self.tasks.waits.set()
                 await self._wake.wait()
                 continue
             chunk, dropped = found
@@ -390,23 +394,23 @@ class Agent:
                 continue
             assert chunk.events is not None
             self._accounted = -1
-            hand.open(chunk, progress.watermark_ms)
+            context.open(chunk, progress.watermark_ms)
             self._open_chunk(chunk)
             return chunk
 
-    def finish_block(self, hand: Hand) -> None:
-        """Everything up to ``hand.index`` is done."""
-        if hand.stale or hand.chunk is None:
+    def finish_block(self, context: EventContext) -> None:
+        """Everything up to ``context.position`` is done."""
+        if context.stale or context.chunk is None:
             return
-        self.gate.finished(hand, hand.undo)
+        self.gate.finished(context, context.uncommitted_writes)
         self.settle()
-        hand.undo.clear()
-        hand.entangled = False
-        if hand.index + 1 >= len(hand.chunk):
-            hand.chunk = None
+        context.uncommitted_writes.clear()
+        context.conflicting = False
+        if context.position + 1 >= len(context.chunk):
+            context.chunk = None
 
     def now_ms(self) -> float:
         return self._clock.monotonic_ms()
 
 
-__all__ = ["Agent", "AgentSpec", "EventStream"]
+__all__ = ["AgentRunner", "AgentSpec", "EventStream"]

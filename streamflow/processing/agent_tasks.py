@@ -18,13 +18,13 @@ EARLY_MAX_S = 2.0
 """So long the worker waits for what agents do before their first event, until it joins the group."""
 
 
-class Crew:
+class AgentTasks:
     """``work`` runs one coroutine: it is given its actor and what to run."""
 
     def __init__(
         self, name: str, gate: Gate, clock: Clock, work: Callable[[Actor, Run], Coroutine[Any, Any, None]]
     ) -> None:
-        self.waits = asyncio.Event()  # set when the fast road waits for its first event
+        self.waits = asyncio.Event()  # set when the in-order path waits for its first event
         self._name = name
         self._gate = gate
         self._clock = clock
@@ -75,11 +75,11 @@ class Crew:
                     each.cancel()
 
 
-async def have_begun(crews: Iterable[Crew]) -> None:
+async def have_begun(all_tasks: Iterable[AgentTasks]) -> None:
     """Waits, bounded, until agents that start early have asked for their first event."""
     try:
         async with asyncio.timeout(EARLY_MAX_S):
-            for crew in crews:
-                await crew.has_begun()
+            for tasks in all_tasks:
+                await tasks.has_begun()
     except TimeoutError:
         logger.info("an agent does something else before its first event; the worker goes on without waiting")

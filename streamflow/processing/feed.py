@@ -1,9 +1,9 @@
-"""The general road: events in several hands at once, singly or in batches, done in any order.
+"""The concurrent path: several events in flight at once, singly or in batches, done in any order.
 
-The fast road (`streams.EventStream`) has one hand that walks over a chunk. Here each event, or each batch
-that was taken together, is a `Unit`: a hand of its own, with what it wrote and sent. A `Feed` is one
-consumer's side of it: where its units come from and what becomes of them. An `Actor` is one coroutine
-that takes units, of one feed or of several. Both roads give the same results.
+The in-order path (`EventStream`) has one context that walks over a chunk. Here each event, or each batch
+that was taken together, is a unit (`InFlight`): an event context of its own, with what it wrote and sent. An
+`EventFeed` is one consumer's side of it: where its units come from and what becomes of them. An `Actor` is
+one coroutine that takes units, of one feed or of several. Both paths give the same results.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
-from streamflow.processing.acks import Ledger, Lot
+from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
-from streamflow.processing.units import Place, Unit
-from streamflow.state.event_context import CURRENT, Sent
+from streamflow.processing.units import EventRef, InFlight
+from streamflow.state.event_context import Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
 
@@ -37,7 +37,7 @@ Pull = Callable[[], tuple[Chunk, int] | None]
 
 
 class Actor:
-    """One coroutine that takes units, and the units that it has in hand, oldest first.
+    """One coroutine that takes units, and the units that it has in flight, oldest first.
 
     ``lane`` is the partition whose events it takes, or `SHARED`.
     """
@@ -45,8 +45,8 @@ class Actor:
     def __init__(self, gate: Gate, clock: Clock, lane: int = SHARED) -> None:
         self.lane = lane
         self.gate = gate
-        self.current: Unit | None = None
-        self.units: dict[Unit, None] = {}
+        self.current: InFlight | None = None
+        self.units: dict[InFlight, None] = {}
         self.stale = False
         self.waits = asyncio.Event()  # set when it waits for the first time
         self._clock = clock
@@ -64,7 +64,7 @@ class Actor:
         self._thrown.append(exc)
         self.wake()
 
-    def forget(self, unit: Unit) -> None:
+    def forget(self, unit: InFlight) -> None:
         """Its partition has gone."""
         self.units.pop(unit, None)
         if self.current is unit:
@@ -72,8 +72,8 @@ class Actor:
         self.gate.leave(unit)
 
     async def take(
-        self, feeds: Sequence[Feed], until_ms: float | None = None, *, gathering: bool = False
-    ) -> Place | None:
+        self, feeds: Sequence[EventFeed], until_ms: float | None = None, *, gathering: bool = False
+    ) -> EventRef | None:
         """The next event of the feeds, in turn; ``None`` when there is none before ``until_ms``, or no more.
 
         While it is ``gathering`` it holds events already, so it never waits at the gate. Raises StaleEvent
@@ -92,9 +92,9 @@ class Actor:
                 continue
             for _ in feeds:
                 self._turn += 1
-                place = feeds[self._turn % len(feeds)].pop(self.lane)
-                if place is not None:
-                    return place
+                ref = feeds[self._turn % len(feeds)].pop(self.lane)
+                if ref is not None:
+                    return ref
             if all(feed.is_over() for feed in feeds):
                 return None
             self._wake.clear()
@@ -111,7 +111,7 @@ class Actor:
             await asyncio.sleep(0)
             self._block_began_ms = self._clock.monotonic_ms()
 
-    async def _woken(self, feeds: Sequence[Feed], until_ms: float | None) -> bool:
+    async def _woken(self, feeds: Sequence[EventFeed], until_ms: float | None) -> bool:
         """Waits until there may be an event. False: ``until_ms`` has come."""
         ticks = [feed.tick_ms for feed in feeds if feed.tick_ms is not None]
         if ticks:
@@ -140,22 +140,22 @@ class Actor:
     def now_ms(self) -> float:
         return self._clock.monotonic_ms()
 
-    async def begin(self, place: Place, *, manual: bool = False) -> Unit:
-        """Takes an event in hand; what runs from here on runs on its behalf."""
-        unit = Unit(place.feed.consumer, [place], manual=manual)
-        unit.holding = not place.feed.local
+    async def begin(self, ref: EventRef, *, manual: bool = False) -> InFlight:
+        """Takes an event in flight; what runs from here on runs on its behalf."""
+        unit = InFlight(ref.feed.consumer, [ref], manual=manual)
+        unit.in_flight = not ref.feed.local
         self.units[unit] = None
         self.current = unit
-        place.feed.units[unit] = None
-        CURRENT.set(unit)
-        # One that waits for its ack stays in hand while the next is taken: it must not keep that one waiting.
-        cautious = self.gate.cautious and not manual and not place.feed.local
-        if cautious or place.feed.is_alone(place):
-            await self.gate.enter_alone(unit)
+        ref.feed.units[unit] = None
+        current_context.set(unit)
+        # One that waits for its ack stays in flight while the next is taken: that one must not wait for it.
+        cautious = self.gate.cautious and not manual and not ref.feed.local
+        if cautious or ref.feed.is_exclusive(ref):
+            await self.gate.enter_exclusively(unit)
         return unit
 
     def finish(self) -> None:
-        """Taking the next event says that the last one is done; one that waits for its ack stays in hand."""
+        """Taking the next event says that the last one is done; what waits for its ack stays in flight."""
         unit = self.current
         self.current = None
         if unit is not None and not unit.stale:
@@ -165,50 +165,50 @@ class Actor:
                 self.ack(unit)
                 self.drop(unit)
 
-    def ack(self, unit: Unit) -> bool:
+    def ack(self, unit: InFlight) -> bool:
         """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
         if unit.acked or unit.stale or unit not in self.units:
             return False
         unit.acked = True
-        self.gate.finished(unit, unit.undo)
-        unit.undo.clear()
-        unit.entangled = False
-        for place in unit.places:
-            place.feed.finish(place)
-        unit.places[0].feed.outbox.extend(unit.take_sends())
+        self.gate.finished(unit, unit.uncommitted_writes)
+        unit.uncommitted_writes.clear()
+        unit.conflicting = False
+        for ref in unit.refs:
+            ref.feed.finish(ref)
+        unit.refs[0].feed.outbox.extend(unit.take_sends())
         if unit is not self.current:
             self.drop(unit)
         return True
 
-    def ack_event(self, unit: Unit, place: Place) -> bool:
+    def ack_event(self, unit: InFlight, ref: EventRef) -> bool:
         """One event of the unit is acknowledged; a batch is done with the last of them."""
-        unit.asked.add(place)
-        return len(unit.asked) >= len(unit.places) and self.ack(unit)
+        unit.asked.add(ref)
+        return len(unit.asked) >= len(unit.refs) and self.ack(unit)
 
-    def drop(self, unit: Unit) -> None:
-        """The unit leaves the hand. What it did after its ack was kept at once."""
+    def drop(self, unit: InFlight) -> None:
+        """The unit leaves the event context. What it did after its ack was kept at once."""
         if unit.acked and not unit.stale:
-            unit.places[0].feed.outbox.extend(unit.take_sends())
-        unit.holding = False
+            unit.refs[0].feed.outbox.extend(unit.take_sends())
+        unit.in_flight = False
         self.units.pop(unit, None)
-        for place in unit.places:
-            place.feed.units.pop(unit, None)
+        for ref in unit.refs:
+            ref.feed.units.pop(unit, None)
         self.gate.leave(unit)
 
-    def undo(self) -> list[Place]:
-        """Undoes all that it has in hand; gives the events, in the order in which they were taken."""
-        places: list[Place] = []
+    def undo(self) -> list[EventRef]:
+        """Undoes all that it has in flight; gives the events, in the order in which they were taken."""
+        refs: list[EventRef] = []
         for unit in reversed(list(self.units)):
             if not unit.acked:
                 unit.revert()
-                places[:0] = unit.places
+                refs[:0] = unit.refs
             self.drop(unit)
         self.current = None
-        return places
+        return refs
 
 
-class Feed:
-    """One consumer's events on the general road.
+class EventFeed:
+    """One consumer's events on the concurrent path.
 
     ``pull`` gives what its queue has, ``on_open`` is told of each chunk that is begun. ``isolated``: each
     partition has an actor of its own. ``give_up`` sets an event aside, or raises. ``local``:
@@ -235,28 +235,28 @@ class Feed:
         self.pause_ms = pause_ms
         self.retries = 0
         self.isolated = isolated
-        self.ledgers: dict[TopicPartition, Ledger] = {}
+        self.trackers: dict[TopicPartition, AckTracker] = {}
         self.outbox: list[Sent] = []
-        self.units: dict[Unit, None] = {}
+        self.units: dict[InFlight, None] = {}
         self.actors: list[Actor] = []
         self.processed = 0
         self.attempts: dict[Offset, int] = {}
-        self.alone: set[Offset] = set()  # events that must be the only one in hand
+        self.exclusive: set[Offset] = set()  # events that must be the only one in flight
         self.single: set[Offset] = set()  # events that must not be in a batch with others
         self._pull = pull
         self._on_open = on_open
-        self._lanes: dict[int, deque[tuple[Ledger, Lot]]] = {}
-        self._again: dict[int, deque[Place]] = {}
+        self._lanes: dict[int, deque[tuple[AckTracker, ChunkAcks]]] = {}
+        self._again: dict[int, deque[EventRef]] = {}
 
     def hold(self, progress: Progress) -> None:
-        self.ledgers[progress.topic, progress.partition] = Ledger(progress)
+        self.trackers[progress.topic, progress.partition] = AckTracker(progress)
 
     def abandon(self) -> None:
-        """Undoes what is in hand. Whoever holds it learns that it is stale when it is used."""
+        """Undoes what is in flight. Whoever holds it learns that it is stale when it is used."""
         for unit in list(self.units):
             if not unit.acked:
                 unit.revert()
-            unit.holding = False
+            unit.in_flight = False
             unit.stale = True
             for actor in self.actors:
                 actor.forget(unit)
@@ -268,7 +268,7 @@ class Feed:
         for unit in self.units:
             unit.stale = True
         self.units.clear()
-        self.ledgers.clear()
+        self.trackers.clear()
         self.outbox = []
         self._lanes.clear()
         self._again.clear()
@@ -279,21 +279,21 @@ class Feed:
 
     def open_events(self) -> int:
         """Events that were taken from the queue and are not done."""
-        return sum(ledger.open for ledger in self.ledgers.values())
+        return sum(acks.open for acks in self.trackers.values())
 
-    def pop(self, lane: int) -> Place | None:
+    def pop(self, lane: int) -> EventRef | None:
         """The next event for an actor of this lane."""
         again = self._again.get(lane)
         if again:
             return again.popleft()
         while True:
-            lots = self._lanes.get(lane)
-            while lots:
-                ledger, lot = lots[0]
-                index = lot.take()
+            chunks = self._lanes.get(lane)
+            while chunks:
+                acks, chunk_acks = chunks[0]
+                index = chunk_acks.take()
                 if index is not None:
-                    return Place(self, ledger, lot, index)
-                lots.popleft()
+                    return EventRef(self, acks, chunk_acks, index)
+                chunks.popleft()
             if not self._fill():
                 return None
 
@@ -302,12 +302,12 @@ class Feed:
         if found is None:
             return False
         chunk, dropped = found
-        ledger = self.ledgers[chunk.topic, chunk.partition]
-        lot = ledger.enter(chunk, dropped)
+        acks = self.trackers[chunk.topic, chunk.partition]
+        chunk_acks = acks.enter(chunk, dropped)
         if len(chunk):
             self._on_open(chunk)
             lane = chunk.partition if self.isolated else SHARED
-            self._lanes.setdefault(lane, deque()).append((ledger, lot))
+            self._lanes.setdefault(lane, deque()).append((acks, chunk_acks))
             if self.isolated:
                 self.wake()
         return True
@@ -316,29 +316,29 @@ class Feed:
         """Will there never be another event?"""
         return False
 
-    def put_back(self, places: Sequence[Place], lane: int) -> None:
+    def put_back(self, refs: Sequence[EventRef], lane: int) -> None:
         """These come next in their lane."""
-        self._again.setdefault(lane, deque()).extendleft(reversed(places))
+        self._again.setdefault(lane, deque()).extendleft(reversed(refs))
         self.wake()
 
-    def is_alone(self, place: Place) -> bool:
-        return bool(self.alone) and place.at in self.alone
+    def is_exclusive(self, ref: EventRef) -> bool:
+        return bool(self.exclusive) and ref.at in self.exclusive
 
-    def is_single(self, place: Place) -> bool:
-        return bool(self.single) and place.at in self.single
+    def is_single(self, ref: EventRef) -> bool:
+        return bool(self.single) and ref.at in self.single
 
-    def finish(self, place: Place) -> None:
+    def finish(self, ref: EventRef) -> None:
         """The event is done, with the outcome that it has."""
-        place.ledger.finish(place.lot, place.index, place.outcome)
-        self.processed += place.outcome != "failed"
-        if self.attempts or self.single or self.alone:
-            self.attempts.pop(place.at, None)
-            self.single.discard(place.at)
-            self.alone.discard(place.at)
+        ref.acks.finish(ref.chunk_acks, ref.index, ref.outcome)
+        self.processed += ref.outcome != "failed"
+        if self.attempts or self.single or self.exclusive:
+            self.attempts.pop(ref.at, None)
+            self.single.discard(ref.at)
+            self.exclusive.discard(ref.at)
 
     def settle(self) -> None:
-        for ledger in self.ledgers.values():
-            ledger.settle()
+        for acks in self.trackers.values():
+            acks.settle()
 
     def due(self) -> bool:
-        return bool(self.outbox) or any(ledger.moved for ledger in self.ledgers.values())
+        return bool(self.outbox) or any(acks.moved for acks in self.trackers.values())

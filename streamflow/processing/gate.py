@@ -1,12 +1,12 @@
-"""Keeps apart what events write that are in hand at the same time.
+"""Keeps apart what events write that are in flight at the same time.
 
-Two events in hand may write one row only where several coroutines of agents write one table. What one
-of them did can't be taken out of such a row while the other's is kept: they are *entangled*. A
-checkpoint waits until no event in hand is (`untangle`), without handing out new ones; and an event
-that is entangled and fails tears the assignment: what is held in memory is dropped, everything since the
-last checkpoint is taken again, and the event that tore it runs *alone*, where undo is exact. Until a
-checkpoint has held, so do all the others (`cautious`): else events that fail now and then would tear
-each assignment before it has moved.
+Two events in flight may write one row only where several coroutines of agents write one table. What one
+of them did can't be taken out of such a row while the other's is kept: they are *conflicting*. A
+checkpoint waits until no event in flight is (`await_conflicts`), without handing out new ones; and an event
+that is conflicting and fails invalidates the assignment: what is held in memory is dropped, everything since
+the last checkpoint is taken again, and the event that did so runs *exclusively*, where undo is exact. Until
+a checkpoint has held, so do all the others (`cautious`): else events that fail now and then would
+invalidate each assignment before it has moved.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from streamflow.clock import Clock
-from streamflow.errors import TornInMemory
-from streamflow.state.event_context import Hand, Undo
+from streamflow.errors import ConflictingWrites
+from streamflow.state.event_context import EventContext, UncommittedWrite
 
 Row = tuple[int, int, object]
 
-ALONE_PASSES_MAX = 60
+EXCLUSIVE_PASSES_MAX = 60
 """After so many checkpoints others may begin beside an event: it may be one of them that it waits for."""
 
 
 def _nobody() -> None: ...
 
 
-def rows_of(undo: Iterable[Undo]) -> set[Row]:
+def rows_of(undo: Iterable[UncommittedWrite]) -> set[Row]:
     """The rows that these writes changed."""
     return {(id(part), start, key) for _, part, start, key, _ in undo}
 
@@ -36,7 +36,7 @@ def rows_of(undo: Iterable[Undo]) -> set[Row]:
 class Holder(Protocol):
     """An agent, as the gate sees it."""
 
-    def hands(self) -> Iterable[Hand]: ...
+    def contexts(self) -> Iterable[EventContext]: ...
 
     def wake(self) -> None:
         """Wakes who waits for events."""
@@ -46,27 +46,27 @@ class Holder(Protocol):
 class Gate:
     """Every event of every agent of one engine passes here before it is handed out.
 
-    ``holders`` are the agents. ``torn`` says why what is held in memory must be dropped, or ``None``.
+    ``holders`` are the agents. ``invalidated`` says why what is held in memory must be dropped, or ``None``.
     """
 
     def __init__(self, clock: Clock, holders: Sequence[Holder]) -> None:
         self.closed = False
-        self.torn: TornInMemory | None = None
-        self.cautious = False  # since it was torn, until a checkpoint has held
-        self.on_tear: Callable[[], None] = _nobody
+        self.invalidated: ConflictingWrites | None = None
+        self.cautious = False  # since it was invalidated, until a checkpoint has held
+        self.on_invalidated: Callable[[], None] = _nobody
         self._passes = 0
-        self._alone_before: Hand | None = None
+        self._exclusive_before: EventContext | None = None
         self._clock = clock
         self._holders = holders
-        self._alone: Hand | None = None
+        self._exclusive: EventContext | None = None
         self._opened = asyncio.Event()
         self._changed = asyncio.Event()
         self._alone_lock = asyncio.Lock()
 
     def clear(self) -> None:
         """Everything was dropped."""
-        self.torn = None
-        self._alone = None
+        self.invalidated = None
+        self._exclusive = None
         self.open()
 
     # -- who may pass ----------------------------------------------------------------------------
@@ -82,34 +82,34 @@ class Gate:
         for holder in self._holders:
             holder.wake()
 
-    def _hands(self) -> Iterator[Hand]:
+    def _contexts(self) -> Iterator[EventContext]:
         for holder in self._holders:
-            yield from holder.hands()
+            yield from holder.contexts()
 
     def open(self) -> None:
-        """Hands out events again, unless one runs alone."""
-        if self._alone is None:
+        """Hands out events again, unless one runs exclusively."""
+        if self._exclusive is None:
             self.closed = False
             self._opened.set()
 
-    async def enter_alone(self, hand: Hand) -> None:
+    async def enter_exclusively(self, context: EventContext) -> None:
         """Waits until nobody else holds an event, and keeps it so until `leave`."""
         async with self._alone_lock:
-            while self._alone is not None:
+            while self._exclusive is not None:
                 await self._change()
-            self._alone = hand
+            self._exclusive = context
             self._close()
             try:
-                while any(other.holding for other in self._hands() if other is not hand):
+                while any(other.in_flight for other in self._contexts() if other is not context):
                     await self._change()
             except BaseException:
-                self.leave(hand)
+                self.leave(context)
                 raise
 
-    def leave(self, hand: Hand) -> None:
-        """The event in this hand is done, or undone."""
-        if self._alone is hand:
-            self._alone = None
+    def leave(self, context: EventContext) -> None:
+        """The event in this context is done, or undone."""
+        if self._exclusive is context:
+            self._exclusive = None
             self.open()
         self._changed.set()
 
@@ -117,70 +117,70 @@ class Gate:
         self._changed.clear()
         await self._changed.wait()
 
-    # -- what is entangled -----------------------------------------------------------------------
+    # -- what is conflicting -----------------------------------------------------------------------
 
-    def finished(self, hand: Hand, undo: list[Undo]) -> None:
-        """Writes of done events become firm: whoever holds one of the same rows is entangled."""
+    def finished(self, context: EventContext, undo: list[UncommittedWrite]) -> None:
+        """Writes of done events become firm: whoever holds one of the same rows is conflicting."""
         self._changed.set()
         if not undo:
             return
         rows: set[Row] | None = None
-        for other in self._hands():
-            if other is hand or not other.holding or not other.undo:
+        for other in self._contexts():
+            if other is context or not other.in_flight or not other.uncommitted_writes:
                 continue
             rows = rows_of(undo) if rows is None else rows
             if not rows.isdisjoint(rows_of(other.writes())):
-                other.entangled = True
+                other.conflicting = True
 
-    def is_entangled(self, hand: Hand) -> bool:
-        """Can what the event in this hand wrote no longer be told from what others did?"""
-        if not hand.holding:
+    def is_conflicting(self, context: EventContext) -> bool:
+        """Can what the event in this context wrote no longer be told from what others did?"""
+        if not context.in_flight:
             return False
-        if hand.entangled:
+        if context.conflicting:
             return True
-        if not hand.undo:
+        if not context.uncommitted_writes:
             return False
         mine: set[Row] | None = None
-        for other in self._hands():
-            if other is hand or not other.undo:
+        for other in self._contexts():
+            if other is context or not other.uncommitted_writes:
                 continue
-            mine = rows_of(hand.writes()) if mine is None else mine
-            if not mine.isdisjoint(rows_of(other.undo)):
+            mine = rows_of(context.writes()) if mine is None else mine
+            if not mine.isdisjoint(rows_of(other.uncommitted_writes)):
                 return True
         return False
 
-    def entangled(self) -> list[Hand]:
-        return [hand for hand in self._hands() if self.is_entangled(hand)]
+    def conflicting(self) -> list[EventContext]:
+        return [context for context in self._contexts() if self.is_conflicting(context)]
 
-    def tear(self, why: str) -> None:
+    def invalidate(self, why: str) -> None:
         """From here on nothing that is held in memory may become durable."""
-        if self.torn is None:
-            self.torn = TornInMemory(why)
+        if self.invalidated is None:
+            self.invalidated = ConflictingWrites(why)
         self.cautious = True
         self._changed.set()
-        self.on_tear()
+        self.on_invalidated()
 
     def checkpointed(self, *, written: bool) -> None:
         """A checkpoint has held; ``written``: there was something to write."""
         if written:
             self.cautious = False
-        self._passes = self._passes + 1 if self._alone is self._alone_before else 0
-        self._alone_before = self._alone
-        if self._alone is not None and self._passes >= ALONE_PASSES_MAX:
+        self._passes = self._passes + 1 if self._exclusive is self._exclusive_before else 0
+        self._exclusive_before = self._exclusive
+        if self._exclusive is not None and self._passes >= EXCLUSIVE_PASSES_MAX:
             self.cautious = False
-            self.leave(self._alone)
+            self.leave(self._exclusive)
 
-    async def untangle(self, limit_ms: float) -> bool:
-        """Waits until no event in hand is entangled; no new ones are handed out from here to `open`.
+    async def await_conflicts(self, limit_ms: float) -> bool:
+        """Waits until no event in flight is conflicting; no new ones are handed out from here to `open`.
 
-        False: not within the limit, or the assignment is torn.
+        False: not within the limit, or the assignment is invalidated.
         """
-        if self.torn is None and not self.entangled():
+        if self.invalidated is None and not self.conflicting():
             return True
         self._close()
         limit = asyncio.ensure_future(self._clock.sleep_ms(limit_ms))
         try:
-            while self.torn is None and self.entangled() and not limit.done():
+            while self.invalidated is None and self.conflicting() and not limit.done():
                 # Cleared before the task begins: what changes until then must not be missed.
                 self._changed.clear()
                 change = asyncio.ensure_future(self._changed.wait())
@@ -188,4 +188,4 @@ class Gate:
                 change.cancel()
         finally:
             limit.cancel()
-        return self.torn is None and not self.entangled()
+        return self.invalidated is None and not self.conflicting()

@@ -17,10 +17,10 @@ from typing import Any
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StreamflowError
-from streamflow.processing.acks import Ledger, Lot
-from streamflow.processing.feed import Feed
+from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.processing.feed import EventFeed
 from streamflow.processing.retries import Retry
-from streamflow.processing.units import Place, Unit
+from streamflow.processing.units import EventRef, InFlight
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
@@ -58,10 +58,10 @@ class JoinSpec:
 class Side:
     """One side: its consumer's feed, its table, and how a value comes back from the wire form.
 
-    ``key_of`` is (value, event key) -> the key to join by; ``place`` gives the partition of such a key.
+    ``key_of`` is (value, event key) -> the key to join by; ``ref`` gives the partition of such a key.
     """
 
-    feed: Feed
+    feed: EventFeed
     table: AgentTable
     decode: Callable[[bytes | None], Awaitable[Any]]
     key_of: Callable[[Any, Any], Any]
@@ -91,24 +91,24 @@ class Join:
         self._clock = clock
         self._states: dict[int, PartitionState] = {}
 
-    async def take(self, unit: Unit, value: Any) -> list[tuple[Any, Any]]:
+    async def take(self, unit: InFlight, value: Any) -> list[tuple[Any, Any]]:
         """The pairs of one event: those that it ends the waiting of, alone, and then its own matches."""
-        partition, time_ms = unit.partition, unit.times[unit.index]
+        partition, time_ms = unit.partition, unit.times[unit.position]
         state = self._state(partition)
-        if isinstance(unit.place.feed, TickFeed):
+        if isinstance(unit.ref.feed, TickFeed):
             return await self._expire(state, unit.times[0])
-        side = LEFT if unit.place.feed is self.sides[LEFT].feed else RIGHT
+        side = LEFT if unit.ref.feed is self.sides[LEFT].feed else RIGHT
         state.watermarks_ms[side] = unit.running_watermark_ms()
         state.moved_ms[side] = self._clock.monotonic_ms()
         pairs = await self._expire(state, self._joint_ms(state))
         if state.closed_ms is not None and time_ms + self.spec.stays_ms < state.closed_ms:
-            unit.place.outcome = "late"
+            unit.ref.outcome = "late"
             return pairs
         key = self._key(unit, side, value)
         return pairs + await self._match(unit, state, side, key, value)
 
-    def _key(self, unit: Unit, side: int, value: Any) -> Any:
-        own = unit.keys[unit.index]
+    def _key(self, unit: InFlight, side: int, value: Any) -> Any:
+        own = unit.keys[unit.position]
         key = self.sides[side].key_of(value, own)
         if key != own and self.sides[side].place(key) != unit.partition:
             raise JoinKeyError(
@@ -118,9 +118,9 @@ class Join:
         return key
 
     async def _match(
-        self, unit: Unit, state: PartitionState, side: int, key: Any, value: Any
+        self, unit: InFlight, state: PartitionState, side: int, key: Any, value: Any
     ) -> list[tuple[Any, Any]]:
-        time_ms, other = unit.times[unit.index], self.sides[1 - side]
+        time_ms, other = unit.times[unit.position], self.sides[1 - side]
         pairs: list[tuple[Any, Any]] = []
         found = _entries(other.table, key)
         fitting = [entry for entry in found if abs(entry[0] - time_ms) <= self.spec.within_ms]
@@ -129,8 +129,8 @@ class Join:
         if any(not entry[3] for entry in fitting):
             told = [[*entry[:3], True] if entry in fitting else entry for entry in found]
             other.table.write(key, told, NO_WINDOW)
-        place = unit.place
-        chunk = place.lot.chunk
+        place = unit.ref
+        chunk = place.chunk_acks.chunk
         number = chunk.offsets[place.index]
         entry = [time_ms, number, _text(chunk.raw_values[place.index]), bool(fitting)]
         own = self.sides[side].table
@@ -219,9 +219,9 @@ class Join:
     def _mark_ms(self, side: Side, partition: int) -> int | None:
         side.feed.settle()  # what is done counts, also since the last checkpoint
         marks = [
-            ledger.progress.watermark_ms
-            for (_, number), ledger in side.feed.ledgers.items()
-            if number == partition and ledger.progress.watermark_ms is not None
+            acks.progress.watermark_ms
+            for (_, number), acks in side.feed.trackers.items()
+            if number == partition and acks.progress.watermark_ms is not None
         ]
         return max(marks, default=None)
 
@@ -251,11 +251,11 @@ def _wire(text: Any) -> bytes | None:
     return None if text is None else str(text).encode()
 
 
-class TickFeed(Feed):
+class TickFeed(EventFeed):
     """Gives a unit without an event when something expires while nothing comes; part of ``main``'s."""
 
     def __init__(
-        self, main: Feed, clock: Clock, next_tick: Callable[[], tuple[int, Any, int] | None]
+        self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Any, int] | None]
     ) -> None:
         self._main = main
         super().__init__(
@@ -278,7 +278,7 @@ class TickFeed(Feed):
     def outbox(self, _: Any) -> None:
         """Made by the base class, too."""
 
-    def pop(self, lane: int) -> Place | None:
+    def pop(self, lane: int) -> EventRef | None:
         tick = self._next_tick()
         if tick is None:
             return None
@@ -295,15 +295,15 @@ class TickFeed(Feed):
             raw=([None], [None], None),
             next_offset=-1,
         )
-        ledger = Ledger(Progress(self.consumer, "", partition))
-        return Place(self, ledger, Lot(chunk, None, (), 0), 0)
+        acks = AckTracker(Progress(self.consumer, "", partition))
+        return EventRef(self, acks, ChunkAcks(chunk, None, (), 0), 0)
 
-    def put_back(self, places: Sequence[Place], lane: int) -> None:
+    def put_back(self, places: Sequence[EventRef], lane: int) -> None:
         """It comes again by itself while it is due."""
 
-    def finish(self, place: Place) -> None:
-        for ledger in self._main.ledgers.values():
-            ledger.moved = True  # so that there is a checkpoint, though no event was done
+    def finish(self, place: EventRef) -> None:
+        for acks in self._main.trackers.values():
+            acks.moved = True  # so that there is a checkpoint, though no event was done
             return
 
 

@@ -1,4 +1,4 @@
-"""How actors take units on the general road: one by one or in batches; and what happens when one fails."""
+"""How actors take units on the concurrent path: one by one or in batches; and what happens when one fails."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from streamflow.processing.feed import Actor, Feed
-from streamflow.processing.units import Batch, Place, Unit
+from streamflow.processing.feed import Actor, EventFeed
+from streamflow.processing.units import Batch, EventRef, InFlight
 
 logger = logging.getLogger(__name__)
 
@@ -15,16 +15,16 @@ FILTERED = object()
 """What processing gives for an event that its consumer does not want to see: it is done."""
 
 
-class Several(list[Any]):
+class FlatValues(list[Any]):
     """What processing gives where one event becomes several values."""
 
 
-Process = Callable[[Unit], Awaitable[Any]]
+Process = Callable[[InFlight], Awaitable[Any]]
 """The value that the agent is to see for the event where the unit stands, or `FILTERED`."""
 
 
-async def as_it_is(unit: Unit) -> Any:
-    return unit.place.value
+async def as_it_is(unit: InFlight) -> Any:
+    return unit.ref.value
 
 
 class UnitStream:
@@ -34,7 +34,7 @@ class UnitStream:
     """
 
     def __init__(
-        self, feeds: Sequence[Feed], actor: Actor, process: Process = as_it_is, *, manual: bool = False
+        self, feeds: Sequence[EventFeed], actor: Actor, process: Process = as_it_is, *, manual: bool = False
     ) -> None:
         self.feeds = list(feeds)
         self.actor = actor
@@ -45,29 +45,31 @@ class UnitStream:
                 feed.actors.append(actor)
 
     def leave(self) -> None:
-        """The actor takes no more of these feeds; what it has in hand is its own to end."""
+        """The actor takes no more of these feeds; what it has in flight is its own to end."""
         for feed in self.feeds:
             if self.actor in feed.actors:
                 feed.actors.remove(self.actor)
 
-    async def each(self) -> AsyncIterator[Unit]:
+    async def each(self) -> AsyncIterator[InFlight]:
         """One event at a time. ``values`` of the unit is what its processing gave."""
         actor = self.actor
         while True:
             actor.finish()
-            place = await actor.take(self.feeds)
-            if place is None:
+            ref = await actor.take(self.feeds)
+            if ref is None:
                 return
-            unit = await actor.begin(place, manual=self.manual)
+            unit = await actor.begin(ref, manual=self.manual)
             value = await self._process(unit)
             if value is FILTERED:
                 actor.ack(unit)
                 continue
-            for each in value if isinstance(value, Several) else (value,):
+            for each in value if isinstance(value, FlatValues) else (value,):
                 unit.values = [each]
                 yield unit
 
-    async def batches(self, events_max: int, within_ms: float | None) -> AsyncIterator[tuple[Unit, Batch]]:
+    async def batches(
+        self, events_max: int, within_ms: float | None
+    ) -> AsyncIterator[tuple[InFlight, Batch]]:
         """Up to ``events_max`` events at a time, fewer when ``within_ms`` have passed since the first.
 
         A batch is one unit: its events are done when the next one is taken. Of a batch that fails each
@@ -76,36 +78,36 @@ class UnitStream:
         actor = self.actor
         while True:
             actor.finish()
-            place = await actor.take(self.feeds)
-            if place is None:
+            ref = await actor.take(self.feeds)
+            if ref is None:
                 return
             until_ms = None if within_ms is None else actor.now_ms() + within_ms
-            unit = await actor.begin(place, manual=self.manual)
-            taken = [place] * await self._into(unit)
-            while len(taken) < events_max and not _goes_alone(unit.places[-1]):
-                place = await actor.take(self.feeds, until_ms, gathering=True)
-                if place is None:
+            unit = await actor.begin(ref, manual=self.manual)
+            taken = [ref] * await self._into(unit)
+            while len(taken) < events_max and not _goes_exclusively(unit.refs[-1]):
+                ref = await actor.take(self.feeds, until_ms, gathering=True)
+                if ref is None:
                     break
-                if _goes_alone(place):
-                    place.feed.put_back([place], actor.lane)
+                if _goes_exclusively(ref):
+                    ref.feed.put_back([ref], actor.lane)
                     break
-                unit.add(place)
-                taken += [place] * await self._into(unit)
+                unit.add(ref)
+                taken += [ref] * await self._into(unit)
             if taken:
                 yield unit, Batch(unit, unit.values, taken)
             else:
                 actor.ack(unit)
 
-    async def _into(self, unit: Unit) -> int:
+    async def _into(self, unit: InFlight) -> int:
         """Adds what the event gives to the batch; returns how many values."""
         value = await self._process(unit)
         if value is FILTERED:
-            unit.asked.add(unit.place)
+            unit.asked.add(unit.ref)
             return 0
-        values = value if isinstance(value, Several) else [value]
+        values = value if isinstance(value, FlatValues) else [value]
         unit.values.extend(values)
         return len(values)
 
 
-def _goes_alone(place: Place) -> bool:
-    return place.feed.is_single(place) or place.feed.is_alone(place)
+def _goes_exclusively(ref: EventRef) -> bool:
+    return ref.feed.is_single(ref) or ref.feed.is_exclusive(ref)

@@ -5,109 +5,109 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from streamflow.processing.acks import Ledger, Lot
-from streamflow.state.event_context import Hand, Sent, Undo
+from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.state.event_context import EventContext, Sent, UncommittedWrite
 
 if TYPE_CHECKING:
-    from streamflow.processing.feed import Feed
+    from streamflow.processing.feed import EventFeed
 
 Offset = tuple[str, int, int]
 """(topic, partition, offset)"""
 
 
-class Place:
+class EventRef:
     """One event of a feed: its chunk and its index there."""
 
-    __slots__ = ("feed", "index", "ledger", "lot", "outcome")
+    __slots__ = ("acks", "chunk_acks", "feed", "index", "outcome")
 
-    def __init__(self, feed: Feed, ledger: Ledger, lot: Lot, index: int) -> None:
+    def __init__(self, feed: EventFeed, acks: AckTracker, chunk_acks: ChunkAcks, index: int) -> None:
         self.feed = feed
-        self.ledger = ledger
-        self.lot = lot
+        self.acks = acks
+        self.chunk_acks = chunk_acks
         self.index = index
         self.outcome = "counted"
 
     @property
     def at(self) -> Offset:
-        chunk = self.lot.chunk
+        chunk = self.chunk_acks.chunk
         return chunk.topic, chunk.partition, chunk.offsets[self.index]
 
     @property
     def value(self) -> Any:
-        events = self.lot.chunk.events
+        events = self.chunk_acks.chunk.events
         assert events is not None
         return events[self.index]
 
 
-class Unit(Hand):
-    """One event, or the events of one batch, in hand: all of it is done, or undone, together.
+class InFlight(EventContext):
+    """One event, or the events of one batch, in flight: all of it is done, or undone, together.
 
     It stands at one of its events: that one's partition and time are those of a table that is used.
     ``manual``: it is done when it is acknowledged, not when the next one is taken.
     """
 
-    __slots__ = ("acked", "asked", "manual", "place", "places", "values")
+    __slots__ = ("acked", "asked", "manual", "ref", "refs", "values")
 
-    def __init__(self, consumer: str, places: Sequence[Place], *, manual: bool = False) -> None:
+    def __init__(self, consumer: str, refs: Sequence[EventRef], *, manual: bool = False) -> None:
         super().__init__(consumer)
-        self.places: list[Place] = []
+        self.refs: list[EventRef] = []
         self.values: list[Any] = []  # of a batch: what its processors made of the events
         self.manual = manual
         self.acked = False
-        self.asked: set[Place] = set()  # of a batch: events that were acknowledged
-        self.holding = True
-        for place in places:
-            self.add(place)
+        self.asked: set[EventRef] = set()  # of a batch: events that were acknowledged
+        self.in_flight = True
+        for ref in refs:
+            self.add(ref)
 
-    def add(self, place: Place) -> None:
-        self.places.append(place)
-        self.stand_at(place)
+    def add(self, ref: EventRef) -> None:
+        self.refs.append(ref)
+        self.stand_at(ref)
 
-    def stand_at(self, place: Place) -> None:
-        chunk = place.lot.chunk
-        self.place = place
+    def stand_at(self, ref: EventRef) -> None:
+        chunk = ref.chunk_acks.chunk
+        self.ref = ref
         self.chunk = chunk
-        self.index = place.index
+        self.position = ref.index
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
 
     def move_to(self, key: Any) -> bool:
         """The last event with the key."""
-        if self.keys[self.index] == key:
+        if self.keys[self.position] == key:
             return True
-        for place in reversed(self.places):
-            if place.lot.chunk.keys[place.index] == key:
-                self.stand_at(place)
+        for ref in reversed(self.refs):
+            if ref.chunk_acks.chunk.keys[ref.index] == key:
+                self.stand_at(ref)
                 return True
         return False
 
     def running_watermark_ms(self) -> int:
-        return self.place.lot.watermark_ms(self.place.index)
+        return self.ref.chunk_acks.watermark_ms(self.ref.index)
 
     def holds(self, index: int) -> bool:
-        return self.holding and not self.acked
+        return self.in_flight and not self.acked
 
     def revert(self) -> None:
-        for _, part, start, key, before in reversed(self.undo):
+        for _, part, start, key, before in reversed(self.uncommitted_writes):
             part.put_back(start, key, before)
-        self.undo.clear()
+        self.uncommitted_writes.clear()
         for _, _, future in self.sends:
             if future is not None:
                 future.cancel()
         self.sends.clear()
-        for place in self.places:
-            place.outcome = "counted"
+        for ref in self.refs:
+            ref.outcome = "counted"
 
     def take_sends(self) -> list[Sent]:
         sends, self.sends = self.sends, []
         return sends
 
-    def held_writes(self) -> list[Undo]:
-        return self.undo
+    def held_writes(self) -> list[UncommittedWrite]:
+        return self.uncommitted_writes
 
-    def writes(self) -> list[Undo]:
-        return self.undo if self.holding else []
+    def writes(self) -> list[UncommittedWrite]:
+        return self.uncommitted_writes if self.in_flight else []
 
 
 class Batch(list[Any]):
@@ -115,19 +115,19 @@ class Batch(list[Any]):
     partition and its time are what a table sees, and `current_event` is it.
     """
 
-    def __init__(self, unit: Unit, values: Sequence[Any], places: Sequence[Place]) -> None:
+    def __init__(self, unit: InFlight, values: Sequence[Any], refs: Sequence[EventRef]) -> None:
         super().__init__(values)
         self._unit = unit
-        self._places = list(places)
+        self._refs = list(refs)
 
-    def mapped(self, change: Callable[[Any, Place], Any]) -> Batch:
+    def mapped(self, change: Callable[[Any, EventRef], Any]) -> Batch:
         """The same batch with other values, each of the one before and of its place."""
         values = list.__iter__(self)
-        changed = [change(value, place) for value, place in zip(values, self._places, strict=True)]
-        return Batch(self._unit, changed, self._places)
+        changed = [change(value, ref) for value, ref in zip(values, self._refs, strict=True)]
+        return Batch(self._unit, changed, self._refs)
 
     def __iter__(self) -> Iterator[Any]:
         unit = self._unit
-        for value, place in zip(super().__iter__(), self._places, strict=False):
-            unit.stand_at(place)
+        for value, ref in zip(super().__iter__(), self._refs, strict=False):
+            unit.stand_at(ref)
             yield value

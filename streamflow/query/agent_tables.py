@@ -8,16 +8,16 @@ from typing import Any, Literal
 from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
-from streamflow.query.reader import EngineReader, plain
+from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.sliding_rows import _SlidingRows
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.merging_table import MovingTable, SlidingTable
+from streamflow.state.merging_table import MergingWindowTable, SlidingTable
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
 from streamflow.windows import SessionWindow
 
 
-class AgentReader(EngineReader):
+class AgentReader(TableReaderBase):
     """A table in Faust's form."""
 
     kind: Literal["agent", "aggregate"] = "agent"
@@ -31,7 +31,7 @@ class AgentReader(EngineReader):
         super().__init__(
             engine,
             spec.name,
-            table.window if isinstance(table, MovingTable) else spec.window,
+            table.window if isinstance(table, MergingWindowTable) else spec.window,
             source_topic=self._topic,
             partitions=spec.partitions,
             key_codec=table.key_codec or (source.key if source is not None else KeyCodec(None)),
@@ -73,21 +73,21 @@ class AgentReader(EngineReader):
 
     def partition_of(self, key: Any) -> int:
         try:
-            raw = self._key_codec.encode(self.kept(key))
+            raw = self._key_codec.encode(self.stored(key))
         except TypeError:
             return 0
         return 0 if raw is None else self.engine.topics.place(self._table.spec.changelog, raw)
 
     def scattered_partitions(self, key: Any) -> tuple[int, ...]:
-        home, kept = self.partition_of(key), self.kept(key)
+        home, stored = self.partition_of(key), self.stored(key)
         return tuple(
             partition
             for partition in sorted(self.owned - {home})
-            if any(self.value(partition, start, kept) is not MISSING for start in self.starts(partition))
+            if any(self.value(partition, start, stored) is not MISSING for start in self.starts(partition))
         )
 
-    def kept(self, key: Any) -> Any:
-        key = super().kept(key)
+    def stored(self, key: Any) -> Any:
+        key = super().stored(key)
         if isinstance(key, dict) and self._key_codec.of_json:
             try:
                 return self._key_codec.decode(json_bytes(key))

@@ -7,17 +7,17 @@ from typing import Any, Literal
 
 import orjson
 
-from streamflow.aggregates.fold import Fold
-from streamflow.aggregates.late_events import Ledger
-from streamflow.aggregates.shuffle.final import SecondStage
-from streamflow.aggregates.shuffle.final_windows import SessionStage
-from streamflow.aggregates.spec import FoldSpec, Key
-from streamflow.aggregates.windowed_fold import SlidingFold
+from streamflow.aggregates.fold import AggregateConsumer
+from streamflow.aggregates.late_events import LateEventStore
+from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.spec import AggregateSpec, Key
+from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.codecs import group_key, group_key_bytes, group_key_value
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
-from streamflow.query.reader import EngineReader, plain
+from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
 from streamflow.query.sliding_rows import _SlidingRows
 from streamflow.state.changelog import json_key
@@ -26,13 +26,13 @@ from streamflow.state.stores.base import MISSING
 from streamflow.windows import SessionWindow
 
 
-class FoldReader(EngineReader):
+class AggregateReader(TableReaderBase):
     """What both kinds of declared tables share."""
 
     kind: Literal["agent", "aggregate"] = "aggregate"
 
-    def __init__(self, engine: Engine, fold: Fold) -> None:
-        spec = fold.spec
+    def __init__(self, engine: Engine, aggregate: AggregateConsumer) -> None:
+        spec = aggregate.spec
         super().__init__(
             engine,
             spec.name,
@@ -42,22 +42,22 @@ class FoldReader(EngineReader):
             key_codec=engine.sources[spec.consumer].key,
             description=described(spec),
         )
-        self.fold = fold
+        self.aggregate = aggregate
 
     def consumers(self) -> list[str]:
-        return [self.fold.spec.consumer]
+        return [self.aggregate.spec.consumer]
 
     def late(self) -> dict[int, LateSeen]:
         """Source partition of ours -> what came too late there, as checkpointed."""
-        ledgers = self.fold.ledgers if self.engine.live else {}
-        return {partition: self._late(ledger) for partition, ledger in sorted(ledgers.items())}
+        late_stores = self.aggregate.late_stores if self.engine.live else {}
+        return {partition: self._late(late_store) for partition, late_store in sorted(late_stores.items())}
 
-    def _late(self, ledger: Ledger) -> LateSeen:
+    def _late(self, late_store: LateEventStore) -> LateSeen:
         window = self.window
         assert window is not None
         events = []
-        for event in ledger.events():
-            key = ledger.row_of(event.rows[0])[1]
+        for event in late_store.events():
+            key = late_store.row_of(event.rows[0])[1]
             events.append(
                 LateRow(
                     self.shown(key),
@@ -68,62 +68,62 @@ class FoldReader(EngineReader):
                     event.state is not None,
                 )
             )
-        return LateSeen(events, ledger.totals())
+        return LateSeen(events, late_store.totals())
 
 
-class KeyedReader(FoldReader):
+class KeyedReader(AggregateReader):
     """A declared table that is grouped by the message's key."""
 
     @property
     def owned(self) -> frozenset[int]:
-        return frozenset(self.fold.parts) if self.engine.live else frozenset()
+        return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
 
     def starts(self, partition: int) -> list[int]:
-        return self.fold.parts[partition].store.starts()
+        return self.aggregate.parts[partition].store.starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self.fold.parts[partition].store.window(start)
+        return self.aggregate.parts[partition].store.window(start)
 
     def value(self, partition: int, start: int, key: Any) -> Any:
         try:
-            kept = self.fold.parts[partition].store.get(start, key)
+            stored = self.aggregate.parts[partition].store.get(start, key)
         except TypeError:
             return MISSING
-        if kept is MISSING or self.window is None:
-            return kept if kept is MISSING else self.fold.spec.values.result(kept)
-        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+        if stored is MISSING or self.window is None:
+            return stored if stored is MISSING else self.aggregate.spec.values.result(stored)
+        return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
     def begins(self, partition: int, start: int, key: Any) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
-        kept = self.fold.parts[partition].store.get(start, key)
-        return start if kept is MISSING else self.fold.spec.shown(start, kept)[0]
+        stored = self.aggregate.parts[partition].store.get(start, key)
+        return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
     def is_revised(self, partition: int, start: int, key: Any) -> bool:
-        corrected = self.fold.ledgers[partition].corrected
+        corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
     def is_closed(self, partition: int, start: int) -> bool:
-        if self.window is None or self.engine.ours is None:
+        if self.window is None or self.engine.active is None:
             return False
-        for folded in self.engine.ours.folds:
-            if folded.fold is self.fold and folded.part.partition == partition:
-                to_ms = folded.shown_closed_to_ms
+        for aggregate_part in self.engine.active.aggregate_parts:
+            if aggregate_part.aggregate is self.aggregate and aggregate_part.part.partition == partition:
+                to_ms = aggregate_part.shown_closed_to_ms
                 return to_ms is not None and self.window.closed(start, to_ms)
         return False
 
     def partition_of(self, key: Any) -> int:
         try:
-            raw = self._key_codec.encode_json(key if self.fold.spec.json_keys else self.kept(key))
+            raw = self._key_codec.encode_json(key if self.aggregate.spec.json_keys else self.stored(key))
         except (TypeError, DecodeError):
             return 0
         return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
 
-    def kept(self, key: Any) -> Any:
-        return json_key(key) if self.fold.spec.json_keys else super().kept(key)
+    def stored(self, key: Any) -> Any:
+        return json_key(key) if self.aggregate.spec.json_keys else super().stored(key)
 
     def shown(self, key: Any) -> Any:
-        return group_key_value(key) if self.fold.spec.json_keys else super().shown(key)
+        return group_key_value(key) if self.aggregate.spec.json_keys else super().shown(key)
 
     def parse_key(self, text: str) -> Any:
         return plain(self._key_codec.parse_text(text))
@@ -132,7 +132,7 @@ class KeyedReader(FoldReader):
         return plain(self._key_codec.decode(raw))
 
     def row_count(self) -> int:
-        return sum(len(part.store) for part in self.fold.parts.values())
+        return sum(len(part.store) for part in self.aggregate.parts.values())
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -147,35 +147,35 @@ class KeyedReader(FoldReader):
 class SlidingReader(_SlidingRows, KeyedReader):
     """A declared table over sliding windows that is grouped by the message's key."""
 
-    fold: SlidingFold
+    aggregate: SlidingConsumer
 
     def _sliding(self, partition: int) -> SlidingRows:
-        return self.fold.rows(self.fold.parts[partition], durable=True)
+        return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
 
     def _expired_to_ms(self, partition: int) -> int | None:
-        return self.fold.parts[partition].expired_to_ms
+        return self.aggregate.parts[partition].expired_to_ms
 
     def _value_of(self, states: list[Any]) -> Any:
-        values = self.fold.spec.values
+        values = self.aggregate.spec.values
         return values.result(values.merge_all(states))
 
 
-class StageReader(FoldReader):
+class FinalStageReader(AggregateReader):
     """A declared table that is grouped by a field, or has one row for each window.
 
-    A partition is served when its second stage has read what stood in the log when it was assigned.
+    A partition is served when its final stage has read what stood in the log when it was assigned.
     """
 
-    def __init__(self, engine: Engine, fold: Fold) -> None:
-        super().__init__(engine, fold)
-        self.keyed = fold.spec.by is not None
+    def __init__(self, engine: Engine, aggregate: AggregateConsumer) -> None:
+        super().__init__(engine, aggregate)
+        self.keyed = aggregate.spec.by is not None
 
-    def stages(self) -> dict[int, SecondStage]:
-        """The second stages that are ready, by partition."""
-        ours = self.engine.ours
-        if ours is None or not self.engine.live:
+    def stages(self) -> dict[int, FinalStage]:
+        """The final stages that are ready, by partition."""
+        active = self.engine.active
+        if active is None or not self.engine.live:
             return {}
-        return {s.partition: s for s in ours.stages if s.spec.name == self.name and s.ready}
+        return {s.partition: s for s in active.stages if s.spec.name == self.name and s.ready}
 
     @property
     def owned(self) -> frozenset[int]:
@@ -189,16 +189,16 @@ class StageReader(FoldReader):
 
     def value(self, partition: int, start: int, key: Any) -> Any:
         try:
-            kept = self.stages()[partition].state(start, key)
+            stored = self.stages()[partition].state(start, key)
         except KeyError:
             return MISSING
         if self.window is None:
-            return self.fold.spec.values.result(kept)
-        return self.fold.spec.values.result(self.fold.spec.shown(start, kept)[2])
+            return self.aggregate.spec.values.result(stored)
+        return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
     def begins(self, partition: int, start: int, key: Any) -> int:
         stage = self.stages()[partition]
-        return stage.start_of(start, key) if isinstance(stage, SessionStage) else start
+        return stage.start_of(start, key) if isinstance(stage, SessionFinalStage) else start
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
@@ -206,7 +206,7 @@ class StageReader(FoldReader):
     def is_revised(self, partition: int, start: int, key: Any) -> bool:
         return (start, key) in self.stages()[partition].corrections
 
-    def kept(self, key: Any) -> Any:
+    def stored(self, key: Any) -> Any:
         return group_key(key)
 
     def shown(self, key: Any) -> Any:
@@ -215,7 +215,7 @@ class StageReader(FoldReader):
     def parse_key(self, text: str) -> Any:
         """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
         for stage in self.stages().values():
-            for groups in stage.shares.values():
+            for groups in stage.partials.values():
                 group = next(iter(groups), None)
                 if isinstance(group, str):
                     return text
@@ -235,13 +235,13 @@ class StageReader(FoldReader):
 
     def windows(self, key: Any) -> list[Row]:
         # Nothing scatters here: only one partition can hold the rows of a group.
-        partition, kept = self.partition_of(key), self.kept(key)
+        partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned:
             return []
         rows = [
-            self.row(partition, start, kept, value)
+            self.row(partition, start, stored, value)
             for start in self.starts(partition)
-            if (value := self.value(partition, start, kept)) is not MISSING
+            if (value := self.value(partition, start, stored)) is not MISSING
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
@@ -252,25 +252,29 @@ class StageReader(FoldReader):
         least: dict[int, int] = {}
         for at, stage in self.stages().items():
             if partition in (None, at):
-                for source, mark in stage.marks.items():
-                    least[source] = min(mark.position, least.get(source, mark.position))
+                for source, watermark in stage.watermarks.items():
+                    least[source] = min(watermark.position, least.get(source, watermark.position))
         return dict(sorted(least.items()))
 
     def watermark_ms(self, partition: int | None = None) -> int | None:
         stages = [stage for at, stage in self.stages().items() if partition in (None, at)]
         marks = [stage.least_watermark_ms() for stage in stages]
-        return min((mark for mark in marks if mark is not None), default=None) if None not in marks else None
+        return (
+            min((watermark for watermark in marks if watermark is not None), default=None)
+            if None not in marks
+            else None
+        )
 
     def lags(self) -> dict[int, int | None]:
         lags: dict[int, int | None] = {}
         for stage in self.stages().values():
-            for source, mark in stage.marks.items():
-                lags[source] = mark.lag
+            for source, watermark in stage.watermarks.items():
+                lags[source] = watermark.lag
         # Of our own source partitions we know more than we were told.
         return dict(sorted({**lags, **self.own_lags()}.items()))
 
 
-def described(spec: FoldSpec) -> dict[str, Any]:
+def described(spec: AggregateSpec) -> dict[str, Any]:
     """How the table was declared."""
     return {
         **spec.describe(),

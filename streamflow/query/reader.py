@@ -21,7 +21,7 @@ from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Win
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
-class EngineReader(ABC):
+class TableReaderBase(ABC):
     """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
 
     Invariant: between two awaits its answers are of one checkpoint.
@@ -74,7 +74,7 @@ class EngineReader(ABC):
         """Does the durable state say that the window takes no more events?"""
 
     def late(self) -> dict[int, LateSeen]:
-        """Source partition of ours -> its late ledger, as checkpointed. Tables of agents have none."""
+        """Source partition of ours -> its late-event store, as checkpointed. Tables of agents have none."""
         return {}
 
     def is_revised(self, partition: int, start: int, key: Any) -> bool:
@@ -102,7 +102,7 @@ class EngineReader(ABC):
     def consumers(self) -> list[str]:
         """Those whose progress feeds the table."""
 
-    def kept(self, key: Any) -> Any:
+    def stored(self, key: Any) -> Any:
         """The key as it is kept, of the JSON value."""
         if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
             return bytes_of_shown(key)
@@ -179,17 +179,17 @@ class EngineReader(ABC):
                 yield self.row(partition, end, key, value)
 
     def windows(self, key: Any) -> list[Row]:
-        kept = self.kept(key)
+        stored = self.stored(key)
         rows = [
-            self.row(partition, start, kept, value)
+            self.row(partition, start, stored, value)
             for partition in self.owned
-            for start in self.starts_of(partition, kept)
-            if (value := self.value(partition, start, kept)) is not MISSING
+            for start in self.starts_of(partition, stored)
+            if (value := self.value(partition, start, stored)) is not MISSING
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
     def get(self, key: Any, at_ms: int | None = None) -> Row | None:
-        partition, kept = self.partition_of(key), self.kept(key)
+        partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned:
             return None
         by_time = self.window is None or isinstance(self.window, TumblingWindow | HoppingWindow)
@@ -197,11 +197,11 @@ class EngineReader(ABC):
         if at_ms is not None and self.window is not None and by_time:
             starts = [start for start, _ in reversed(self.window.windows_of(at_ms))]
         else:
-            starts = reversed(self.starts_of(partition, kept))
+            starts = reversed(self.starts_of(partition, stored))
         for start in starts:
-            value = self.value(partition, start, kept)
+            value = self.value(partition, start, stored)
             if value is not MISSING:
-                row = self.row(partition, start, kept, value)
+                row = self.row(partition, start, stored, value)
                 if at_ms is None or by_time or _holds(row, at_ms):
                     return row
         return None
@@ -217,13 +217,13 @@ class EngineReader(ABC):
 
     def progress(self, partition: int | None = None) -> list[Progress]:
         """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
-        ours = self.engine.ours
-        if ours is None:
+        active = self.engine.active
+        if active is None:
             return []
         wanted = set(self.consumers())
         return [
             progress
-            for (consumer, topic, at), progress in ours.shown.items()
+            for (consumer, topic, at), progress in active.shown.items()
             if consumer in wanted and topic and partition in (None, at)
         ]
 
@@ -239,11 +239,11 @@ class EngineReader(ABC):
         return min(marks, default=None)
 
     def own_lags(self) -> dict[int, int | None]:
-        ours = self.engine.ours
+        active = self.engine.active
         lags: dict[int, int | None] = {}
-        for progress in self.progress() if ours is not None else ():
-            assert ours is not None
-            lag, worst = ours.lag(progress), lags.get(progress.partition)
+        for progress in self.progress() if active is not None else ():
+            assert active is not None
+            lag, worst = active.lag(progress), lags.get(progress.partition)
             lags[progress.partition] = lag if worst is None or lag is None else max(lag, worst)
         return lags
 

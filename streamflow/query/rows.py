@@ -67,7 +67,7 @@ class LateRow:
 
 @dataclass(frozen=True, slots=True)
 class LateSeen:
-    """The late ledger of one source partition, oldest first, and how many ``came``, ``lost``, ``applied``."""
+    """The late events of one source partition, oldest first, and how many ``came``, ``lost``, ``applied``."""
 
     events: Sequence[LateRow]
     totals: Mapping[str, int]
@@ -142,7 +142,7 @@ class TableReader(Protocol):
         ...
 
     def late(self) -> Mapping[int, LateSeen]:
-        """Source partition of this worker -> its late ledger; empty for tables that have none."""
+        """Source partition of this worker -> its late-event store; empty for tables that have none."""
         ...
 
 

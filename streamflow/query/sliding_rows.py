@@ -7,12 +7,12 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Any
 
-from streamflow.query.reader import EngineReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
 
 
-class _SlidingRows(EngineReader):
+class _SlidingRows(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod

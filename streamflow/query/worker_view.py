@@ -6,16 +6,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from streamflow.aggregates.shuffle.final import RowId, SecondStage
-from streamflow.aggregates.shuffle.final_windows import SessionStage
+from streamflow.aggregates.shuffle.final import FinalStage, RowId
+from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.clock import Clock
-from streamflow.engine.committed import Folded
+from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.agent_tables import AgentReader
-from streamflow.query.aggregate_tables import StageReader
-from streamflow.query.reader import EngineReader
+from streamflow.query.aggregate_tables import FinalStageReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges, TableReader
 from streamflow.state.stores.base import DELETED, MISSING
@@ -55,7 +55,7 @@ class LazyChanges(Sequence[RowChange]):
         return len(self._read())
 
 
-class Watcher:
+class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
     To be made before the engine starts, and told by `open` when it has.
@@ -65,13 +65,13 @@ class Watcher:
         self.engine = engine
         self.url = url
         self.is_live: Callable[[], None] = lambda: None  # called when partitions are live
-        self._tables: dict[str, EngineReader] = {}
+        self._tables: dict[str, TableReaderBase] = {}
         self._listeners: list[RowListener] = []
         self._generation = 0
-        self._ready: set[tuple[str, int]] = set()  # second stages that were seen ready
-        engine.watch = self._on_folded
+        self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
+        engine.watch = self._on_committed
         engine.watch_stage = self._on_stage
-        engine.watch_ours = self._on_ours
+        engine.watch_active = self._on_ours
         engine.metrics.on_collect(self._collect)
 
     def open(self) -> None:
@@ -113,16 +113,16 @@ class Watcher:
         StreamflowError when the partitions went while it was on its way: then some may be applied, each
         exactly once, and asking again applies the rest.
         """
-        engine, ours = self.engine, self.engine.ours
+        engine, active = self.engine, self.engine.active
         done = {"applied": 0, "expired": 0, "unsupported": 0}
-        if ours is None or not engine.live:
+        if active is None or not engine.live:
             return done
-        for folded in ours.folds:
-            if folded.fold.spec.name == table and folded.late is not None:
-                for name, count in folded.late.apply().items():
+        for aggregate_part in active.aggregate_parts:
+            if aggregate_part.aggregate.spec.name == table and aggregate_part.late is not None:
+                for name, count in aggregate_part.late.apply().items():
                     done[name] += count
         await engine.checkpoint()
-        if engine.ours is not ours:
+        if engine.active is not active:
             raise StreamflowError("partitions moved while late events were being applied; ask again")
         return done
 
@@ -136,10 +136,10 @@ class Watcher:
         engine = self.engine
         if engine.failure is not None or not engine.sources:
             return engine.failure is None
-        ours = engine.ours
-        if not engine.live or ours is None or ours.unopened:
+        active = engine.active
+        if not engine.live or active is None or active.unopened:
             return False
-        return all(stage.ready for stage in ours.stages)
+        return all(stage.ready for stage in active.stages)
 
     def health(self) -> Mapping[str, Any]:
         failure = self.engine.failure
@@ -148,12 +148,12 @@ class Watcher:
         return {"status": "ok" if self.ready() else "recovering", "error": None}
 
     def stats(self) -> Mapping[str, Any]:
-        engine, ours = self.engine, self.engine.ours
+        engine, active = self.engine, self.engine.active
         lags = self._lags()
         return {
             "records_total": int(engine.metrics.records_total.value),
             "lag_records": sum(lag for lag in lags.values() if lag is not None),
-            "partitions": [] if ours is None else [[topic, p] for topic, p in ours.source_partitions()],
+            "partitions": [] if active is None else [[topic, p] for topic, p in active.source_partitions()],
             "agents": {
                 agent.spec.name: {
                     "processed": agent.processed,
@@ -180,9 +180,9 @@ class Watcher:
                 reader.closed_to_ms = {p: part.expired_to_ms for p, part in parts.items()}
         self.is_live()
 
-    def _on_folded(self, folded: list[Folded]) -> None:
+    def _on_committed(self, aggregate_part: list[CommittedChanges]) -> None:
         changes: list[TableChanges] = []
-        by_part = {(change.table, change.partition): change for change in folded}
+        by_part = {(change.table, change.partition): change for change in aggregate_part}
         for name, table in self.engine.tables.items():
             reader = self._tables[name]
             assert isinstance(reader, AgentReader)
@@ -190,7 +190,7 @@ class Watcher:
                 before_ms = reader.closed_to_ms.get(partition)
                 if part.expired_to_ms is not None and part.expired_to_ms != before_ms:
                     reader.closed_to_ms[partition] = part.expired_to_ms
-                    change = by_part.setdefault((name, partition), Folded(name, partition))
+                    change = by_part.setdefault((name, partition), CommittedChanges(name, partition))
                     change.closed = closed_between(reader, partition, before_ms, part.expired_to_ms)
         for (name, _), change in by_part.items():
             told = self._changes(self._tables[name], change)
@@ -198,7 +198,7 @@ class Watcher:
                 changes.append(told)
         self._tell(changes)
 
-    def _changes(self, reader: EngineReader, change: Folded) -> TableChanges | None:
+    def _changes(self, reader: TableReaderBase, change: CommittedChanges) -> TableChanges | None:
         partition = change.partition
         if partition not in reader.owned or not (change.rows or change.expired or change.closed):
             return None
@@ -234,9 +234,9 @@ class Watcher:
 
         return self._told(reader, partition, make)
 
-    def _on_stage(self, stage: SecondStage, changed: list[RowId]) -> None:
+    def _on_stage(self, stage: FinalStage, changed: list[RowId]) -> None:
         reader = self._tables.get(stage.spec.name)
-        if not isinstance(reader, StageReader):
+        if not isinstance(reader, FinalStageReader):
             return
         at = (stage.topic, stage.partition)
         if at not in self._ready:
@@ -254,7 +254,7 @@ class Watcher:
                 value = reader.value(partition, start, key)
                 if value is not MISSING:  # tombstones come when the row was expired long since
                     upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
-            moved = stage.moved if isinstance(stage, SessionStage) else []
+            moved = stage.moved if isinstance(stage, SessionFinalStage) else []
             gone = [
                 RowChange("delete", reader.row(partition, end, key, None, start)) for end, key, start in moved
             ]
@@ -263,7 +263,7 @@ class Watcher:
         self._tell([self._told(reader, partition, make)])
 
     def _told(
-        self, reader: EngineReader, partition: int, make: Callable[[], list[RowChange]]
+        self, reader: TableReaderBase, partition: int, make: Callable[[], list[RowChange]]
     ) -> TableChanges:
         return TableChanges(
             reader.name,
@@ -286,10 +286,10 @@ class Watcher:
 
     def _lags(self) -> dict[tuple[str, int], int | None]:
         """Source partition -> records that its slowest consumer has still to take."""
-        ours = self.engine.ours
-        if ours is None:
+        active = self.engine.active
+        if active is None:
             return {}
-        return {at: ours.lag_at(at, offset) for at, offset in ours.offsets().items()}
+        return {at: active.lag_at(at, offset) for at, offset in active.offsets().items()}
 
     def _collect(self) -> None:
         metrics = self.engine.metrics
@@ -304,7 +304,9 @@ class Watcher:
         metrics.retries_total.value = sum(agent.retries for agent in self.engine.agents)
 
 
-def closed_between(reader: EngineReader, partition: int, before_ms: int | None, after_ms: int) -> list[int]:
+def closed_between(
+    reader: TableReaderBase, partition: int, before_ms: int | None, after_ms: int
+) -> list[int]:
     """Starts of the windows with rows that closed when the watermark moved from ``before_ms``."""
     window = reader.window
     if window is None:

@@ -8,7 +8,7 @@ from operator import add as operator_add
 from typing import TYPE_CHECKING, Any
 
 from streamflow.codecs import KeyCodec
-from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.windows import TumblingWindow
 
@@ -21,13 +21,13 @@ _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
 class AgentTable:
     """A table in Faust's form: agents read and write rows of the partition of their event.
 
-    Where events make the windows it is one of `moving`.
+    Where events make the windows it is one of `merging`.
 
     ``hash_partition`` gives the partition that a key's bytes hash to; ``on_late`` and ``on_scattered``
     are told of what they name.
     """
 
-    moving = False
+    merging = False
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class AgentTable:
         default: Callable[[], Any] | None,
         *,
         hash_partition: Callable[[Any], int],
-        on_late: Callable[[Hand, int], None],
+        on_late: Callable[[EventContext, int], None],
         on_scattered: Callable[[int, Any], None],
     ) -> None:
         self.spec = spec
@@ -49,39 +49,39 @@ class AgentTable:
         self._on_scattered = on_scattered
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
 
-    def hand(self) -> Hand:
-        """The hand of the calling agent. Raises TypeError outside an event."""
-        hand = CURRENT.get()
-        if hand is None:
+    def context(self) -> EventContext:
+        """The event context of the calling agent. Raises TypeError outside an event."""
+        context = current_context.get()
+        if context is None:
             raise TypeError(f"table {self.spec.name!r} can be used only while an agent holds an event")
-        hand.check()
-        return hand
+        context.check()
+        return context
 
-    def part(self, hand: Hand) -> TablePartition:
+    def part(self, context: EventContext) -> TablePartition:
         try:
-            return self.parts[hand.partition]
+            return self.parts[context.partition]
         except KeyError:
-            assert hand.chunk is not None
+            assert context.chunk is not None
             raise TypeError(
-                f"table {self.spec.name!r} has no partition {hand.partition}: the topic "
-                f"{hand.chunk.topic!r} has more partitions than the table's {self.spec.partitions}"
+                f"table {self.spec.name!r} has no partition {context.partition}: the topic "
+                f"{context.chunk.topic!r} has more partitions than the table's {self.spec.partitions}"
             ) from None
 
-    def starts(self, hand: Hand) -> list[int]:
-        """Starts of the windows that hold the event in hand; `NO_WINDOW` for a table without windows."""
+    def starts(self, context: EventContext) -> list[int]:
+        """Starts of the windows that hold the event in flight; `NO_WINDOW` for a table without windows."""
         window = self.spec.window
         if window is None:
             return [NO_WINDOW]
-        return [start for start, _ in window.windows_of(hand.times[hand.index])]
+        return [start for start, _ in window.windows_of(context.times[context.position])]
 
-    def open_starts(self, hand: Hand, part: TablePartition) -> list[int]:
+    def open_starts(self, context: EventContext, part: TablePartition) -> list[int]:
         """Those of `starts` that are open. The event is late if none is, and only then."""
-        starts = self.starts(hand)
+        starts = self.starts(context)
         if self.spec.window is None or part.open_from is None or starts[0] >= part.open_from:
             return starts
-        still = [s for s in starts if s >= part.open_from or not self._is_late(hand, part, s)]
+        still = [s for s in starts if s >= part.open_from or not self._is_late(context, part, s)]
         if not still:
-            self._on_late(hand, starts[-1])
+            self._on_late(context, starts[-1])
         return still
 
     def open_chunk(self, partition: int, watermark_ms: int) -> None:
@@ -98,8 +98,8 @@ class AgentTable:
 
     def read(self, key: Any, start: int) -> Any:
         """The row as the agent sees it, or `MISSING`."""
-        hand = self.hand()
-        return self.part(hand).get(start, key)
+        context = self.context()
+        return self.part(context).get(start, key)
 
     def base(self, part: TablePartition, start: int, key: Any) -> Any:
         """The row's value, else the table's default. Raises KeyError where it has none."""
@@ -118,35 +118,37 @@ class AgentTable:
 
         Raises TypeError outside an event, StaleEvent when its partition was taken away.
         """
-        hand = self.hand()
-        if key is not hand.keys[hand.index]:
-            self._check_key(hand, key)
-        part = self.part(hand)
-        if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
-            self._on_late(hand, start)
+        context = self.context()
+        if key is not context.keys[context.position]:
+            self._check_key(context, key)
+        part = self.part(context)
+        if part.open_from is not None and start < part.open_from and self._is_late(context, part, start):
+            self._on_late(context, start)
             return
-        part.put(hand, start, key, value)
+        part.put(context, start, key, value)
 
     def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
-        """HOT PATH: ``row = operator(row, operand)`` in every window that holds the event in hand.
+        """HOT PATH: ``row = operator(row, operand)`` in every window that holds the event in flight.
 
         `write` written out for the common case: a tumbling window, an event that is not late.
         """
-        hand = CURRENT.get()
-        if hand is None or not hand.holding or hand.stale:
-            hand = self.hand()
-        if key is not hand.keys[hand.index]:
-            self._check_key(hand, key)
-        index = hand.index
-        part = self.parts.get(hand.partition)
+        context = current_context.get()
+        if context is None or not context.in_flight or context.stale:
+            context = self.context()
+        if key is not context.keys[context.position]:
+            self._check_key(context, key)
+        index = context.position
+        part = self.parts.get(context.partition)
         if part is None:
-            part = self.part(hand)
+            part = self.part(context)
         window = self._tumbling
         for start in (
-            (window.start_of(hand.times[index]),) if window is not None else self.open_starts(hand, part)
+            (window.start_of(context.times[index]),)
+            if window is not None
+            else self.open_starts(context, part)
         ):
-            if part.open_from is not None and start < part.open_from and self._is_late(hand, part, start):
-                self._on_late(hand, start)
+            if part.open_from is not None and start < part.open_from and self._is_late(context, part, start):
+                self._on_late(context, start)
                 continue
             rows = part.changes.get(start)
             if rows is None:
@@ -154,14 +156,14 @@ class AgentTable:
             elif window is not None and (part.open_from is None or start >= part.open_from):
                 part.spot, part.spot_from_ms, part.spot_to_ms = rows, start, start + window.size_ms
             value = rows.get(key, MISSING)
-            hand.undo.append((index, part, start, key, value))
+            context.uncommitted_writes.append((index, part, start, key, value))
             if value is MISSING or value is DELETED:
                 value = MISSING if value is DELETED else part.below(start, key)
                 if value is MISSING:
                     value = self._new(key)
                 elif not isinstance(value, _IMMUTABLE):
                     value = copy.deepcopy(value)
-                part.writers.add(hand.consumer)
+                part.writers.add(context.consumer)
             rows[key] = operator(value, operand)
 
     def adder(self) -> Callable[[Any, Any], Any]:
@@ -170,18 +172,18 @@ class AgentTable:
         `change` written out once more, for what most events do: they count in the window that the event
         before them counted in, under their own key.
         """
-        current, parts, change, new = CURRENT.get, self.parts, self.change, self._new
+        current, parts, change, new = current_context.get, self.parts, self.change, self._new
 
         def add(row: Any, operand: Any) -> Any:
             key = row.key
-            hand = current()
-            if hand is not None and hand.holding:
-                index = hand.index
-                part = parts.get(hand.partition)
+            context = current()
+            if context is not None and context.in_flight:
+                index = context.position
+                part = parts.get(context.partition)
                 if (
                     part is not None
-                    and key is hand.keys[index]
-                    and part.spot_from_ms <= hand.times[index] < part.spot_to_ms
+                    and key is context.keys[index]
+                    and part.spot_from_ms <= context.times[index] < part.spot_to_ms
                 ):
                     rows, start = part.spot, part.spot_from_ms
                     before = value = rows.get(key, MISSING)
@@ -191,9 +193,9 @@ class AgentTable:
                             value = new(key)
                         elif not isinstance(value, _IMMUTABLE):
                             value = DELETED  # to be copied: `change` does that
-                        part.writers.add(hand.consumer)
+                        part.writers.add(context.consumer)
                     if value is not DELETED:
-                        hand.undo.append((index, part, start, key, before))
+                        context.uncommitted_writes.append((index, part, start, key, before))
                         rows[key] = value + operand
                         return row
             change(key, operator_add, operand)
@@ -204,32 +206,32 @@ class AgentTable:
     def change_in(
         self, key: Any, operator: Callable[[Any, Any], Any], operand: Any, starts: Iterable[int]
     ) -> None:
-        """`change` in these windows, wherever the event in hand lies in time."""
-        part = self.part(self.hand())
+        """`change` in these windows, wherever the event in flight lies in time."""
+        part = self.part(self.context())
         for start in starts:
             self.write(key, operator(self.base(part, start, key), operand), start)
 
-    def _is_late(self, hand: Hand, part: TablePartition, start: int) -> bool:
+    def _is_late(self, context: EventContext, part: TablePartition, start: int) -> bool:
         """Exactly: is the window closed by what this consumer saw up to and with this event?"""
         window = self.spec.window
         assert window is not None
-        if not self.spec.own_time and window.closed(start, hand.running_watermark_ms()):
+        if not self.spec.own_time and window.closed(start, context.running_watermark_ms()):
             return True
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
 
-    def _check_key(self, hand: Hand, key: Any) -> None:
+    def _check_key(self, context: EventContext, key: Any) -> None:
         """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it.
 
-        A batch in hand stands at its event with the key, if it has one.
+        A batch in flight stands at its event with the key, if it has one.
         """
-        if key == hand.keys[hand.index] or hand.move_to(key):
+        if key == context.keys[context.position] or context.move_to(key):
             return
-        if self._hash_partition(key) != hand.partition:
-            self._on_scattered(hand.partition, key)
+        if self._hash_partition(key) != context.partition:
+            self._on_scattered(context.partition, key)
 
-    def keys_seen(self, hand: Hand) -> Iterator[Any]:
-        """Keys of the partition of the event in hand, changes included, each once."""
-        part = self.part(hand)
+    def keys_seen(self, context: EventContext) -> Iterator[Any]:
+        """Keys of the partition of the event in flight, changes included, each once."""
+        part = self.part(context)
         seen: set[Any] = set()
         for layer in (part.changes, part.cut or {}):
             for start, rows in layer.items():

@@ -3,7 +3,7 @@
 In a transaction they appear together and the order across partitions means nothing. Without one a
 crash leaves any part of what was on its way, so:
 
-1. *effects*: rows, shares, what was sent, dead letters, closed rows. If they are all that is left,
+1. *effects*: rows, partials, what was sent, dead letters, closed rows. If they are all that is left,
    their events come again and count a second time.
 2. *facts*: how far each consumer has come, what is closed, what was told of. They say that the effects
    need not be made again, so they may stand in the log only when those do.

@@ -1,6 +1,6 @@
 """The event that an agent holds: where it lies, what it wrote and sent so far.
 
-A checkpoint holds whole events. What the event in hand wrote and sent is kept apart by its index in
+A checkpoint holds whole events. What the event in flight wrote and sent is kept apart by its index in
 the chunk: it stays out of a cut that is made meanwhile, and it is undone when the event fails.
 """
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from streamflow.state.partition import TablePartition
 
 # (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
-Undo = tuple[int, "TablePartition", int, Any, Any]
+UncommittedWrite = tuple[int, "TablePartition", int, Any, Any]
 # (index in the chunk, what to write, resolved with the checkpoint that holds it)
 Sent = tuple[int, Record, "asyncio.Future[Record] | None"]
 
 
-class Promise(asyncio.Future[Any]):
+class SendPromise(asyncio.Future[Any]):
     """Of a send: resolved with the checkpoint that holds it.
 
     ``consumer`` sent it, on behalf of the event ``origin``: (chunk, index), or ``None`` where there is none.
@@ -36,93 +36,93 @@ class Promise(asyncio.Future[Any]):
         self.origin = origin
 
 
-class Hand:
+class EventContext:
     """One task of one agent: the chunk it works on and the event it holds.
 
-    ``index`` is the event in hand while ``holding``; otherwise the last one that is done.
+    ``position`` is the event in flight while ``in_flight``; otherwise the last one that is done.
     """
 
     __slots__ = (
         "chunk",
+        "conflicting",
         "consumer",
-        "entangled",
-        "holding",
-        "index",
+        "in_flight",
         "keys",
         "partition",
+        "position",
         "sends",
         "stale",
         "times",
-        "undo",
+        "uncommitted_writes",
         "watermark_ms",
     )
 
     def __init__(self, consumer: str) -> None:
         self.consumer = consumer
         self.sends: list[Sent] = []
-        self.undo: list[Undo] = []
+        self.uncommitted_writes: list[UncommittedWrite] = []
         self.clear()
 
     def clear(self) -> None:
         """Holds nothing, and nothing that was held is remembered."""
         self.chunk: Chunk | None = None
-        self.index = -1
-        self.holding = False
+        self.position = -1
+        self.in_flight = False
         self.stale = False
-        self.entangled = False  # another event wrote, and kept, over what the event in hand wrote
+        self.conflicting = False  # another event wrote, and kept, over what the event in flight wrote
         self.partition = -1
         self.keys: list[Any] = []
         self.times: list[int] = []
         self.watermark_ms: int | None = None  # of the consumer before this chunk
-        self.undo.clear()
+        self.uncommitted_writes.clear()
         self.sends.clear()
 
     def open(self, chunk: Chunk, watermark_ms: int | None) -> None:
-        """Begins a chunk; nothing of it is in hand yet."""
+        """Begins a chunk; nothing of it is in flight yet."""
         self.chunk = chunk
-        self.index = -1
+        self.position = -1
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
         self.watermark_ms = watermark_ms
 
     def running_watermark_ms(self) -> int:
-        """The consumer's watermark as of the event in hand, that event included."""
-        seen = max(self.times[: self.index + 1])
+        """The consumer's watermark as of the event in flight, that event included."""
+        seen = max(self.times[: self.position + 1])
         return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
 
     @property
     def takes_sends(self) -> bool:
         """Does what is sent now belong to a checkpoint to come?"""
-        return self.holding or self.stale
+        return self.in_flight or self.stale
 
     def check_send(self) -> None:
         """Raises as `check` does."""
         self.check()
 
-    def promise(self) -> Promise:
+    def promise(self) -> SendPromise:
         """For what is sent now."""
-        return Promise(self.consumer, None if self.chunk is None else (self.chunk, self.index))
+        return SendPromise(self.consumer, None if self.chunk is None else (self.chunk, self.position))
 
     def holds(self, index: int) -> bool:
-        """Is the event that had this index when it was asked for still in hand?"""
-        return self.holding and self.index == index
+        """Is the event that had this index when it was asked for still in flight?"""
+        return self.in_flight and self.position == index
 
     def move_to(self, key: Any) -> bool:
-        """Of the events in hand, stands at one with this key. One event in hand: there is no other."""
+        """Of the events in flight, stands at one with this key. One event in flight: there is no other."""
         return False
 
     def check(self) -> None:
         """Raises StaleEvent for an event whose partition was taken away, TypeError where none is held."""
         if self.stale:
             raise StaleEvent("the event's partition is no longer assigned to this worker")
-        if not self.holding:
+        if not self.in_flight:
             raise TypeError("a table can be written only while an agent holds an event")
 
     def revert(self) -> None:
-        """Undoes what the event in hand wrote and sent: it will be tried again, or set aside."""
-        held = self.index
-        for index, part, start, key, before in reversed(self.undo):
+        """Undoes what the event in flight wrote and sent: it will be tried again, or set aside."""
+        held = self.position
+        for index, part, start, key, before in reversed(self.uncommitted_writes):
             if index != held:
                 continue
             rows = part.changes[start]
@@ -130,7 +130,7 @@ class Hand:
                 rows.pop(key, None)
             else:
                 rows[key] = before
-        self.undo = [entry for entry in self.undo if entry[0] != held]
+        self.uncommitted_writes = [entry for entry in self.uncommitted_writes if entry[0] != held]
         for _, _, future in (sent for sent in self.sends if sent[0] == held):
             if future is not None:
                 future.cancel()
@@ -138,7 +138,7 @@ class Hand:
 
     def settled(self) -> int:
         """The index of the last event of the chunk that is done (-1: none)."""
-        return self.index - 1 if self.holding else self.index
+        return self.position - 1 if self.in_flight else self.position
 
     def take_sends(self) -> list[Sent]:
         """What the events that are done have sent; the held event's stays here."""
@@ -149,19 +149,23 @@ class Hand:
         self.sends = [sent for sent in self.sends if sent[0] > last]
         return done
 
-    def held_writes(self) -> list[Undo]:
-        """What the event in hand wrote, oldest first; what older events wrote is forgotten."""
-        held = self.index if self.holding else -2
-        self.undo = [entry for entry in self.undo if entry[0] == held]
-        return self.undo
+    def held_writes(self) -> list[UncommittedWrite]:
+        """What the event in flight wrote, oldest first; what older events wrote is forgotten."""
+        held = self.position if self.in_flight else -2
+        self.uncommitted_writes = [entry for entry in self.uncommitted_writes if entry[0] == held]
+        return self.uncommitted_writes
 
-    def writes(self) -> list[Undo]:
-        """What the event in hand wrote, oldest first."""
-        return [entry for entry in self.undo if entry[0] == self.index] if self.holding else []
+    def writes(self) -> list[UncommittedWrite]:
+        """What the event in flight wrote, oldest first."""
+        return (
+            [entry for entry in self.uncommitted_writes if entry[0] == self.position]
+            if self.in_flight
+            else []
+        )
 
-    def keep_out(self) -> None:
-        """Puts what the event in hand wrote back from the cuts to the changes, as if written after them."""
-        kept: list[Undo] = []
+    def exclude_from_cut(self) -> None:
+        """Puts what the event in flight wrote back from the cuts to the changes, as if written after them."""
+        kept: list[UncommittedWrite] = []
         seen: set[tuple[int, int, Any]] = set()
         for index, part, start, key, before in self.held_writes():
             if part.cut is None or (id(part), start, key) in seen:
@@ -176,13 +180,13 @@ class Hand:
             else:
                 rows[key] = before
             kept.append((index, part, start, key, MISSING))
-        self.undo = kept
+        self.uncommitted_writes = kept
 
 
-class ClosingHand(Hand):
-    """Not an event but a window that expires is in hand: what is sent goes with the window's end.
+class WindowCloseContext(EventContext):
+    """Not an event but a window that expires is in flight: what is sent goes with the window's end.
 
-    Tables can't be written: ``holding`` stays False.
+    Tables can't be written: ``in_flight`` stays False.
     """
 
     __slots__ = ()
@@ -200,5 +204,5 @@ class ClosingHand(Hand):
             self.check()
 
 
-CURRENT: ContextVar[Hand | None] = ContextVar("streamflow_hand", default=None)
-"""The hand of the agent whose code runs."""
+current_context: ContextVar[EventContext | None] = ContextVar("streamflow_hand", default=None)
+"""The event context of the agent whose code runs."""

@@ -15,7 +15,7 @@ from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Batch, TopicPartition
 
 
-class Everywhere:
+class GlobalTableView:
     """The rows of one global table, as far as its changelog has been read."""
 
     def __init__(self, spec: TableSpec) -> None:

@@ -16,7 +16,7 @@ from functools import reduce
 from typing import Any
 
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.session_index import _Ends
@@ -32,27 +32,27 @@ def merged(old: Any, new: Any) -> Any:
     return old | new if isinstance(old, set | frozenset) else old + new
 
 
-class MovingTable(AgentTable):
+class MergingWindowTable(AgentTable):
     """What both share: one event is looked at as a whole, since no window is known beforehand."""
 
-    moving = True
+    merging = True
     merge: Merge = staticmethod(merged)
 
     def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
-        hand = CURRENT.get()
-        if hand is None or not hand.holding or hand.stale:
-            hand = self.hand()
-        if key is not hand.keys[hand.index]:
-            self._check_key(hand, key)
-        part = self.part(hand)
-        t = hand.times[hand.index]
+        context = current_context.get()
+        if context is None or not context.in_flight or context.stale:
+            context = self.context()
+        if key is not context.keys[context.position]:
+            self._check_key(context, key)
+        part = self.part(context)
+        t = context.times[context.position]
         closed_at = None
         # What is in time at the end of the chunk is in time now; else it is worth a closer look.
         if part.open_from is not None and t < part.open_from + self._behind_ms:
-            closed_at = self._closed_at(hand, part)
+            closed_at = self._closed_at(context, part)
             closed_at = None if t >= closed_at else closed_at
-        if not self._change(hand, part, key, operator, operand, closed_at):
-            self._on_late(hand, t)
+        if not self._change(context, part, key, operator, operand, closed_at):
+            self._on_late(context, t)
 
     def adder(self) -> Callable[[Any, Any], Any]:
         def add(row: Any, operand: Any) -> Any:
@@ -61,10 +61,10 @@ class MovingTable(AgentTable):
 
         return add
 
-    def _closed_at(self, hand: Hand, part: TablePartition) -> int:
-        """Windows that end here or before are closed for the event in hand."""
+    def _closed_at(self, context: EventContext, part: TablePartition) -> int:
+        """Windows that end here or before are closed for the event in flight."""
         window = self.window
-        closed_at = hand.running_watermark_ms() - window.grace_ms
+        closed_at = context.running_watermark_ms() - window.grace_ms
         if part.expired_to_ms is not None:
             closed_at = max(closed_at, part.expired_to_ms - window.grace_ms - window.retain_ms)
         return closed_at
@@ -80,23 +80,23 @@ class MovingTable(AgentTable):
         raise NotImplementedError
 
     def set_value(self, key: Any, value: Any) -> None:
-        """Sets the value of the event in hand's window. Raises TypeError where it has no single one."""
+        """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
         raise NotImplementedError
 
     def delete(self, key: Any) -> None:
-        """Takes away the row of the event in hand's window. Raises TypeError where it has no single one."""
+        """Takes away the row of the event in flight's window. Raises TypeError where it has no single one."""
         raise NotImplementedError
 
     def _change(
         self,
-        hand: Hand,
+        context: EventContext,
         part: TablePartition,
         key: Any,
         operator: Callable[[Any, Any], Any],
         operand: Any,
         closed_at: int | None,
     ) -> bool:
-        """Changes the window or pane of the event in hand. False: it is late."""
+        """Changes the window or pane of the event in flight. False: it is late."""
         raise NotImplementedError
 
     def _default(self, key: Any) -> Any:
@@ -113,7 +113,7 @@ class MovingTable(AgentTable):
             ) from exc
 
 
-class SessionTable(MovingTable):
+class SessionTable(MergingWindowTable):
     """Rows are ``(Part,)`` of one part, and kept by the session's end."""
 
     _behind_ms = 0
@@ -125,14 +125,14 @@ class SessionTable(MovingTable):
 
     def _change(
         self,
-        hand: Hand,
+        context: EventContext,
         part: TablePartition,
         key: Any,
         operator: Callable[[Any, Any], Any],
         operand: Any,
         closed_at: int | None,
     ) -> bool:
-        t = hand.times[hand.index]
+        t = context.times[context.position]
         start, end = t, t + self.window.size_ms
         touched = self._touched(part, key, start, end, closed_at)
         if not touched and closed_at is not None and end <= closed_at:
@@ -144,8 +144,8 @@ class SessionTable(MovingTable):
         end = max([end, *(session.end for session in touched)])
         for session in touched:
             if session.end != end:
-                part.put(hand, session.end, key, DELETED)
-        part.put(hand, end, key, (Part(start, end, None, value),))
+                part.put(context, session.end, key, DELETED)
+        part.put(context, end, key, (Part(start, end, None, value),))
         ends = self._ends(part).setdefault(key, [])
         if end not in ends:
             insort(ends, end)
@@ -155,11 +155,11 @@ class SessionTable(MovingTable):
         self.change(key, lambda _, new: new, value)
 
     def delete(self, key: Any) -> None:
-        hand = self.hand()
-        part = self.part(hand)
-        t = hand.times[hand.index]
+        context = self.context()
+        part = self.part(context)
+        t = context.times[context.position]
         for session in self._touched(part, key, t, t + 1, None):
-            part.put(hand, session.end, key, DELETED)
+            part.put(context, session.end, key, DELETED)
 
     def _touched(
         self, part: TablePartition, key: Any, start: int, end: int, closed_at: int | None
@@ -194,7 +194,7 @@ class SessionTable(MovingTable):
         return MISSING
 
 
-class SlidingTable(MovingTable):
+class SlidingTable(MergingWindowTable):
     """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
 
     def __init__(self, spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> None:
@@ -209,21 +209,21 @@ class SlidingTable(MovingTable):
 
     def _change(
         self,
-        hand: Hand,
+        context: EventContext,
         part: TablePartition,
         key: Any,
         operator: Callable[[Any, Any], Any],
         operand: Any,
         closed_at: int | None,
     ) -> bool:
-        t = hand.times[hand.index]
+        t = context.times[context.position]
         if closed_at is not None and t + self._window.size_ms <= closed_at:
             return False
         before = part.get(t, key)
         pane = {} if before is MISSING else dict(before)
         old = copy.deepcopy(pane[closed_at]) if closed_at in pane else self._default(key)
         pane[closed_at] = operator(old, operand)
-        part.put(hand, t, key, pane)
+        part.put(context, t, key, pane)
         self._panes(part).add(t, key)
         return True
 
@@ -272,7 +272,7 @@ class SlidingTable(MovingTable):
         return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
 
 
-def moving_table(spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> AgentTable:
+def merging_table(spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> AgentTable:
     """A table in Faust's form, by the kind of its window."""
     codec = spec.codec
     if isinstance(spec.window, SessionWindow):
@@ -296,4 +296,4 @@ def _plus(value: Any, operand: Any) -> Any:
     return value + operand
 
 
-__all__ = ["Merge", "MovingTable", "SessionTable", "SlidingTable", "merged", "moving_table"]
+__all__ = ["Merge", "MergingWindowTable", "SessionTable", "SlidingTable", "merged", "merging_table"]

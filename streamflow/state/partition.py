@@ -13,7 +13,7 @@ from typing import Any
 
 from streamflow.state.changelog import RowCodec
 from streamflow.state.cut import Cut
-from streamflow.state.event_context import Hand
+from streamflow.state.event_context import EventContext
 from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
 from streamflow.transports.base import Record
 from streamflow.windows import Window
@@ -43,6 +43,7 @@ class TablePartition:
     """One partition of a table. ``expired_to_ms``: windows that this watermark expires are gone."""
 
     __slots__ = (
+        "announced",
         "changes",
         "closed_to_ms",
         "cut",
@@ -57,7 +58,6 @@ class TablePartition:
         "spot_from_ms",
         "spot_to_ms",
         "store",
-        "told",
         "writers",
     )
 
@@ -74,7 +74,7 @@ class TablePartition:
         self.index: Any = None
         # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
         # up to which every window has been told of.
-        self.told: set[int] = set()
+        self.announced: set[int] = set()
         self.closed_to_ms: int | None = None
         # Invariant: an event whose window starts at or after `open_from` is not late.
         self.open_from: int | None = None
@@ -103,14 +103,14 @@ class TablePartition:
                     return MISSING if value is DELETED else value
         return self.store.get(start, key)
 
-    def put(self, hand: Hand, start: int, key: Any, value: Any) -> None:
-        """Writes on behalf of the event in hand; remembers what to undo."""
+    def put(self, context: EventContext, start: int, key: Any, value: Any) -> None:
+        """Writes on behalf of the event in flight; remembers what to undo."""
         rows = self.changes.get(start)
         if rows is None:
             rows = self.changes[start] = {}
-        hand.undo.append((hand.index, self, start, key, rows.get(key, MISSING)))
+        context.uncommitted_writes.append((context.position, self, start, key, rows.get(key, MISSING)))
         rows[key] = value
-        self.writers.add(hand.consumer)
+        self.writers.add(context.consumer)
 
     def put_back(self, start: int, key: Any, before: Any) -> None:
         """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
@@ -133,7 +133,7 @@ class TablePartition:
         if window is None:
             return
         if self.spec.closes:
-            self.drops, self.told = sorted(self.told), set()
+            self.drops, self.announced = sorted(self.announced), set()
             return
         if not self.expire_to(watermark_ms):
             return
@@ -173,7 +173,7 @@ class TablePartition:
         window, to_ms = self.spec.window, self.expired_to_ms
         if window is None or to_ms is None:
             return []
-        starts = {*self.store.starts(), *(self.cut or ()), *self.changes} - self.told
+        starts = {*self.store.starts(), *(self.cut or ()), *self.changes} - self.announced
         return sorted(start for start in starts if window.expired(start, to_ms))
 
     def rows_of(self, start: int) -> dict[Any, Any]:
@@ -221,7 +221,7 @@ class TablePartition:
         assert self.cut is not None
         cut, self.cut = self.cut, None
         if self.index is not None:
-            # What the event in hand took away has moved to the changes: it may still be undone.
+            # What the event in flight took away has moved to the changes: it may still be undone.
             for start, rows in cut.items():
                 above = self.changes.get(start, {})
                 self.index.drop(start, [k for k, v in rows.items() if v is DELETED and k not in above])

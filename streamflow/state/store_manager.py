@@ -22,7 +22,7 @@ StoreId = tuple[str, int]
 """(table, partition)"""
 
 
-class Shelf:
+class StoreManager:
     """``open_store`` is (table, partition) -> its store, empty or as a disk has kept it."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Shelf:
         self._stores: dict[StoreId, Store] = {}
         self._fresh_ms: dict[StoreId, float] = {}  # when the store was last known to be up to date
 
-    def take(self, spec: TableSpec, partition: int) -> Store:
+    def open(self, spec: TableSpec, partition: int) -> Store:
         """The store as it was left, or as it is opened now. Raises StoreError."""
         at = (spec.name, partition)
         store = self._stores.get(at)
@@ -47,12 +47,12 @@ class Shelf:
         self._fresh_ms.setdefault(at, now_ms)
         return store
 
-    def holds(self, at: StoreId) -> bool:
+    def is_warm(self, at: StoreId) -> bool:
         """Is it open, with something in it?"""
         store = self._stores.get(at)
         return store is not None and store.offset > 0
 
-    def touch(self, stores: Iterable[StoreId]) -> None:
+    def mark_fresh(self, stores: Iterable[StoreId]) -> None:
         """These are up to date now."""
         now_ms = self._clock.monotonic_ms()
         for at in stores:

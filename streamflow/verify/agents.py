@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from streamflow.aggregates import Count
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.settings import Settings
 from streamflow.state.progress import OUTCOMES, Progress
 from streamflow.transports.base import Transport
@@ -30,11 +30,11 @@ class AgentVerifier(Verifier):
         settings: Settings,
         clock: Clock,
         agent: str,
-        source: Source,
+        source: TopicSource,
         progressed: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         # A count of all records goes through the same decoding as the agent's events.
-        spec = FoldSpec("", source.name, None, None, Values(Count()))
+        spec = AggregateSpec("", source.name, None, None, RowFunctions(Count()))
         super().__init__(transport, settings, clock, spec, source, progressed)
         self._consumer = f"agent:{agent}"
         self._agent = agent
@@ -55,7 +55,7 @@ class AgentVerifier(Verifier):
             recounted = {**counters, "in": good[partition].counters.get("in", 0)}
             if durable.done:
                 recounted["in"] = counters["in"]
-                note = f"partition {partition}: events are in hand, so its records were not counted"
+                note = f"partition {partition}: events are in flight, so its records were not counted"
                 report.notes.append(note)
             for one in (counters, recounted):
                 one["in"] += bad
@@ -66,7 +66,7 @@ class AgentVerifier(Verifier):
 
 
 async def verify_agents(
-    name: str, agents: Mapping[str, Source], make: Callable[[str, Source], AgentVerifier]
+    name: str, agents: Mapping[str, TopicSource], make: Callable[[str, TopicSource], AgentVerifier]
 ) -> Report:
     """The report on a table in Faust's form; ``agents``: agent that may write it -> what it reads."""
     report = Report(name, rows_compared=False)

@@ -1,13 +1,13 @@
 """Recounts the source topic of a declared table, and compares: what `streamflow verify` prints.
 
 It reads logs only, so it needs no worker and disturbs none. First the table as it is durable: progress,
-changelog or shuffle, late ledger, all of one moment. Then the source topic, up to the positions of that
+changelog or shuffle, late-event store, all of one moment. Then the source topic, up to the positions of that
 moment, through the very folding that a worker does, in one pass and without a checkpoint. Two things must
 hold: for each partition ``in = counted + late + filtered + bad + failed + dropped``, by the durable counters
 and by the recount alike (``in`` is every record, also those that could not be decoded); and each row that is
 kept shows what the recount shows.
 
-What an event's lateness owed to silence (idle ticks), no recount can know; the late ledger tells it.
+What an event's lateness owed to silence (idle ticks), no recount can know; the late-event store tells it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from functools import partial
 from typing import Any
 
 from streamflow.aggregates import Quantile, TopK
-from streamflow.aggregates.late_events import Ledger, ledger_table
-from streamflow.aggregates.partition import fold_table
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.late_events import LateEventStore, late_event_table
+from streamflow.aggregates.partition import aggregate_table
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import make_stage
-from streamflow.aggregates.shuffle.partial import Sender
-from streamflow.aggregates.spec import FoldSpec, Key
-from streamflow.aggregates.windowed_fold import SlidingFold
+from streamflow.aggregates.shuffle.partial import PartialSender
+from streamflow.aggregates.spec import AggregateSpec, Key
+from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.clock import Clock, rfc3339
 from streamflow.codecs import group_key_value
-from streamflow.engine.assignment import Ours
-from streamflow.engine.dead_letters import Letters
-from streamflow.engine.decoding import Source
+from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.dead_letters import DeadLetterQueue
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.dispatch import Dispatcher, Limits
-from streamflow.engine.progress_board import Board
+from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.topology import Declarations
 from streamflow.metrics import Metrics
 from streamflow.query.reader import plain
@@ -59,11 +59,11 @@ RowId = tuple[int, Any]
 
 @dataclass(slots=True)
 class Image:
-    """The rows of one table: those of a changelog or those that shares make."""
+    """The rows of one table: those of a changelog or those that partials make."""
 
     parts: dict[int, TablePartition] = field(default_factory=dict)
-    stages: dict[int, SecondStage] = field(default_factory=dict)
-    ledgers: dict[int, Ledger] = field(default_factory=dict)
+    stages: dict[int, FinalStage] = field(default_factory=dict)
+    late_stores: dict[int, LateEventStore] = field(default_factory=dict)
 
 
 class Verifier:
@@ -74,8 +74,8 @@ class Verifier:
         transport: Transport,
         settings: Settings,
         clock: Clock,
-        spec: FoldSpec,
-        source: Source,
+        spec: AggregateSpec,
+        source: TopicSource,
         progressed: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.spec = spec
@@ -84,11 +84,11 @@ class Verifier:
         self._clock = clock
         self._progressed = progressed
         self._declared = Declarations(settings, clock, Metrics())
-        self._fold = self._declared.add_fold(spec, source)
-        self.spec = self._fold.spec
+        self._aggregate = self._declared.add_aggregate(spec, source)
+        self.spec = self._aggregate.spec
         self._decoder = next(iter(self._declared.decoders.values()))
         self._topics = self._declared.topics
-        self._board = Board()
+        self._board = ProgressBoard()
         self._sources = 0
 
     async def run(self) -> Report:
@@ -122,12 +122,12 @@ class Verifier:
         )
         image = self._image()
         for partition in range(self._sources):
-            if self.spec.moves:
+            if self.spec.is_shuffled:
                 logs[self._topics.shuffle(name), partition] = image.stages[partition].read
             else:
                 logs[self._topics.changelog(name), partition] = partial(fill, image.parts[partition])
-            if partition in image.ledgers:
-                logs[self._topics.late(name), partition] = partial(fill, image.ledgers[partition].part)
+            if partition in image.late_stores:
+                logs[self._topics.late(name), partition] = partial(fill, image.late_stores[partition].part)
         missing = sorted({topic for topic, _ in logs} - self._topics.counts.keys())
         if missing:
             raise VerifyError(f"there is nothing to verify yet: no topic {', '.join(missing)}")
@@ -149,15 +149,15 @@ class Verifier:
 
     def _image(self) -> Image:
         image = Image()
-        own = fold_table(self.spec, "", self._sources)
+        own = aggregate_table(self.spec, "", self._sources)
         for partition in range(self._sources):
-            if self.spec.moves:
+            if self.spec.is_shuffled:
                 image.stages[partition] = make_stage(self.spec, "", partition, self._sources)
             else:
                 image.parts[partition] = TablePartition(own, partition, MemoryStore())
             if self.spec.window is not None:
-                ledger = ledger_table(self.spec.name, "", self._sources)
-                image.ledgers[partition] = Ledger(ledger, partition, MemoryStore(), own.codec)
+                late_store = late_event_table(self.spec.name, "", self._sources)
+                image.late_stores[partition] = LateEventStore(late_store, partition, MemoryStore(), own.codec)
         return image
 
     async def _read_at_once(self, logs: dict[TopicPartition, Callable[[Batch], Any]]) -> None:
@@ -195,7 +195,7 @@ class Verifier:
     async def _recount(self, actual: Image) -> tuple[Image, dict[int, Progress], dict[int, Progress]]:
         """The rows that the source topic makes; by partition what became of events, and of all records."""
         declared, topic = self._declared, self.spec.topic
-        ours = declared.ours = Ours(
+        active = declared.active = ActiveAssignment(
             Assignment(0, frozenset((topic, p) for p in range(self._sources))),
             agents=(),
             tables=(),
@@ -203,33 +203,35 @@ class Verifier:
             emit=_never,
             clock_ms=self._clock.monotonic_ms,
         )
-        letters = Letters(lambda: ours, lambda _: 1, lambda name: name, declared.metrics)
+        dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, declared.metrics)
         decoder = self._decoder
         dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.places)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
-        table = fold_table(replace(self.spec, by=Key()), "", self._sources)
+        table = aggregate_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}
         decoded: dict[int, Progress] = {}
         for partition in range(self._sources):
-            self._fold.parts[partition] = TablePartition(table, partition, MemoryStore())
-            ledger = ledger_table(self.spec.name, "", self._sources)
-            self._fold.ledgers[partition] = Ledger(ledger, partition, MemoryStore(), table.codec)
+            self._aggregate.parts[partition] = TablePartition(table, partition, MemoryStore())
+            late_store = late_event_table(self.spec.name, "", self._sources)
+            self._aggregate.late_stores[partition] = LateEventStore(
+                late_store, partition, MemoryStore(), table.codec
+            )
             for consumer in (decoder.consumer, self.spec.consumer):
-                ours.progress[consumer, topic, partition] = Progress(consumer, topic, partition)
-            progress[partition] = ours.progress[self.spec.consumer, topic, partition]
-            decoded[partition] = ours.progress[decoder.consumer, topic, partition]
+                active.progress[consumer, topic, partition] = Progress(consumer, topic, partition)
+            progress[partition] = active.progress[self.spec.consumer, topic, partition]
+            decoded[partition] = active.progress[decoder.consumer, topic, partition]
         known = {
-            p: {event.offset for event in ledger.events()} for p, ledger in actual.ledgers.items()
+            p: {event.offset for event in late_store.events()} for p, late_store in actual.late_stores.items()
         }  # partition -> offsets of events that were late
         since_cut = 0
         async for batch in self._source_batches():
             late = known.get(batch.partition, set())
-            kept = [i for i, offset in enumerate(batch.offsets) if offset not in late]
-            excluded = len(batch.offsets) - len(kept)
-            dispatcher.dispatch(_selected(batch, kept) if excluded else batch, ours, letters)
+            stored = [i for i, offset in enumerate(batch.offsets) if offset not in late]
+            excluded = len(batch.offsets) - len(stored)
+            dispatcher.dispatch(_selected(batch, stored) if excluded else batch, active, dead_letters)
             if excluded:
                 progress[batch.partition].take(batch.next_offset, late=excluded)
-            ours.dead_letters.clear()
+            active.dead_letters.clear()
             since_cut += len(batch.offsets)
             if since_cut > CUT_RECORDS:
                 since_cut = 0
@@ -265,16 +267,16 @@ class Verifier:
 
     def _expired_to_ms(self, actual: Image, partition: int) -> int | None:
         """The watermark by which rows that a source partition makes are gone from the table."""
-        if not self.spec.moves:
+        if not self.spec.is_shuffled:
             return self._durable(partition).watermark_ms
         if isinstance(self.spec.window, SessionWindow):
-            return None  # a share may be part of a session that ends later, by shares of other partitions
+            return None  # a partial may be part of a session that ends later, by partials of other partitions
         closed = [stage.closed_to_ms for stage in actual.stages.values()]
         return min((ms for ms in closed if ms is not None), default=None) if None not in closed else None
 
     def _cut(self, actual: Image) -> None:
         """Rows become kept ones, and those of windows that have expired by now go."""
-        for partition, part in self._fold.parts.items():
+        for partition, part in self._aggregate.parts.items():
             part.begin_cut(None)
             part.fold_cut(None)
             part.expired_to_ms = None
@@ -283,26 +285,26 @@ class Verifier:
     def _made(self, actual: Image) -> Image:
         """The recounted rows, with what was applied to them later."""
         image = Image()
-        if not self.spec.moves:
-            image.parts = self._fold.parts
-            for partition, ledger in actual.ledgers.items():
-                for row, (_, dumped, *_) in _corrections(ledger):
-                    part = self._fold.parts[partition]
-                    self._fold.merge_one(part, *row, self.spec.values.load(dumped))
+        if not self.spec.is_shuffled:
+            image.parts = self._aggregate.parts
+            for partition, late_store in actual.late_stores.items():
+                for row, (_, dumped, *_) in _corrections(late_store):
+                    part = self._aggregate.parts[partition]
+                    self._aggregate.merge_one(part, *row, self.spec.values.load(dumped))
                     part.begin_cut(None)
                     part.fold_cut(None)
             return image
         records: list[Record] = []
-        for partition, part in self._fold.parts.items():
+        for partition, part in self._aggregate.parts.items():
             part.cut = {start: dict(part.store.window(start)) for start in part.store.starts()}
-            Sender(self.spec, "", partition, self._sources).shares(part, records)
+            PartialSender(self.spec, "", partition, self._sources).partials(part, records)
             part.cut = None
         for partition, stage in actual.stages.items():
             made = image.stages[partition] = make_stage(self.spec, "", partition, self._sources)
             mine = [record for record in records if record.partition == partition]
             made.read(_batch(mine))
             for (start, group), source, state in _corrected(stage):
-                made.shares.setdefault(start, {}).setdefault(group, {})[source] = state
+                made.partials.setdefault(start, {}).setdefault(group, {})[source] = state
             made.closed_to_ms = stage.closed_to_ms
             made.begin(0)
         return image
@@ -325,29 +327,29 @@ class Verifier:
     def _rows(self, image: Image, partition: int) -> Iterator[tuple[RowId, tuple[Any, Any]]]:
         """(id, key) -> (kept row, the state that it shows), of everything that has not expired."""
         spec = self.spec
-        if spec.moves:
+        if spec.is_shuffled:
             stage = image.stages[partition]
             for start in stage.starts():
                 for group in stage.groups(start):
                     yield (start, group), self._shown(start, stage.state(start, group))
         elif isinstance(spec.window, SlidingWindow):
-            assert isinstance(self._fold, SlidingFold)
+            assert isinstance(self._aggregate, SlidingConsumer)
             part = image.parts[partition]
             part.index = None
-            rows, to_ms = self._fold.rows(part, durable=True), self._durable(partition).watermark_ms
+            rows, to_ms = self._aggregate.rows(part, durable=True), self._durable(partition).watermark_ms
             for start in rows.starts():
                 if to_ms is None or not spec.window.expired(start, to_ms):
                     for key in rows.groups_at(start):
                         state = spec.values.merge_all(rows.states(start, key))
                         yield (start, key), (start, state)
         else:
-            for start, key, kept in image.parts[partition].store.scan():
-                yield (start, key), self._shown(start, kept)
+            for start, key, stored in image.parts[partition].store.scan():
+                yield (start, key), self._shown(start, stored)
 
-    def _shown(self, start: int, kept: Any) -> tuple[Any, Any]:
+    def _shown(self, start: int, stored: Any) -> tuple[Any, Any]:
         if self.spec.window is None:
-            return None, kept
-        first, _, state = self.spec.shown(start, kept)
+            return None, stored
+        first, _, state = self.spec.shown(start, stored)
         return first, state
 
     def _same(self, one: Any, other: Any) -> bool:
@@ -369,10 +371,10 @@ class Verifier:
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
 
     def _note(self, actual: Image, report: Report) -> None:
-        lost = sum(ledger.totals()["lost"] for ledger in actual.ledgers.values())
+        lost = sum(late_store.totals()["lost"] for late_store in actual.late_stores.values())
         if lost and not report.ok:
             report.notes.append(
-                f"{lost} late events are in the ledger no more; those that only silence made late count here"
+                f"{lost} late events are stored no more; those that only silence made late count here"
             )
         if any(count.recounted.get("in", 0) < count.counters.get("in", 0) for count in report.partitions):
             report.notes.append("the source topic no longer holds all that the table has counted")
@@ -390,21 +392,21 @@ def _all_records(counters: dict[str, int], decoder: Progress | None) -> dict[str
     return counters
 
 
-def _result(values: Values, shown: Any) -> Any:
+def _result(values: RowFunctions, shown: Any) -> Any:
     return None if shown is MISSING else values.result(shown[1])
 
 
-def _corrections(ledger: Ledger) -> Iterator[tuple[RowId, Any]]:
-    for row in ledger.corrected:
-        found = ledger.correction(row)
+def _corrections(late_store: LateEventStore) -> Iterator[tuple[RowId, Any]]:
+    for row in late_store.corrected:
+        found = late_store.correction(row)
         if found is not None:
             yield row, found
 
 
-def _corrected(stage: SecondStage) -> Iterator[tuple[RowId, int, Any]]:
-    for start, groups in stage.shares.items():
-        for group, shares in groups.items():
-            for source, state in shares.items():
+def _corrected(stage: FinalStage) -> Iterator[tuple[RowId, int, Any]]:
+    for start, groups in stage.partials.items():
+        for group, partials in groups.items():
+            for source, state in partials.items():
                 if source < 0:
                     yield (start, group), source, state
 

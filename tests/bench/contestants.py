@@ -143,8 +143,8 @@ def redis_contestants() -> list[Contestant]:
         found.append(Contestant(name, title, guarantee, start, ruler=REDIS_RULER, **shared))
     for name, title, option in producing:
         start = partial(python, "redis_produce", option)
-        ours = Contestant(name, title, "acknowledged", start, ruler=REDIS_PRODUCING_RULER, **shared)
-        found.append(dataclasses.replace(ours, produces=True))
+        active = Contestant(name, title, "acknowledged", start, ruler=REDIS_PRODUCING_RULER, **shared)
+        found.append(dataclasses.replace(active, produces=True))
     return found
 
 

@@ -13,9 +13,9 @@ import sys
 import time
 
 from streamflow.aggregates import Count
-from streamflow.aggregates.partition import fold_table
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.partition import aggregate_table
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TablePartition, TableSpec
@@ -32,11 +32,11 @@ WRITE_AT_ONCE = 20_000
 def tables(run: str) -> dict[str, TableSpec]:
     """Faust's form without windows, Faust's form windowed, and a declared count by key."""
     window = TumblingWindow(10)
-    by_key = FoldSpec(f"{run}-declared", "events", Key(), window, Values(Count()))
+    by_key = AggregateSpec(f"{run}-declared", "events", Key(), window, RowFunctions(Count()))
     return {
         "plain": TableSpec("plain", None, RowCodec(None), f"{run}-plain-changelog", PARTITIONS),
         "windowed": TableSpec("windowed", window, RowCodec(window), f"{run}-windowed-changelog", PARTITIONS),
-        "declared": fold_table(by_key, f"{run}-declared-changelog", PARTITIONS),
+        "declared": aggregate_table(by_key, f"{run}-declared-changelog", PARTITIONS),
     }
 
 

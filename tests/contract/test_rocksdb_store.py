@@ -73,7 +73,7 @@ def test_a_damaged_folder_is_rebuilt(tmp_path: Path) -> None:
     store.apply({NO_WINDOW: {f"k{n}": n for n in range(1_000)}}, 5)
     store.close()
     for file in (tmp_path / "0").iterdir():
-        if file.name.startswith(("MANIFEST", "CURRENT")):
+        if file.name.startswith(("MANIFEST", "current_context")):
             file.write_bytes(b"no longer what it was")
     again = opened(tmp_path / "0")
     assert (len(again), again.offset) == (0, 0)

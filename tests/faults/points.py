@@ -137,7 +137,7 @@ class Points:
             self.die_at("restore")
 
         async def revoking(running: Any) -> None:
-            self._revoking = running.ours is not None
+            self._revoking = running.active is not None
             try:
                 await revoke(running)
                 if self._revoking:

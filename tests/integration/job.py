@@ -36,9 +36,9 @@ class Cluster:
         self._folder = folder
         self._module = folder / "job_under_test.py"
         source = (ROOT / "agents" / "events.py").read_text()
-        for name, ours in (("events", self.topic), ("window-results", self.results)):
+        for name, active in (("events", self.topic), ("window-results", self.results)):
             assert f'app.topic("{name}"' in source
-            source = source.replace(f'app.topic("{name}"', f'app.topic("{ours}"')
+            source = source.replace(f'app.topic("{name}"', f'app.topic("{active}"')
         self._module.write_text(source)
         create_topics(kafka, {self.topic: PARTITIONS, self.results: 1})
 

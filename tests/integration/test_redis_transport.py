@@ -211,7 +211,7 @@ async def test_rebalances_do_not_lose_the_lag(redis_clients: RedisClients, redis
         ((spot,),) = [(await worker.owns_number(1)).partitions]
         assert shown()[spot[1]] == (5, 5)
         assert (await worker.client.committed([spot]))[spot] == half[spot]
-        # One goes on in front of what is committed, as the engine does with what it has in hand.
+        # One goes on in front of what is committed, as the engine does with what it has in flight.
         worker.begin({spot: half[spot] if worker is second else offset_of_id(ids[spot[1]][9]) + 1})
         redis.xadd(f"{topic}:{spot[1]}", {"v": "10"})
         await worker.take(6 if worker is second else 1)

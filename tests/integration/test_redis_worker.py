@@ -51,7 +51,7 @@ class RedisJob:
 
     def start(self, **settings: str) -> WorkerProcess:
         """One worker more; it is not ready yet."""
-        ours = {
+        active = {
             "id": self.id,
             "broker": self._server.url,
             "redis_stream_name": f"{self.id}.{{topic}}:{{partition}}",
@@ -61,7 +61,7 @@ class RedisJob:
         worker = WorkerProcess(
             ROOT / "agents" / "events.py",
             self._folder / f"worker-{len(self.workers)}.log",
-            **(ours | settings),
+            **(active | settings),
         )
         # The module is agents.events, not a file on the path.
         worker.module = _Module(ROOT / "agents", "agents.events")  # type: ignore[assignment]

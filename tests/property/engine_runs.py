@@ -12,16 +12,16 @@ from typing import Any
 import orjson
 
 from streamflow.aggregates import Aggregate, Count, CountBy, Max, Mean, Min, Sum
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import By, FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, By, Key
 from streamflow.clock import EPOCH, LoopClock
 from streamflow.codecs import KeyCodec
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.query.reader import EngineReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Row, RowChange, TableChanges
-from streamflow.query.worker_view import Watcher
+from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
@@ -89,13 +89,13 @@ class _World:
         engine = Engine(
             Settings(id="app", commit_interval=interval_s, fetch_wait_ms=20), transport, self.clock
         )
-        source = Source(TOPIC, KeyCodec(str), JsonEvent(), self.partitions)  # type: ignore[arg-type]  # plainer
-        values = Values({name: aggregate for name, (aggregate, _) in AGGREGATES.items()})
+        source = TopicSource(TOPIC, KeyCodec(str), JsonEvent(), self.partitions)  # type: ignore[arg-type]  # plainer
+        values = RowFunctions({name: aggregate for name, (aggregate, _) in AGGREGATES.items()})
         for name, by in BY.items():
-            engine.add_fold(
-                FoldSpec(name, TOPIC, by, self.window, values, emit_closed=f"{name}-closed"), source
+            engine.add_aggregate(
+                AggregateSpec(name, TOPIC, by, self.window, values, emit_closed=f"{name}-closed"), source
             )
-        self.watcher = Watcher(engine, "")
+        self.watcher = WorkerView(engine, "")
         self.watcher.listen(self._follow)
         self.run.followed = {name: {} for name in BY}
         self.generation = -1
@@ -158,31 +158,31 @@ class _World:
 
     def quiet(self) -> bool:
         """Everything is taken, durable, sent on and closed as far as it can be."""
-        ours = self.engine.ours
-        if ours is None or not self.engine.live:
+        active = self.engine.active
+        if active is None or not self.engine.live:
             return False
         ends = {p: self.broker.log((TOPIC, p)).end for p in range(self.partitions)}
         if any(
             progress.position < ends[progress.partition] or progress.changed
-            for progress in ours.progress.values()
+            for progress in active.progress.values()
         ):
             return False
-        shown = ours.shown
-        for folded in ours.folds:
-            mine = folded.progress
+        shown = active.shown
+        for aggregate_part in active.aggregate_parts:
+            mine = aggregate_part.progress
             durable = shown.get((mine.consumer, mine.topic, mine.partition))
             if (
                 durable is None
                 or durable.position < ends[mine.partition]
-                or any(folded.part.changes.values())
+                or any(aggregate_part.part.changes.values())
             ):
                 return False
-        for stage in ours.stages:
-            for folded in ours.folds:
-                if folded.fold.spec.name == stage.spec.name:
-                    mark = stage.marks.get(folded.part.partition)
-                    if ends[folded.part.partition] and (
-                        mark is None or mark.watermark_ms != folded.progress.watermark_ms
+        for stage in active.stages:
+            for aggregate_part in active.aggregate_parts:
+                if aggregate_part.aggregate.spec.name == stage.spec.name:
+                    watermark = stage.watermarks.get(aggregate_part.part.partition)
+                    if ends[aggregate_part.part.partition] and (
+                        watermark is None or watermark.watermark_ms != aggregate_part.progress.watermark_ms
                     ):
                         return False
             if stage.due():
@@ -214,11 +214,11 @@ class _World:
             ]
             assert sorted(map(repr, by_windows)) == sorted(map(repr, rows))
             self._ask_by_key(reader, rows)
-            assert self.engine.ours is not None
+            assert self.engine.active is not None
             consumer = f"aggregate:{name}"
             run.counters[name] = {
                 p: dict(progress.counters)
-                for (who, _, p), progress in self.engine.ours.shown.items()
+                for (who, _, p), progress in self.engine.active.shown.items()
                 if who == consumer
             }
             run.closed[name] = self._closed(f"{name}-closed")
@@ -228,7 +228,7 @@ class _World:
         return run
 
     @staticmethod
-    def _ask_by_key(reader: EngineReader, rows: list[Row]) -> None:
+    def _ask_by_key(reader: TableReaderBase, rows: list[Row]) -> None:
         """A key's windows, its newest one, and those that hold a time."""
         for key in {row.key for row in rows} if reader.keyed else ():
             mine = sorted((r for r in rows if r.key == key), key=lambda r: (r.start_ms or 0, r.end_ms or 0))

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from streamflow.clock import LoopClock
 from streamflow.codecs import KeyCodec
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
 from streamflow.processing.retries import Retry
-from streamflow.processing.unit_stream import FILTERED, Several, UnitStream
+from streamflow.processing.unit_stream import FILTERED, FlatValues, UnitStream
 from streamflow.settings import Settings
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
@@ -87,7 +87,7 @@ class World:
             engine.add_table(TableSpec(f"join-{name}", None, RowCodec(None), "", 0), None, str.encode)
             for name in NAMES
         ]
-        sources = [Source(name, KeyCodec(str), JsonEvent(), 2) for name in NAMES]  # type: ignore[arg-type]  # plainer than the real ones
+        sources = [TopicSource(name, KeyCodec(str), JsonEvent(), 2) for name in NAMES]  # type: ignore[arg-type]  # plainer than the real ones
         retry = Retry(attempts=3, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
         self.right = engine.add_agent(AgentSpec("right", "right", None, retry, "dead"), sources[1])
         engine.add_agent(AgentSpec("left", "left", self._run, retry, "dead"), sources[0])
@@ -96,7 +96,7 @@ class World:
         return owner
 
     async def _run(self, stream: EventStream) -> None:
-        feeds = [stream.agent.general(), self.right.general()]
+        feeds = [stream.agent.concurrent(), self.right.concurrent()]
 
         async def decode(raw: bytes | None) -> Any:
             return orjson.loads(raw or b"")
@@ -111,7 +111,7 @@ class World:
         async def process(unit: Any) -> Any:
             pairs = await join.take(unit, unit.place.value)
             await self._dawdle_and_fail(unit)
-            return Several(pairs) or FILTERED
+            return FlatValues(pairs) or FILTERED
 
         feeds.append(TickFeed(feeds[0], self.clock, join.idle_tick))
         async for unit in UnitStream(feeds, stream.actor, process).each():

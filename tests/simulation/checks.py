@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from streamflow.aggregates.late_events import EVENTS_MAX
-from streamflow.aggregates.partition import FoldPart
-from streamflow.aggregates.shuffle.final import SecondStage
+from streamflow.aggregates.partition import AggregatePartition
+from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.clock import rfc3339
 from streamflow.engine.engine import Engine
 from streamflow.state.partition import TablePartition
@@ -91,21 +91,21 @@ def has_become_quiet(cluster: Cluster, time_ms: int) -> bool:
                 return False
             if mine.watermark_ms < time_ms:
                 return False
-    engines = [w.engine for w in cluster.workers.values() if w.engine.live and w.engine.ours is not None]
-    owned = sorted(at for engine in engines if engine.ours for at in engine.ours.assignment.partitions)
+    engines = [w.engine for w in cluster.workers.values() if w.engine.live and w.engine.active is not None]
+    owned = sorted(at for engine in engines if engine.active for at in engine.active.assignment.partitions)
     if owned != [(EVENTS, p) for p in range(SOURCES)]:
         return False
-    return all(engine.ours is not None and _is_done(engine, time_ms) for engine in engines)
+    return all(engine.active is not None and _is_done(engine, time_ms) for engine in engines)
 
 
 def _is_done(engine: Engine, time_ms: int) -> bool:
-    ours = engine.ours
-    assert ours is not None
-    for stage in ours.stages:
+    active = engine.active
+    assert active is not None
+    for stage in active.stages:
         least_ms = stage.least_watermark_ms()
         if not stage.ready or least_ms is None or least_ms < time_ms or stage.due():
             return False
-    return not any(part.cut is not None or any(part.changes.values()) for part in ours.table_partitions())
+    return not any(part.cut is not None or any(part.changes.values()) for part in active.table_partitions())
 
 
 def emitted_moving(broker: MemoryBroker, fold: str, wrong: Faults) -> dict[tuple[str, str, Any], int]:
@@ -140,16 +140,16 @@ def check_moving(cluster: Cluster, expected: Expected, time_ms: int, wrong: Faul
 def _shown_moving(cluster: Cluster, name: str) -> dict[tuple[int, int, Any], int]:
     shown: dict[tuple[int, int, Any], int] = {}
     for worker in cluster.workers.values():
-        ours = worker.engine.ours
-        if ours is None:
+        active = worker.engine.active
+        if active is None:
             continue
-        for folded in ours.folds:
-            spec = folded.fold.spec
-            if spec.name == name and not spec.moves:
-                for number, key, kept in folded.part.store.scan():
+        for aggregate_part in active.aggregate_parts:
+            spec = aggregate_part.aggregate.spec
+            if spec.name == name and not spec.is_shuffled:
+                for number, key, kept in aggregate_part.part.store.scan():
                     start, end, count = spec.shown(number, kept)
                     shown[start, end, key] = count
-        for stage in ours.stages:
+        for stage in active.stages:
             if stage.spec.name == name:
                 for number, key in stage.rows():
                     start, end, count = stage.spec.shown(number, stage.state(number, key))
@@ -210,8 +210,8 @@ def shown_rows(cluster: Cluster) -> dict[str, dict[tuple[int, Any], Any]]:
     """Table -> (start, key) -> what the owners show, of every window that is not expired."""
     shown: dict[str, dict[tuple[int, Any], Any]] = {name: {} for name in ("by_user", *FOLDS)}
     for worker in cluster.workers.values():
-        ours = worker.engine.ours
-        if ours is None:
+        active = worker.engine.active
+        if active is None:
             continue
         for part in worker.table.parts.values():
             shown["by_user"].update({(start, key): value for start, key, value in part.store.scan()})
@@ -222,12 +222,12 @@ def shown_rows(cluster: Cluster) -> dict[str, dict[tuple[int, Any], Any]]:
         if "many" in worker.extra:
             for p, part in worker.shared.parts.items():
                 shown.setdefault("shared", {}).update({(p, k): n for _, k, n in part.store.scan()})
-        for folded in ours.folds:
-            spec = folded.fold.spec
-            if not spec.moves and spec.name in shown:
-                scanned = folded.part.store.scan()
+        for aggregate_part in active.aggregate_parts:
+            spec = aggregate_part.aggregate.spec
+            if not spec.is_shuffled and spec.name in shown:
+                scanned = aggregate_part.part.store.scan()
                 shown[spec.name].update({(s, k): spec.values.result(v) for s, k, v in scanned})
-        for stage in ours.stages:
+        for stage in active.stages:
             spec = stage.spec
             for start, key in stage.rows() if spec.name in shown else ():
                 shown_key = None if spec.by is None else key
@@ -249,10 +249,10 @@ def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
     """
     engines = [worker.engine for worker in cluster.workers.values()]
     held: dict[tuple[str, int], Any] = {}
-    for ours in (engine.ours for engine in engines):
-        if ours is None or ours.unopened:
+    for active in (engine.active for engine in engines):
+        if active is None or active.unopened:
             return False
-        held |= _kept(list(ours.table_partitions()), ours.stages, time_ms)
+        held |= _kept(list(active.table_partitions()), active.stages, time_ms)
     wanted = min(cluster.standby_replicas, len(engines) - 1)
     found: Counter[tuple[str, int]] = Counter()
     for engine in engines:
@@ -263,7 +263,7 @@ def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
     return all(found[at] == wanted for at in held)
 
 
-def _kept(parts: list[TablePartition], stages: list[SecondStage], time_ms: int) -> dict[tuple[str, int], Any]:
+def _kept(parts: list[TablePartition], stages: list[FinalStage], time_ms: int) -> dict[tuple[str, int], Any]:
     """(table or shuffle, partition) -> rows that have not expired"""
     rows: dict[tuple[str, int], Any] = {
         (part.spec.name, part.partition): {
@@ -277,7 +277,7 @@ def _kept(parts: list[TablePartition], stages: list[SecondStage], time_ms: int) 
         assert stage.spec.window is not None
         rows[stage.topic, stage.partition] = {
             start: groups
-            for start, groups in stage.shares.items()
+            for start, groups in stage.partials.items()
             if not stage.spec.window.expired(start, time_ms)
         }
     return rows
@@ -352,37 +352,39 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
         if left:
             wrong.append(f"{name}: {len(left)} rows are left in the changelog, such as {left[0]!r}")
     for name in ("by_type", "totals", "sessions", "slides"):
-        shares = [
+        partials = [
             key
             for _, key in live_rows(broker, f"{APP}-{name}-shuffle")
             if key.startswith(b'["share"') and orjson.loads(key)[3] < time_ms
         ]
-        if shares:
-            wrong.append(f"{name}: {len(shares)} shares are left, such as {shares[0]!r}")
+        if partials:
+            wrong.append(f"{name}: {len(partials)} shares are left, such as {partials[0]!r}")
     for worker in cluster.workers.values():
-        ours = worker.engine.ours
-        if ours is None:
+        active = worker.engine.active
+        if active is None:
             continue
         starts = [
-            start for part in ours.table_partitions() if part.spec.window for start in part.store.starts()
+            start for part in active.table_partitions() if part.spec.window for start in part.store.starts()
         ]
-        starts += [start for stage in ours.stages for start in stage.shares]
+        starts += [start for stage in active.stages for start in stage.partials]
         # Sliding windows begin before the panes that they are made of.
-        starts += [end for stage in ours.stages if stage.spec.name == "sessions" for end in stage.starts()]
+        starts += [end for stage in active.stages if stage.spec.name == "sessions" for end in stage.starts()]
         if any(start < time_ms for start in starts):
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
-        for folded in ours.folds:
-            check_ledger(folded, ours.shown, wrong)
+        for aggregate_part in active.aggregate_parts:
+            check_late_store(aggregate_part, active.shown, wrong)
 
 
-def check_ledger(folded: FoldPart, shown: Mapping[ProgressKey, Progress], wrong: Faults) -> None:
-    """The late ledger has each late event once: as many as the counters say, each at its own place."""
-    if folded.late is None:
+def check_late_store(
+    aggregate_part: AggregatePartition, shown: Mapping[ProgressKey, Progress], wrong: Faults
+) -> None:
+    """The late-event store has each late event once: as many as the counters say, each at its own place."""
+    if aggregate_part.late is None:
         return
-    ledger, progress = folded.late.ledger, folded.progress
+    late_store, progress = aggregate_part.late.late_store, aggregate_part.progress
     counted = shown[progress.consumer, progress.topic, progress.partition].counters.get("late", 0)
-    came = ledger.totals()["came"]
-    places = [event.offset for event in ledger.events()]
+    came = late_store.totals()["came"]
+    places = [event.offset for event in late_store.events()]
     where = f"the ledger of {progress.consumer}[{progress.partition}]"
     if came != counted:
         wrong.append(f"{where} has seen {came} late events, the counters {counted}")

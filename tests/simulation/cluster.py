@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamflow.aggregates import Count, CountBy
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import LoopClock
 from streamflow.engine.engine import Engine
 from streamflow.metrics import Metrics
@@ -110,28 +110,28 @@ class Worker:
             self._declare_extra(name, window, retry)
         counts = {"total_events": Count(), "event_types": CountBy(type_of)}
         for name, by, values in (
-            ("by_key", Key(), Values(Count())),
-            ("by_type", type_of, Values(Count())),
-            ("totals", None, Values(counts)),
+            ("by_key", Key(), RowFunctions(Count())),
+            ("by_type", type_of, RowFunctions(Count())),
+            ("totals", None, RowFunctions(counts)),
         ):
-            self.engine.add_fold(
-                FoldSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
+            self.engine.add_aggregate(
+                AggregateSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
             )
 
         for name in MOVING:
             by = Key() if name == "key_sessions" else type_of
-            spec = FoldSpec(
+            spec = AggregateSpec(
                 name,
                 EVENTS,
                 by,
                 moving_window(name, idle_close_s),
-                Values(Count()),
+                RowFunctions(Count()),
                 emit_closed=f"{name}-closed",
             )
-            self.engine.add_fold(spec, events)
+            self.engine.add_aggregate(spec, events)
 
     def _declare_extra(self, name: str, window: TumblingWindow, retry: Retry) -> None:
-        """An agent on the general road, with a table of its own."""
+        """An agent on the concurrent path, with a table of its own."""
         self.engine.topics.want(f"echo-{name}", SOURCES)
         self.extra[name] = self.engine.add_table(
             TableSpec(f"by_user_{name}", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
@@ -148,17 +148,17 @@ class Worker:
 
     async def _many(self, stream: EventStream) -> None:
         """Three of these run at once, some of their events slow."""
-        async for unit in stream.general().each():
-            event, key = unit.values[0], unit.keys[unit.index]
+        async for unit in stream.concurrent().each():
+            event, key = unit.values[0], unit.keys[unit.position]
             self.shared.change(key="all", operator=operator.add, operand=1)
             await self._dawdle(0.3)
             self.extra["many"].change(key, operator.add, 1)
             await self._finish(event, ECHO_MANY, key)
 
     async def _in_batches(self, stream: EventStream) -> None:
-        async for unit, batch in stream.general().batches(4, 200.0):
+        async for unit, batch in stream.concurrent().batches(4, 200.0):
             for event in batch:
-                key = unit.keys[unit.index]
+                key = unit.keys[unit.position]
                 self.extra["batches"].change(key, operator.add, 1)
                 await self._finish(event, ECHO_BATCHES, key)
             await self._dawdle(0.2)
@@ -168,7 +168,7 @@ class Worker:
             await self._cluster.clock.sleep_ms(self._random.uniform(0, 300))
 
     async def _finish(self, event: dict[str, Any], topic: str, key: str) -> None:
-        """Sends, and then may fail with the event in hand."""
+        """Sends, and then may fail with the event in flight."""
         fate, partition = self._cluster.known[event["id"]]
         await self.engine.send(Record(topic, partition, key.encode(), event["id"].encode()))
         if fate == "hopeless":
@@ -178,7 +178,7 @@ class Worker:
             raise Hopeless("once")
 
     async def _count(self, stream: EventStream) -> None:
-        """The agent: writes a row and sends a record, then may fail or dawdle with the event in hand."""
+        """The agent: writes a row and sends a record, then may fail or dawdle with the event in flight."""
         known = self._cluster.known
         async for key, event in stream.items():
             self.table.change(key, operator.add, 1)

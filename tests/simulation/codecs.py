@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from streamflow.codecs import KeyCodec
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Batch
 from tests.simulation.scenario import EVENTS, SOURCES
@@ -50,5 +50,5 @@ def type_of(event: dict[str, Any]) -> str:
     return found
 
 
-def source() -> Source:
-    return Source(EVENTS, KeyCodec(str), JsonEvent(), SOURCES)  # type: ignore[arg-type]  # plainer than the real ones
+def source() -> TopicSource:
+    return TopicSource(EVENTS, KeyCodec(str), JsonEvent(), SOURCES)  # type: ignore[arg-type]  # plainer than the real ones

@@ -13,17 +13,16 @@ from typing import Any
 import orjson
 import pytest
 
-from streamflow.aggregates.shuffle.final import SecondStage
-from streamflow.aggregates.shuffle.final_windows import SlidingStage
-from streamflow.aggregates.shuffle.partial import Sender, share_key
-from streamflow.aggregates.windowed_fold import SessionFold
-from streamflow.engine import assignment_builder as forming
-from streamflow.engine import restoration as recovering
-from streamflow.processing.acks import Ledger
+from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
+from streamflow.aggregates.shuffle.partial import PartialSender, partial_key
+from streamflow.aggregates.windowed_fold import SessionConsumer
+from streamflow.engine import assignment_builder, restoration
+from streamflow.processing.acks import AckTracker
 from streamflow.processing.gate import Gate
-from streamflow.processing.units import Unit
+from streamflow.processing.units import InFlight
 from streamflow.state.cut import Cut
-from streamflow.state.event_context import Hand
+from streamflow.state.event_context import EventContext
 from streamflow.state.partition import TablePartition
 from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Commit, Record, TopicPartition
@@ -44,7 +43,7 @@ def no_fence(patch: pytest.MonkeyPatch) -> Broken:
 
 
 def no_second_fence(patch: pytest.MonkeyPatch) -> Broken:
-    """The second stage's closing goes out whoever sends it; the rest of the checkpoint is fenced."""
+    """The final stage's closing goes out whoever sends it; the rest of the checkpoint is fenced."""
     commit = MemoryTransport.commit
 
     async def closing_first(self: MemoryTransport, whole: Commit) -> dict[TopicPartition, int]:
@@ -67,7 +66,7 @@ def _is_closing(record: Record) -> bool:
 
 
 def marks_first(patch: pytest.MonkeyPatch) -> Broken:
-    """In the shuffles a checkpoint's watermark stands before its shares."""
+    """In the shuffles a checkpoint's watermark stands before its partials."""
 
     def reorder(records: Sequence[Record]) -> list[Record]:
         return sorted(records, key=lambda record: not (record.key or b"").startswith(b'["mark"'))
@@ -76,62 +75,62 @@ def marks_first(patch: pytest.MonkeyPatch) -> Broken:
 
 
 def some_watermarks(patch: pytest.MonkeyPatch) -> Broken:
-    """The second stage closes by the watermarks that it has, not waiting for all source partitions."""
+    """The final stage closes by the watermarks that it has, not waiting for all source partitions."""
 
-    def least(self: SecondStage) -> int | None:
-        known = [mark.watermark_ms for mark in self.marks.values() if mark.watermark_ms is not None]
+    def least(self: FinalStage) -> int | None:
+        known = [mark.watermark_ms for mark in self.watermarks.values() if mark.watermark_ms is not None]
         return min(known, default=None)
 
-    patch.setattr(SecondStage, "least_watermark_ms", least)
+    patch.setattr(FinalStage, "least_watermark_ms", least)
     return {}
 
 
-class DifferenceSender(Sender):
-    """Sends what has been added since the last checkpoint, where the share is a plain number."""
+class DifferenceSender(PartialSender):
+    """Sends what has been added since the last checkpoint, where the partial is a plain number."""
 
-    def shares(self, part: TablePartition, records: list[Record]) -> None:
+    def partials(self, part: TablePartition, records: list[Record]) -> None:
         if self.spec.name != "by_type":
-            super().shares(part, records)
+            super().partials(part, records)
             return
         for start, rows in (part.cut or {}).items():
             for group, state in rows.items():
                 before = part.store.get(start, group)
                 added = state - (0 if before is MISSING else before)
-                key = share_key(self.partition, group, start)
+                key = partial_key(self.partition, group, start)
                 records.append(Record(self.topic, self.target(start, group), key, orjson.dumps(added)))
 
 
 def differences(patch: pytest.MonkeyPatch) -> Broken:
-    """Shares are differences that the second stage adds up, not whole states."""
-    read = SecondStage._read_record
+    """Shares are differences that the final stage adds up, not whole states."""
+    read = FinalStage._read_record
 
-    def adding(self: SecondStage, key: bytes | None, value: bytes | None, changed: dict[Any, None]) -> None:
+    def adding(self: FinalStage, key: bytes | None, value: bytes | None, changed: dict[Any, None]) -> None:
         kind, *rest = orjson.loads(key or b"")
         if self.spec.name == "by_type" and kind == "share" and value is not None:
             source, group, start = rest
-            shares = self.shares.setdefault(start, {}).setdefault(group, {})
-            shares[source] = shares.get(source, 0) + orjson.loads(value)
+            partials = self.partials.setdefault(start, {}).setdefault(group, {})
+            partials[source] = partials.get(source, 0) + orjson.loads(value)
             changed[start, group] = None
         else:
             read(self, key, value, changed)
 
-    patch.setattr(SecondStage, "_read_record", adding)
-    patch.setattr(forming, "Sender", DifferenceSender)
+    patch.setattr(FinalStage, "_read_record", adding)
+    patch.setattr(assignment_builder, "PartialSender", DifferenceSender)
     return {}
 
 
 def no_restore(patch: pytest.MonkeyPatch) -> Broken:
-    """A rebuilt second stage closes before it has read to the end of its log."""
-    patch.setattr(SecondStage, "ready", True)
+    """A rebuilt final stage closes before it has read to the end of its log."""
+    patch.setattr(FinalStage, "ready", True)
     return {}
 
 
-class ForgetfulSender(Sender):
-    """Leaves behind, in the shuffle, the shares of sessions that have grown."""
+class ForgetfulSender(PartialSender):
+    """Leaves behind, in the shuffle, the partials of sessions that have grown."""
 
-    def shares(self, part: TablePartition, records: list[Record]) -> None:
+    def partials(self, part: TablePartition, records: list[Record]) -> None:
         first = len(records)
-        super().shares(part, records)
+        super().partials(part, records)
         if self.spec.name == "sessions":
             kept = [record for record in records[first:] if record.value is not None]
             for index, record in enumerate(kept):
@@ -142,58 +141,58 @@ class ForgetfulSender(Sender):
 
 def left_behind(patch: pytest.MonkeyPatch) -> Broken:
     """A session that has grown does not take the place of what it has grown out of."""
-    patch.setattr(forming, "Sender", ForgetfulSender)
+    patch.setattr(assignment_builder, "PartialSender", ForgetfulSender)
     return {}
 
 
 def all_one(patch: pytest.MonkeyPatch) -> Broken:
     """Events that came behind are made one with the sessions of their own partition before others join."""
-    patch.setattr(SessionFold, "_merged", lambda self, parts: (self._one(parts),))
+    patch.setattr(SessionConsumer, "_merged", lambda self, parts: (self._one(parts),))
     return {}
 
 
 def not_marked(patch: pytest.MonkeyPatch) -> Broken:
     """A sliding window's events that came behind count in windows that were closed by then."""
-    put = SlidingStage._put
+    put = SlidingFinalStage._put
 
-    def unmarked(self: SlidingStage, source: int, group: Any, start: int, data: Any) -> None:
+    def unmarked(self: SlidingFinalStage, source: int, group: Any, start: int, data: Any) -> None:
         whole = self.spec.values.merge_all([self.spec.values.load(state) for _, state in data])
         put(self, source, group, start, [[None, self.spec.values.dump(whole)]])
 
-    patch.setattr(SlidingStage, "_put", unmarked)
+    patch.setattr(SlidingFinalStage, "_put", unmarked)
     return {}
 
 
-class DeletingSender(Sender):
-    """The first stage deletes its shares from the shuffle when it forgets them itself."""
+class DeletingSender(PartialSender):
+    """The partial stage deletes its partials from the shuffle when it forgets them itself."""
 
-    def shares(self, part: TablePartition, records: list[Record]) -> None:
-        super().shares(part, records)
+    def partials(self, part: TablePartition, records: list[Record]) -> None:
+        super().partials(part, records)
         for start in part.drops:
             for group in part.store.window(start):
-                key = share_key(self.partition, group, start)
+                key = partial_key(self.partition, group, start)
                 records.append(Record(self.topic, self.target(start, group), key, None))
 
 
 def not_the_owner(patch: pytest.MonkeyPatch) -> Broken:
     """Shares are deleted by who wrote them, not by the owner with the record that says it has emitted."""
-    patch.setattr(forming, "Sender", DeletingSender)
+    patch.setattr(assignment_builder, "PartialSender", DeletingSender)
     return {}
 
 
 def past_a_hole(patch: pytest.MonkeyPatch) -> Broken:
-    """The position moves past the event in hand."""
-    patch.setattr(Hand, "settled", lambda self: self.index)
+    """The position moves past the event in flight."""
+    patch.setattr(EventContext, "settled", lambda self: self.position)
     return {}
 
 
 def no_undo(patch: pytest.MonkeyPatch) -> Broken:
     """What a failed event wrote stays when it is tried again."""
 
-    def forget_only(self: Hand) -> None:
-        self.sends = [sent for sent in self.sends if sent[0] != self.index]
+    def forget_only(self: EventContext) -> None:
+        self.sends = [sent for sent in self.sends if sent[0] != self.position]
 
-    patch.setattr(Hand, "revert", forget_only)
+    patch.setattr(EventContext, "revert", forget_only)
     return {}
 
 
@@ -203,7 +202,7 @@ def no_catch_up(patch: pytest.MonkeyPatch) -> Broken:
     def only_the_empty(parts: dict[TopicPartition, TablePartition], ends: dict[TopicPartition, int]) -> int:
         return sum(ends.get(at, 0) for at, part in parts.items() if part.store.offset == 0)
 
-    patch.setattr(recovering, "missing", only_the_empty)
+    patch.setattr(restoration, "missing", only_the_empty)
     return {}
 
 
@@ -220,39 +219,39 @@ def stores_ahead(patch: pytest.MonkeyPatch) -> Broken:
 
 
 def past_a_hole_in_units(patch: pytest.MonkeyPatch) -> Broken:
-    """The position of the general road moves past what is in hand."""
-    settle = Ledger.settle
+    """The position of the concurrent path moves past what is in flight."""
+    settle = AckTracker.settle
 
-    def everything(self: Ledger) -> None:
+    def everything(self: AckTracker) -> None:
         moved = self.moved
         settle(self)
-        if moved and self._lots:
-            self.progress.take(self._lots[-1].chunk.next_offset)
+        if moved and self._chunks:
+            self.progress.take(self._chunks[-1].chunk.next_offset)
 
-    patch.setattr(Ledger, "settle", everything)
+    patch.setattr(AckTracker, "settle", everything)
     return {}
 
 
 def no_undo_of_units(patch: pytest.MonkeyPatch) -> Broken:
     """What a failed unit wrote stays when it is tried again."""
 
-    def forget_only(self: Unit) -> None:
-        self.undo.clear()
+    def forget_only(self: InFlight) -> None:
+        self.uncommitted_writes.clear()
         self.sends.clear()
 
-    patch.setattr(Unit, "revert", forget_only)
+    patch.setattr(InFlight, "revert", forget_only)
     return {}
 
 
 def forget_what_is_done(patch: pytest.MonkeyPatch) -> Broken:
     """What is done behind the mark is not written down."""
-    patch.setattr(Ledger, "_ranges", lambda self: ())
+    patch.setattr(AckTracker, "_ranges", lambda self: ())
     return {}
 
 
-def never_entangled(patch: pytest.MonkeyPatch) -> Broken:
-    """Cuts and undo go through rows that several events in hand have written."""
-    patch.setattr(Gate, "is_entangled", lambda self, hand: False)
+def never_conflicting(patch: pytest.MonkeyPatch) -> Broken:
+    """Cuts and undo go through rows that several events in flight have written."""
+    patch.setattr(Gate, "is_conflicting", lambda self, context: False)
     return {}
 
 
@@ -282,7 +281,7 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "contiguous_units": past_a_hole_in_units,
     "undo_units": no_undo_of_units,
     "done": forget_what_is_done,
-    "entangled": never_entangled,
+    "conflicting": never_conflicting,
     "catch_up": no_catch_up,
     "behind": stores_ahead,
 }

@@ -92,7 +92,7 @@ class Trouble:
     moves_per_s: float
     compactions_per_s: float
     duration_s: float
-    extra: tuple[str, ...]  # agents on the general road beside the one on the fast road
+    extra: tuple[str, ...]  # agents on the concurrent path beside the one on the in-order path
     focus: str  # the point where kills and freezes come ten times as often as elsewhere
 
     def weight(self, point: str) -> float:

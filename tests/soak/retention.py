@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamflow.aggregates import Count, Sum
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
@@ -50,11 +50,11 @@ class Sample:
     late: int
 
 
-def specs() -> tuple[FoldSpec, FoldSpec]:
+def specs() -> tuple[AggregateSpec, AggregateSpec]:
     window = TumblingWindow(WINDOW_MS / 1_000, retain_s=KEPT_WINDOWS * WINDOW_MS / 1_000, idle_close_s=None)
-    values = Values({"n": Count(), "sum": Sum("n")})
-    by_key = FoldSpec("by_key", "events", Key(), window, values, time="at", emit_closed="closed")
-    by_shop = FoldSpec("by_shop", "events", "shop", window, values, time="at", emit_closed="closed")
+    values = RowFunctions({"n": Count(), "sum": Sum("n")})
+    by_key = AggregateSpec("by_key", "events", Key(), window, values, time="at", emit_closed="closed")
+    by_shop = AggregateSpec("by_shop", "events", "shop", window, values, time="at", emit_closed="closed")
     return by_key, by_shop
 
 
@@ -76,9 +76,9 @@ async def soak(count: int, windows: int, samples: int = 10) -> list[Sample]:
     client = MemoryTransport(broker, "outside", "client")
     settings = Settings(id="soak", commit_interval=0.05, fetch_wait_ms=5)
     engine = Engine(settings, MemoryTransport(broker, "soak", "worker"), clock)
-    source = Source("events", KeyCodec(str), ValueCodec(dict), PARTITIONS)
+    source = TopicSource("events", KeyCodec(str), ValueCodec(dict), PARTITIONS)
     for spec in specs():
-        engine.add_fold(spec, source)
+        engine.add_aggregate(spec, source)
     await client.start()
     await engine.start("http://worker")
     step_us = windows * WINDOW_MS * 1_000 // count
@@ -101,7 +101,7 @@ async def _until_taken(engine: Engine, count: int) -> None:
         while True:
             if engine.failure is not None:
                 raise engine.failure
-            shown = engine.ours.shown.values() if engine.ours is not None else ()
+            shown = engine.active.shown.values() if engine.active is not None else ()
             taken = sum(p.counters.get("in", 0) for p in shown if p.consumer.startswith("aggregate:"))
             if taken >= 2 * count:
                 return
@@ -109,10 +109,10 @@ async def _until_taken(engine: Engine, count: int) -> None:
 
 
 def _sample(engine: Engine, broker: MemoryBroker, count: int) -> Sample:
-    ours = engine.ours
-    assert ours is not None
-    rows = sum(len(part.store) for part in ours.table_partitions())
-    rows += sum(len(groups) for stage in ours.stages for groups in stage.shares.values())
+    active = engine.active
+    assert active is not None
+    rows = sum(len(part.store) for part in active.table_partitions())
+    rows += sum(len(groups) for stage in active.stages for groups in stage.partials.values())
     live = 0
     for topic in broker.topics():
         if topic.startswith("soak-"):
@@ -120,7 +120,7 @@ def _sample(engine: Engine, broker: MemoryBroker, count: int) -> Sample:
                 batch = broker.log((topic, partition)).read(0, 10**9)
                 newest = dict(zip(batch.keys, batch.values, strict=True)) if batch is not None else {}
                 live += sum(value is not None for value in newest.values())
-    late = sum(p.counters.get("late", 0) for p in ours.shown.values())
+    late = sum(p.counters.get("late", 0) for p in active.shown.values())
     return Sample(count, _resident_bytes(), rows, live, late)
 
 

@@ -10,14 +10,14 @@ async def test_what_stays_is_bounded_by_the_retention_and_not_by_the_time() -> N
     samples = await soak(400_000, 10_000, samples=8)
     assert len(samples) == 8
     late_kept = PARTITIONS * 2 * EVENTS_MAX
-    # Rows of the key, shares of each source partition in the second stage: all of the windows that are kept,
+    # Rows of the key, partials of each source partition in the final stage: all of the windows that are kept,
     # and those that one chunk of events opens and no checkpoint has closed yet.
     open_windows = 10_000 * 10_000 // 400_000
     windows = KEPT_WINDOWS + 2 * open_windows
     bound = windows * (PARTITIONS + PARTITIONS * SHOPS * 2) + late_kept + 100
     for sample in samples:
         assert sample.rows <= bound
-        # Every row has its record, and a share has two until its window closes.
+        # Every row has its record, and a partial has two until its window closes.
         assert sample.live <= 2 * bound
     assert samples[-1].late > 500
     # As many rows at the end as after a quarter, though four times as many windows have gone by.

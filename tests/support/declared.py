@@ -8,13 +8,13 @@ from typing import Any
 
 import orjson
 
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.query.reader import EngineReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_reader
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
@@ -27,12 +27,12 @@ T0_MS = 1_760_000_000_000
 class Declared:
     """``value`` is how the topic's values are decoded; ``specs`` are declared in every engine."""
 
-    def __init__(self, *specs: FoldSpec, partitions: int = 2, value: Any = Event) -> None:
+    def __init__(self, *specs: AggregateSpec, partitions: int = 2, value: Any = Event) -> None:
         self.specs = specs
         self.clock = SystemClock()
         self.broker = MemoryBroker(self.clock)
         self.client = MemoryTransport(self.broker, "outside", "client")
-        self.source = Source("events", KeyCodec(str), ValueCodec(value), partitions)
+        self.source = TopicSource("events", KeyCodec(str), ValueCodec(value), partitions)
         self.engine = self.new_engine()
         self.ends: dict[int, int] = {}
 
@@ -43,7 +43,7 @@ class Declared:
             self.clock,
         )
         for spec in self.specs:
-            engine.add_fold(spec, self.source)
+            engine.add_aggregate(spec, self.source)
         return engine
 
     async def start(self) -> None:
@@ -55,8 +55,8 @@ class Declared:
         await self.until(lambda: self.engine.live and self.ready())
 
     def ready(self) -> bool:
-        ours = self.engine.ours
-        return ours is not None and not ours.unopened and all(stage.ready for stage in ours.stages)
+        active = self.engine.active
+        return active is not None and not active.unopened and all(stage.ready for stage in active.stages)
 
     async def restart(self) -> None:
         """A clean stop, and another engine over the same topics."""
@@ -81,20 +81,20 @@ class Declared:
         await self.done()
 
     async def done(self) -> None:
-        """Waits until everything that was written is checkpointed, and read back by the second stages."""
+        """Waits until everything that was written is checkpointed, and read back by the final stages."""
 
         def taken() -> bool:
-            ours = self.engine.ours
-            if ours is None or not self.engine.live:
+            active = self.engine.active
+            if active is None or not self.engine.live:
                 return False
-            shown = {(consumer, p): at.position for (consumer, _, p), at in ours.shown.items()}
+            shown = {(consumer, p): at.position for (consumer, _, p), at in active.shown.items()}
             return all(
                 shown.get((spec.consumer, p), 0) >= end for spec in self.specs for p, end in self.ends.items()
             )
 
         await self.until(taken)
 
-    def reader(self, name: str) -> EngineReader:
+    def reader(self, name: str) -> TableReaderBase:
         return make_reader(self.engine, name)
 
     def rows(self, name: str) -> dict[tuple[Any, int | None], Any]:

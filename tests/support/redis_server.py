@@ -137,10 +137,10 @@ class RedisServer:
 
     def client(self, **options: Any) -> redis.Redis:
         """A blocking client of its own; close it. ``options`` are redis-py's."""
-        ours: dict[str, Any] = {"host": LOOPBACK, "port": self.port, "password": self.password}
+        active: dict[str, Any] = {"host": LOOPBACK, "port": self.port, "password": self.password}
         if self.certificates:
-            ours |= {"ssl": True, "ssl_ca_certs": str(self.certificates.ca)}
-        return redis.Redis(**(ours | options))
+            active |= {"ssl": True, "ssl_ca_certs": str(self.certificates.ca)}
+        return redis.Redis(**(active | options))
 
     def start(self) -> None:
         """Starts it with what is on its disk; returns when it answers. Raises NoServer."""

@@ -225,15 +225,15 @@ def arrow(picture: Picture, start: tuple[float, float], end: tuple[float, float]
 
 
 def revision() -> None:
-    picture = Picture(196, 0, 1, "A late event waits in the ledger; applied, it leaves it as its row changes")
+    picture = Picture(196, 0, 1, "A late event waits in its store; applied, it leaves it as its row changes")
     box(picture, (20, 24), ["source topic", "event at 7, offset 41"], INK_BOX)
-    box(picture, (282, 24), ["late ledger", "at 7, offset 41,", "behind by 0 s"], AMBER)
+    box(picture, (282, 24), ["late events", "at 7, offset 41,", "behind by 0 s"], AMBER)
     box(picture, (544, 24), ["row of [0, 10)", "closed, n = 3"], GREEN)
     box(picture, (544, 116), ["row of [0, 10)", "revised, n = 4"], GREEN)
     arrow(picture, (216, 52), (282, 52), "late")
     arrow(picture, (478, 98), (544, 130), "")
     picture.label(380, 140, "streamflow late --apply")
-    picture.label(380, 160, "one commit: leaves the ledger,", colour=PALE)
+    picture.label(380, 160, "one commit: leaves the store,", colour=PALE)
     picture.label(380, 178, "counts in the row, told anew", colour=PALE)
     picture.write("revision")
 

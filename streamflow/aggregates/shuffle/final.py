@@ -1,8 +1,8 @@
 """Shares on their way to the partition that owns their group key, and closing there.
 
-A source partition's *share* of a row goes, as a whole state and not as a difference, to the
-compacted topic ``<app>-<table>-shuffle``. Behind its shares each source partition sends a *mark*: its
-watermark and position. The owner keeps the newest share of each source partition and merges on
+A source partition's *partial* of a row goes, as a whole state and not as a difference, to the
+compacted topic ``<app>-<table>-shuffle``. Behind its partials each source partition sends a *mark*: its
+watermark and position. The owner keeps the newest partial of each source partition and merges on
 read. The rules are those of the model of the two-stage checkpoint: whole, order, all watermarks,
 restore, owner; `tests/simulation` switches each off and sees it fail.
 
@@ -12,9 +12,9 @@ Records of a shuffle partition, by the first element of the JSON key:
 revisions of a row were told of. Source partition ``-1 - p`` is what was applied late in partition p (see
 `revisions`); its state comes as ``[revisions, state]``.
 
-A share of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
-the ids of the shares that it takes the place of, and whoever reads it forgets them in the same step;
-their tombstones follow behind all shares. Nobody ever sees a session without a part that it had, so
+A partial of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
+the ids of the partials that it takes the place of, and whoever reads it forgets them in the same step;
+their tombstones follow behind all partials. Nobody ever sees a session without a part that it had, so
 what could not be closed before cannot be closed in between.
 """
 
@@ -30,8 +30,8 @@ import orjson
 from streamflow.aggregates.closed_rows import revised_record
 from streamflow.aggregates.revisions import Corrections
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.shuffle.partial import Mark, share_key, told_key
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.shuffle.partial import SourceWatermark, announced_key, partial_key
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.state.cut import Cut
@@ -53,31 +53,31 @@ class Closing:
     closed_to_ms: int
     rows: list[RowId] = field(default_factory=list)
     expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> groups whose rows go
-    shares: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
+    partials: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
 
 
 Emit = Callable[[int, Any, State], Record]
 """(window start, group key, merged state) -> the record of a closed row"""
 
 
-class SecondStage:
-    """The owner's side of one shuffle partition: the newest share of each source partition, merged on read.
+class FinalStage:
+    """The owner's side of one shuffle partition: the newest partial of each source partition, merged on read.
 
     `begin` makes it ours. `ready` tells that it has read all that stood in the log when it was assigned;
     before that it shows nothing and closes nothing.
     """
 
-    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
+    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         self.spec = spec
         self.topic = topic
         self.partition = partition
         self.sources = sources
         self.ready_at = sys.maxsize
         self.position = 0
-        self.shares: dict[
+        self.partials: dict[
             int, dict[Any, dict[int, State]]
         ] = {}  # start -> group -> source partition -> state
-        self.marks: dict[int, Mark] = {}
+        self.watermarks: dict[int, SourceWatermark] = {}
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
         self.corrections = Corrections()
@@ -121,7 +121,9 @@ class SecondStage:
         if kind == "mark":
             if value is not None:
                 data = orjson.loads(value)
-                self.marks[rest[0]] = Mark(data["watermark_ms"], data["position"], data["lag"])
+                self.watermarks[rest[0]] = SourceWatermark(
+                    data["watermark_ms"], data["position"], data["lag"]
+                )
         elif kind == "closed":
             if value is not None:
                 # It may be our own of some checkpoints ago: what was closed since stays closed.
@@ -148,33 +150,33 @@ class SecondStage:
             raise ValueError(f"unknown kind {kind!r}")
 
     def _put(self, source: int, group: Any, start: int, data: Any) -> None:
-        shares = self.shares.setdefault(start, {}).setdefault(group, {})
-        shares[source] = self.spec.kept.load(data)
+        partials = self.partials.setdefault(start, {}).setdefault(group, {})
+        partials[source] = self.spec.stored.load(data)
 
     def _remove(self, source: int, group: Any, start: int) -> None:
-        groups = self.shares.get(start, {})
-        shares = groups.get(group, {})
-        shares.pop(source, None)
-        if not shares:
+        groups = self.partials.get(start, {})
+        partials = groups.get(group, {})
+        partials.pop(source, None)
+        if not partials:
             groups.pop(group, None)
         if not groups:
-            self.shares.pop(start, None)
+            self.partials.pop(start, None)
 
     def least_watermark_ms(self) -> int | None:
         """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
         low: int | None = None
         for source in range(self.sources):
-            mark = self.marks.get(source)
-            if mark is None or mark.watermark_ms is None:
+            watermark = self.watermarks.get(source)
+            if watermark is None or watermark.watermark_ms is None:
                 return None
-            low = mark.watermark_ms if low is None or mark.watermark_ms < low else low
+            low = watermark.watermark_ms if low is None or watermark.watermark_ms < low else low
         return low
 
     def due(self) -> bool:
         """Would `cut` close or expire anything?"""
-        return self._plan() is not None or bool(self._untold())
+        return self._plan() is not None or bool(self._unannounced())
 
-    def _untold(self) -> list[RowId]:
+    def _unannounced(self) -> list[RowId]:
         """Rows that were revised after they had been closed, and that nobody was told of anew."""
         if not self.ready:
             return []
@@ -189,20 +191,20 @@ class SecondStage:
             return None
         closing = Closing(low)
         first_open = None if self.closed_to_ms is None else window.first_open_start(self.closed_to_ms)
-        for start in sorted(s for s in self.shares if first_open is None or s >= first_open):
+        for start in sorted(s for s in self.partials if first_open is None or s >= first_open):
             if not window.closed(start, low):
                 break
-            closing.rows.extend((start, group) for group in in_order(self.shares[start]))
-        if self.shares and window.expired(min(self.shares), low):
-            expired = sorted(start for start in self.shares if window.expired(start, low))
-            closing.expired = {start: list(self.shares[start]) for start in expired}
-            closing.shares = [
+            closing.rows.extend((start, group) for group in in_order(self.partials[start]))
+        if self.partials and window.expired(min(self.partials), low):
+            expired = sorted(start for start in self.partials if window.expired(start, low))
+            closing.expired = {start: list(self.partials[start]) for start in expired}
+            closing.partials = [
                 (start, g, source)
                 for start in expired
-                for g, of in self.shares[start].items()
+                for g, of in self.partials[start].items()
                 for source in of
             ]
-        return closing if closing.rows or closing.shares else None
+        return closing if closing.rows or closing.partials else None
 
     def is_closed(self, start: int) -> bool:
         """Has the window been closed durably?"""
@@ -214,9 +216,11 @@ class SecondStage:
     def cut(self, cut: Cut, emit: Emit | None) -> None:
         """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
         self.closing = self._plan()
-        gone = set() if self.closing is None else {(start, group) for start, group, _ in self.closing.shares}
-        for start, group in self._untold():
-            if (start, group) in gone or group not in self.shares.get(start, {}):
+        gone = (
+            set() if self.closing is None else {(start, group) for start, group, _ in self.closing.partials}
+        )
+        for start, group in self._unannounced():
+            if (start, group) in gone or group not in self.partials.get(start, {}):
                 continue
             if emit is not None:
                 cut.effects.append(revised_record(emit(start, group, self.state(start, group))))
@@ -231,9 +235,9 @@ class SecondStage:
             self._tell(start, group, cut.facts)  # with what was applied before it was closed
         for start, group in gone:
             if (start, group) in self.corrections:
-                cut.consequences.append(Record(self.topic, self.partition, told_key(group, start), None))
-        for start, group, source in self.closing.shares:
-            key = share_key(source, group, start)
+                cut.consequences.append(Record(self.topic, self.partition, announced_key(group, start), None))
+        for start, group, source in self.closing.partials:
+            key = partial_key(source, group, start)
             cut.consequences.append(Record(self.topic, self.partition, key, None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
@@ -242,7 +246,7 @@ class SecondStage:
         revisions = self.corrections.tell((start, group))
         if revisions is not None:
             value = orjson.dumps(revisions)
-            records.append(Record(self.topic, self.partition, told_key(group, start), value))
+            records.append(Record(self.topic, self.partition, announced_key(group, start), value))
 
     def committed(self) -> Closing | None:
         """The closing is durable; returns it. The rows that expired are gone."""
@@ -254,7 +258,7 @@ class SecondStage:
 
     def forget(self, closing: Closing) -> None:
         """Drops what a durable closing expired."""
-        for start, group, source in closing.shares:
+        for start, group, source in closing.partials:
             self._remove(source, group, start)
             self.corrections.forget((start, group))
 
@@ -263,22 +267,22 @@ class SecondStage:
         window = self.spec.window
         if window is None or self.closed_to_ms is None:
             return
-        for start in [start for start in self.shares if window.expired(start, self.closed_to_ms)]:
-            for group in self.shares.pop(start):
+        for start in [start for start in self.partials if window.expired(start, self.closed_to_ms)]:
+            for group in self.partials.pop(start):
                 self.corrections.forget((start, group))
 
     def starts(self) -> list[int]:
         """The ids of the windows that have rows, in order."""
-        return sorted(self.shares)
+        return sorted(self.partials)
 
     def groups(self, start: int) -> Iterable[Any]:
         """The groups that have a row in this window."""
-        return self.shares.get(start, ())
+        return self.partials.get(start, ())
 
     def state(self, start: int, group: Any) -> State:
         """The merged state of a row. Raises KeyError."""
-        shares = self.shares[start][group]
-        return self.spec.values.merge_all([shares[source] for source in sorted(shares)])
+        partials = self.partials[start][group]
+        return self.spec.values.merge_all([partials[source] for source in sorted(partials)])
 
     def rows(self) -> Iterator[RowId]:
         for start in self.starts():
@@ -286,7 +290,7 @@ class SecondStage:
                 yield start, group
 
     def row_count(self) -> int:
-        return sum(map(len, self.shares.values()))
+        return sum(map(len, self.partials.values()))
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         """The rows that what `read` told of has changed; some may be gone."""
@@ -298,4 +302,13 @@ def in_order(groups: dict[Any, Any]) -> list[Any]:
     return sorted(groups, key=group_key_bytes)
 
 
-__all__ = ["NO_WINDOW", "Closing", "Mark", "RowId", "SecondStage", "ShuffleError", "in_order", "share_key"]
+__all__ = [
+    "NO_WINDOW",
+    "Closing",
+    "FinalStage",
+    "RowId",
+    "ShuffleError",
+    "SourceWatermark",
+    "in_order",
+    "partial_key",
+]

@@ -1,6 +1,6 @@
-"""Second stages of sessions and of sliding windows, whose rows are made of the shares of several windows.
+"""Final stages of sessions and of sliding windows, whose rows are made of the partials of several windows.
 
-What is kept and sent are shares; which rows they make is a pure function of all that there are, the
+What is kept and sent are partials; which rows they make is a pure function of all that there are, the
 same in whatever order they came. Events that come later never change what that function says of
 windows that are closed: the watermarks of all source partitions have passed them.
 """
@@ -10,27 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamflow.aggregates.shuffle.final import Closing, RowId, SecondStage, in_order
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.shuffle.final import Closing, FinalStage, RowId, in_order
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.state.panes import Pane, Panes, SlidingRows
 from streamflow.windows import SessionWindow, SlidingWindow
 from streamflow.windows.session import Part, Session, sessions_of
 
 
-def make_stage(spec: FoldSpec, topic: str, partition: int, sources: int) -> SecondStage:
-    """The second stage of a declared aggregate, by the kind of its window."""
-    kind: type[SecondStage] = SecondStage
+def make_stage(spec: AggregateSpec, topic: str, partition: int, sources: int) -> FinalStage:
+    """The final stage of a declared aggregate, by the kind of its window."""
+    kind: type[FinalStage] = FinalStage
     if isinstance(spec.window, SlidingWindow):
-        kind = SlidingStage
+        kind = SlidingFinalStage
     elif isinstance(spec.window, SessionWindow):
-        kind = SessionStage
+        kind = SessionFinalStage
     return kind(spec, topic, partition, sources)
 
 
-class SlidingStage(SecondStage):
+class SlidingFinalStage(FinalStage):
     """Shares are panes; windows are put together where somebody reads or closes them."""
 
-    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
+    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         super().__init__(spec, topic, partition, sources)
         assert isinstance(spec.window, SlidingWindow)
         self._pane_window = spec.window.panes()
@@ -38,7 +38,7 @@ class SlidingStage(SecondStage):
         self._rows = SlidingRows(spec.window, self._panes, self._lookup)
 
     def _lookup(self, time_ms: int, group: Any) -> Iterable[Pane]:
-        return self.shares.get(time_ms, {}).get(group, {}).values()
+        return self.partials.get(time_ms, {}).get(group, {}).values()
 
     def _put(self, source: int, group: Any, start: int, data: Any) -> None:
         super()._put(source, group, start, data)
@@ -46,7 +46,7 @@ class SlidingStage(SecondStage):
 
     def _remove(self, source: int, group: Any, start: int) -> None:
         super()._remove(source, group, start)
-        if group not in self.shares.get(start, ()):
+        if group not in self.partials.get(start, ()):
             self._panes.drop(start, [group])
 
     def _plan(self) -> Closing | None:
@@ -61,19 +61,19 @@ class SlidingStage(SecondStage):
         first = None if before is None else before - kept_ms + 1
         closing.expired = dict(self._rows.ending(first, low - kept_ms + 1))
         first_kept = self._pane_window.first_kept_start(low)
-        closing.shares = [
+        closing.partials = [
             (time_ms, group, source)
             for time_ms in self._panes.between(-(1 << 62), first_kept)
-            for group, of in self.shares[time_ms].items()
+            for group, of in self.partials[time_ms].items()
             for source in of
         ]
-        return closing if closing.rows or closing.expired or closing.shares else None
+        return closing if closing.rows or closing.expired or closing.partials else None
 
     def _forget_expired(self) -> None:
         if self.closed_to_ms is None:
             return
         for time_ms in self._panes.between(-(1 << 62), self._pane_window.first_kept_start(self.closed_to_ms)):
-            self._panes.drop(time_ms, self.shares.pop(time_ms))
+            self._panes.drop(time_ms, self.partials.pop(time_ms))
 
     def starts(self) -> list[int]:
         kept = self._first_kept()
@@ -108,19 +108,19 @@ class SlidingStage(SecondStage):
         return list(touched)
 
 
-class SessionStage(SecondStage):
+class SessionFinalStage(FinalStage):
     """Shares are the sessions of each source partition; those that touch are one.
 
-    The sessions of a group are made anew whenever one of its open shares changes. What is closed
+    The sessions of a group are made anew whenever one of its open partials changes. What is closed
     stays as it is and is taken out of that, which changes no result and bounds the work.
     """
 
-    def __init__(self, spec: FoldSpec, topic: str, partition: int, sources: int) -> None:
+    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         super().__init__(spec, topic, partition, sources)
-        # group -> (id, source) of the shares that are in no closed session
+        # group -> (id, source) of the partials that are in no closed session
         self._open: dict[Any, dict[tuple[int, int], None]] = {}
         self._ends: dict[Any, list[int]] = {}  # group -> ends of its open rows
-        # end -> group -> the session; the state of each part is (id, source, state) of its share
+        # end -> group -> the session; the state of each part is (id, source, state) of its partial
         self._open_rows: dict[int, dict[Any, Session]] = {}
         self._closed_rows: dict[int, dict[Any, Session]] = {}
         self._stale: dict[Any, None] = {}  # groups whose open rows are to be made anew
@@ -157,7 +157,7 @@ class SessionStage(SecondStage):
             parts = [
                 part._replace(state=(start, source, part.state))
                 for start, source in self._open.get(group, ())
-                for part in self.shares[start][group][source]
+                for part in self.partials[start][group][source]
             ]
             sessions = sessions_of(parts)
             for session in sessions:
@@ -204,8 +204,8 @@ class SessionStage(SecondStage):
             for end in [end for end in rows if window.expired(end, low)]:
                 closing.expired.setdefault(end, []).extend(rows[end])
                 for group, session in rows[end].items():
-                    closing.shares.extend((start, group, source) for start, source in _members(session))
-        return closing if closing.rows or closing.shares else None
+                    closing.partials.extend((start, group, source) for start, source in _members(session))
+        return closing if closing.rows or closing.partials else None
 
     def committed(self) -> Closing | None:
         closing = super().committed()
@@ -262,14 +262,14 @@ class SessionStage(SecondStage):
             self._refresh()
 
     def state(self, start: int, group: Any) -> tuple[Part, ...]:
-        """What `FoldSpec.shown` takes: the row as one part. Raises KeyError."""
+        """What `AggregateSpec.shown` takes: the row as one part. Raises KeyError."""
         session = self._session(start, group)
         merged = self.spec.values.merge_all([part.state[2] for part in session.parts])
         return (Part(session.start, session.end, None, merged),)
 
 
 def _members(session: Session) -> dict[tuple[int, int], None]:
-    """(id, source) of the shares that a session is made of."""
+    """(id, source) of the partials that a session is made of."""
     return dict.fromkeys(part.state[:2] for part in session.parts)
 
 
@@ -279,4 +279,4 @@ def _take(rows: dict[int, dict[Any, Session]], end: int, group: Any) -> None:
         del rows[end]
 
 
-__all__ = ["SessionStage", "SlidingStage", "make_stage"]
+__all__ = ["SessionFinalStage", "SlidingFinalStage", "make_stage"]

@@ -12,7 +12,7 @@ from faust.agents.replies import BarrierState, ReplyPromise
 from mode.supervisors import CrashingSupervisor
 
 from streamflow.app.agents.tester import Bench
-from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.event_context import EventContext, current_context
 
 if TYPE_CHECKING:
     from streamflow.app.agents.replies import Replies
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class Promise(ReplyPromise):
     """Of an answer. Raises RuntimeError when it is awaited inside the event whose checkpoint asks."""
 
-    def ask_with(self, hand: Hand | None) -> None:
-        self._hand, self._index = hand, -1 if hand is None else hand.index
+    def ask_with(self, context: EventContext | None) -> None:
+        self._hand, self._index = context, -1 if context is None else context.position
 
     def __await__(self) -> Generator[Any, None, Any]:
-        hand = self._hand
-        if hand is not None and hand is CURRENT.get() and hand.holds(self._index):
+        context = self._hand
+        if context is not None and context is current_context.get() and context.holds(self._index):
             raise RuntimeError(
                 "the question goes out with the checkpoint of this event, which would wait for the answer: "
                 "await it after the event, or ask from a task, a timer or a page"
@@ -58,8 +58,8 @@ class Agent(faust.Agent):
 
     def _may_wait(self, what: str) -> None:
         """Raises RuntimeError inside an event whose checkpoint the answer would wait for."""
-        hand = CURRENT.get()
-        if hand is None or not hand.holding or not self._exactly_once:
+        context = current_context.get()
+        if context is None or not context.in_flight or not self._exactly_once:
             return
         raise RuntimeError(
             f"{self.name}.{what} from inside an agent: under exactly_once a question goes out with the "
@@ -124,9 +124,9 @@ class Agent(faust.Agent):
         """
         target = self._get_strtopic(reply_to or self.app.conf.reply_to)
         promise = Promise(target, correlation_id or faust.uuid())
-        hand = CURRENT.get()
-        in_checkpoint = hand is not None and hand.takes_sends and not (force and not self._exactly_once)
-        promise.ask_with(hand if in_checkpoint else None)
+        context = current_context.get()
+        in_checkpoint = context is not None and context.takes_sends and not (force and not self._exactly_once)
+        promise.ask_with(context if in_checkpoint else None)
         await self._replies().add(promise.correlation_id, promise)
         asked, opened = self._create_req(key, value, target, promise.correlation_id, headers)
         await self.channel.send(

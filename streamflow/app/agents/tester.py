@@ -10,7 +10,7 @@ from faust.streams import current_event
 from streamflow.app.topics.producer import Acknowledgement
 from streamflow.codecs.chunk import Chunk
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Headers, Record
@@ -33,7 +33,7 @@ class Bench:
                 spec,
                 table.default,
                 hash_partition=lambda key: -1,
-                on_late=lambda hand, start: None,
+                on_late=lambda context, start: None,
                 on_scattered=lambda partition, key: None,
             )
             made.parts = _Parts(spec)
@@ -57,10 +57,10 @@ class Bench:
             raw=raw,
             next_offset=message.offset + 1,
         )
-        hand = Hand("bench")
-        hand.open(chunk, None)
-        hand.index, hand.holding = 0, True
-        CURRENT.set(hand)
+        context = EventContext("bench")
+        context.open(chunk, None)
+        context.position, context.in_flight = 0, True
+        current_context.set(context)
         return value
 
     # -- in the place of a Sender ------------------------------------------------------------------

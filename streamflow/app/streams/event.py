@@ -1,4 +1,4 @@
-"""faust.Event of what an agent has in hand: made when somebody looks at it."""
+"""faust.Event of what an agent has in flight: made when somebody looks at it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from faust.types.tuples import Message
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.feed import Actor
-from streamflow.processing.units import Place, Unit
+from streamflow.processing.units import EventRef, InFlight
 
 
 class EngineEvent(faust.Event):
     """An event of the engine's. `ack` makes it done, with all that was written and sent for it so far."""
 
-    _held: tuple[Unit, Place, Actor] | None = None
+    _held: tuple[InFlight, EventRef, Actor] | None = None
 
     def ack(self) -> bool:
         """True: it was not acknowledged before. Where taking the next event acknowledges, that counts."""
         self.acked = True
         if self._held is None:
             return False
-        unit, place, actor = self._held
-        return actor.ack_event(unit, place)
+        unit, ref, actor = self._held
+        return actor.ack_event(unit, ref)
 
 
 class LocalChunk(Chunk):
@@ -33,7 +33,9 @@ class LocalChunk(Chunk):
     event: Any
 
 
-def engine_event(app: Any, chunk: Chunk, index: int, held: tuple[Unit, Place, Actor] | None = None) -> Any:
+def engine_event(
+    app: Any, chunk: Chunk, index: int, held: tuple[InFlight, EventRef, Actor] | None = None
+) -> Any:
     """The event at a place of a chunk; ``held``: the unit that holds it, where, and whose it is."""
     if isinstance(chunk, LocalChunk):
         return chunk.event

@@ -12,7 +12,7 @@ from mode.utils.times import want_seconds
 from streamflow.app.streams.sources import Joined, Merged
 from streamflow.errors import ConfigurationError
 from streamflow.processing.joins import JoinSpec
-from streamflow.state.event_context import CURRENT
+from streamflow.state.event_context import current_context
 
 OUTER = {"inner": (False, False), "left": (True, False), "right": (False, True), "outer": (True, True)}
 
@@ -99,9 +99,9 @@ def _with_table(stream: Any, table: Any, kind: str, fields: list[Any]) -> Any:
     getters = _getters(fields)
 
     async def with_row(value: Any) -> tuple[Any, Any]:
-        hand = CURRENT.get()
-        assert hand is not None, "a value has its event in hand"
-        key = hand.keys[hand.index]
+        context = current_context.get()
+        assert context is not None, "a value has its event in flight"
+        key = context.keys[context.position]
         for model, getter in getters:
             if isinstance(value, model):
                 key = getter(value)

@@ -16,15 +16,15 @@ from mode.utils.futures import maybe_async
 from streamflow.app.streams.event import LocalChunk
 from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.errors import ConfigurationError
-from streamflow.processing.acks import Ledger, Lot
-from streamflow.processing.agent import Agent
+from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
-from streamflow.processing.feed import Actor, Feed
+from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
 from streamflow.processing.retries import Retry
-from streamflow.processing.unit_stream import FILTERED, Several
-from streamflow.processing.units import Place, Unit
+from streamflow.processing.unit_stream import FILTERED, FlatValues
+from streamflow.processing.units import EventRef, InFlight
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
@@ -52,14 +52,14 @@ class Origin:
     def actor(self) -> Actor:
         raise NotImplementedError
 
-    async def agents(self) -> Sequence[Agent | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
         """The consumers whose events these are; made, and subscribed to, where they are not there yet."""
         raise NotImplementedError
 
-    def value_of(self, unit: Unit) -> Any:
-        return unit.place.value
+    def value_of(self, unit: InFlight) -> Any:
+        return unit.ref.value
 
-    async def process(self, unit: Unit, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: Any) -> Any:
         """What the streams before this one make of a value."""
         return value
 
@@ -80,7 +80,7 @@ class Own(Origin):
     def actor(self) -> Actor:
         return self.source.actor
 
-    async def agents(self) -> Sequence[Agent]:
+    async def agents(self) -> Sequence[AgentRunner]:
         return [self.source.agent]
 
 
@@ -105,7 +105,7 @@ class OfTopic(Origin):
             self._actor = Actor(engine.gate, engine.clock)
         return self._actor
 
-    async def agents(self) -> Sequence[Agent]:
+    async def agents(self) -> Sequence[AgentRunner]:
         sources = self._topic.sources()
         name = self._name if self.is_agents else await self._own_name()
         spec = AgentSpec(name, sources[0].name, None, dead_letter=dead_letter_topic(sources[0].name))
@@ -127,7 +127,7 @@ class OfTopic(Origin):
             del readers[name]
 
 
-async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Agent:
+async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> AgentRunner:
     """The consumer of this name; it is made, and joins in, where there is none yet."""
     for agent in engine.agents:
         if agent.spec.name == spec.name:
@@ -151,10 +151,10 @@ class Derived(Origin):
     def actor(self) -> Actor:
         return self._parent.origin.actor
 
-    async def agents(self) -> Sequence[Agent | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
         parent = self._parent
         (before,) = await parent.origin.agents()
-        if not isinstance(before, Agent):
+        if not isinstance(before, AgentRunner):
             app = cast("Any", parent.app)
             if isinstance(self._topic, Topic) and not (app.bench and app.bench.agents):
                 raise ConfigurationError(
@@ -174,12 +174,12 @@ class Derived(Origin):
         before.spawn(name, self._forward)
         return [after]
 
-    async def process(self, unit: Unit, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: Any) -> Any:
         if not self._in_memory:
             return value
         value = await self._parent.process(unit)
         if self._key is not None and value is not FILTERED:
-            unit.keys[unit.index] = await maybe_async(self._key(value))
+            unit.keys[unit.position] = await maybe_async(self._key(value))
         return value
 
     def left(self) -> None:
@@ -188,10 +188,10 @@ class Derived(Origin):
     async def _forward(self, source: EventStream) -> None:
         """Sends each event on, as part of its own checkpoint."""
         parent, topic = self._parent, self._topic
-        stream = source.general(parent.process)
+        stream = source.concurrent(parent.process)
         async for unit in stream.each():
-            place = unit.place
-            chunk, index = place.lot.chunk, place.index
+            place = unit.ref
+            chunk, index = place.chunk_acks.chunk, place.index
             key: Any = chunk.raw_keys[index]
             if self._key is not None:
                 key = await maybe_async(self._key(unit.values[0]))
@@ -205,7 +205,7 @@ class Merged(Origin):
 
     def __init__(self, streams: Sequence[AgentStream]) -> None:
         self.streams = list(streams)
-        self._of: dict[Feed, AgentStream] = {}
+        self._of: dict[EventFeed, AgentStream] = {}
         self.is_agents = any(stream.origin.is_agents for stream in streams)
         self.shared = any(stream.origin.shared for stream in streams)
 
@@ -216,11 +216,11 @@ class Merged(Origin):
                 return stream.origin.actor
         return self.streams[0].origin.actor
 
-    async def agents(self) -> Sequence[Agent | FeedSource]:
-        found: list[Agent | FeedSource] = []
+    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
+        found: list[AgentRunner | FeedSource] = []
         for stream in self.streams:
             for agent in await stream.origin.agents():
-                self._of[agent.general()] = stream
+                self._of[agent.concurrent()] = stream
                 found.append(agent)
         return found
 
@@ -228,10 +228,10 @@ class Merged(Origin):
         for stream in self.streams:
             stream.origin.left()
 
-    def stream_of(self, unit: Unit) -> AgentStream:
-        return self._of[unit.place.feed]
+    def stream_of(self, unit: InFlight) -> AgentStream:
+        return self._of[unit.ref.feed]
 
-    async def process(self, unit: Unit, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: Any) -> Any:
         stream = self.stream_of(unit)
         own = await stream.origin.process(unit, value)
         # The first stream's processors came along with `combine`.
@@ -260,7 +260,7 @@ class Joined(Origin):
     def actor(self) -> Actor:
         return self._merged.actor
 
-    async def agents(self) -> Sequence[Agent | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
         engine: Engine = cast("Any", self._streams[0].app).engine
         sides: list[Side] = []
         missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
@@ -270,7 +270,7 @@ class Joined(Origin):
                 await self._table(engine, f"{self._spec.name}-{name}", stream)
         for name, stream in zip(("left", "right"), self._streams, strict=True):
             (agent,) = await stream.origin.agents()
-            if not isinstance(agent, Agent):
+            if not isinstance(agent, AgentRunner):
                 raise ConfigurationError(f"join {self._spec.name}: what is in memory only can't be joined")
             table = engine.tables[f"{self._spec.name}-{name}"]
             sides.append(self._side(engine, stream, agent, table))
@@ -293,7 +293,7 @@ class Joined(Origin):
         spec = TableSpec(name, None, RowCodec(None), "", 0)
         engine.add_table(spec, None, source.key.encode, count)
 
-    def _side(self, engine: Engine, stream: AgentStream, agent: Agent, table: AgentTable) -> Side:
+    def _side(self, engine: Engine, stream: AgentStream, agent: AgentRunner, table: AgentTable) -> Side:
         codec = engine.sources[agent.spec.consumer]
 
         async def decode(raw: bytes | None) -> Any:
@@ -304,7 +304,7 @@ class Joined(Origin):
             raw = codec.key.encode(key)
             return -1 if raw is None else engine.topics.place(agent.spec.topic, raw)
 
-        return Side(agent.general(), table, decode, self._key_of, place)
+        return Side(agent.concurrent(), table, decode, self._key_of, place)
 
     def _key_of(self, value: Any, key: Any) -> Any:
         for model, getter in self._fields:
@@ -312,18 +312,18 @@ class Joined(Origin):
                 return getter(value)
         return key
 
-    async def process(self, unit: Unit, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: Any) -> Any:
         assert self._join is not None
-        if not isinstance(unit.place.feed, TickFeed):
+        if not isinstance(unit.ref.feed, TickFeed):
             stream = self._merged.stream_of(unit)
             value = await stream.origin.process(unit, value)
             value = value if value is FILTERED else await stream.process_value(value)
             if value is FILTERED:
                 return FILTERED
-        return Several(await self._join.take(unit, value)) or FILTERED
+        return FlatValues(await self._join.take(unit, value)) or FILTERED
 
 
-class LocalFeed(Feed):
+class LocalFeed(EventFeed):
     """Events of a channel in memory or of an iterable: nothing of them is checkpointed."""
 
     local = True
@@ -333,7 +333,7 @@ class LocalFeed(Feed):
             name, lambda: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
         )
         self.ended = False
-        self._ledger = Ledger(Progress(name, "", -1))
+        self._ledger = AckTracker(Progress(name, "", -1))
         self._waiting: deque[LocalChunk] = deque()
         self.room = asyncio.Event()
 
@@ -360,26 +360,26 @@ class LocalFeed(Feed):
         self.ended = True
         self.wake()
 
-    def pop(self, lane: int) -> Place | None:
+    def pop(self, lane: int) -> EventRef | None:
         if not self._waiting:
             return None
         self.room.set()
-        return Place(self, self._ledger, Lot(self._waiting.popleft(), None, (), 0), 0)
+        return EventRef(self, self._ledger, ChunkAcks(self._waiting.popleft(), None, (), 0), 0)
 
     def is_over(self) -> bool:
         return self.ended and not self._waiting
 
-    def finish(self, place: Place) -> None:
+    def finish(self, place: EventRef) -> None:
         self.processed += 1
 
 
 class FeedSource:
     """What stands where other streams have an agent of the engine's."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: EventFeed) -> None:
         self._feed = feed
 
-    def general(self) -> Feed:
+    def concurrent(self) -> EventFeed:
         return self._feed
 
 

@@ -23,8 +23,8 @@ from streamflow.app.streams.sources import Derived, Local, Merged, OfTopic, Orig
 from streamflow.app.topics.topic import Topic
 from streamflow.errors import ConfigurationError
 from streamflow.processing.feed import Actor
-from streamflow.processing.unit_stream import FILTERED, Several, UnitStream
-from streamflow.processing.units import Batch, Place, Unit
+from streamflow.processing.unit_stream import FILTERED, FlatValues, UnitStream
+from streamflow.processing.units import Batch, EventRef, InFlight
 
 if TYPE_CHECKING:
     from streamflow.app.app import App
@@ -67,7 +67,7 @@ _NO_EVENT: Any = None
 class AgentStream(Joining, faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
-    HOT PATH: on the fast road without processors the iterators are the engine's own generators, and
+    HOT PATH: on the in-order path without processors the iterators are the engine's own generators, and
     nothing is added for each event.
     """
 
@@ -88,13 +88,13 @@ class AgentStream(Joining, faust.Stream[Any]):
         self.tables: list[Any] = []  # those it was combined with
         self._shown: Any = None  # the stream whose event is current, where it is not this one's
         self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
-        self._iterates: tuple[asyncio.Task[Any] | None, Unit | None] = (None, None)
+        self._iterates: tuple[asyncio.Task[Any] | None, InFlight | None] = (None, None)
 
     # -- one by one --------------------------------------------------------------------------------
 
     @property
     def _is_fast(self) -> bool:
-        return self._source is not None and not self._source.is_general and self.enable_acks
+        return self._source is not None and not self._source.is_concurrent and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
         sensors = cast("App", self.app).event_sensors
@@ -165,23 +165,23 @@ class AgentStream(Joining, faust.Stream[Any]):
         return value
 
     async def units(self) -> UnitStream:
-        """What it takes on the general road."""
+        """What it takes on the concurrent path."""
         agents = await self.origin.agents()
         self.become_current()
-        feeds = [agent.general() for agent in agents]
+        feeds = [agent.concurrent() for agent in agents]
         return UnitStream(feeds, self.actor, self.process, manual=not self.enable_acks)
 
     @property
     def actor(self) -> Actor:
         return self.origin.actor
 
-    async def process(self, unit: Unit) -> Any:
+    async def process(self, unit: InFlight) -> Any:
         """The value that is seen for the event where the unit stands."""
         value = self.origin.value_of(unit)
         own = await self.origin.process(unit, value)
-        if isinstance(own, Several):
+        if isinstance(own, FlatValues):
             values = [await self.process_value(each) for each in own]
-            return Several(each for each in values if each is not FILTERED) or FILTERED
+            return FlatValues(each for each in values if each is not FILTERED) or FILTERED
         return own if own is FILTERED else await self.process_value(own)
 
     async def _general_values(self) -> AsyncIterator[Any]:
@@ -190,9 +190,9 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     async def _general_items(self) -> AsyncIterator[tuple[Any, Any]]:
         async for unit in self._each():
-            yield unit.keys[unit.index], unit.values[0]
+            yield unit.keys[unit.position], unit.values[0]
 
-    async def _each(self) -> AsyncIterator[Unit]:
+    async def _each(self) -> AsyncIterator[InFlight]:
         stream = await self.units()
         task = asyncio.current_task()
         try:
@@ -238,7 +238,7 @@ class AgentStream(Joining, faust.Stream[Any]):
     async def throw(self, exc: BaseException) -> None:
         """Whoever iterates this stream gets the exception, next."""
         if self._source is not None:
-            self._source.agent.general()
+            self._source.agent.concurrent()
         self.actor.throw(exc)
 
     # -- in batches ---------------------------------------------------------------------------------
@@ -269,18 +269,18 @@ class AgentStream(Joining, faust.Stream[Any]):
         async for unit, batch in self._batches(max_, within):
             yield self._events_of(unit, batch)
 
-    def _events_of(self, unit: Unit, batch: Batch) -> Batch:
-        return batch.mapped(lambda _, place: self._event_at(unit, place))
+    def _events_of(self, unit: InFlight, batch: Batch) -> Batch:
+        return batch.mapped(lambda _, ref: self._event_at(unit, ref))
 
     async def take_with_timestamp(  # type: ignore[override]  # likewise
         self, max_: int, within: Any, timestamp_field_name: str
     ) -> AsyncIterator[Sequence[Any]]:
         """`take`; values that are dicts get their record's timestamp (epoch seconds) under that name."""
 
-        def stamped(value: Any, place: Any) -> Any:
+        def stamped(value: Any, ref: Any) -> Any:
             if isinstance(value, dict) and timestamp_field_name:
-                chunk = place.lot.chunk
-                return {**value, timestamp_field_name: chunk.timestamps_ms[place.index] / 1_000}
+                chunk = ref.chunk_acks.chunk
+                return {**value, timestamp_field_name: chunk.timestamps_ms[ref.index] / 1_000}
             return value
 
         async for _, batch in self._batches(max_, within):
@@ -291,28 +291,28 @@ class AgentStream(Joining, faust.Stream[Any]):
         async for unit, batch in self._batches(max_, within, manual=True):
             yield self._events_of(unit, batch)
 
-    # -- the event in hand ----------------------------------------------------------------------------
+    # -- the event in flight ----------------------------------------------------------------------------
 
     @property
     def current_event(self) -> Any:
-        """The event that is in hand as a faust.Event, or ``None`` between events."""
+        """The event that is in flight as a faust.Event, or ``None`` between events."""
         if self._shown is not None:
             return self._shown.current_event
         if self._is_fast:
             assert self._source is not None
-            hand = self._source.hand
-            if hand.chunk is None or not hand.holding:
+            context = self._source.context
+            if context.chunk is None or not context.in_flight:
                 return None
-            return self._event(hand.chunk, hand.index, None)
+            return self._event(context.chunk, context.position, None)
         unit = self.actor.current
-        return None if unit is None else self._event_at(unit, unit.place)
+        return None if unit is None else self._event_at(unit, unit.ref)
 
     @current_event.setter
     def current_event(self, event: Any) -> None:
         """Faust's base class clears it; ours is looked up."""
 
-    def _event_at(self, unit: Unit, place: Place) -> Any:
-        return self._event(place.lot.chunk, place.index, (unit, place, self.actor))
+    def _event_at(self, unit: InFlight, ref: EventRef) -> Any:
+        return self._event(ref.chunk_acks.chunk, ref.index, (unit, ref, self.actor))
 
     def _event(self, chunk: Any, index: int, held: Any) -> Any:
         if self._seen[0] is chunk and self._seen[1] == index:
@@ -336,7 +336,7 @@ class AgentStream(Joining, faust.Stream[Any]):
     def through(self, channel: Any) -> Any:
         """Sends each event to a topic, and gives the stream of that topic.
 
-        A topic in memory passes them on: they stay the same events, in hand until they are done.
+        A topic in memory passes them on: they stay the same events, in flight until they are done.
         """
         if isinstance(channel, str):
             channel = self._topic_named(channel)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from streamflow.aggregates.spec import FoldSpec
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.engine.engine import Engine
-from streamflow.query.reader import EngineReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_reader
 from streamflow.query.rows import Row
 
@@ -18,11 +18,11 @@ class AggregateTable(Mapping[Any, Any]):
     Where there is one row for each window (``by=None``), the key is the window's start in epoch ms.
     """
 
-    def __init__(self, spec: FoldSpec) -> None:
+    def __init__(self, spec: AggregateSpec) -> None:
         self.spec = spec
         self.name = spec.name
         self._engine: Engine | None = None
-        self._read: EngineReader | None = None
+        self._read: TableReaderBase | None = None
 
     __hash__ = object.__hash__
 
@@ -34,7 +34,7 @@ class AggregateTable(Mapping[Any, Any]):
         self._read = None
 
     @property
-    def reader(self) -> EngineReader:
+    def reader(self) -> TableReaderBase:
         """Raises TypeError before the worker has started."""
         if self._engine is None or not self._engine.topics.counts:
             raise TypeError(f"aggregate {self.name!r} can be read only in a running worker")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from streamflow.app.tables.table import Table, holding
-from streamflow.state.event_context import Hand
-from streamflow.state.global_table import Everywhere
+from streamflow.state.event_context import EventContext
+from streamflow.state.global_table import GlobalTableView
 from streamflow.state.stores.base import DELETED, MISSING
 
 
-class AllPartitions(Table):
+class GlobalReads(Table):
     """What makes a table global: its reads see the rows of all partitions.
 
     An agent sees its own writes at once, those of others when they are checkpointed and have come back from
@@ -20,28 +20,28 @@ class AllPartitions(Table):
     is_global = True
 
     @property
-    def _all(self) -> Everywhere:
+    def _all(self) -> GlobalTableView:
         assert self._engine is not None
-        return self._engine.everywhere[self.name]
+        return self._engine.global_tables[self.name]
 
     def find(self, key: Any, start: int) -> Any:
         if self.app.bench:
             return super().find(key, start)
-        table, hand = self.inner, holding()
-        if hand is not None:
-            found = self._uncommitted(hand, key, start)
+        table, context = self.inner, holding()
+        if context is not None:
+            found = self._uncommitted(context, key, start)
             if found is not MISSING:
                 return MISSING if found is DELETED else found
         partition, found = self._all.get(start, key)
         part = table.parts.get(partition)
-        if part is not None and hand is not None and hand.partition == partition:
+        if part is not None and context is not None and context.partition == partition:
             return part.get(start, key)  # the log may be a little behind it
-        if found is MISSING and hand is not None and hand.partition in table.parts:
-            return table.parts[hand.partition].get(start, key)
+        if found is MISSING and context is not None and context.partition in table.parts:
+            return table.parts[context.partition].get(start, key)
         return found
 
-    def _uncommitted(self, hand: Hand, key: Any, start: int) -> Any:
-        part = self.inner.part(hand)
+    def _uncommitted(self, context: EventContext, key: Any, start: int) -> Any:
+        part = self.inner.part(context)
         for layer in (part.changes, part.cut or {}):
             found = layer.get(start, {}).get(key, MISSING)
             if found is not MISSING:
@@ -54,11 +54,11 @@ class AllPartitions(Table):
         keys: dict[Any, None] = {}
         for start in self._all.starts():
             keys.update(dict.fromkeys(self._all.keys(start)))
-        hand = holding()
-        if hand is not None:
-            keys.update(dict.fromkeys(self.inner.keys_seen(hand)))
+        context = holding()
+        if context is not None:
+            keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)
 
 
-class GlobalTable(AllPartitions):
+class GlobalTable(GlobalReads):
     """A table whose rows every worker holds."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from faust.models import maybe_model
 from faust.tables.sets import SetAction, SetManagerOperation
 
-from streamflow.app.tables.global_table import AllPartitions
+from streamflow.app.tables.global_table import GlobalReads
 from streamflow.app.tables.row_codecs import set_key_in
 from streamflow.app.tables.table import Table
 from streamflow.app.tables.windowed import WindowedRow
@@ -121,7 +121,7 @@ class SetRow(MutableSet[Any]):
 
 
 class WindowedSetRow(WindowedRow):
-    """The sets of one key in the windows of the event in hand."""
+    """The sets of one key in the windows of the event in flight."""
 
     def add(self, member: Any, *, event: Any = None) -> None:
         self._change(self.key, _with, member)
@@ -186,7 +186,7 @@ class SetTable(Table):
         return members
 
 
-class SetGlobalTable(AllPartitions, SetTable):
+class SetGlobalTable(GlobalReads, SetTable):
     """A set table whose rows every worker holds."""
 
 

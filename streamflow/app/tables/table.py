@@ -1,4 +1,4 @@
-"""Tables in Faust's form: ``counts[key] += 1``, in the windows of the event in hand or without windows.
+"""Tables in Faust's form: ``counts[key] += 1``, in the windows of the event in flight or without windows.
 
 Inside an agent's event a table is what the agent sees: the rows of the event's partition, its own
 writes included. Elsewhere (pages, timers, tasks) it is read only: the checkpointed rows that this worker has.
@@ -24,8 +24,8 @@ from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
-from streamflow.state.event_context import CURRENT, Hand
-from streamflow.state.merging_table import Merge, MovingTable
+from streamflow.state.event_context import EventContext, current_context
+from streamflow.state.merging_table import Merge, MergingWindowTable
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.windows import SessionWindow, SlidingWindow, Window
@@ -186,7 +186,7 @@ class Table(MutableMapping[Any, Any]):
         self._engine = engine
         key_bytes = partial(bytes_of_key, key)
         table = engine.add_table(spec, self.default, key_bytes, self.partitions, is_global=self.is_global)
-        if self.merge is not None and isinstance(table, MovingTable):
+        if self.merge is not None and isinstance(table, MergingWindowTable):
             table.merge = self.merge
         table.key_codec = None if self.key_type is None else KeyCodec(self.key_type)
         if self.closes is not None:
@@ -230,9 +230,9 @@ class Table(MutableMapping[Any, Any]):
 
     def find(self, key: Any, start: int) -> Any:
         """The row's value or `MISSING`: what the agent sees, or elsewhere what is checkpointed here."""
-        table, hand = self.inner, holding()
-        if hand is not None:
-            return table.part(hand).get(start, key)
+        table, context = self.inner, holding()
+        if context is not None:
+            return table.part(context).get(start, key)
         for part in table.parts.values():
             value = part.get(start, key) if self.app.bench else part.store.get(start, key)
             if value is not MISSING:
@@ -241,12 +241,12 @@ class Table(MutableMapping[Any, Any]):
 
     def find_at(self, key: Any, time_ms: int) -> Any:
         """`find` in the newest window of a time: that begins last, of sessions the one that holds it."""
-        table, hand = self.inner, holding()
+        table, context = self.inner, holding()
         assert self.window is not None
-        if not isinstance(table, MovingTable):
+        if not isinstance(table, MergingWindowTable):
             return self.find(key, self.window.windows_of(time_ms)[-1][0])
-        if hand is not None:
-            return table.value_at(table.part(hand), key, time_ms)
+        if context is not None:
+            return table.value_at(table.part(context), key, time_ms)
         for part in table.parts.values():
             value = table.value_at(part, key, time_ms, durable=not self.app.bench)
             if value is not MISSING:
@@ -274,9 +274,9 @@ class Table(MutableMapping[Any, Any]):
 
     def all_keys(self) -> list[Any]:
         """The keys of the rows of every window, each once."""
-        table, hand = self.inner, holding()
-        if hand is not None:
-            return list(table.keys_seen(hand))
+        table, context = self.inner, holding()
+        if context is not None:
+            return list(table.keys_seen(context))
         keys: dict[Any, None] = {}
         for part in table.parts.values():
             for start in part.store.starts():
@@ -395,10 +395,10 @@ def _any(value: Any) -> Any:
     return value
 
 
-def holding() -> Hand | None:
-    """The hand of the calling agent while it holds an event. Raises StaleEvent after a revoke."""
-    hand = CURRENT.get()
-    if hand is None or not (hand.holding or hand.stale):
+def holding() -> EventContext | None:
+    """The event context of the calling agent while it holds an event. Raises StaleEvent after a revoke."""
+    context = current_context.get()
+    if context is None or not (context.in_flight or context.stale):
         return None
-    hand.check()
-    return hand
+    context.check()
+    return context

@@ -1,6 +1,6 @@
 """Tables by windows: each key stands for its rows in the windows of a time.
 
-Which time is the table's to choose: that of the event in hand (as it is, or `relative_to_stream`), now, a
+Which time is the table's to choose: that of the event in flight (as it is, or `relative_to_stream`), now, a
 field of the event, or a fixed one. Outside of events it is now.
 """
 
@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from streamflow.errors import ConfigurationError
 from streamflow.state.agent_table import AgentTable
-from streamflow.state.event_context import CURRENT
-from streamflow.state.merging_table import MovingTable
+from streamflow.state.event_context import current_context
+from streamflow.state.merging_table import MergingWindowTable
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 
@@ -32,7 +32,7 @@ Clock = Callable[[Any], Any]
 
 
 class WindowedTable:
-    """A table by windows: each key stands for the rows of the windows that hold the event in hand.
+    """A table by windows: each key stands for the rows of the windows that hold the event in flight.
 
     To be made by `windowed`.
     """
@@ -41,7 +41,7 @@ class WindowedTable:
 
     def __init__(self, table: Table, clock: Clock | None, key_index: bool) -> None:
         self.table = table
-        self.clock = clock  # None: the time of the event in hand
+        self.clock = clock  # None: the time of the event in flight
         self.key_index = key_index
 
     @property
@@ -68,7 +68,7 @@ class WindowedTable:
         return self._by(lambda _: self.table.now_ms() / 1_000)
 
     def relative_to_stream(self) -> WindowedTable:
-        """The same table by the time of the event in hand; what it is without saying so."""
+        """The same table by the time of the event in flight; what it is without saying so."""
         return windowed(self.table, key_index=self.key_index)
 
     def relative_to_field(self, field: Any) -> WindowedTable:
@@ -93,13 +93,13 @@ class WindowedTable:
         return self.event_ms(event)
 
     def event_ms(self, event: Any = None) -> int:
-        """The time of an event of Faust's, of the event in hand, or elsewhere now."""
-        hand = CURRENT.get()
-        if hand is not None and hand.holding:
-            chunk = hand.chunk
+        """The time of an event of Faust's, of the event in flight, or elsewhere now."""
+        context = current_context.get()
+        if context is not None and context.in_flight:
+            chunk = context.chunk
             place = None if event is None else event.message
-            if place is None or (chunk is not None and place.offset == chunk.offsets[hand.index]):
-                return hand.times[hand.index]
+            if place is None or (chunk is not None and place.offset == chunk.offsets[context.position]):
+                return context.times[context.position]
         return self.table.now_ms() if event is None else round(event.message.timestamp * 1_000)
 
     def get_timestamp(self, event: Any = None) -> float:
@@ -117,8 +117,8 @@ class WindowedTable:
         """Of the windows that a write goes to."""
         inner = self.table.inner
         if self.clock is None:
-            hand = inner.hand()
-            return inner.open_starts(hand, inner.part(hand))
+            context = inner.context()
+            return inner.open_starts(context, inner.part(context))
         return [start for start, _ in self.window.windows_of(self.time_ms())]
 
     # -- a mapping -------------------------------------------------------------------------------
@@ -136,8 +136,8 @@ class WindowedTable:
             value = value.value()
         table = self.table
         inner = table.inner
-        inner.hand()  # raises TypeError outside an event, also where there is no window
-        if isinstance(inner, MovingTable):
+        inner.context()  # raises TypeError outside an event, also where there is no window
+        if isinstance(inner, MergingWindowTable):
             inner.set_value(key, value)
         else:
             for start in self.starts():
@@ -147,10 +147,10 @@ class WindowedTable:
 
     def __delitem__(self, key: Any) -> None:
         inner = self.table.inner
-        inner.hand()
+        inner.context()
         if key not in self:
             raise KeyError(key)
-        if isinstance(inner, MovingTable):
+        if isinstance(inner, MergingWindowTable):
             inner.delete(key)
         else:
             for start in self.starts():
@@ -177,7 +177,7 @@ class WindowedTable:
     def items(self, event: Any = None) -> View:
         """Each key with its value in the window of `time_ms`, where it or the table's default has one.
 
-        ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in hand, or
+        ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in flight, or
         so long before it.
         """
         return View(self, lambda key, value: (key, value), event=event)
@@ -250,11 +250,11 @@ class View:
         return self._at(self._by.table.now_ms())
 
     def current(self, event: Any = None) -> Iterator[Any]:
-        """Of the window that holds the event in hand."""
+        """Of the window that holds the event in flight."""
         return self._at(self._by.event_ms(event or self._event))
 
     def delta(self, ago: Seconds, event: Any = None) -> Iterator[Any]:
-        """Of the window so long before the event in hand."""
+        """Of the window so long before the event in flight."""
         return self._at(self._by.event_ms(event or self._event) - _ms(ago))
 
 
@@ -318,7 +318,7 @@ class WindowedRow(Struct, gc=False, eq=False):
         return self
 
     def apply(self, change: Callable[[Any, Any], Any], operand: Any, event: Any = None) -> WindowedRow:
-        """``row = change(row, operand)`` in every window of the event in hand."""
+        """``row = change(row, operand)`` in every window of the event in flight."""
         self._change(self.key, change, operand)
         return self
 
@@ -332,7 +332,7 @@ class WindowedRow(Struct, gc=False, eq=False):
         return self._at(self.by.time_ms(event))
 
     def current(self, event: Any = None) -> Any:
-        """Of the window that holds the event in hand, or elsewhere the present; else the table's default."""
+        """Of the window that holds the event in flight, elsewhere the present; else the table's default."""
         return self._at(self.by.event_ms(event))
 
     def now(self) -> Any:
@@ -340,7 +340,7 @@ class WindowedRow(Struct, gc=False, eq=False):
         return self._at(self.by.table.now_ms())
 
     def delta(self, ago: Seconds, event: Any = None) -> Any:
-        """Of the window so long before the event in hand, or elsewhere before the present."""
+        """Of the window so long before the event in flight, or elsewhere before the present."""
         return self._at(self.by.event_ms(event) - _ms(ago))
 
     def __getitem__(self, at: Any) -> Any:
@@ -393,11 +393,11 @@ def windowed(table: Table, clock: Clock | None = None, *, key_index: bool = Fals
     made: WindowedTable = own(table, clock, key_index)
 
     def not_yet(*_: Any) -> None:
-        made.table.inner.hand()  # raises TypeError
+        made.table.inner.context()  # raises TypeError
 
     def at_own_time(key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
         inner = made.table.inner
-        inner.hand()
+        inner.context()
         inner.change_in(key, change, operand, made.starts())
 
     def attach(inner: AgentTable) -> None:

@@ -48,10 +48,10 @@ class HoppingWindow(windows.HoppingWindow):
         super().__init__(_one("size", size_s, size), _one("step", step_s, step), **_kept(expires, options))
 
 
-def _one(name: str, ours: Seconds | None, fausts: Seconds | None) -> float:
-    if (ours is None) == (fausts is None):
+def _one(name: str, active: Seconds | None, fausts: Seconds | None) -> float:
+    if (active is None) == (fausts is None):
         raise WindowError(f"a window needs {name}_s, or {name} as in Faust, and not both")
-    found = ours if ours is not None else fausts
+    found = active if active is not None else fausts
     return found.total_seconds() if isinstance(found, timedelta) else found  # type: ignore[return-value]  # not None
 
 

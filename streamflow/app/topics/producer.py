@@ -1,4 +1,4 @@
-"""What is sent: with the checkpoint of the event in hand, or at once outside of one.
+"""What is sent: with the checkpoint of the event in flight, or at once outside of one.
 
 Outside of events, sends are gathered while the broker answers those before, so that a loop that sends
 does not wait for each; their order is kept.
@@ -16,7 +16,7 @@ from faust.types.tuples import TP, RecordMetadata
 
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError, RecordTooLarge, StreamflowError
-from streamflow.state.event_context import CURRENT, Hand
+from streamflow.state.event_context import EventContext, current_context
 from streamflow.transports.base import Headers, Record
 
 logger = logging.getLogger(__name__)
@@ -36,15 +36,15 @@ class Acknowledgement:
 
     __slots__ = ("_future", "_hand", "_index", "_record")
 
-    def __init__(self, record: Record, future: asyncio.Future[Any], hand: Hand | None) -> None:
+    def __init__(self, record: Record, future: asyncio.Future[Any], context: EventContext | None) -> None:
         self._record = record
         self._future = future
-        self._hand = hand
-        self._index = -1 if hand is None else hand.index
+        self._hand = context
+        self._index = -1 if context is None else context.position
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
-        hand = self._hand
-        if hand is not None and hand.holds(self._index) and hand is CURRENT.get():
+        context = self._hand
+        if context is not None and context.holds(self._index) and context is current_context.get():
             raise RuntimeError(
                 "a send's acknowledgement comes with the checkpoint of its event: awaiting it inside this "
                 "event would wait for ever"
@@ -79,8 +79,8 @@ class Acknowledgement:
 
 
 def _in_event() -> bool:
-    hand = CURRENT.get()
-    return hand is not None and hand.takes_sends
+    context = current_context.get()
+    return context is not None and context.takes_sends
 
 
 class Sender:
@@ -158,11 +158,11 @@ class Sender:
 
     def send_soon(self, record: Record, *, at_once: bool = False) -> Acknowledgement:
         """`send` that never waits for room."""
-        hand = CURRENT.get()
-        if hand is not None and not at_once and _in_event():
-            hand.check_send()
-            hand.sends.append((hand.index, record, promise := hand.promise()))
-            return Acknowledgement(record, promise, hand)
+        context = current_context.get()
+        if context is not None and not at_once and _in_event():
+            context.check_send()
+            context.sends.append((context.position, record, promise := context.promise()))
+            return Acknowledgement(record, promise, context)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending.append((record, future))
         if self._writing is None or self._writing.done():

@@ -1,6 +1,6 @@
 """Keys and values of topics as Faust writes them: its serializers, schemas and self-describing models.
 
-What our own codecs know goes their fast road; everything else calls Faust's schema for each message.
+What our own codecs know goes their in-order path; everything else calls Faust's schema for each message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def message_of(batch: Any, index: int) -> Message:
 def make_message(
     place: tuple[str, int, int], timestamp_ms: int, headers: dict[str, bytes], key: Any, value: Any
 ) -> Message:
-    """``place`` is topic, partition and offset."""
+    """``ref`` is topic, partition and offset."""
     topic, partition, offset = place
     made: Message = Message(
         topic=topic,

@@ -13,7 +13,7 @@ from mode import want_seconds
 from streamflow.app.topics.records import record_maker
 from streamflow.app.topics.serializers import JsonText, Raw, SchemaKeys, SchemaValues, SelfDescribing
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Headers, Record
 
@@ -30,20 +30,20 @@ _RAW = (None, bytes, str)
 class Topic(faust.Topic):
     """A faust.Topic that is read by agents and aggregates, and sends through the engine."""
 
-    def source(self) -> Source:
+    def source(self) -> TopicSource:
         """The topic as the engine reads it. Raises ConfigurationError for what it can't read."""
         if self.pattern is not None or len(self.topics) != 1:
             raise ConfigurationError(f"topic {self}: this needs exactly one topic, by its name")
         return self.sources()[0]
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[TopicSource]:
         """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
         names = list(self.topics or ())
         if self.pattern is not None:
             names = sorted(cast("App", self.app).topics_like(self.pattern))
         if not names:
             raise ConfigurationError(f"topic {self}: there is no such topic")
-        return [Source(name, self.key_codec, self.value_codec, self.partitions) for name in names]
+        return [TopicSource(name, self.key_codec, self.value_codec, self.partitions) for name in names]
 
     @property
     def plain_schema(self) -> bool:
@@ -163,7 +163,7 @@ class Topic(faust.Topic):
         place: tuple[Any, Any, Any],
         serializers: Mapping[str, Any],
     ) -> Record:
-        """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
+        """Serialises and places one message, now. ``ref`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
         raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
         signal: Any = self.app.on_produce_message

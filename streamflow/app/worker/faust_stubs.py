@@ -77,8 +77,8 @@ class NoConsumer:
     def assignment(self) -> set[TP]:
         """The source partitions of this worker."""
         engine = self.app.engine_service_engine
-        ours = None if engine is None else engine.ours
-        return set() if ours is None else {TP(*at) for at in ours.source_partitions()}
+        active = None if engine is None else engine.active
+        return set() if active is None else {TP(*at) for at in active.source_partitions()}
 
     def topic_partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, as far as it is known."""
@@ -88,11 +88,11 @@ class NoConsumer:
     def highwater(self, tp: TP) -> int:
         """The last stable offset as of the newest fetch."""
         engine = self.app.engine_service_engine
-        ends = {} if engine is None or engine.ours is None else engine.ours.end_offsets
+        ends = {} if engine is None or engine.active is None else engine.active.end_offsets
         return ends.get((tp.topic, tp.partition), 0)
 
     async def position(self, tp: TP) -> int | None:
         """The least position of this worker's consumers."""
         engine = self.app.engine_service_engine
-        offsets = {} if engine is None or engine.ours is None else engine.ours.offsets()
+        offsets = {} if engine is None or engine.active is None else engine.active.offsets()
         return offsets.get((tp.topic, tp.partition))

@@ -44,7 +44,7 @@ class Router(FaustRouter):
         served = self._app.engine_service.watcher
         if served is None or table_name not in served.tables:
             raise KeyError(table_name)
-        if table_name in self._engine.everywhere:
+        if table_name in self._engine.global_tables:
             return URL(served.url)  # every worker has it
         reader = served.tables[table_name]
         if isinstance(key, str):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from faust.types.tuples import TP
 
 from streamflow.app.worker.sensors import Sensors
-from streamflow.engine.hooks import Lifecycle
+from streamflow.engine.hooks import AssignmentHooks
 from streamflow.transports.base import TopicPartition
 
 if TYPE_CHECKING:
     from streamflow.app.app import App
 
 
-class Rebalances(Lifecycle):
+class Rebalances(AssignmentHooks):
     """Tells one app. A handler that raises crashes the worker, as in Faust."""
 
     def __init__(self, app: App, sensors: Sensors) -> None:

@@ -68,7 +68,7 @@ class Sensors:
         consumer: Any = None
         engine = self.app.engine_service_engine
         assert engine is not None
-        offsets = {} if engine.ours is None else engine.ours.offsets()
+        offsets = {} if engine.active is None else engine.active.offsets()
         for sensor, state in self._committing:
             sensor.on_commit_completed(consumer, state)
             if isinstance(sensor, Monitor):

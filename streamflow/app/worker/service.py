@@ -15,7 +15,7 @@ from streamflow.app.worker.pages import add_pages
 from streamflow.app.worker.process import QuietCollector
 from streamflow.app.worker.rebalance_signals import Rebalances
 from streamflow.app.worker.sensors import Sensors
-from streamflow.query.worker_view import Watcher
+from streamflow.query.worker_view import WorkerView
 from streamflow.web.server import WebServer
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class EngineService(Service):
         self.app = app
         self.web: WebServer | None = None
         self.engine: Engine | None = None
-        self.watcher: Watcher | None = None
+        self.watcher: WorkerView | None = None
         self.sender: Sender | None = None
         self.sensors: Sensors | None = None
         self.live = asyncio.Event()  # since partitions are live for the first time
@@ -53,7 +53,7 @@ class EngineService(Service):
         )
         self.sensors = Sensors(app)
         engine.lifecycle = Rebalances(app, self.sensors)
-        self.watcher = watcher = Watcher(engine, url)
+        self.watcher = watcher = WorkerView(engine, url)
         watcher.is_live = self.live.set
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:

@@ -23,7 +23,7 @@ OUTCOMES: Final = ("applied", "expired", "unsupported")
 
 
 class LateEvents:
-    """The handlers of the late ledger."""
+    """The handlers of the late-event store."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

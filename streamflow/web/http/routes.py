@@ -262,7 +262,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
     "LateApplied": _object(
         {
             "applied": _COUNT,
-            "expired": {**_COUNT, "description": "Stay in the ledger, for their windows are gone."},
+            "expired": {**_COUNT, "description": "Stay with the late events, for their windows are gone."},
             "unsupported": {**_COUNT, "description": "Of sliding windows and sessions."},
             "partitions": {"type": "array", "items": {"type": "integer"}},
             "partial": {"type": "boolean"},

@@ -10,7 +10,7 @@ import asyncio
 import importlib.metadata
 
 from streamflow import App
-from streamflow.query.reader import EngineReader
+from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from tests.bench.meter import Job, Meter, now
 from tests.bench.workload import Rows
@@ -56,7 +56,7 @@ def all_taken(app: App, events: int) -> bool:
     )
 
 
-def committed(reader: EngineReader, job: Job) -> bool:
+def committed(reader: TableReaderBase, job: Job) -> bool:
     """Does what is checkpointed reach to the end?"""
     positions = reader.status().positions
     if job.ends:
@@ -64,7 +64,7 @@ def committed(reader: EngineReader, job: Job) -> bool:
     return sum(positions.values()) >= job.events
 
 
-def rows(reader: EngineReader) -> Rows:
+def rows(reader: TableReaderBase) -> Rows:
     """Every checkpointed row; the worker is alone, so it serves all partitions."""
     return {
         ("" if row.key is None else row.key, row.start_ms or 0): row.value

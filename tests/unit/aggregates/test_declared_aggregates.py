@@ -22,8 +22,8 @@ from streamflow.aggregates import (
     TopK,
     Variance,
 )
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import condition
 from streamflow.errors import ConfigurationError
 from streamflow.state.changelog import RowCodec
@@ -33,11 +33,13 @@ from tests.support.declared import T0_MS, Declared, event
 WINDOW = TumblingWindow(size_s=10, idle_close_s=None)
 
 
-def spec(values: Any, by: Any = "data.shop", **options: Any) -> FoldSpec:
-    return FoldSpec("table", "events", by, options.pop("window", WINDOW), Values(values), **options)
+def spec(values: Any, by: Any = "data.shop", **options: Any) -> AggregateSpec:
+    return AggregateSpec(
+        "table", "events", by, options.pop("window", WINDOW), RowFunctions(values), **options
+    )
 
 
-async def started(*specs: FoldSpec, **options: Any) -> Declared:
+async def started(*specs: AggregateSpec, **options: Any) -> Declared:
     world = Declared(*specs, **options)
     await world.start()
     return world
@@ -116,9 +118,11 @@ async def test_group_keys_and_values_beyond_64_bits_survive_the_logs() -> None:
         assert rows() == dict.fromkeys(keys, shown)
         await world.restart()
         assert rows() == dict.fromkeys(keys, shown)
-        ours = world.engine.ours
-        assert ours is not None
-        kept = {key for folded in ours.folds for _, key, _ in folded.part.store.scan()}
+        active = world.engine.active
+        assert active is not None
+        kept = {
+            key for aggregate_part in active.aggregate_parts for _, key, _ in aggregate_part.part.store.scan()
+        }
         assert str(huge + 1).encode() in kept
     finally:
         await world.close()

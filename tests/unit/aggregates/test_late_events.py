@@ -1,4 +1,4 @@
-"""The late ledger: what came too late is kept, bounded, survives kills, and counts once when applied."""
+"""The late-event store: what came too late is kept, bounded, survives kills, and counts once when applied."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from streamflow.aggregates import Count, First, Sum
 from streamflow.aggregates import late_events as late
-from streamflow.aggregates.late_events import EVENTS_MAX, Late, Ledger, ledger_table
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
-from streamflow.query.worker_view import Watcher
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore, late_event_table
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
+from streamflow.query.worker_view import WorkerView
 from streamflow.state.cut import Cut
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.memory import MemoryTransport
@@ -23,12 +23,12 @@ TUMBLING = TumblingWindow(size_s=10, grace_s=5, retain_s=100, idle_close_s=None)
 HOPPING = HoppingWindow(10, 5, grace_s=5, retain_s=100, idle_close_s=None)
 
 
-def spec(by: Any, window: Window = TUMBLING, **options: Any) -> FoldSpec:
+def spec(by: Any, window: Window = TUMBLING, **options: Any) -> AggregateSpec:
     values = options.pop("values", {"n": Count(), "first": First("data.n")})
-    return FoldSpec("table", "events", by, window, Values(values), emit_closed="closed", **options)
+    return AggregateSpec("table", "events", by, window, RowFunctions(values), emit_closed="closed", **options)
 
 
-async def started(*specs: FoldSpec, partitions: int = 1) -> Declared:
+async def started(*specs: AggregateSpec, partitions: int = 1) -> Declared:
     world = Declared(*specs, partitions=partitions)
     await world.start()
     return world
@@ -42,7 +42,7 @@ def closed(records: list[tuple[bytes | None, bytes | None]]) -> list[tuple[int, 
 
 
 async def apply(world: Declared) -> dict[str, int]:
-    watcher = Watcher(world.engine, "")
+    watcher = WorkerView(world.engine, "")
     watcher.open()
     return dict(await watcher.apply_late("table"))
 
@@ -131,8 +131,8 @@ async def test_windows_that_have_expired_are_revised_no_more() -> None:
         await world.write(0, event(3, shop="a"), event(116_000, shop="b"), event(155_000, shop="b"))
         await world.until(lambda: ("a", T0_MS) not in world.rows("table"))
         assert await apply(world) == {"applied": 0, "expired": 1, "unsupported": 0}
-        # Nothing of the row is left in any log: not the shares, not the correction, not the note.
-        await world.until(lambda: not world.engine.folds["table"].ledgers[0].corrected)
+        # Nothing of the row is left in any log: not the partials, not the correction, not the note.
+        await world.until(lambda: not world.engine.aggregates["table"].late_stores[0].corrected)
         for topic in ("app-table-shuffle", "app-table-changelog", "app-table-late"):
             left = [key for key in await world.compacted(topic) if key and str(T0_MS).encode()[:10] in key]
             assert not [key for key in left if b'"a"' in key and str(T0_MS).encode() in key], topic
@@ -166,13 +166,13 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
     try:
         await world.write(0, event(1, shop="a"), event(40_000, shop="a"), event(2, shop="a"))
         await world.until(lambda: "closed" in world.states("table").values())
-        ours = world.engine.ours
-        assert ours is not None
-        (folded,) = ours.folds
-        assert folded.late is not None
-        assert folded.late.apply()["applied"] == 1
+        active = world.engine.active
+        assert active is not None
+        (aggregate_part,) = active.aggregate_parts
+        assert aggregate_part.late is not None
+        assert aggregate_part.late.apply()["applied"] == 1
         # The worker dies here: nothing of it was written. Its successor has the ledger as it was.
-        cut, _ = ours.cut()
+        cut, _ = active.cut()
         assert any(b"-1" in (record.key or b"") for record in cut.effects), "it would have been written"
         transport = world.engine.transport
         assert isinstance(transport, MemoryTransport)
@@ -189,19 +189,19 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         await world.close()
 
 
-def make_ledger() -> Ledger:
+def make_ledger() -> LateEventStore:
     from streamflow.state.changelog import RowCodec
 
-    return Ledger(ledger_table("t", "t-late", 1), 0, MemoryStore(), RowCodec(TUMBLING))
+    return LateEventStore(late_event_table("t", "t-late", 1), 0, MemoryStore(), RowCodec(TUMBLING))
 
 
-def fold(ledger: Ledger) -> list[bytes]:
+def aggregate(late_store: LateEventStore) -> list[bytes]:
     """A checkpoint; returns the keys that it writes."""
     cut = Cut()
-    ledger.part.begin_cut(None)
-    ledger.part.emit(cut)
-    ledger.part.fold_cut(None)
-    ledger.folded()
+    late_store.part.begin_cut(None)
+    late_store.part.emit(cut)
+    late_store.part.fold_cut(None)
+    late_store.committed()
     return [record.key or b"" for record in cut.records()]
 
 
@@ -210,20 +210,20 @@ def numbered(count: int, start: int = 0) -> list[Late]:
 
 
 def test_a_ledger_keeps_the_newest_and_counts_what_it_loses() -> None:
-    ledger = make_ledger()
-    ledger.add(numbered(3))
-    assert ledger.events() == []  # nothing is shown before it is durable
-    assert len(fold(ledger)) == 4
-    ledger.add(numbered(EVENTS_MAX - 1, 3))
-    keys = fold(ledger)
+    late_store = make_ledger()
+    late_store.add(numbered(3))
+    assert late_store.events() == []  # nothing is shown before it is durable
+    assert len(aggregate(late_store)) == 4
+    late_store.add(numbered(EVENTS_MAX - 1, 3))
+    keys = aggregate(late_store)
     assert len(set(keys)) == EVENTS_MAX
-    assert [event.offset for event in ledger.events()] == list(range(2, EVENTS_MAX + 2))
-    assert ledger.totals() == {"came": EVENTS_MAX + 2, "lost": 2, "applied": 0}
-    ledger.add(numbered(EVENTS_MAX, 5_000), skipped=7)
-    fold(ledger)
-    assert [event.offset for event in ledger.events()] == list(range(5_000, 5_000 + EVENTS_MAX))
-    assert ledger.totals()["came"] == 2 * EVENTS_MAX + 9
-    assert ledger.totals()["lost"] == EVENTS_MAX + 9
+    assert [event.offset for event in late_store.events()] == list(range(2, EVENTS_MAX + 2))
+    assert late_store.totals() == {"came": EVENTS_MAX + 2, "lost": 2, "applied": 0}
+    late_store.add(numbered(EVENTS_MAX, 5_000), skipped=7)
+    aggregate(late_store)
+    assert [event.offset for event in late_store.events()] == list(range(5_000, 5_000 + EVENTS_MAX))
+    assert late_store.totals()["came"] == 2 * EVENTS_MAX + 9
+    assert late_store.totals()["lost"] == EVENTS_MAX + 9
 
 
 async def test_a_flood_of_late_events_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

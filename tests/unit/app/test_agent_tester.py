@@ -22,7 +22,7 @@ class Shop:
         self.counts = self.app.Table("counts", default=int)
         self.windows = self.app.Table("windows", default=int).tumbling(10, expires=60)
         self.names = self.app.SetTable("names")
-        self.everywhere = self.app.GlobalTable("everywhere", default=int)
+        self.global_tables = self.app.GlobalTable("everywhere", default=int)
 
         @self.app.agent(self.topic)
         async def yields(stream: Any) -> Any:
@@ -30,7 +30,7 @@ class Shop:
                 self.counts[key] += order.n
                 self.windows[key] += order.n
                 self.names["all"].add(key)
-                self.everywhere[key] += 1
+                self.global_tables[key] += 1
                 await self.out.send(key=key, value=self.counts[key])
                 yield self.counts[key], self.windows[key].value()
 
@@ -55,7 +55,7 @@ async def test_an_agent_on_the_bench_has_tables_and_results_and_sends_nothing() 
         assert dict(shop.counts) == {"ann": 7}
         assert dict(shop.windows.items_at(5_000)) == {"ann": 3}
         assert set(shop.names["all"]) == {"ann"}
-        assert shop.everywhere["ann"] == 2
+        assert shop.global_tables["ann"] == 2
         assert shop.app.bench is not None
         assert shop.app.bench.sent == [("out", b"ann", b"3"), ("out", b"ann", b"7")]
     assert dict(shop.counts) == {"ann": 7}  # to be looked at afterwards too
@@ -82,7 +82,7 @@ async def test_what_an_agent_on_the_bench_raises_is_raised_by_put() -> None:
 
 
 async def twice(tried: Any) -> None:
-    """The first ``put`` may return as soon as the agent has its event in hand."""
+    """The first ``put`` may return as soon as the agent has its event in flight."""
     for _ in range(2):
         await tried.put(Order(n=-1), key="ann")
 

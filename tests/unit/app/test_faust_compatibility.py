@@ -30,8 +30,8 @@ def test_every_public_name_of_faust_is_offered() -> None:
     kept = [name for name in faust.__all__ if getattr(streamflow, name) is getattr(faust, name)]
     assert {"Record", "Schema", "Sensor", "Service", "Stream", "current_event", "uuid"} <= set(kept)
     for name in ("App", "Agent", "Table", "Topic", "Worker"):
-        ours: Any = getattr(streamflow, name)
-        assert ours is not getattr(faust, name)
+        active: Any = getattr(streamflow, name)
+        assert active is not getattr(faust, name)
     assert issubclass(streamflow.App, faust.App)
     assert streamflow.Event.__name__ != streamflow.EventT.__name__
 

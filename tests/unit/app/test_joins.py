@@ -75,7 +75,7 @@ async def joined(kind: str, **options: Any) -> list[tuple[str | None, int | None
         for at_s in (100, 200):
             await order(orders, "end", "end", at_s)
             await payment(payments, "end", 0, at_s)
-        progress = [p for (name, _, _), p in app.engine.ours.progress.items() if name.startswith("agent:")]  # type: ignore[union-attr]
+        progress = [p for (name, _, _), p in app.engine.active.progress.items() if name.startswith("agent:")]  # type: ignore[union-attr]
         await until(lambda: sorted(p.position for p in progress) == [4, 5])
     return shown([pair for pair in seen if pair[1] is None or pair[1].amount])
 
@@ -268,7 +268,7 @@ async def test_a_join_is_not_hurried_by_the_silence_that_ends_another_agents_win
                 seen.append(pair)
 
         def times(name: str, app: App = app) -> list[int]:
-            held = app.engine.ours.progress.values() if app.engine.ours is not None else ()
+            held = app.engine.active.progress.values() if app.engine.active is not None else ()
             return [p.watermark_ms for p in held if name in p.consumer and p.watermark_ms is not None]
 
         async with running(app):

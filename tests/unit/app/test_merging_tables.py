@@ -64,8 +64,8 @@ class Harness:
         engine = self.app.engine
 
         def durable() -> bool:
-            assert engine.ours is not None
-            mine = [p for (who, _, _), p in engine.ours.shown.items() if who.startswith("agent:")]
+            assert engine.active is not None
+            mine = [p for (who, _, _), p in engine.active.shown.items() if who.startswith("agent:")]
             return all(p.counters.get("in", 0) == self.total for p in mine)
 
         await until(durable)
@@ -119,9 +119,9 @@ async def test_rows_are_those_of_the_definition_over_failures_and_restarts(
         want = {at: sum(values) for at, values in answer.rows.items() if at[1] + window.grace_ms > mark}
         assert want
         await until(lambda: harness.rows() == want)
-        assert harness.app.engine.ours is not None
+        assert harness.app.engine.active is not None
         counters: Counter[str] = Counter()
-        for (who, _, _), progress in harness.app.engine.ours.shown.items():
+        for (who, _, _), progress in harness.app.engine.active.shown.items():
             if who.startswith("agent:"):
                 counters.update(progress.counters)
         assert counters["late"] == answer.late[0]

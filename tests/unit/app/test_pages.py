@@ -22,14 +22,14 @@ def shop(broker: MemoryBroker, name: str) -> App:
 
     app = App("shop", transport=MemoryTransport(broker, "shop", name), **OPTIONS)
     topic = app.topic("in", key_type=str, value_type=int, partitions=4)
-    table, everywhere = app.Table("counts", default=int), app.GlobalTable("all", default=int)
+    table, global_tables = app.Table("counts", default=int), app.GlobalTable("all", default=int)
     app.kept = topic, table  # type: ignore[attr-defined]
 
     @app.agent(topic)
     async def agent(stream: Any) -> None:
         async for key, value in stream.items():
             table[key] += value
-            everywhere[key] = value
+            global_tables[key] = value
 
     @app.page("/counts/{key}")
     @app.table_route(table=table, match_info="key")
@@ -37,9 +37,9 @@ def shop(broker: MemoryBroker, name: str) -> App:
         return web.json({"key": key, "count": table[key], "by": name})
 
     @app.page("/all/{key}")
-    @app.table_route(table=everywhere, match_info="key")
+    @app.table_route(table=global_tables, match_info="key")
     async def of_all(web: Any, request: Any, key: str) -> Any:
-        return web.json({"value": everywhere[key], "by": name})
+        return web.json({"value": global_tables[key], "by": name})
 
     @app.page("/messages/")
     class Messages(View):  # type: ignore[misc]

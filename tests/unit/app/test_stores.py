@@ -48,7 +48,7 @@ def counting(broker: MemoryBroker, tmp_path: Path, **options: Any) -> tuple[App,
 
 def stores_of(app: App, name: str) -> list[Store]:
     engine = app.engine
-    parts = engine.tables[name].parts if name in engine.tables else engine.folds[name].parts
+    parts = engine.tables[name].parts if name in engine.tables else engine.aggregates[name].parts
     return [part.store for part in parts.values()]
 
 
@@ -64,7 +64,7 @@ async def test_a_restart_reads_from_the_changelogs_only_what_the_disk_lacks(tmp_
     in_memory = sum(len(broker.log(("disk-app-quick-changelog", p))) for p in range(2))
     again, _ = counting(broker, tmp_path)
     async with running(again):
-        await until(lambda: not again.engine.ours.unopened)  # type: ignore[union-attr]  # it is live
+        await until(lambda: not again.engine.active.unopened)  # type: ignore[union-attr]  # it is live
         assert again.engine.metrics.restored_records_total.value == in_memory
         rows = {key: v for s in stores_of(again, "counts") for _, key, v in s.scan()}
         assert rows == {f"k{n}": 6 for n in range(5)}

@@ -36,8 +36,8 @@ async def test_take_gives_batches_by_count_and_by_time() -> None:
             await topic.send(value=number)
         await until(lambda: sum(map(len, seen)) == 7)
         assert seen == [[0, 1, 2], [3, 4, 5], [6]]
-        # The last batch is in hand until the next one is taken.
-        (progress,) = [p for key, p in app.engine.ours.progress.items() if key[0].startswith("agent:")]  # type: ignore[union-attr]
+        # The last batch is in flight until the next one is taken.
+        (progress,) = [p for key, p in app.engine.active.progress.items() if key[0].startswith("agent:")]  # type: ignore[union-attr]
         await until(lambda: progress.position == 6)
         go_on.set()
         await until(lambda: progress.position == 7)
@@ -137,7 +137,7 @@ async def test_without_acks_an_event_is_done_when_it_is_acknowledged() -> None:
             await topic.send(key=key, value=number)
         await until(lambda: counts.get("c") == 1)
         assert counts.get("b") is None
-        progress = app.engine.ours.progress[f"agent:{agent.name}", "in", 0]  # type: ignore[union-attr]
+        progress = app.engine.active.progress[f"agent:{agent.name}", "in", 0]  # type: ignore[union-attr]
         assert (progress.position, progress.done) == (1, ((2, 2),))
         assert kept[0].ack()
         await until(lambda: counts.get("b") == 1)
@@ -159,7 +159,7 @@ async def test_a_batch_without_acks_is_done_with_its_last_event() -> None:
         for number in range(4):
             await topic.send(value=number)
         await until(lambda: len(batches) == 2)
-        progress = app.engine.ours.progress[f"agent:{agent.name}", "in", 0]  # type: ignore[union-attr]
+        progress = app.engine.active.progress[f"agent:{agent.name}", "in", 0]  # type: ignore[union-attr]
         batches[0][0].ack()
         async with batches[0][1]:
             pass

@@ -10,7 +10,7 @@ import faust
 import pytest
 
 from streamflow import App, ConfigurationError, Event, Record, Retry, TumblingWindow
-from streamflow.query.worker_view import Watcher
+from streamflow.query.worker_view import WorkerView
 from tests.support.running import T0_MS, event, make_app, running, until
 
 Use = Callable[[str, Event], Any]
@@ -44,7 +44,7 @@ class Harness:
     def rows(self, table: str) -> dict[tuple[Any, int | None], Any]:
         """(key, window start) -> value, as it is shown."""
         watcher = self.app.engine_service.watcher
-        assert isinstance(watcher, Watcher)
+        assert isinstance(watcher, WorkerView)
         reader: Any = watcher.tables[table]
         return {(row.key, row.start_ms): row.value for p in reader.owned for row in reader.rows(p)}
 

@@ -10,12 +10,12 @@ import orjson
 import pytest
 
 from streamflow.aggregates import Count
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock, sleep_unless
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.settings import Settings
 from streamflow.state.changelog import RowCodec
@@ -41,15 +41,17 @@ async def test_a_checkpoint_comes_before_its_time_when_much_was_taken(bounds: di
     client = MemoryTransport(broker, "outside", "client")
     settings = Settings(id="app", commit_interval=NEVER_S, fetch_wait_ms=5, **bounds)
     engine = Engine(settings, MemoryTransport(broker, "app", "worker"), clock)
-    source = Source("events", KeyCodec(str), ValueCodec(Event), 1)
-    fold = engine.add_fold(FoldSpec("counts", "events", Key(), None, Values(Count())), source)
+    source = TopicSource("events", KeyCodec(str), ValueCodec(Event), 1)
+    aggregate = engine.add_aggregate(
+        AggregateSpec("counts", "events", Key(), None, RowFunctions(Count())), source
+    )
     await client.start()
     await engine.start("http://worker")
     value = orjson.dumps({"id": "1", "type": "click", "timestamp": 0, "data": {}})
     try:
         await until(lambda: engine.live)
         await client.send([Record("events", 0, b"ann", value)] * 100)
-        await until(lambda: fold.parts[0].store.get(0, "ann") == 100)
+        await until(lambda: aggregate.parts[0].store.get(0, "ann") == 100)
     finally:
         await engine.stop()
         await client.stop()

@@ -11,12 +11,12 @@ import orjson
 import pytest
 
 from streamflow.aggregates import Count
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.partitioner import fnv1a
@@ -43,7 +43,7 @@ class World:
         self.clock = SystemClock()
         self.broker = MemoryBroker(self.clock)
         self.client = MemoryTransport(self.broker, "outside", "client")
-        self.source = Source("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
+        self.source = TopicSource("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
         self.engine = self.new_engine()
 
     def new_engine(self) -> Engine:
@@ -282,7 +282,9 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
         world.agent(counting(table))
     else:
         window = TumblingWindow(10)
-        world.engine.add_fold(FoldSpec("counts", "events", Key(), window, Values(Count())), world.source)
+        world.engine.add_aggregate(
+            AggregateSpec("counts", "events", Key(), window, RowFunctions(Count())), world.source
+        )
     await world.start()
     for key, value, _ in BAD.values():
         await world.write(event(1))
@@ -293,7 +295,9 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
         lambda: (
             sum(
                 p.counters.get("in", 0)
-                for (consumer, _, _), p in (world.engine.ours.progress.items() if world.engine.ours else ())
+                for (consumer, _, _), p in (
+                    world.engine.active.progress.items() if world.engine.active else ()
+                )
                 if consumer == decoder
             )
             == 2 * len(BAD) + 1
@@ -313,15 +317,21 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
     if form == "agent":
         await world.until(lambda: world.row(table, "ann") == good)
     else:
-        ours = world.engine.ours
-        assert ours is not None
-        counts = [count for folded in ours.folds for _, _, count in folded.part.store.scan()]
+        active = world.engine.active
+        assert active is not None
+        counts = [
+            count
+            for aggregate_part in active.aggregate_parts
+            for _, _, count in aggregate_part.part.store.scan()
+        ]
         assert sum(counts) == good
 
 
 async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs(world: World) -> None:
     window = TumblingWindow(10)
-    world.engine.add_fold(FoldSpec("counts", "events", "type", window, Values(Count())), world.source)
+    world.engine.add_aggregate(
+        AggregateSpec("counts", "events", "type", window, RowFunctions(Count())), world.source
+    )
     await world.start()
     await world.write(event(1))
     await world.until(lambda: world.engine.board.declarations != {})
@@ -329,7 +339,9 @@ async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs
 
     world.engine = world.new_engine()
     other = TumblingWindow(60)
-    world.engine.add_fold(FoldSpec("counts", "events", "type", other, Values(Count())), world.source)
+    world.engine.add_aggregate(
+        AggregateSpec("counts", "events", "type", other, RowFunctions(Count())), world.source
+    )
     await world.engine.start("http://worker")
     with pytest.raises(StreamflowError, match="window"):
         await world.until(lambda: world.engine.live)

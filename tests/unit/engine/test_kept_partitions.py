@@ -10,15 +10,15 @@ import orjson
 import pytest
 
 from streamflow.aggregates import Count
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
 from streamflow.engine import restoration as recovering
-from streamflow.engine.decoding import Source
+from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.engine.hooks import Lifecycle
+from streamflow.engine.hooks import AssignmentHooks
 from streamflow.partitioner import fnv1a
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
@@ -41,12 +41,16 @@ class Worker:
         self.transport = MemoryTransport(broker, "app", name, standby_replicas=standby_replicas)
         self.engine = Engine(Settings(id="app", commit_interval=0.02), self.transport, broker.clock)
         self.taken = 0
-        source = Source("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
+        source = TopicSource("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
         spec = TableSpec("counts", None, RowCodec(None), "", 0)
         self.table: AgentTable = self.engine.add_table(spec, int, KeyCodec(str).encode)
         self.engine.add_agent(AgentSpec("agent", "events", self._count), source)
-        self.engine.add_fold(FoldSpec("by_key", "events", Key(), None, Values(Count())), source)
-        self.engine.add_fold(FoldSpec("by_type", "events", "type", None, Values(Count())), source)
+        self.engine.add_aggregate(
+            AggregateSpec("by_key", "events", Key(), None, RowFunctions(Count())), source
+        )
+        self.engine.add_aggregate(
+            AggregateSpec("by_type", "events", "type", None, RowFunctions(Count())), source
+        )
 
     async def _count(self, stream: EventStream) -> None:
         async for key, _ in stream.items():  # noqa: PERF102 - a stream
@@ -146,13 +150,13 @@ async def test_rows_that_were_not_committed_are_not_kept(group: Group) -> None:
     worker = await group.join("first")
     await group.write_each_key()
     await group.all_count(1)
-    held = worker.engine.ours
+    held = worker.engine.active
     assert held is not None
     for part in list(held.table_partitions()):
         part.changes = {NO_WINDOW: {"never committed": 7}}
     worker.engine._restart(RuntimeError("what is in memory can't be trusted"))
     await group.until(group.all_open)
-    assert worker.engine.ours is not held
+    assert worker.engine.active is not held
     assert all(part.get(NO_WINDOW, "never committed") is MISSING for part in worker.table.parts.values())
     assert worker.row(KEYS[0]) == 1
     assert worker.restored() == 0
@@ -162,14 +166,14 @@ async def test_a_store_that_was_left_alone_too_long_is_rebuilt(group: Group) -> 
     worker = await group.join("first")
     await group.write_each_key()
     await group.all_count(1)
-    worker.engine.shelf._age_max_ms = -1.0
+    worker.engine.store_manager._age_max_ms = -1.0
     worker.engine._restart(RuntimeError("a test"))
     await group.until(group.all_open)
     assert worker.restored() > 0
     assert worker.row(KEYS[0]) == 1
 
 
-class Told(Lifecycle):
+class Told(AssignmentHooks):
     """Wants to be told before agents begin."""
 
     def __init__(self, worker: Worker) -> None:
@@ -205,11 +209,11 @@ async def test_each_partition_serves_as_soon_as_its_own_tables_are_back(
     seen: list[tuple[int, bool]] = []
 
     def note() -> None:
-        ours = second.engine.ours
-        if second.engine.live and ours is not None:
-            seen.append((len(second.owned), bool(ours.unopened)))
+        active = second.engine.active
+        if second.engine.live and active is not None:
+            seen.append((len(second.owned), bool(active.unopened)))
 
-    second.engine.watch_ours = note
+    second.engine.watch_active = note
     await second.engine.start("http://second")
     await group.until(group.all_open)
     assert first is not second

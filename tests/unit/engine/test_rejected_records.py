@@ -67,9 +67,9 @@ async def test_a_refused_record_becomes_a_dead_letter_of_its_event_and_the_rest_
         assert isinstance(told[1].exception(), RecordTooLarge)
         assert told[2].exception() is None
         # The event is done, and what it wrote stands.
-        ours = app.engine.ours
-        assert ours is not None
-        progress = next(p for c, p in ours.shown.items() if c[0].startswith("agent:"))
+        active = app.engine.active
+        assert active is not None
+        progress = next(p for c, p in active.shown.items() if c[0].startswith("agent:"))
         assert (progress.position, progress.counters["counted"]) == (5, 5)
 
 
@@ -120,7 +120,9 @@ async def test_a_row_that_is_too_large_names_table_key_size_and_setting_and_stop
 
     async with crashing(app):
         await topic.send(key="ann", value="y" * 1_500)
-        await until(lambda: app.engine.ours and any(p.position == 1 for p in app.engine.ours.shown.values()))
+        await until(
+            lambda: app.engine.active and any(p.position == 1 for p in app.engine.active.shown.values())
+        )
         await topic.send(key="ann", value="y" * 1_500)
         failure = await until(lambda: app.engine.failure)
     assert isinstance(failure, ConfigurationError)

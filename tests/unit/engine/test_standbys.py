@@ -15,7 +15,7 @@ from streamflow.engine.standbys import Standbys
 from streamflow.metrics import Metrics
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
-from streamflow.state.store_manager import Shelf
+from streamflow.state.store_manager import StoreManager
 from streamflow.state.stores.base import MISSING, NO_WINDOW
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.assignor import share_out, stand_by
@@ -73,8 +73,8 @@ async def test_a_dead_workers_partitions_are_taken_over_without_reading_their_ta
     assert second.engine.metrics.partitions_kept_total.value >= PARTITIONS
     await group.write_each_key()
     await group.all_count(3)
-    assert second.engine.ours is not None
-    stages = second.engine.ours.stages
+    assert second.engine.active is not None
+    stages = second.engine.active.stages
     assert sum(stage.state(*row) for stage in stages for row in stage.rows()) == 3 * len(KEYS)
 
 
@@ -135,8 +135,8 @@ async def test_what_was_being_read_is_dropped_when_the_store_passes_into_other_h
         return dict.fromkeys(partitions, 1)
 
     monkeypatch.setattr(transport, "high_watermarks", ends)
-    shelf = Shelf(lambda *_: MemoryStore(), SystemClock(), 1e9)
-    standbys = Standbys(transport, shelf, SystemClock(), Metrics())
+    store_manager = StoreManager(lambda *_: MemoryStore(), SystemClock(), 1e9)
+    standbys = Standbys(transport, store_manager, SystemClock(), Metrics())
     spec = TableSpec("t", None, codec, "log", 1)
     running = asyncio.create_task(standbys.run())
     try:
@@ -144,7 +144,7 @@ async def test_what_was_being_read_is_dropped_when_the_store_passes_into_other_h
             standbys.follow([(spec, 0)])
             await reader.asked.wait()
             reader.asked.clear()
-            store = shelf.take(spec, 0)
+            store = store_manager.open(spec, 0)
             if given_up:
                 standbys.rest()
             reader.give.set()

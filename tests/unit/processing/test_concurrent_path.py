@@ -1,4 +1,4 @@
-"""The general road by itself: the mark and what is done behind it; who is entangled with whom."""
+"""The concurrent path by itself: the mark and what is done behind it; who is conflicting with whom."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from streamflow.clock import SystemClock
 from streamflow.codecs.chunk import Chunk
-from streamflow.processing.acks import Ledger
+from streamflow.processing.acks import AckTracker
 from streamflow.processing.gate import Gate
 from streamflow.state.changelog import RowCodec
-from streamflow.state.event_context import Hand
+from streamflow.state.event_context import EventContext
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress, progress_from_record
 from streamflow.state.stores.memory import MemoryStore
@@ -35,18 +35,18 @@ def chunk(offsets: list[int], times_ms: list[int], next_offset: int) -> Chunk:
 
 def test_the_mark_stops_at_a_hole_and_what_is_done_behind_it_is_told_apart() -> None:
     progress = Progress("agent:a", "in", 0)
-    ledger = Ledger(progress)
-    first = ledger.enter(chunk([10, 11, 13], [100, 300, 200], 15), 0)
-    second = ledger.enter(chunk([15, 16], [50, 60], 20), 0)
-    for lot, index in ((first, 1), (first, 2), (second, 0)):
-        ledger.finish(lot, index, "counted")
-    ledger.settle()
+    acks = AckTracker(progress)
+    first = acks.enter(chunk([10, 11, 13], [100, 300, 200], 15), 0)
+    second = acks.enter(chunk([15, 16], [50, 60], 20), 0)
+    for chunk_acks, index in ((first, 1), (first, 2), (second, 0)):
+        acks.finish(chunk_acks, index, "counted")
+    acks.settle()
     assert (progress.position, progress.done, progress.watermark_ms) == (10, ((11, 15),), None)
-    ledger.finish(first, 0, "late")
-    ledger.settle()
+    acks.finish(first, 0, "late")
+    acks.settle()
     assert (progress.position, progress.done, progress.watermark_ms) == (16, (), 300)
-    ledger.finish(second, 1, "failed")
-    ledger.settle()
+    acks.finish(second, 1, "failed")
+    acks.settle()
     assert (progress.position, progress.counters) == (20, {"in": 5, "counted": 3, "late": 1, "failed": 1})
 
 
@@ -54,36 +54,36 @@ def test_what_was_done_behind_the_mark_is_not_handed_out_again() -> None:
     before = Progress("agent:a", "in", 0, position=10, done=((11, 15), (30, 31)))
     progress = progress_from_record(before.record_key(), before.record_value())
     assert progress == before
-    ledger = Ledger(progress)
-    lot = ledger.enter(chunk([10, 11, 13, 15, 16], [1, 2, 3, 4, 5], 17), 0)
-    assert [lot.take(), lot.take(), lot.take()] == [0, 4, None]
-    ledger.finish(lot, 0, "counted")
-    ledger.settle()
+    acks = AckTracker(progress)
+    chunk_acks = acks.enter(chunk([10, 11, 13, 15, 16], [1, 2, 3, 4, 5], 17), 0)
+    assert [chunk_acks.take(), chunk_acks.take(), chunk_acks.take()] == [0, 4, None]
+    acks.finish(chunk_acks, 0, "counted")
+    acks.settle()
     assert (progress.position, progress.done) == (16, ((30, 31),))
     assert progress.counters == {"in": 1, "counted": 1}
-    lot = ledger.enter(chunk([17, 30, 31, 32], [6, 7, 8, 9], 33), 0)
-    assert [lot.take(), lot.take(), lot.take()] == [0, 3, None]
+    chunk_acks = acks.enter(chunk([17, 30, 31, 32], [6, 7, 8, 9], 33), 0)
+    assert [chunk_acks.take(), chunk_acks.take(), chunk_acks.take()] == [0, 3, None]
 
 
 def test_an_event_is_late_by_the_log_and_not_by_who_was_faster() -> None:
-    ledger = Ledger(Progress("agent:a", "in", 0, watermark_ms=150))
-    lot = ledger.enter(chunk([0, 1, 2], [100, 300, 200], 3), 0)
-    assert [lot.watermark_ms(index) for index in range(3)] == [150, 300, 300]
-    assert ledger.enter(chunk([3], [10], 4), 0).watermark_ms(0) == 300
+    acks = AckTracker(Progress("agent:a", "in", 0, watermark_ms=150))
+    chunk_acks = acks.enter(chunk([0, 1, 2], [100, 300, 200], 3), 0)
+    assert [chunk_acks.watermark_ms(index) for index in range(3)] == [150, 300, 300]
+    assert acks.enter(chunk([3], [10], 4), 0).watermark_ms(0) == 300
 
 
 class Holder:
     """Hands of agents that write one row each when they are told to."""
 
     def __init__(self) -> None:
-        self.all = [Hand("a"), Hand("b")]
+        self.all = [EventContext("a"), EventContext("b")]
         self.part = TablePartition(TableSpec("t", None, RowCodec(None), "", 1), 0, MemoryStore())
-        for hand in self.all:
-            hand.open(chunk([0, 1], [0, 0], 2), None)
-            hand.index = 0
-            hand.holding = True
+        for context in self.all:
+            context.open(chunk([0, 1], [0, 0], 2), None)
+            context.position = 0
+            context.in_flight = True
 
-    def hands(self) -> list[Hand]:
+    def contexts(self) -> list[EventContext]:
         return self.all
 
     def wake(self) -> None:
@@ -98,9 +98,9 @@ def test_events_in_hand_that_wrote_one_row_are_entangled_and_others_are_not() ->
     gate = Gate(SystemClock(), [holder])
     holder.write(0, "x")
     holder.write(1, "y")
-    assert gate.entangled() == []
+    assert gate.conflicting() == []
     holder.write(1, "x")
-    assert gate.entangled() == holder.all
+    assert gate.conflicting() == holder.all
 
 
 def test_an_event_stays_entangled_with_one_that_is_done() -> None:
@@ -109,10 +109,10 @@ def test_an_event_stays_entangled_with_one_that_is_done() -> None:
     first, second = holder.all
     holder.write(0, "x")
     holder.write(1, "x")
-    gate.finished(second, second.undo)
-    second.holding = False
-    second.undo.clear()
-    assert gate.entangled() == [first]
+    gate.finished(second, second.uncommitted_writes)
+    second.in_flight = False
+    second.uncommitted_writes.clear()
+    assert gate.conflicting() == [first]
 
 
 async def test_untangling_holds_new_events_back_until_the_gate_is_opened() -> None:
@@ -121,14 +121,14 @@ async def test_untangling_holds_new_events_back_until_the_gate_is_opened() -> No
     first, second = holder.all
     holder.write(0, "x")
     holder.write(1, "x")
-    untangling = asyncio.ensure_future(gate.untangle(10_000))
+    untangling = asyncio.ensure_future(gate.await_conflicts(10_000))
     passing = asyncio.ensure_future(_pass(gate, untangling))
     await asyncio.sleep(0)
-    for hand in (second, first):
-        gate.finished(hand, hand.undo)
-        hand.holding = False
-        hand.undo.clear()
-        gate.leave(hand)
+    for context in (second, first):
+        gate.finished(context, context.uncommitted_writes)
+        context.in_flight = False
+        context.uncommitted_writes.clear()
+        gate.leave(context)
     assert await untangling
     assert not passing.done()
     gate.open()
@@ -146,11 +146,11 @@ async def test_what_does_not_end_in_time_is_not_untangled() -> None:
     gate = Gate(SystemClock(), [holder])
     holder.write(0, "x")
     holder.write(1, "x")
-    assert not await gate.untangle(5)
-    gate.tear("because")
-    assert str(gate.torn) == "because"
+    assert not await gate.await_conflicts(5)
+    gate.invalidate("because")
+    assert str(gate.invalidated) == "because"
     gate.clear()
-    assert gate.torn is None
+    assert gate.invalidated is None
     assert not gate.closed
 
 
@@ -158,11 +158,11 @@ async def test_one_event_alone_waits_for_the_others_and_keeps_new_ones_back() ->
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     first, second = holder.all
-    entering = asyncio.ensure_future(gate.enter_alone(first))
+    entering = asyncio.ensure_future(gate.enter_exclusively(first))
     await asyncio.sleep(0)
     assert gate.closed
     assert not entering.done()
-    second.holding = False
+    second.in_flight = False
     gate.leave(second)
     async with asyncio.timeout(5):
         await entering
@@ -173,8 +173,8 @@ async def test_one_event_alone_waits_for_the_others_and_keeps_new_ones_back() ->
 
 
 def test_an_event_is_done_once() -> None:
-    ledger = Ledger(Progress("agent:a", "in", 0))
-    lot = ledger.enter(chunk([0], [0], 1), 0)
-    ledger.finish(lot, 0, "counted")
+    acks = AckTracker(Progress("agent:a", "in", 0))
+    chunk_acks = acks.enter(chunk([0], [0], 1), 0)
+    acks.finish(chunk_acks, 0, "counted")
     with pytest.raises(AssertionError, match="once"):
-        ledger.finish(lot, 0, "counted")
+        acks.finish(chunk_acks, 0, "counted")

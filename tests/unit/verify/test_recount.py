@@ -10,10 +10,10 @@ import pytest
 
 from streamflow import App, Event, Retry
 from streamflow.aggregates import ApproxDistinct, Count, Last, Quantile, Sum
-from streamflow.aggregates.row_values import Values
-from streamflow.aggregates.spec import FoldSpec, Key
+from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
-from streamflow.query.worker_view import Watcher
+from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
@@ -35,8 +35,10 @@ WINDOWS: dict[str, Window | None] = {
 }
 
 
-def spec(by: Any, window: Window | None, **options: Any) -> FoldSpec:
-    return FoldSpec("table", "events", by, window, Values(options.pop("values", VALUES)), **options)
+def spec(by: Any, window: Window | None, **options: Any) -> AggregateSpec:
+    return AggregateSpec(
+        "table", "events", by, window, RowFunctions(options.pop("values", VALUES)), **options
+    )
 
 
 async def verified(world: Declared) -> Report:
@@ -104,7 +106,7 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         for partition in range(2):
             three = [event(at_ms, shop="x") for at_ms in (1, 20_000, 2)]
             await world.write(partition, *three, key=f"k{partition}")
-        watcher = Watcher(world.engine, "")
+        watcher = WorkerView(world.engine, "")
         watcher.open()
         assert (await watcher.apply_late("table"))["applied"] == 2
         report = await verified(world)
@@ -122,10 +124,10 @@ async def test_lateness_that_only_silence_made_is_known_from_the_ledger() -> Non
     await world.start()
     try:
         await world.write(0, event(1, shop="x"))
-        ours = world.engine.ours
-        assert ours is not None
-        (folded,) = ours.folds
-        await world.until(lambda: (folded.progress.watermark_ms or 0) >= T0_MS + 100)
+        active = world.engine.active
+        assert active is not None
+        (aggregate_part,) = active.aggregate_parts
+        await world.until(lambda: (aggregate_part.progress.watermark_ms or 0) >= T0_MS + 100)
         await world.write(0, event(2, shop="x"))
         assert world.reader("table").status().counters == {"in": 2, "counted": 1, "late": 1}
         report = await verified(world)

@@ -1,4 +1,4 @@
-"""The late ledger over HTTP: of all partitions, page by page, and applied by their owners."""
+"""The late-event store over HTTP: of all partitions, page by page, and applied by their owners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast road and the general road give equal results: over random events, failures and crashes.
+"""The in-order path and the concurrent path give equal results: over random events, failures and crashes.
 
 One program (an agent that counts in windows, keeps a running total per key and sends) is run on each
 road, in a simulated world that kills its worker; what is in the topics at the end must be equal.
@@ -52,7 +52,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Program:
-    """What the agent does. ``batch``: events of one batch; 0: one by one, on either road."""
+    """What the agent does. ``batch``: events of one batch; 0: one by one, on either path."""
 
     road: str
     batch: int
@@ -138,12 +138,12 @@ class World:
             async for key, value in stream.items():
                 yield key, value
         elif self.program.batch == 1:
-            async for unit in stream.general().each():
-                yield unit.keys[unit.index], unit.values[0]
+            async for unit in stream.concurrent().each():
+                yield unit.keys[unit.position], unit.values[0]
         else:
-            async for unit, batch in stream.general().batches(self.program.batch, 50.0):
+            async for unit, batch in stream.concurrent().batches(self.program.batch, 50.0):
                 for value in batch:
-                    yield unit.keys[unit.index], value
+                    yield unit.keys[unit.position], value
 
     def produce(self) -> None:
         self.broker.write(
@@ -213,8 +213,8 @@ def outcome(program: Program, given_events: list[Given]) -> dict[str, Any]:
 def test_both_roads_give_the_same_rows_counters_outputs_and_dead_letters(
     given_events: list[Given], program: Program
 ) -> None:
-    general = Program("general", program.batch, program.pause_ms, program.kills_s)
+    concurrent = Program("general", program.batch, program.pause_ms, program.kills_s)
     fast = outcome(program, given_events)
-    assert outcome(general, given_events) == fast
+    assert outcome(concurrent, given_events) == fast
     calm = Program("fast", 1, 0, ())
     assert outcome(calm, given_events) == fast, "and neither depends on crashes"
