@@ -65,7 +65,6 @@ from streamflow.app.settings import Settings
 from streamflow.app.tables.global_table import GlobalTable
 from streamflow.app.tables.set_table import SetGlobalTable, SetTable
 from streamflow.app.tables.table import Table
-from streamflow.app.tables.windows import HoppingWindow, TumblingWindow
 from streamflow.app.topics.records import Record
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.process import Worker
@@ -82,7 +81,7 @@ from streamflow.errors import (
 )
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
-from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 
 __version__ = _version("streamflow")
 

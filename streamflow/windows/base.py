@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from datetime import timedelta
+from enum import Enum
 from typing import Any, ClassVar
 
 from streamflow.errors import WindowError
 
+Seconds = float | timedelta
 _DURATION_MS_MAX = 100 * 366 * 86_400_000
 """A hundred years: what is larger is a mistake, and far below where floats lose milliseconds."""
+
+
+class NotGiven(Enum):
+    """The default where giving the default, too, has to be told from giving nothing."""
+
+    NOT_GIVEN = "not given"
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
 
 
 def duration_ms(name: str, seconds: float, *, least_ms: int = 0, signed: bool = False) -> int:
@@ -29,6 +41,35 @@ def duration_ms(name: str, seconds: float, *, least_ms: int = 0, signed: bool = 
     if abs(milliseconds) < least_ms:
         raise WindowError(f"{name}={seconds!r} is less than {least_ms} ms")
     return milliseconds
+
+
+def either_s(name: str, ours: Seconds | None, fausts: Seconds | None) -> float:
+    """Seconds that are given by our name, ``<name>_s``, or by Faust's; raises WindowError unless by one."""
+    given = [seconds for seconds in (ours, fausts) if seconds is not None]
+    if len(given) != 1:
+        raise WindowError(f"a window needs {name}_s, or {name} as in Faust, and not both")
+    return _in_seconds(given[0])
+
+
+def kept_s(
+    expires: Seconds | None, grace_s: float | NotGiven, retain_s: float | NotGiven
+) -> tuple[float, float]:
+    """Grace and retention. Faust's ``expires`` is a grace after which nothing is kept.
+
+    Raises WindowError for both forms at once.
+    """
+    if expires is None:
+        return (
+            0 if grace_s is NOT_GIVEN else grace_s,
+            86_400 if retain_s is NOT_GIVEN else retain_s,
+        )
+    if grace_s is not NOT_GIVEN or retain_s is not NOT_GIVEN:
+        raise WindowError("expires says how long a window is kept: no grace_s or retain_s besides it")
+    return _in_seconds(expires), 0
+
+
+def _in_seconds(time: Seconds) -> float:
+    return time.total_seconds() if isinstance(time, timedelta) else time
 
 
 class Window(ABC):
@@ -79,15 +120,17 @@ class Window(ABC):
         """May the window's rows be forgotten?"""
         return watermark_ms >= self.end_of(start_ms) + self.grace_ms + self.retain_ms
 
+    def _set(self, **fields: float | None) -> None:
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)  # frozen: the way dataclasses itself sets fields
+
     def _set_ms(self, **fields: int) -> None:
         """Sets ``<name>_ms`` of each ``<name>_s`` given here and of those that all kinds have."""
         given: dict[str, Any] = vars(self)
         idle_s = given["idle_close_s"]
-        fixed: dict[str, int | None] = {
-            "grace_ms": duration_ms("grace_s", given["grace_s"]),
-            "retain_ms": duration_ms("retain_s", given["retain_s"]),
-            "idle_close_ms": None if idle_s is None else duration_ms("idle_close_s", idle_s, least_ms=1),
+        self._set(
+            grace_ms=duration_ms("grace_s", given["grace_s"]),
+            retain_ms=duration_ms("retain_s", given["retain_s"]),
+            idle_close_ms=None if idle_s is None else duration_ms("idle_close_s", idle_s, least_ms=1),
             **fields,
-        }
-        for name, value in fixed.items():
-            object.__setattr__(self, name, value)  # frozen: the way dataclasses itself sets fields
+        )

@@ -7,18 +7,18 @@ from math import gcd
 from typing import Any, ClassVar
 
 from streamflow.errors import WindowError
-from streamflow.windows.base import Window, duration_ms
+from streamflow.windows.base import NOT_GIVEN, NotGiven, Seconds, Window, duration_ms, either_s, kept_s
 
 _OVERLAP_MAX = 100_000
 """Windows that hold one time: each of them is a row that an event writes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class HoppingWindow(Window):
     """Windows of ``size_s`` that begin every ``step_s`` (at most the size): each time lies in some of them.
 
     All in seconds, fractions down to 1 ms; ``grace_s``, ``retain_s``, ``offset_s`` and ``idle_close_s``
-    are those of `TumblingWindow`. Raises WindowError.
+    are those of `TumblingWindow`, and so are Faust's ``size``, ``step`` and ``expires``. Raises WindowError.
 
     An event is late when it is late in every window that holds it; else it counts in those still open.
     """
@@ -28,10 +28,10 @@ class HoppingWindow(Window):
     size_s: float
     step_s: float
     _: KW_ONLY
-    grace_s: float = 0
-    retain_s: float = 86_400
-    offset_s: float = 0
-    idle_close_s: float | None = 10
+    grace_s: float
+    retain_s: float
+    offset_s: float
+    idle_close_s: float | None
     size_ms: int = field(init=False, repr=False, compare=False)
     step_ms: int = field(init=False, repr=False, compare=False)
     pane_ms: int = field(init=False, repr=False, compare=False)
@@ -40,7 +40,22 @@ class HoppingWindow(Window):
     offset_ms: int = field(init=False, repr=False, compare=False)
     idle_close_ms: int | None = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        size_s: Seconds | None = None,
+        step_s: Seconds | None = None,
+        expires: Seconds | None = None,
+        *,
+        size: Seconds | None = None,
+        step: Seconds | None = None,
+        grace_s: float | NotGiven = NOT_GIVEN,  # 0
+        retain_s: float | NotGiven = NOT_GIVEN,  # a day
+        offset_s: float = 0,
+        idle_close_s: float | None = 10,
+    ) -> None:
+        grace, retain = kept_s(expires, grace_s, retain_s)
+        self._set(size_s=either_s("size", size_s, size), step_s=either_s("step", step_s, step))
+        self._set(grace_s=grace, retain_s=retain, offset_s=offset_s, idle_close_s=idle_close_s)
         size_ms = duration_ms("size_s", self.size_s, least_ms=1)
         step_ms = duration_ms("step_s", self.step_s, least_ms=1)
         if step_ms > size_ms:

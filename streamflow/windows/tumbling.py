@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
-from streamflow.windows.base import Window, duration_ms
+from streamflow.windows.base import NOT_GIVEN, NotGiven, Seconds, Window, duration_ms, either_s, kept_s
 
 _BLOCK = 256
 """Timestamps that are looked at together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TumblingWindow(Window):
     """Windows of one size, side by side: each time lies in exactly one.
 
@@ -24,23 +24,39 @@ class TumblingWindow(Window):
 
     The same in milliseconds: `size_ms`, `grace_ms`, `retain_ms`, `offset_ms` (0 <= it < size, since
     only the remainder matters) and `idle_close_ms`.
+
+    As in Faust, ``size`` may stand for ``size_s``, and ``expires`` for a grace after which nothing is kept;
+    these, and ``size_s``, may be timedeltas.
     """
 
     kind: ClassVar[str] = "tumbling"
 
     size_s: float
     _: KW_ONLY
-    grace_s: float = 0
-    retain_s: float = 86_400
-    offset_s: float = 0
-    idle_close_s: float | None = 10
+    grace_s: float
+    retain_s: float
+    offset_s: float
+    idle_close_s: float | None
     size_ms: int = field(init=False, repr=False, compare=False)
     grace_ms: int = field(init=False, repr=False, compare=False)
     retain_ms: int = field(init=False, repr=False, compare=False)
     offset_ms: int = field(init=False, repr=False, compare=False)
     idle_close_ms: int | None = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        size_s: Seconds | None = None,
+        expires: Seconds | None = None,
+        *,
+        size: Seconds | None = None,
+        grace_s: float | NotGiven = NOT_GIVEN,  # 0
+        retain_s: float | NotGiven = NOT_GIVEN,  # a day
+        offset_s: float = 0,
+        idle_close_s: float | None = 10,
+    ) -> None:
+        grace, retain = kept_s(expires, grace_s, retain_s)
+        self._set(size_s=either_s("size", size_s, size), grace_s=grace, retain_s=retain)
+        self._set(offset_s=offset_s, idle_close_s=idle_close_s)
         size_ms = duration_ms("size_s", self.size_s, least_ms=1)
         offset_ms = duration_ms("offset_s", self.offset_s, signed=True) % size_ms
         self._set_ms(size_ms=size_ms, offset_ms=offset_ms)

@@ -18,7 +18,6 @@ from mode.utils.futures import maybe_async
 
 from streamflow.app.tables.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.app.tables.windowed import WindowedRow, WindowedTable, windowed
-from streamflow.app.tables.windows import HoppingWindow, TumblingWindow
 from streamflow.codecs import KeyCodec
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
@@ -28,7 +27,7 @@ from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.merging_table import Merge, MergingWindowTable
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
-from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 
 if TYPE_CHECKING:
     from streamflow.app.app import App
