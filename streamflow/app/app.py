@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from importlib import import_module
 from typing import Any, cast
 from weakref import WeakValueDictionary
 
@@ -250,11 +251,9 @@ class App(faust.App):
 
     def LiveCheck(self, **options: Any) -> Any:
         """An app of its own that tests this one while it runs; see Faust's LiveCheck."""
-        # Faust's own wraps aiohttp's client when it is imported: only for those who use it.
-        from faust.livecheck import LiveCheck as FaustLiveCheck
-
-        kind: Any = type("LiveCheck", (FaustLiveCheck, App), {"__doc__": FaustLiveCheck.__doc__})
-        return kind.for_app(self, **options)
+        # Faust's own wraps aiohttp's client when it is imported: only for those who use it. And it is an
+        # App, so that it can't be imported before this is one.
+        return import_module("streamflow.app.livecheck").LiveCheck.for_app(self, **options)
 
     # -- the engine ---------------------------------------------------------------------------------
 

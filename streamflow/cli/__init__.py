@@ -28,7 +28,7 @@ COMMANDS = {
 
 def __getattr__(name: str) -> Any:
     """What ``from faust.cli import ...`` gives: for an app's own commands."""
-    if name in ("AppCommand", "argument", "call_command", "option"):
+    if name in ("AppCommand", "Command", "argument", "call_command", "option"):
         return getattr(import_module("faust.cli"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -120,6 +120,15 @@ def _imports(path: Path, node: ast.AST) -> Iterator[Finding]:
                 alias = name.asname or "faust"
                 said = f"import streamflow as {alias}"
                 yield Finding(str(path), node.lineno, "change", "import faust", said)
+            elif name.name.startswith("faust."):
+                ours = name.name.replace("faust", "streamflow", 1)
+                said = f"import {ours} as {name.asname}" if name.asname else f"import {ours}, by that name"
+                yield Finding(str(path), node.lineno, "change", f"import {name.name}", said)
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("faust."):
+        names = ", ".join(name.name for name in node.names)
+        ours = str(node.module).replace("faust", "streamflow", 1)
+        said = f"from {ours} import {names}"
+        yield Finding(str(path), node.lineno, "change", f"from {node.module} import", said)
     elif isinstance(node, ast.ImportFrom) and node.module == "faust":
         names = ", ".join(name.name for name in node.names)
         said = f"from streamflow import {names}"

@@ -172,7 +172,7 @@ class WindowedTable:
 
     def keys(self) -> View:
         """The keys of the rows of all windows; ``.now()``, ``.current()``, ``.delta(ago)``: of one window."""
-        return View(self, lambda key, value: key, all_keys=True)
+        return KeysView(self, lambda key, value: key, all_keys=True)
 
     def items(self, event: Any = None) -> View:
         """Each key with its value in the window of `time_ms`, where it or the table's default has one.
@@ -180,11 +180,11 @@ class WindowedTable:
         ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in flight, or
         so long before it.
         """
-        return View(self, lambda key, value: (key, value), event=event)
+        return ItemsView(self, lambda key, value: (key, value), event=event)
 
     def values(self, event: Any = None) -> View:
         """The values of `items`."""
-        return View(self, lambda key, value: value, event=event)
+        return ValuesView(self, lambda key, value: value, event=event)
 
     def items_at(self, time_ms: int) -> Iterator[tuple[Any, Any]]:
         for key in self.table.all_keys():
@@ -256,6 +256,24 @@ class View:
     def delta(self, ago: Seconds, event: Any = None) -> Iterator[Any]:
         """Of the window so long before the event in flight."""
         return self._at(self._by.event_ms(event or self._event) - _ms(ago))
+
+
+class KeysView(View):
+    """`WindowedTable.keys`."""
+
+    __slots__ = ()
+
+
+class ItemsView(View):
+    """`WindowedTable.items`."""
+
+    __slots__ = ()
+
+
+class ValuesView(View):
+    """`WindowedTable.values`."""
+
+    __slots__ = ()
 
 
 class WindowedRow(Struct, gc=False, eq=False):

@@ -228,6 +228,8 @@ def test_what_changes_for_an_app_is_found_in_its_code(tmp_path: Path) -> None:
         'app = faust.App("old")\n'
         "t = app.Table('t', on_window_close=print).tumbling(10)\n"
         "print(', '.join([]))\n"
+        "from faust.tables.wrappers import WindowSet\n"
+        "import faust.livecheck\n"
     )
     script = "from streamflow.cli import main; main()"
     told = command(tmp_path, "-c", script, "migrate-check", "old", "--json")
@@ -239,6 +241,8 @@ def test_what_changes_for_an_app_is_found_in_its_code(tmp_path: Path) -> None:
         (3, "App"),
         (4, "on_window_close="),
         (4, "tumbling"),
+        (6, "from faust.tables.wrappers import"),
+        (7, "import faust.livecheck"),
     }
     (tmp_path / "old.py").write_text("app.Table('t', changelog_topic=x)\n")
     told = command(tmp_path, "-c", script, "migrate-check", "old.py")
