@@ -62,8 +62,8 @@ class Settings(FaustSettings):
         super().on_init(environ.get(PREFIX + "ID") or id, **kwargs)
 
     def getenv(self, env_name: str) -> Any:
-        active = self.env.get(PREFIX + _name_of_variable(env_name).upper())
-        return active if active is not None else super().getenv(env_name)
+        ours = self.env.get(PREFIX + _name_of_variable(env_name).upper())
+        return ours if ours is not None else super().getenv(env_name)
 
     def _init_settings(self, kwargs: dict[str, Any]) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}

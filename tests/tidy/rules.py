@@ -166,3 +166,11 @@ def rows_without_a_test(text: str) -> list[str]:
     return [
         row for row in rows if not row.startswith(heads) and "::" not in row.rstrip(" |").rsplit("|", 1)[-1]
     ]
+
+
+def missing_places(text: str, rooms: set[str]) -> list[str]:
+    """Files and folders of ``streamflow/`` that a document names in backticks and that are not there."""
+    named = re.findall(r"`((?:[\w-]+/)+(?:[\w-]+\.(?:py|lua))?)`", text)
+    return sorted(
+        {name for name in named if name.split("/")[0] in rooms and not (ROOT / "streamflow" / name).exists()}
+    )

@@ -150,3 +150,18 @@ def test_a_row_without_a_test_is_found() -> None:
     text = head + "| a | same | `unit/test_x.py::test_y` |\n| b | same | soon |\n"
     assert rules.tests_named_in_tables(text) == [("unit/test_x.py", "test_y")]
     assert rules.rows_without_a_test(text) == ["| b | same | soon |"]
+
+
+ARCHITECTURE = rules.ROOT / "docs" / "ARCHITECTURE.md"
+ROOMS = {path.name for path in (rules.ROOT / "streamflow").iterdir() if path.is_dir()}
+
+
+def test_every_place_that_the_architecture_names_is_there() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert text.count("`engine/") > 5
+    assert rules.missing_places(text, ROOMS) == []
+
+
+def test_a_place_that_is_not_there_is_found() -> None:
+    text = "see `engine/engine.py`, `engine/nowhere.py`, `web/http/`, `web/none/` and `tests/unit/`"
+    assert rules.missing_places(text, {"engine", "web"}) == ["engine/nowhere.py", "web/none/"]
