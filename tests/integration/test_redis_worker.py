@@ -43,7 +43,7 @@ class RedisJob:
         self.redis: Any = server.client()
         self.expected = Expected()
         self.workers: list[WorkerProcess] = []
-        self._server = server
+        self.server = server
         self._folder = folder
         self._random = random.Random(1)
         self._number = 0
@@ -53,7 +53,7 @@ class RedisJob:
         """One worker more; it is not ready yet."""
         ours = {
             "id": self.id,
-            "broker": self._server.url,
+            "broker": self.server.url,
             "redis_stream_name": f"{self.id}.{{topic}}:{{partition}}",
             "redis_key_prefix": self.id,
             "session_timeout_ms": "3000",
@@ -214,7 +214,7 @@ def test_a_failure_is_pending_with_its_attempts_until_it_is_dead_lettered(
     module.write_text(FAILING)
     settings = {
         "id": job.id,
-        "broker": job._server.url,
+        "broker": job.server.url,
         "redis_stream_name": f"{job.id}.{{topic}}:{{partition}}",
     }
     worker = WorkerProcess(module, tmp_path / "failing.log", **settings)
