@@ -45,8 +45,7 @@ def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
     """Workers of the main job, under names of their own; they end with the test."""
     cluster = Cluster(kafka, tmp_path)
     yield cluster
-    for worker in cluster.workers:
-        worker.end()
+    cluster.end()
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ from streamflow.transports.kafka import KafkaSettings, KafkaTransport
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
 from tests.integration.conftest import _missing
 from tests.integration.kafka_clients import LIMIT_S, QUICK, KafkaClients
-from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
+from tests.support.kafka_server import KafkaServer, NoBroker
+from tests.support.server import free_ports
 
 USERS = {"worker": "w-secret", "limited": "l-secret", "nobody": "n-secret"}
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
