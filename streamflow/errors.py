@@ -100,6 +100,18 @@ class RecordRefused(StreamflowError):
         self.refused: Mapping[int, RecordRefused] = {}
         super().__init__(message)
 
+    @staticmethod
+    def first_of(refused: Mapping[int, RecordRefused]) -> RecordRefused:
+        """The one with the lowest index, which names them all."""
+        first = refused[min(refused)]
+        first.refused = refused
+        return first
+
+    def behind(self, count: int) -> RecordRefused:
+        """The same where ``count`` more records stand in front of those that were given."""
+        self.refused = {count + index: why for index, why in self.refused.items()}
+        return self
+
 
 class RecordTooLarge(RecordRefused):
     """What is sent does not fit into a record of its topic; raised where it is sent if known there."""

@@ -11,6 +11,7 @@ from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, needs_broker
+from streamflow.transports.base import Resettable
 
 
 @click.command()
@@ -47,7 +48,6 @@ async def _internal(app: App) -> list[str]:
 
 async def _reset(app: App, names: list[str]) -> None:
     async with engine_of(app) as engine:
-        forget = getattr(engine.transport, "forget", None)
-        if forget is None:
+        if not isinstance(engine.transport, Resettable):
             raise click.UsageError("this broker's data can't be deleted by this command")
-        await forget(names)
+        await engine.transport.reset(names)

@@ -1,1 +1,37 @@
-"""Drivers that carry batches in and checkpoints out; ``base`` is their contract."""
+"""Drivers that carry batches in and checkpoints out; ``base`` is their contract.
+
+The same part has the same name in each driver. ``-``: the driver needs none, or its broker does it.
+``docs/explanation/transports.md`` says what each does, and what takes its place where there is none.
+
+| part | kafka | redis_streams | memory |
+| --- | --- | --- | --- |
+| the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
+| where the broker is, and the driver's limits | `settings` | `settings` | - |
+| requests and their answers | `connection` | `connection` | - |
+| forms of requests, names of error codes | `protocol` | - | - |
+| names of keys; ids as offsets | - | `names` | - |
+| what a server must be | - | `server_check` | - |
+| which topics exist, from where to where; their creation | `topics` | `topics` | - |
+| one worker's membership of the group | `group` | `group` | `group` |
+| what members tell each other, and who gets what | `member_metadata` | `member_metadata` | - |
+| the broker's side of the group | - | - | `coordinator` |
+| partitions that are assigned into batches | `fetcher` | `fetcher` | `fetcher` |
+| the same by public methods of the client | `fallback_fetcher` | - | - |
+| logs outside the group | `reader` | `reader` | `reader` |
+| the atomic commit, and the one that is not | `commits` | `commits` | `commits` |
+| the group's committed offsets | `offsets` | - | - |
+| an idempotent producer | `producer` | - | - |
+| records in the log's own form | `record_batches` | `entries` | `log` |
+| how many records lie before an offset | - | `lag` | - |
+| failed events, for those who look | - | `pending` | - |
+| what keeps a log short | - | `compaction` | - |
+| deletes what an app has made | `reset` | `reset` | - |
+| what tests do to a client | `faults` | - | `faults` |
+| a worker's process, which may be stalled or killed | - | - | `process` |
+| topics, groups and transactions of one process | - | - | `broker` |
+| a server that comes and goes with its users | - | `embedded.server` | - |
+| what keeps that server alive | - | `embedded.supervisor` | - |
+
+Beside them: ``assignor`` who owns what, ``broker_transport`` what Kafka and Redis do alike, ``positions``
+where paused partitions stand, ``records`` records by partition and their sizes, ``connect`` URL -> transport.
+"""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from streamflow.transports.base import TopicPartition
 
@@ -28,6 +29,30 @@ def by_topic(spots: Iterable[TopicPartition]) -> ByTopic:
 def spots_of(travelled: ByTopic) -> frozenset[TopicPartition]:
     """The inverse of `by_topic`."""
     return frozenset((topic, partition) for topic, partitions in travelled for partition in partitions)
+
+
+class Division(NamedTuple):
+    """member -> its partitions; member -> those of others that it stands by for."""
+
+    owned: dict[str, list[TopicPartition]]
+    standbys: dict[str, list[TopicPartition]]
+
+
+def divide(
+    counts: Mapping[str, int],
+    wanted: Mapping[str, frozenset[str]],
+    owners: Mapping[TopicPartition, str],
+    had: Iterable[tuple[str, Iterable[TopicPartition]]],
+    replicas: Iterable[int],
+) -> Division:
+    """`share_out` and `stand_by` in one. Pure.
+
+    ``had``: each member with what it had, and what it stood by for; ``replicas``: how many each member
+    wants to stand by for a partition; the largest counts.
+    """
+    warm = warm_members(had)
+    owned = share_out(counts, wanted, owners, warm)
+    return Division(owned, stand_by(counts, wanted, owned, max(replicas, default=0), warm))
 
 
 def warm_members(had: Iterable[tuple[str, Iterable[TopicPartition]]]) -> dict[TopicPartition, set[str]]:

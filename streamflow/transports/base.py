@@ -24,7 +24,7 @@ commits the offsets last (at least once).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -65,6 +65,16 @@ class Batch:
     headers: Sequence[Headers] | None
     next_offset: int
     end_offset: int
+
+
+class Columns(NamedTuple):
+    """The columns of a `Batch`, in its order."""
+
+    offsets: Sequence[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    timestamps_ms: list[int]
+    headers: list[Headers] | None
 
 
 class Record(NamedTuple):
@@ -164,6 +174,45 @@ class KnowsLimits(Protocol):
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A transport that can delete what an app has made on its broker."""
+
+    async def reset(self, topics: Iterable[str]) -> None:
+        """Deletes the group's offsets and these topics. Raises ConfigurationError while workers run."""
+        ...
+
+
+OnPoint = Callable[[str], Awaitable[None]]
+"""A test's own function, awaited at named points of a driver's work, such as ``COMMIT_OFFSETS``"""
+
+# Points of a commit that every driver passes, in this order.
+COMMIT_WRITTEN = "commit:written"  # its records are acknowledged, or staged
+COMMIT_OFFSETS = "commit:offsets"  # all is done but the decision
+COMMIT_DECIDED = "commit:decided"
+
+
+async def pass_by(point: str) -> None:
+    """The `OnPoint` of production: nothing."""
+
+
+@runtime_checkable
+class Breakable(Protocol):
+    """For tests: what SIGKILL, SIGSTOP and SIGCONT do to a worker's process, done to one client of it."""
+
+    def kill(self) -> None:
+        """No goodbye to the group, and nothing is sent any more."""
+        ...
+
+    def stall(self) -> None:
+        """No sign of life: past its session timeout the group gives up on the client."""
+        ...
+
+    def wake(self) -> None:
+        """After `stall`."""
         ...
 
 

@@ -17,7 +17,7 @@ from tests.bench import streams, topics
 from tests.bench.contestants import Contestant
 from tests.bench.setups import Unavailable
 from tests.bench.workload import Answer
-from tests.support.kafka_server import die_with_parent
+from tests.support.server import die_with_parent
 
 ROOT = pathlib.Path(__file__).parents[2]
 TIME_LIMIT_S = 600.0

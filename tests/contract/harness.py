@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from streamflow.transports.base import (
+    COMMIT_OFFSETS,
     Assignment,
     Batch,
+    Breakable,
     Commit,
     LogReader,
+    OnPoint,
     Record,
     TopicPartition,
     TopicSpec,
@@ -31,12 +34,51 @@ def unique(word: str) -> str:
     return f"{word}-{os.getpid()}-{os.urandom(4).hex()}-{next(_numbers)}"
 
 
-class Held(Protocol):
-    """A commit that stands between its offsets and its decision."""
+class HeldCommit:
+    """A commit whose task stands between its offsets and its decision."""
+
+    def __init__(self, task: asyncio.Task[dict[TopicPartition, int]], go: asyncio.Event) -> None:
+        self.task = task
+        self._go = go
 
     async def release(self) -> dict[TopicPartition, int]:
         """Lets the commit go on; returns or raises what `Transport.commit` does."""
-        ...
+        self._go.set()
+        return await self.task
+
+
+class Holds:
+    """The `OnPoint` of one client: lets all pass but the commit that is to be held."""
+
+    def __init__(self) -> None:
+        self._reached = asyncio.Event()
+        self._go: asyncio.Event | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    async def __call__(self, point: str) -> None:
+        go = self._go
+        if point == COMMIT_OFFSETS and go is not None:
+            self._go = None
+            self._reached.set()
+            await go.wait()
+
+    async def hold(self, commit: Coroutine[Any, Any, dict[TopicPartition, int]]) -> HeldCommit:
+        """Starts the commit; returns when all but its decision is done. Raises what it raises before that."""
+        go = self._go = asyncio.Event()
+        self._reached.clear()
+        task = asyncio.create_task(commit)
+        self._tasks.append(task)
+        waiting = asyncio.create_task(self._reached.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            waiting.cancel()
+            task.result()
+        return HeldCommit(task, go)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Harness(Protocol):
@@ -67,7 +109,7 @@ class Harness(Protocol):
         """As SIGCONT."""
         ...
 
-    async def hold(self, client: Transport, commit: Commit) -> Held:
+    async def hold(self, client: Transport, commit: Commit) -> HeldCommit:
         """Starts a commit; returns when all but its decision is done."""
         ...
 
@@ -218,3 +260,75 @@ async def read_all(
         return await read_until(reader, dict.fromkeys(wanted, 0), ends, limit_s)
     finally:
         await reader.close()
+
+
+class BreakableTransport(Breakable, Transport, Protocol):
+    """What every driver's transport is."""
+
+
+C = TypeVar("C", bound=BreakableTransport)
+
+
+class Clients(Generic[C]):
+    """The `Harness` of a driver, which says in `make` how a client is made."""
+
+    limit_s = 30.0
+    can_stall = True
+    can_hold = True
+
+    def __init__(self) -> None:
+        self._holds: dict[Transport, Holds] = {}
+
+    def make(self, group: str, name: str, on_point: OnPoint, **settings: Any) -> C:
+        """A client that is not started; ``on_point`` is awaited at the points of its commits."""
+        raise NotImplementedError
+
+    def new(self, group: str, name: str, **settings: Any) -> C:
+        """Not started; it ends with the harness."""
+        holds = Holds()
+        client = self.make(group, name, holds, **settings)
+        self._holds[client] = holds
+        return client
+
+    async def client(self, group: str, name: str, **settings: Any) -> C:
+        client = self.new(group, name, **settings)
+        await client.start()
+        return client
+
+    async def maker(self, **settings: Any) -> C:
+        """A client that belongs to nobody: makes topics, sends, reads."""
+        return await self.client(unique("maker"), unique("maker"), **settings)
+
+    async def worker(self, group: str, topic: str, **settings: Any) -> Worker:
+        """A client that joins the group; its assignment is still to come."""
+        worker = Worker(await self.client(group, unique("worker"), **settings), self.limit_s)
+        await worker.join([topic])
+        return worker
+
+    async def alone(self, topic: str, number: int, group: str | None = None, **settings: Any) -> Worker:
+        """The only worker of a group, with all ``number`` partitions."""
+        worker = await self.worker(group or unique("group"), topic, **settings)
+        await worker.owns(partitions_of(topic, number))
+        return worker
+
+    async def kill(self, client: Transport) -> None:
+        assert isinstance(client, Breakable)
+        client.kill()
+
+    async def stall(self, client: Transport) -> None:
+        assert isinstance(client, Breakable)
+        client.stall()
+
+    async def wake(self, client: Transport) -> None:
+        assert isinstance(client, Breakable)
+        client.wake()
+
+    async def hold(self, client: Transport, commit: Commit) -> HeldCommit:
+        return await self._holds[client].hold(client.commit(commit))
+
+    async def close(self) -> None:
+        for client, holds in self._holds.items():
+            await holds.close()
+            if isinstance(client, Breakable):
+                client.wake()
+        await asyncio.gather(*(client.stop() for client in self._holds))

@@ -11,10 +11,9 @@ import pytest
 from streamflow.clock import SystemClock
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.transports.base import Assignment, Commit, Record, TopicSpec
-from streamflow.transports.memory import ClientKilled, Faults, MemoryBroker, MemoryTransport
-from streamflow.transports.memory.group import Membership, share_out
+from streamflow.transports.memory import Client, ClientKilled, Faults, MemoryBroker, MemoryTransport
 from streamflow.transports.memory.log import COMPACT_RECORDS_MIN
-from tests.contract.harness import Seen, Worker, numbered, numbers_in, partitions_of, read_all, read_until
+from tests.contract.harness import Seen, Worker, numbered, numbers_in, read_all, read_until
 
 LIMIT_S = 5.0
 SPOT, LOG = ("events", 0), ("log", 0)
@@ -148,7 +147,7 @@ async def test_a_worker_that_comes_back_ends_what_it_left_open_and_fences_its_ol
     _, client, assignment = await joined(broker)
     waiting = asyncio.Event()
 
-    async def on_point(who: MemoryTransport, point: str) -> None:
+    async def on_point(who: Client, point: str) -> None:
         if who is client and point == "commit:offsets":
             waiting.set()
             client.stall()
@@ -223,7 +222,7 @@ class TestBroken:
         _, client, assignment = await joined(broker)
         steps = 0
 
-        async def on_point(who: MemoryTransport, point: str) -> None:
+        async def on_point(who: Client, point: str) -> None:
             nonlocal steps
             steps += point == "commit:writing"
             if steps == 3:
@@ -251,43 +250,3 @@ class TestBroken:
         broker.faults = Faults(broken_order=lambda records: records[::-1])
         await client.commit(Commit(assignment, numbered("log", 0, range(3)), {SPOT: 7}))
         assert await texts(broker) == [2, 1, 0]
-
-
-def members(*owned: tuple[str, list[str], list[tuple[str, int]]]) -> list[Membership]:
-    made = []
-    for name, topics, partitions in owned:
-        member = Membership(name, "", topics)
-        member.owned = frozenset(partitions)
-        made.append(member)
-    return made
-
-
-class TestSharingOut:
-    async def test_everything_has_one_owner_and_shares_differ_by_at_most_one(self) -> None:
-        for count in range(1, 20):
-            for number in range(1, 8):
-                group = members(*((f"m{n}", ["events"], []) for n in range(number)))
-                shares = share_out(group, {"events": count})
-                assert sorted(s for owned in shares.values() for s in owned) == partitions_of("events", count)
-                assert max(map(len, shares.values())) - min(map(len, shares.values())) <= 1
-
-    async def test_members_keep_what_they_can(self) -> None:
-        before = share_out(members(("a", ["t"], []), ("b", ["t"], [])), {"t": 6})
-        after = share_out(
-            members(("a", ["t"], sorted(before["a"])), ("b", ["t"], sorted(before["b"])), ("c", ["t"], [])),
-            {"t": 6},
-        )
-        assert after["a"] < before["a"]
-        assert after["b"] < before["b"]
-        again = share_out(
-            members(("a", ["t"], sorted(after["a"])), ("b", ["t"], sorted(after["b"]))), {"t": 6}
-        )
-        assert after["a"] < again["a"]
-        assert after["b"] < again["b"]
-
-    async def test_topics_that_nobody_has_in_common_go_to_who_reads_them(self) -> None:
-        shares = share_out(
-            members(("a", ["s", "t", "none"], []), ("b", ["t"], [])), {"s": 2, "t": 2, "none": 0}
-        )
-        assert {spot for spot in shares["a"] if spot[0] == "s"} == {("s", 0), ("s", 1)}
-        assert {spot for owned in shares.values() for spot in owned if spot[0] == "t"} == {("t", 0), ("t", 1)}

@@ -13,7 +13,8 @@ from tests.faults.proxy import Proxy
 from tests.faults.rounds import Scene
 from tests.faults.stage import Stage
 from tests.integration.conftest import _missing, kafka
-from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
+from tests.support.kafka_server import KafkaServer, NoBroker
+from tests.support.server import free_ports
 
 __all__ = ["kafka", "scene"]
 

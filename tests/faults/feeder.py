@@ -7,7 +7,6 @@ the broker has refused some for good, whose numbers are in LOG.refused.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from typing import Any
@@ -46,7 +45,7 @@ def main(bootstrap: str, topic: str, log: str, first: int, count: int, rate: flo
         began_s = time.monotonic()
         for number in range(first, first + count):
             made = event(number)
-            value = json.dumps(made._asdict()).encode()
+            value = made.encoded()
 
             def told(error: Any, message: Any, number: int = number) -> None:
                 note(number, error, message)

@@ -13,13 +13,16 @@ import pathlib
 import signal
 import time
 from collections.abc import Awaitable
+from contextvars import ContextVar
 from typing import Any
 
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import EndTxnRequest
 
 from streamflow.engine import engine
 from streamflow.state import restore as recovery
-from streamflow.transports.kafka.commits import Transactions
+from streamflow.transports.base import COMMIT_DECIDED, COMMIT_OFFSETS, COMMIT_WRITTEN
+from streamflow.transports.kafka.commits import Commits
 from streamflow.transports.kafka.connection import Connection
 from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer
@@ -41,6 +44,9 @@ POINTS = (
 )
 TURNS = 50  # of the event loop, until what was begun has been written to its socket
 
+# Whether what this task and those that it starts write is of a transaction.
+in_transaction = ContextVar("in_transaction", default=False)
+
 
 class Points:
     """``folder``: where points are armed."""
@@ -48,6 +54,7 @@ class Points:
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self._revoking = False
+        self._deciding = False  # between all of a commit but its decision, and that
 
     def met(self, point: str) -> bool:
         try:
@@ -83,29 +90,27 @@ class Points:
         self._around_the_assignment()
 
     def _around_the_commit(self) -> None:
-        ask, end = Connection.ask, Transactions._end
-        add_group, decide = Transactions._add_group, Transactions._decide
+        ask, reached = Connection.ask, Commits.reached
 
         async def asking(connection: Any, node_id: int, request: Any, *rest: Any, **more: Any) -> Any:
             work = ask(connection, node_id, request, *rest, **more)
-            if isinstance(request, ProduceRequest) and request._transactional_id is not None:
+            if isinstance(request, ProduceRequest) and in_transaction.get():
                 return await self.die_behind("before-ack", work)
+            if isinstance(request, EndTxnRequest) and self._deciding:
+                return await self.die_behind("after-end", work)
             return await work
 
-        async def adding_group(transactions: Any, *rest: Any) -> None:
-            self.die_at("after-ack")
-            await add_group(transactions, *rest)
-
-        async def deciding(transactions: Any, *rest: Any) -> None:
-            self.die_at("before-end")
-            if self._revoking:
-                self.die_at("revoke")
-            await decide(transactions, *rest)
-            self.die_at("after-commit")
-
-        async def ending(transactions: Any, node_id: int, life: Any, result: bool, *rest: Any) -> Any:
-            work = end(transactions, node_id, life, result, *rest)
-            return await self.die_behind("after-end", work) if result else await work
+        async def reaching(commits: Any, point: str) -> None:
+            if point == COMMIT_WRITTEN:
+                self.die_at("after-ack")
+            elif point == COMMIT_OFFSETS:
+                self.die_at("before-end")
+                if self._revoking:
+                    self.die_at("revoke")
+            elif point == COMMIT_DECIDED:
+                self.die_at("after-commit")
+            self._deciding = point == COMMIT_OFFSETS
+            await reached(commits, point)
 
         write = GroupOffsets.write
 
@@ -120,14 +125,16 @@ class Points:
                 # Partitions are acknowledged one by one, in any order.
                 await produce(producer, [r for r in records if not r.topic.endswith("-progress")], deadline)
                 os.kill(os.getpid(), signal.SIGKILL)
-            return await produce(producer, records, deadline)
+            token = in_transaction.set(producer.transactional_id is not None)
+            try:
+                return await produce(producer, records, deadline)
+            finally:
+                in_transaction.reset(token)
 
         put(Producer, "write", producing)
         put(GroupOffsets, "write", writing_offsets)
         put(Connection, "ask", asking)
-        put(Transactions, "_add_group", adding_group)
-        put(Transactions, "_decide", deciding)
-        put(Transactions, "_end", ending)
+        put(Commits, "reached", reaching)
 
     def _around_the_assignment(self) -> None:
         fill, revoke = recovery.fill, engine.Engine._revoke

@@ -232,7 +232,7 @@ class Stage:
         producer = Producer({"bootstrap.servers": self.bootstrap})
         for partition in range(PARTITIONS):
             last = closer(partition)
-            producer.produce(self.id, json.dumps(last._asdict()).encode(), last.key.encode(), partition)
+            producer.produce(self.id, last.encoded(), last.key.encode(), partition)
         assert producer.flush(60) == 0
         for partition in range(PARTITIONS):
             self.ends[partition] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import NamedTuple
 
 from streamflow.partitioner import fnv1a
@@ -23,6 +24,10 @@ class Event(NamedTuple):
     amount: int
     group: str
     time_ms: int
+
+    def encoded(self) -> bytes:
+        """The record's value."""
+        return json.dumps(self._asdict()).encode()
 
 
 def event(number: int) -> Event:

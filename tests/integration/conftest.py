@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.job import Cluster
-from tests.integration.kafka_clients import Clients
+from tests.integration.kafka_clients import KafkaClients
 from tests.integration.redis_clients import RedisClients
 from tests.support import kafka_server
 from tests.support.redis_server import NoServer, RedisServer, required
@@ -45,14 +45,13 @@ def cluster(kafka: str, tmp_path: pathlib.Path) -> Iterator[Cluster]:
     """Workers of the main job, under names of their own; they end with the test."""
     cluster = Cluster(kafka, tmp_path)
     yield cluster
-    for worker in cluster.workers:
-        worker.end()
+    cluster.end()
 
 
 @pytest.fixture
-async def clients(kafka: str) -> AsyncIterator[Clients]:
+async def clients(kafka: str) -> AsyncIterator[KafkaClients]:
     """Makes started Kafka transports, and stops them after the test."""
-    clients = Clients(kafka)
+    clients = KafkaClients(kafka)
     yield clients
     await clients.close()
 

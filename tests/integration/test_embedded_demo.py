@@ -20,7 +20,7 @@ import redis
 
 from streamflow.cli.demo import default_broker, state_folder
 from streamflow.transports.redis_streams.embedded import server as embedded
-from streamflow.transports.redis_streams.embedded import supervisor as keeper
+from streamflow.transports.redis_streams.embedded import supervisor
 from tests.integration.workers import ROOT, wait_for
 from tests.support.redis_server import required
 
@@ -112,7 +112,7 @@ def demo(tmp_path: pathlib.Path) -> Iterator[Callable[..., Demo]]:
             each.kill()
     folder = tmp_path / "state" / "streamflow" / "demo"
     if folder.is_dir():
-        wait_for("no server is left", lambda: keeper.is_free(str(folder), keeper.SERVER_LOCK), 30)
+        wait_for("no server is left", lambda: supervisor.is_free(str(folder), supervisor.SERVER_LOCK), 30)
 
 
 def agreed(demo: Demo) -> dict[str, Counter[str]] | None:

@@ -1,4 +1,4 @@
-"""The embedded server under people who come, leave and are killed, it and its keeper among them."""
+"""The embedded server under people who come, leave and are killed, it and its supervisor among them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import redis
 
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.redis_streams.embedded import server as embedded
-from streamflow.transports.redis_streams.embedded import supervisor as keeper
+from streamflow.transports.redis_streams.embedded import supervisor
 from streamflow.transports.redis_streams.embedded.server import EmbeddedServer
 from tests.integration.workers import ROOT, wait_for
 from tests.support.redis_server import required
@@ -46,8 +46,10 @@ def folder(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def is_over(folder: pathlib.Path) -> bool:
-    """No server and no keeper."""
-    return all(keeper.is_free(str(folder), name) for name in (keeper.SERVER_LOCK, keeper.KEEPER_LOCK))
+    """No server and no supervisor."""
+    return all(
+        supervisor.is_free(str(folder), name) for name in (supervisor.SERVER_LOCK, supervisor.SUPERVISOR_LOCK)
+    )
 
 
 class User:
@@ -100,7 +102,11 @@ def start_user(folder: pathlib.Path) -> Iterator[Callable[[], User]]:
             user.kill()
 
 
-def keeper_pid(server_pid: int) -> int:
+def supervised(folder: pathlib.Path) -> bool:
+    return not supervisor.is_free(str(folder), supervisor.SUPERVISOR_LOCK)
+
+
+def supervisor_pid(server_pid: int) -> int:
     """Its parent, where it has not been taken over."""
     return int(pathlib.Path(f"/proc/{server_pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -211,7 +217,7 @@ def test_what_the_server_has_written_is_synced_once(folder: pathlib.Path) -> Non
     server.acquire()
     try:
         with contextlib.closing(client_of(server)) as client:
-            syncer = keeper.Syncer(str(folder))
+            syncer = supervisor.Syncer(str(folder))
             client.incr("n")
             assert syncer.once() == ["appendonly.aof.1.incr.aof"]
             assert syncer.once() == []
@@ -224,13 +230,13 @@ def test_what_the_server_has_written_is_synced_once(folder: pathlib.Path) -> Non
         server.release()
 
 
-def test_a_killed_keeper_is_replaced_and_its_server_goes_on(
+def test_a_killed_supervisor_is_replaced_and_its_server_goes_on(
     folder: pathlib.Path, start_user: Callable[[], User]
 ) -> None:
     user = start_user()
     pid = user.server_pid()
-    os.kill(keeper_pid(pid), signal.SIGKILL)
-    wait_for("another keeper", lambda: not keeper.is_free(str(folder), keeper.KEEPER_LOCK), LIMIT_S)
+    os.kill(supervisor_pid(pid), signal.SIGKILL)
+    wait_for("another supervisor", lambda: supervised(folder), LIMIT_S)
     assert user.incr("n") == 1
     other = start_user()
     assert other.server_pid() == pid
@@ -244,10 +250,10 @@ def test_a_server_that_outlived_everybody_is_found_used_and_ended(
     user = start_user()
     pid = user.server_pid()
     user.incr("n")
-    os.kill(user._process.pid, signal.SIGSTOP)  # it must not see the keeper's end
-    os.kill(keeper_pid(pid), signal.SIGKILL)
+    os.kill(user._process.pid, signal.SIGSTOP)  # it must not see the supervisor's end
+    os.kill(supervisor_pid(pid), signal.SIGKILL)
     user.kill()
-    wait_for("no keeper", lambda: keeper.is_free(str(folder), keeper.KEEPER_LOCK), LIMIT_S)
+    wait_for("no supervisor", lambda: not supervised(folder), LIMIT_S)
     os.kill(pid, 0)  # it is there, and nobody has it
     other = start_user()
     assert other.server_pid() == pid
@@ -256,15 +262,15 @@ def test_a_server_that_outlived_everybody_is_found_used_and_ended(
     assert is_over(folder)
 
 
-def test_a_server_that_outlived_its_keeper_ends_with_a_user_that_leaves_at_once(
+def test_a_server_that_outlived_its_supervisor_ends_with_a_user_that_leaves_at_once(
     folder: pathlib.Path, start_user: Callable[[], User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EmbeddedServer, "_watch", lambda *_: None)
     server = EmbeddedServer(folder)
     server.acquire()
     with contextlib.closing(client_of(server)) as client:
-        os.kill(keeper_pid(client.info("server")["process_id"]), signal.SIGKILL)
-    wait_for("no keeper", lambda: keeper.is_free(str(folder), keeper.KEEPER_LOCK), LIMIT_S)
+        os.kill(supervisor_pid(client.info("server")["process_id"]), signal.SIGKILL)
+    wait_for("no supervisor", lambda: not supervised(folder), LIMIT_S)
     server.release()
     assert is_over(folder)
 
@@ -283,7 +289,7 @@ def test_whoever_is_killed_nothing_acknowledged_is_lost_and_nothing_stays(
             counted += 1
             assert user.incr("n") == counted
         (pid,) = pids
-        victims = {"server": pid, "keeper": keeper_pid(pid)}
+        victims = {"server": pid, "supervisor": supervisor_pid(pid)}
         victims |= {f"user {n}": user._process.pid for n, user in enumerate(users)}
         for name in rng.sample(sorted(victims), rng.randint(1, len(victims))):
             with contextlib.suppress(ProcessLookupError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.transport_contract import TransportContract
-from tests.integration.kafka_clients import Clients
+from tests.integration.kafka_clients import KafkaClients
 
 
 @pytest.fixture
-def harness(clients: Clients) -> Clients:
+def harness(clients: KafkaClients) -> KafkaClients:
     return clients
 
 

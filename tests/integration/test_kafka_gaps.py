@@ -14,16 +14,17 @@ import pytest
 
 from streamflow.errors import Fenced, RecordTooLarge
 from streamflow.transports.base import Commit, Record
-from streamflow.transports.kafka import commits as transactions
-from streamflow.transports.kafka.offsets import GroupFence, GroupOffsets
+from streamflow.transports.kafka.commits import Commits
+from streamflow.transports.kafka.group import GroupFence
+from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
-from tests.integration.kafka_clients import LIMIT_S, Clients, consumer_of
+from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 
 either = pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
 
 
-async def two(clients: Clients, topic: str, number: int) -> tuple[Worker, Worker]:
+async def two(clients: KafkaClients, topic: str, number: int) -> tuple[Worker, Worker]:
     """Two workers of one group, each with half of the partitions."""
     group = unique("group")
     first = await clients.worker(group, topic)
@@ -34,7 +35,7 @@ async def two(clients: Clients, topic: str, number: int) -> tuple[Worker, Worker
     return first, second
 
 
-async def seen(clients: Clients, topic: str) -> list[int]:
+async def seen(clients: KafkaClients, topic: str) -> list[int]:
     got = await read_all(await clients.maker(), [(topic, 0)], LIMIT_S)
     return numbers_in(got[topic, 0])
 
@@ -51,7 +52,7 @@ def with_fence(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
 
 @either
 async def test_gap_1_a_worker_that_lost_its_partitions_cannot_commit(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, closed: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
     if not closed:
         # What version 0 of the request amounts to: no generation, no member.
@@ -76,17 +77,18 @@ async def maker_committed(worker: Worker, topic: str) -> int | None:
 
 @either
 async def test_gap_2_the_fence_is_the_assignments_own_and_not_the_newest(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, closed: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
     first, _ = await two(clients, topic, 2)
-    coordinator = consumer_of(first.client)._coordinator
+    newest = first.listener.newest.fence
+    assert isinstance(newest, GroupFence)
     if not closed:
         with_fence(
             monkeypatch,
             lambda fence: dataclasses.replace(
-                fence, generation=coordinator.generation, member_id=coordinator.member_id
+                fence, generation=newest.generation, member_id=newest.member_id
             ),
         )
     # A good member of the newest generation, which hands in work that it did under the one before.
@@ -102,7 +104,7 @@ async def test_gap_2_the_fence_is_the_assignments_own_and_not_the_newest(
 
 @either
 async def test_gap_3_a_new_owner_waits_for_the_commit_before_it(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, closed: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
     if not closed:
         read = GroupOffsets.read
@@ -128,7 +130,7 @@ async def test_gap_3_a_new_owner_waits_for_the_commit_before_it(
 
 @either
 async def test_gap_4_nothing_is_committed_when_a_record_was_not_acknowledged(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, closed: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
     if not closed:
 
@@ -155,14 +157,14 @@ async def test_gap_4_nothing_is_committed_when_a_record_was_not_acknowledged(
 
 @either
 async def test_gap_5_a_fenced_commit_does_not_come_back_with_the_next_one(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, closed: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, closed: bool
 ) -> None:
     if not closed:
 
         async def forget(self: Any) -> None:
             """As aiokafka does after an error: no EndTxn, the transaction stays open."""
 
-        monkeypatch.setattr(transactions.Transactions, "_abort", forget)
+        monkeypatch.setattr(Commits, "_abort", forget)
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
     first, _ = await two(clients, topic, 2)

@@ -16,7 +16,7 @@ from streamflow.transports.base import Batch, Commit, LogReader, Record, TopicPa
 from streamflow.transports.kafka import KafkaTransport
 from streamflow.transports.kafka import fetcher as columns
 from tests.contract.harness import Seen, make_topic, numbered, numbers_in, rows_of
-from tests.integration.kafka_clients import LIMIT_S, Clients
+from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 
 both = pytest.mark.parametrize("fast", [True, False], ids=["columns", "getmany"])
 
@@ -27,7 +27,7 @@ async def producer_of(bootstrap: str, **options: Any) -> AIOKafkaProducer:
     return producer
 
 
-async def varied_log(clients: Clients, client: KafkaTransport) -> tuple[str, int]:
+async def varied_log(clients: KafkaClients, client: KafkaTransport) -> tuple[str, int]:
     """A topic with records of every kind; and how many of them are committed."""
     topic = await make_topic(client, "varied", 1)
     now_ms = int(time.time() * 1_000)  # noqa: TID251  # brokers reject stamps far from their own clock
@@ -75,7 +75,7 @@ async def read_from(
 
 
 @pytest.fixture
-async def stock(clients: Clients) -> AsyncIterator[AIOKafkaConsumer]:
+async def stock(clients: KafkaClients) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=clients.bootstrap, isolation_level="read_committed", enable_auto_commit=False
     )
@@ -98,7 +98,7 @@ async def stock_rows(consumer: AIOKafkaConsumer, topic: str, offset: int, number
 
 @both
 async def test_every_kind_of_record_comes_as_aiokafka_reads_it(
-    clients: Clients, stock: AIOKafkaConsumer, monkeypatch: pytest.MonkeyPatch, fast: bool
+    clients: KafkaClients, stock: AIOKafkaConsumer, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     if not fast:
         monkeypatch.setattr(columns, "supported", lambda: False)
@@ -121,7 +121,7 @@ async def test_every_kind_of_record_comes_as_aiokafka_reads_it(
 
 @both
 async def test_the_groups_reader_is_told_of_an_end_that_no_record_marks(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, fast: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     if not fast:
         monkeypatch.setattr(columns, "supported", lambda: False)
@@ -150,7 +150,7 @@ async def test_the_groups_reader_is_told_of_an_end_that_no_record_marks(
     assert await worker.client.fetch(250) == []
 
 
-async def test_an_empty_partition_says_that_its_end_is_reached(clients: Clients) -> None:
+async def test_an_empty_partition_says_that_its_end_is_reached(clients: KafkaClients) -> None:
     topic = await make_topic(await clients.maker(), "events", 1)
     worker = await clients.alone(topic, 1)
     worker.begin({(topic, 0): 0})
@@ -160,7 +160,7 @@ async def test_an_empty_partition_says_that_its_end_is_reached(clients: Clients)
 
 @both
 async def test_an_offset_that_is_gone_restarts_at_the_earliest_with_a_warning(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fast: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fast: bool
 ) -> None:
     if not fast:
         monkeypatch.setattr(columns, "supported", lambda: False)
@@ -181,7 +181,7 @@ async def test_an_offset_that_is_gone_restarts_at_the_earliest_with_a_warning(
 
 
 async def test_a_stock_consumer_in_the_same_process_is_left_alone(
-    clients: Clients, stock: AIOKafkaConsumer
+    clients: KafkaClients, stock: AIOKafkaConsumer
 ) -> None:
     client = await clients.maker()
     topic = await make_topic(client, "events", 1)
@@ -193,16 +193,24 @@ async def test_a_stock_consumer_in_the_same_process_is_left_alone(
     await reader.close()
 
 
-async def test_what_a_paused_partition_had_fetched_comes_when_it_is_resumed(clients: Clients) -> None:
+async def test_what_a_paused_partition_had_fetched_comes_when_it_is_resumed(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = asyncio.Event()
+
+    class Telling(columns.Fetched):
+        def __init__(self, data: bytes, *rest: Any) -> None:
+            super().__init__(data, *rest)
+            if data:
+                fetched.set()
+
+    monkeypatch.setattr(columns, "Fetched", Telling)
     client = await clients.maker()
     topic = await make_topic(client, "events", 1)
     worker = await clients.alone(topic, 1)
     await client.send(numbered(topic, 0, range(3)))
     worker.begin({(topic, 0): 0})
-    fetcher: Any = worker.client._group._fetcher  # type: ignore[attr-defined]  # the driver's inside
-    async with asyncio.timeout(LIMIT_S):
-        await fetcher._create_fetch_waiter()
-    assert fetcher._records
+    await asyncio.wait_for(fetched.wait(), LIMIT_S)
     worker.client.pause([(topic, 0)])
     waiting = asyncio.create_task(worker.client.fetch(20_000))
     done, _ = await asyncio.wait([waiting], timeout=0.1)

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from aiokafka.conn import AIOKafkaConnection
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
 from streamflow.transports.base import Commit, Record
-from streamflow.transports.kafka import KafkaTransport
 from tests.contract.harness import make_topic, numbered
-from tests.integration.kafka_clients import Clients
+from tests.integration.kafka_clients import KafkaClients
 from tests.integration.test_kafka_gaps import seen
 
-INIT_PRODUCER_ID = 22
 
-
-async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written(clients: Clients) -> None:
+async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written(
+    clients: KafkaClients,
+) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     small = await make_topic(maker, "small", 1, record_bytes_max=10_000)
@@ -46,7 +45,7 @@ async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written
     assert await worker.client.committed([(topic, 0)]) == {(topic, 0): 3}
 
 
-async def test_a_topic_tells_how_large_its_records_may_be(clients: Clients) -> None:
+async def test_a_topic_tells_how_large_its_records_may_be(clients: KafkaClients) -> None:
     maker = await clients.maker()
     small = await make_topic(maker, "small", 1, record_bytes_max=10_000)
     plain = await make_topic(maker, "plain", 1)
@@ -54,20 +53,16 @@ async def test_a_topic_tells_how_large_its_records_may_be(clients: Clients) -> N
 
 
 async def test_a_broker_without_transactions_is_told_apart_by_the_setting_that_helps(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Played by hiding one request from the list that the broker sent."""
+    """Played by hiding one request from the list of those that the broker knows."""
     topic = await make_topic(await clients.maker(), "events", 1)
     worker = await clients.alone(topic, 1)
-    assert isinstance(worker.client, KafkaTransport)
-    for connection in worker.client._connection._client._conns.values():
-        monkeypatch.delitem(connection._versions, INIT_PRODUCER_ID, raising=False)
-    find = AIOKafkaConnection._do_version_lookup
+    prepare = InitProducerIdRequest.prepare
 
-    async def lookup(self: Any) -> None:
-        await find(self)
-        self._versions.pop(INIT_PRODUCER_ID, None)
+    def without(self: Any, versions: dict[int, Any]) -> Any:
+        return prepare(self, {key: known for key, known in versions.items() if key != self.API_KEY})
 
-    monkeypatch.setattr(AIOKafkaConnection, "_do_version_lookup", lookup)
+    monkeypatch.setattr(InitProducerIdRequest, "prepare", without)
     with pytest.raises(ConfigurationError, match="processing_guarantee"):
         await worker.client.commit(Commit(worker.listener.newest, numbered(topic, 0, [1]), {(topic, 0): 1}))

@@ -29,8 +29,9 @@ from streamflow.transports.base import Commit, Record
 from streamflow.transports.kafka import KafkaSettings, KafkaTransport
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
 from tests.integration.conftest import _missing
-from tests.integration.kafka_clients import LIMIT_S, QUICK, Clients
-from tests.support.kafka_server import KafkaServer, NoBroker, free_ports
+from tests.integration.kafka_clients import LIMIT_S, QUICK, KafkaClients
+from tests.support.kafka_server import KafkaServer, NoBroker
+from tests.support.server import free_ports
 
 USERS = {"worker": "w-secret", "limited": "l-secret", "nobody": "n-secret"}
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
@@ -134,9 +135,9 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
 
 
 @pytest.fixture
-async def outside(secure: Secure) -> AsyncIterator[Clients]:
-    """Clients through the open door."""
-    clients = Clients(secure.open)
+async def outside(secure: Secure) -> AsyncIterator[KafkaClients]:
+    """KafkaClients through the open door."""
+    clients = KafkaClients(secure.open)
     yield clients
     await clients.close()
 
@@ -190,7 +191,7 @@ async def visitors(secure: Secure) -> AsyncIterator[Visitors]:
     "tls,mechanism", [(True, "SCRAM-SHA-256"), (True, "PLAIN"), (False, "SCRAM-SHA-256")]
 )
 async def test_a_worker_reads_and_commits_as_a_user(
-    outside: Clients, visitors: Visitors, tls: bool, mechanism: str
+    outside: KafkaClients, visitors: Visitors, tls: bool, mechanism: str
 ) -> None:
     maker = await outside.maker()
     topic, log = await make_topic(maker, "t-events", 1), await make_topic(maker, "t-log", 1)
@@ -210,7 +211,7 @@ async def test_a_wrong_password_and_a_foreign_certificate_find_no_broker(visitor
 
 
 async def test_without_the_right_for_transactions_the_error_names_the_setting(
-    outside: Clients, visitors: Visitors
+    outside: KafkaClients, visitors: Visitors
 ) -> None:
     topic = await make_topic(await outside.maker(), "t-events", 1)
     worker = await visitors.worker(topic, "limited")
@@ -232,7 +233,7 @@ async def test_a_broker_that_cannot_keep_transactions_is_told_with_the_setting()
         server.start()
     except NoBroker as exc:
         _missing(str(exc))
-    clients = Clients(server.bootstrap)
+    clients = KafkaClients(server.bootstrap)
     try:
         topic = await make_topic(await clients.maker(), "t-events", 1)
         worker = await clients.alone(topic, 1, commit_timeout_ms=1_000)
@@ -245,7 +246,7 @@ async def test_a_broker_that_cannot_keep_transactions_is_told_with_the_setting()
 
 
 async def test_a_topic_that_may_not_be_written_refuses_each_of_its_records(
-    outside: Clients, visitors: Visitors
+    outside: KafkaClients, visitors: Visitors
 ) -> None:
     maker = await outside.maker()
     topic, denied = await make_topic(maker, "t-events", 1), await make_topic(maker, "t-denied", 1)
@@ -260,7 +261,7 @@ async def test_a_topic_that_may_not_be_written_refuses_each_of_its_records(
         await worker.client.send(numbered(denied, 0, [4]))
 
 
-async def test_a_group_that_may_not_be_joined_is_told(outside: Clients, visitors: Visitors) -> None:
+async def test_a_group_that_may_not_be_joined_is_told(outside: KafkaClients, visitors: Visitors) -> None:
     topic = await make_topic(await outside.maker(), "t-events", 1)
     worker = Worker(await visitors.client("nobody"), LIMIT_S)
     await worker.join([topic])

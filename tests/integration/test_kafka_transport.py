@@ -23,14 +23,14 @@ from streamflow.errors import (
     TransportError,
 )
 from streamflow.transports.base import Commit, Record, TopicSpec, Transport
+from streamflow.transports.kafka import KafkaTransport
 from streamflow.transports.kafka.connection import Connection
-from streamflow.transports.kafka.producer import SEQUENCE_MASK, Writing
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
-from tests.integration.kafka_clients import LIMIT_S, Clients
+from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 from tests.support import kafka_server
 
 
-async def seen(clients: Clients, topic: str) -> list[int]:
+async def seen(clients: KafkaClients, topic: str) -> list[int]:
     got = await read_all(await clients.maker(), [(topic, 0)], LIMIT_S)
     return numbers_in(got[topic, 0])
 
@@ -60,7 +60,7 @@ async def fetch_until_it_raises(client: Transport) -> None:
             await client.fetch(100)
 
 
-async def test_topics_are_created_as_their_specifications_say(clients: Clients) -> None:
+async def test_topics_are_created_as_their_specifications_say(clients: KafkaClients) -> None:
     client = await clients.maker()
     log, short = unique("log"), unique("short")
     await client.create_topics(
@@ -84,7 +84,9 @@ async def test_topics_are_created_as_their_specifications_say(clients: Clients) 
     assert found[short]["retention.ms"] == "60000"
 
 
-async def test_records_that_fit_one_by_one_are_written_where_their_batch_does_not(clients: Clients) -> None:
+async def test_records_that_fit_one_by_one_are_written_where_their_batch_does_not(
+    clients: KafkaClients,
+) -> None:
     client = await clients.maker()
     small = await make_topic(client, "small", 1, record_bytes_max=10_000)
     records = [Record(small, 0, b"k", b"%04d" % n + b"x" * 996) for n in range(100)]
@@ -98,7 +100,7 @@ async def test_records_that_fit_one_by_one_are_written_where_their_batch_does_no
 
 
 async def test_a_repeated_request_writes_nothing_twice(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = await clients.maker()
     log = await make_topic(client, "log", 1)
@@ -109,26 +111,8 @@ async def test_a_repeated_request_writes_nothing_twice(
     assert await seen(clients, log) == [1, 2, 3]
 
 
-async def test_sequence_numbers_begin_again_behind_the_largest(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A producer that is new to a partition may begin anywhere; the step over the edge must be right."""
-    client = await clients.maker()
-    log = await make_topic(client, "log", 1)
-    sender = client._sender
-    deadline = client._connection.deadline(5_000)
-    await sender.ready(deadline)
-    sequences: dict[Any, int] = {}
-    monkeypatch.setattr(sender, "_sequences", sequences)
-    records = numbered(log, 0, range(5))
-    writing = Writing(records, sender._build(records, range(5)))
-    sequences[log, 0] = SEQUENCE_MASK - 2
-    sender._acknowledged(writing, writing.queues[log, 0][0], 0)
-    assert sequences[log, 0] == 2
-
-
 async def test_a_decision_whose_answer_is_lost_is_asked_for_again(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
@@ -142,7 +126,7 @@ async def test_a_decision_whose_answer_is_lost_is_asked_for_again(
 
 @pytest.mark.parametrize("arrives", [True, False])
 async def test_a_decision_that_stays_unknown_is_told_and_the_log_tells_the_truth(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, arrives: bool
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
@@ -158,7 +142,7 @@ async def test_a_decision_that_stays_unknown_is_told_and_the_log_tells_the_truth
 
 
 async def test_a_commit_that_does_not_get_through_is_aborted_in_time_and_may_be_tried_again(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
@@ -174,7 +158,7 @@ async def test_a_commit_that_does_not_get_through_is_aborted_in_time_and_may_be_
     assert await seen(clients, log) == [1]
 
 
-async def test_a_cancelled_commit_leaves_a_transport_that_commits(clients: Clients) -> None:
+async def test_a_cancelled_commit_leaves_a_transport_that_commits(clients: KafkaClients) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     worker = await clients.alone(topic, 1)
@@ -187,16 +171,17 @@ async def test_a_cancelled_commit_leaves_a_transport_that_commits(clients: Clien
     assert await seen(clients, log) == [2]
 
 
-async def test_a_producer_fenced_while_the_group_still_knows_it_tries_again(clients: Clients) -> None:
+async def test_a_producer_fenced_while_the_group_still_knows_it_tries_again(clients: KafkaClients) -> None:
     """As when the coordinator has given up a transaction that took too long."""
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     worker = await clients.alone(topic, 1)
     newest, spot = worker.listener.newest, (topic, 0)
     await worker.client.commit(Commit(newest, [], {spot: 1}))
+    assert isinstance(worker.client, KafkaTransport)
     other = AIOKafkaProducer(
         bootstrap_servers=clients.bootstrap,
-        transactional_id=worker.client._settings.transactional_id,  # type: ignore[attr-defined]  # the driver's inside
+        transactional_id=worker.client.settings.transactional_id,
     )
     await other.start()
     await other.stop()
@@ -207,7 +192,7 @@ async def test_a_producer_fenced_while_the_group_still_knows_it_tries_again(clie
     assert await seen(clients, log) == [1]
 
 
-async def test_a_commit_held_over_a_takeover_has_no_effect(clients: Clients) -> None:
+async def test_a_commit_held_over_a_takeover_has_no_effect(clients: KafkaClients) -> None:
     """A zombie that wakes between its offsets and its decision."""
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
@@ -233,7 +218,7 @@ async def test_a_commit_held_over_a_takeover_has_no_effect(clients: Clients) -> 
     assert await second.client.committed([spot]) == {spot: 3}
 
 
-async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: Clients) -> None:
+async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: KafkaClients) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     group, slot = unique("group"), unique("slot")
@@ -251,7 +236,9 @@ async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: C
     assert await asyncio.wait_for(seen(clients, log), 3) == []
 
 
-async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it(clients: Clients) -> None:
+async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it(
+    clients: KafkaClients,
+) -> None:
     maker = await clients.maker()
     topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
     group, slot = unique("group"), unique("slot")
@@ -267,7 +254,7 @@ async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it
     assert await seen(clients, log) == [1]
 
 
-async def test_offsets_of_partitions_that_are_not_assigned_are_refused(clients: Clients) -> None:
+async def test_offsets_of_partitions_that_are_not_assigned_are_refused(clients: KafkaClients) -> None:
     topic = await make_topic(await clients.maker(), "events", 1)
     worker = await clients.alone(topic, 1)
     with pytest.raises(ValueError, match="not in the assignment"):
@@ -276,7 +263,7 @@ async def test_offsets_of_partitions_that_are_not_assigned_are_refused(clients: 
         await worker.client.commit(Commit(worker.listener.newest, [], {}))
 
 
-async def test_what_a_listener_raises_comes_out_of_fetch(clients: Clients) -> None:
+async def test_what_a_listener_raises_comes_out_of_fetch(clients: KafkaClients) -> None:
     topic = await make_topic(await clients.maker(), "events", 1)
 
     class Failing:
@@ -291,7 +278,7 @@ async def test_what_a_listener_raises_comes_out_of_fetch(clients: Clients) -> No
         await fetch_until_it_raises(client)
 
 
-async def test_subscribing_to_a_topic_that_does_not_exist_names_it(clients: Clients) -> None:
+async def test_subscribing_to_a_topic_that_does_not_exist_names_it(clients: KafkaClients) -> None:
     client = await clients.client(unique("group"), unique("worker"))
     with pytest.raises(TransportError, match="never-made"):
         await client.subscribe(["never-made"], Worker(client, 1).listener, "")
@@ -300,7 +287,7 @@ async def test_subscribing_to_a_topic_that_does_not_exist_names_it(clients: Clie
 class TestWithoutTransactions:
     """Features(transactions=False): at least once, and still fenced."""
 
-    async def test_records_and_offsets_are_committed(self, clients: Clients) -> None:
+    async def test_records_and_offsets_are_committed(self, clients: KafkaClients) -> None:
         maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
         worker = await clients.alone(topic, 1, transactions=False)
@@ -311,7 +298,7 @@ class TestWithoutTransactions:
         assert await worker.client.committed([spot]) == {spot: 5}
         assert await seen(clients, log) == [1, 2]
 
-    async def test_an_old_assignment_is_fenced_before_it_writes(self, clients: Clients) -> None:
+    async def test_an_old_assignment_is_fenced_before_it_writes(self, clients: KafkaClients) -> None:
         maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 2), await make_topic(maker, "log", 1)
         group = unique("group")
@@ -341,7 +328,7 @@ def own_broker(kafka: str) -> Iterator[kafka_server.KafkaServer]:
 async def test_a_broker_that_goes_away_is_told_in_time_and_found_again(
     own_broker: kafka_server.KafkaServer,
 ) -> None:
-    clients = Clients(own_broker.bootstrap)
+    clients = KafkaClients(own_broker.bootstrap)
     try:
         maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
@@ -384,7 +371,7 @@ async def test_a_broker_that_goes_away_is_told_in_time_and_found_again(
 async def test_a_broker_that_freezes_in_the_middle_loses_and_repeats_nothing(
     own_broker: kafka_server.KafkaServer,
 ) -> None:
-    clients = Clients(own_broker.bootstrap)
+    clients = KafkaClients(own_broker.bootstrap)
     try:
         maker = await clients.maker()
         topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)

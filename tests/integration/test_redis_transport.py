@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.asyncio.connection import AbstractConnection as SocketConnection
 
 from streamflow.clock import SystemClock
 from streamflow.errors import (
@@ -20,10 +21,11 @@ from streamflow.errors import (
     LostWrites,
     TransportError,
 )
-from streamflow.transports.base import Batch, Commit, Record, TopicSpec
+from streamflow.transports.base import Batch, Commit, Record, TopicSpec, Transport
 from streamflow.transports.redis_streams import RedisSettings, RedisTransport
-from streamflow.transports.redis_streams.connection import PUBLISH, Link
-from streamflow.transports.redis_streams.group import Fence
+from streamflow.transports.redis_streams.compaction import Compaction
+from streamflow.transports.redis_streams.connection import COMMIT, PUBLISH, Connection, LostConnection
+from streamflow.transports.redis_streams.group import GroupFence
 from streamflow.transports.redis_streams.names import IdOutOfRange, offset_of_id
 from streamflow.transports.redis_streams.server_check import check
 from tests.contract.harness import (
@@ -47,6 +49,12 @@ def redis(redis_server: RedisServer) -> Iterator[Any]:
     client = redis_server.client()
     yield client
     client.close()
+
+
+def compaction_of(client: Transport) -> Compaction:
+    """What the driver does now and then, done at once."""
+    assert isinstance(client, RedisTransport)
+    return client.compaction
 
 
 async def taken(worker: Worker, number: int) -> list[Batch]:
@@ -359,10 +367,10 @@ async def test_a_commit_that_is_decided_is_published_by_whoever_comes_next(
     group, spot = unique("app"), (topic, 0)
     worker = await redis_clients.alone(topic, 1, group, chunk_records=10)
     reached = asyncio.Event()
-    call = Link.call
+    call = Connection.call
     calls = 0
 
-    async def die_at_the_third(self: Link, script: Any, keys: Any, args: Any) -> Any:
+    async def die_at_the_third(self: Connection, script: Any, keys: Any, args: Any) -> Any:
         nonlocal calls
         if script is PUBLISH:
             calls += 1
@@ -372,7 +380,7 @@ async def test_a_commit_that_is_decided_is_published_by_whoever_comes_next(
         return await call(self, script, keys, args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Link, "call", die_at_the_third)
+        patch.setattr(Connection, "call", die_at_the_third)
         records = [Record(log, n % 2, b"k", b"%d" % n) for n in range(100)]
         dying = asyncio.create_task(worker.client.commit(Commit(worker.listener.newest, records, {spot: 9})))
         await asyncio.wait_for(reached.wait(), LIMIT_S)
@@ -393,19 +401,18 @@ async def test_a_commit_whose_answer_is_lost_is_asked_for_again_and_counts_once(
     maker = await redis_clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     worker = await redis_clients.alone(topic, 1)
-    link: Link = worker.client._committing  # type: ignore[attr-defined]
-    reply, lost = link._reply, 0
+    read, lost = SocketConnection.read_response, 0
 
-    async def lose_the_first(connection: Any) -> Any:
+    async def lose_the_first(connection: Any, **options: Any) -> Any:
         nonlocal lost
-        answer = await reply(connection)
+        answer = await read(connection, **options)
         if isinstance(answer, list) and answer and answer[0] == b"DONE" and not lost:
             lost += 1
             await connection.disconnect()
             raise OSError("the connection broke")
         return answer
 
-    monkeypatch.setattr(link, "_reply", lose_the_first)
+    monkeypatch.setattr(SocketConnection, "read_response", lose_the_first)
     ends = await worker.client.commit(
         Commit(worker.listener.newest, numbered(log, 0, [1, 2]), {(topic, 0): 5})
     )
@@ -422,20 +429,19 @@ async def test_a_commit_nobody_knows_of_is_ended_before_its_offsets_are_told(
     maker = await redis_clients.maker()
     topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
     worker = await redis_clients.alone(topic, 1, decide_timeout_ms=1)
-    commits: Any = worker.client._commits  # type: ignore[attr-defined]
     late: list[Any] = []
-    call = commits._call
+    call = Connection.call
 
-    async def never_arrives(*args: Any) -> Any:
-        from streamflow.transports.redis_streams.connection import LostConnection
-
-        late.append(args)
+    async def never_arrives(connection: Connection, script: Any, *args: Any) -> Any:
+        if script is not COMMIT:
+            return await call(connection, script, *args)
+        late.append((connection, script, *args))
         raise LostConnection("on the way")
 
-    monkeypatch.setattr(commits, "_call", never_arrives)
-    with pytest.raises(CommitUnknown):
-        await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [1]), {(topic, 0): 5}))
-    monkeypatch.setattr(commits, "_call", call)
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "call", never_arrives)
+        with pytest.raises(CommitUnknown):
+            await worker.client.commit(Commit(worker.listener.newest, numbered(log, 0, [1]), {(topic, 0): 5}))
     assert await worker.client.committed([(topic, 0)]) == {(topic, 0): None}
     await call(*late[0])
     assert await worker.client.committed([(topic, 0)]) == {(topic, 0): None}
@@ -511,11 +517,11 @@ async def test_a_compacted_partition_is_restored_from_its_snapshot_and_the_tail(
     client = await redis_clients.maker(compact_records=50, compact_delay_ms=0, tombstone_ms=3_600_000)
     log = await make_topic(client, "log", 1, compacted=True)
     spot, stream = (log, 0), f"{log}:0"
-    upkeep: Any = client._upkeep
+    compaction = compaction_of(client)
     for turn in range(5):
         await client.send([Record(log, 0, b"%d" % n, b"%d" % turn, (("turn", b"x"),)) for n in range(100)])
         await client.send([Record(log, 0, b"%d" % turn, None)])
-        await upkeep.compact(spot)
+        await compaction.compact(spot)
     assert redis.xlen(stream) < 300
     end = (await client.high_watermarks([spot]))[spot]
     reader = client.log_reader()
@@ -544,10 +550,10 @@ async def test_a_reader_that_compaction_overtakes_learns_what_it_missed(redis_cl
     }
     assert state == {b"gone": b"1", b"k": b"2"}
     await client.send([Record(log, 0, b"gone", None), *numbered(log, 0, range(500))])
-    upkeep: Any = client._upkeep
-    await upkeep.compact(spot)
+    compaction = compaction_of(client)
+    await compaction.compact(spot)
     await client.send(numbered(log, 0, [500]))
-    await upkeep.compact(spot)
+    await compaction.compact(spot)
     await client.send(numbered(log, 0, [501]))
     end = (await client.high_watermarks([spot]))[spot]
     position = 0
@@ -563,13 +569,13 @@ async def test_a_reader_that_compaction_overtakes_learns_what_it_missed(redis_cl
 async def test_old_tombstones_leave_the_snapshot(redis_clients: RedisClients, redis: Any) -> None:
     client = await redis_clients.maker(compact_records=10, compact_delay_ms=0, tombstone_ms=0)
     log = await make_topic(client, "log", 1, compacted=True)
-    upkeep: Any = client._upkeep
+    compaction = compaction_of(client)
     await client.send([Record(log, 0, b"%d" % n, b"1") for n in range(50)])
     await client.send([Record(log, 0, b"%d" % n, None) for n in range(40)])
     await client.send([Record(log, 0, b"0", b"again")])
     for n in range(3):
         await client.send([Record(log, 0, b"last", b"%d" % m) for m in range(200 + n)])
-        await upkeep.compact((log, 0))
+        await compaction.compact((log, 0))
     keys = {field.decode() for field in redis.hkeys(f"{log}:0:snapshot")}
     assert keys == {f"k{n}" for n in range(40, 50)} | {"klast", "k0"}
 
@@ -585,15 +591,15 @@ async def test_trimming_keeps_what_any_group_has_still_to_read(
     worker.begin({spot: 0})
     await worker.take(1_000)
     await worker.client.commit(Commit(worker.listener.newest, [], {spot: offsets[-1] + 1}))
-    upkeep: Any = worker.client._upkeep  # type: ignore[attr-defined]
-    await upkeep.trim(spot)
+    compaction = compaction_of(worker.client)
+    await compaction.trim(spot)
     assert redis.xlen(stream) == 1_000
     redis.xreadgroup("others", "me", {stream: ">"}, count=600)
-    await upkeep.trim(spot)
+    await compaction.trim(spot)
     assert redis.xlen(stream) == 1_000  # nothing of it is acknowledged
     pending = [entry["message_id"] for entry in redis.xpending_range(stream, "others", "-", "+", 600)]
     redis.xack(stream, "others", *pending)
-    await upkeep.trim(spot)
+    await compaction.trim(spot)
     assert 400 <= redis.xlen(stream) <= 550  # whole nodes go
     assert (await worker.client.earliest_offsets([spot]))[spot] <= offsets[600]
 
@@ -766,9 +772,9 @@ async def test_the_documented_rights_are_enough_and_all_used_and_a_wrong_passwor
         newest = worker.listener.newest
         for _ in range(2):
             await worker.client.commit(Commit(newest, records, {spot: offsets[0]}, failing=failing))
-        upkeep: Any = worker.client._upkeep  # type: ignore[attr-defined]
+        compaction = compaction_of(worker.client)
         for _ in range(2):
-            await upkeep.once()
+            await compaction.once()
         assert len({row.key for row in (await read_all(maker, [(log, 0)], LIMIT_S))[log, 0]}) == 100
         assert await worker.client.earliest_offsets([spot]) == {spot: offsets[0]}
         await clients.kill(worker.client)
@@ -777,7 +783,7 @@ async def test_the_documented_rights_are_enough_and_all_used_and_a_wrong_passwor
         await worker.client.commit(Commit(worker.listener.newest, [], {spot: offsets[-1] + 1}))
         await worker.client.stop()
         for wrong in ({"password": "other"}, {"username": None, "password": None}):
-            client = clients.make("app", "worker", **wrong)
+            client = clients.new("app", "worker", **wrong)
             with pytest.raises(ConfigurationError, match="redis_password"):
                 await client.start()
         with contextlib.closing(Redis(port=server.port, username="admin", password="secret")) as admin:
@@ -797,7 +803,7 @@ async def test_tls_checks_the_server(make_redis: Callable[..., RedisServer]) -> 
         await maker.send(numbered(topic, 0, [1]))
         assert numbers_in((await read_all(maker, [(topic, 0)], LIMIT_S))[topic, 0]) == [1]
         with pytest.raises(TransportError, match="certificate"):
-            await clients.make("app", "worker", tls_ca_file=None).start()
+            await clients.new("app", "worker", tls_ca_file=None).start()
     finally:
         await clients.close()
 
@@ -824,7 +830,7 @@ async def test_a_checkpoint_waits_for_replicas_and_its_fate_is_unknown_without_t
             )
         replica.unpause()
         with pytest.raises(ConfigurationError, match="replica"):
-            await clients.make("app", "worker", port=replica.port).start()
+            await clients.new("app", "worker", port=replica.port).start()
     finally:
         admin.close()
         await clients.close()
@@ -865,7 +871,7 @@ async def test_after_a_fail_over_by_sentinel_commits_go_on_and_nothing_waited_fo
             admin.close()
             master.kill()
             await committed_again(worker, Commit(assignment, numbered(log, 0, [2]), {(topic, 0): 0}))
-            assert isinstance(assignment.fence, Fence)
+            assert isinstance(assignment.fence, GroupFence)
             assert numbers_in((await read_all(worker.client, [(log, 0)], LIMIT_S))[log, 0]) == [1, 2]
         finally:
             await clients.close()
@@ -875,7 +881,7 @@ async def test_a_commit_of_nobody_is_fenced(redis_clients: RedisClients) -> None
     topic = await make_topic(await redis_clients.maker(), "events", 1)
     worker = await redis_clients.alone(topic, 1)
     newest = worker.listener.newest
-    other = type(newest)(newest.generation, newest.partitions, (), Fence(newest.generation, "nobody"))
+    other = type(newest)(newest.generation, newest.partitions, (), GroupFence(newest.generation, "nobody"))
     with pytest.raises(Fenced):
         await worker.client.commit(Commit(other, numbered(topic, 0, [1]), {(topic, 0): 1}))
 
@@ -887,6 +893,6 @@ async def test_retention_lets_old_records_go(redis_clients: RedisClients, redis:
     for n in range(1, 301):
         redis.xadd(f"{name}:0", {"v": "old"}, id=f"{n}-0")
     await maker.send(numbered(name, 0, [1]))
-    upkeep: Any = maker._upkeep
-    await upkeep.trim((name, 0))
+    compaction = compaction_of(maker)
+    await compaction.trim((name, 0))
     assert redis.xlen(f"{name}:0") < 110  # whole nodes go

@@ -335,7 +335,7 @@ def _check_extra(cluster: Cluster, name: str, events: list[list[SimEvent]], wron
 
 
 def check_offsets(cluster: Cluster, wrong: Faults) -> None:
-    committed = cluster.broker.group(APP).committed
+    committed = cluster.broker.coordinator(APP).committed
     for p, end in ends(cluster.broker).items():
         if committed.get((EVENTS, p), 0) < end:
             wrong.append(f"{EVENTS}[{p}]: the group's offset is {committed.get((EVENTS, p))}, the end {end}")

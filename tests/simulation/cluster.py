@@ -25,7 +25,7 @@ from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
 from streamflow.testing import SimulationLoop
 from streamflow.transports.base import Record, TopicSpec
-from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
+from streamflow.transports.memory import Client, Faults, MemoryBroker, MemoryTransport
 from streamflow.windows import TumblingWindow
 from tests.simulation.codecs import source, type_of
 from tests.simulation.scenario import (
@@ -310,7 +310,7 @@ class Cluster:
 
     # Troubles
 
-    async def _on_point(self, client: MemoryTransport, point: str) -> None:
+    async def _on_point(self, client: Client, point: str) -> None:
         worker = self.workers.get(self.loop.owner or "")
         if self.calm or worker is None or worker.client is not client:
             return

@@ -49,7 +49,7 @@ def no_second_fence(patch: pytest.MonkeyPatch) -> Broken:
     async def closing_first(self: MemoryTransport, whole: Commit) -> dict[TopicPartition, int]:
         closing = [record for record in whole.records if _is_closing(record)]
         if closing:
-            self._broker.write(closing)
+            self.broker.write(closing)
         rest = [record for record in whole.records if not _is_closing(record)]
         return await commit(self, Commit(whole.assignment, rest, whole.offsets))
 

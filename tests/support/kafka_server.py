@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import os
 import pathlib
 import shutil
@@ -26,9 +25,10 @@ import sys
 import tempfile
 import threading
 import time
-import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from tests.support.server import Server, end, free_ports, launch
 
 VERSION = "4.3.1"
 SCALA = "2.13"
@@ -124,7 +124,7 @@ class Backend(Protocol):
         ...
 
 
-class KafkaServer:
+class KafkaServer(Server):
     """A broker on 127.0.0.1. A context manager; ``stop`` is also called at the end of the process.
 
     ``overrides`` are broker properties; ``{port}``, ``{controller_port}``, ``{bind}`` and ``{dir}`` in them
@@ -186,18 +186,6 @@ class KafkaServer:
     def unpause(self) -> None:
         self._running().unpause()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def _running(self) -> Backend:
         if self._backend is None:
             raise RuntimeError("not started")
@@ -240,17 +228,8 @@ class JavaBackend:
         self._format()
 
     def launch(self) -> None:
-        with open(self._dir / "broker.log", "ab") as log:
-            self._process = subprocess.Popen(
-                self._command("kafka.Kafka", str(self._properties)),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._dir,
-                # A session of its own: Ctrl-C in the terminal reaches pytest, which then stops us in order.
-                start_new_session=True,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509 - one C call, nothing that another thread locks
-            )
+        command = self._command("kafka.Kafka", str(self._properties))
+        self._process = launch(command, self._dir / "broker.log", cwd=self._dir)
 
     def died(self) -> str | None:
         if self._process is not None and self._process.poll() is None:
@@ -259,19 +238,12 @@ class JavaBackend:
         return log[-2_000:].strip() or "no output"
 
     def stop(self) -> None:
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(signal.SIGCONT)
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        if self._process is not None:
+            end(self._process, signal.SIGTERM, STOP_S)
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait(STOP_S)
+            end(self._process, signal.SIGKILL, STOP_S)
 
     def pause(self) -> None:
         assert self._process is not None
@@ -426,15 +398,6 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 """
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
 def broker_is_ready(host: str, port: int) -> bool:
     """Whether the broker names itself in its metadata, and so can lead partitions.
 
@@ -459,22 +422,6 @@ def receive(connection: socket.socket, size: int) -> bytes:
     while len(data) < size and (part := connection.recv(size - len(data))):
         data += part
     return data
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """On Linux, for the main thread: the child gets SIGKILL when this process ends, even by SIGKILL.
-
-    The kernel means the thread that started the child, so for any other thread there is no such thing.
-    """
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)
-    pr_set_pdeathsig = 1
-
-    def in_child() -> None:
-        libc.prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-    return in_child
 
 
 def set_at_end_of_input(ended: threading.Event) -> None:

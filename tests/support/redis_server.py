@@ -16,14 +16,13 @@ import signal
 import subprocess
 import tempfile
 import time
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import redis
 
-from tests.support.kafka_server import die_with_parent, free_ports
+from tests.support.server import Server, end, free_ports, launch
 
 LOOPBACK = "127.0.0.1"
 FLAVOURS = ("redis", "valkey")
@@ -69,7 +68,7 @@ class Certificates:
     key: pathlib.Path
 
 
-class RedisServer:
+class RedisServer(Server):
     """One server. A context manager; `stop` is also called at the end of the process.
 
     ``config`` are directives as in redis.conf, such as ``{"maxmemory": "8mb"}``; ``appendonly`` is ``no``,
@@ -179,18 +178,6 @@ class RedisServer:
     def unpause(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def _directives(self) -> list[str]:
         port = "tls-port" if self.certificates else "port"
         lines = [f"bind {LOOPBACK}", f"{port} {self.port}", f"dir {self.directory}", "daemonize no"]
@@ -253,10 +240,10 @@ class RedisServer:
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
-            end(process, how)
+            end(process, how, STOP_S)
 
 
-class SentinelServer:
+class SentinelServer(Server):
     """One Sentinel that watches ``master`` under the name ``service`` and promotes a replica alone."""
 
     def __init__(self, master: RedisServer, service: str = "streamflow", *, down_after_ms: int = 500) -> None:
@@ -305,20 +292,8 @@ class SentinelServer:
         atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is not None:
-            end(process, signal.SIGTERM)
+            end(process, signal.SIGTERM, STOP_S)
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _knows(self, client: redis.Redis, replicas: int) -> bool:
         try:
@@ -326,31 +301,6 @@ class SentinelServer:
         except redis.RedisError:
             return False
         return len(found) >= replicas
-
-
-def launch(command: Sequence[str], log: pathlib.Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            # A session of its own: Ctrl-C in the terminal reaches pytest, which then stops us in order.
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - one C call, nothing that another thread locks
-        )
-
-
-def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
-    if process.poll() is None:
-        # A paused one would not hear of it.
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(how)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(STOP_S)
 
 
 def make_certificates(folder: pathlib.Path) -> Certificates:

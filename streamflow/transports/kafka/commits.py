@@ -27,11 +27,21 @@ from streamflow.errors import (
     StreamflowError,
     TransportError,
 )
-from streamflow.transports.base import Commit, Record, TopicPartition
-from streamflow.transports.kafka import producer
-from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.assignor import by_topic
+from streamflow.transports.base import (
+    COMMIT_DECIDED,
+    COMMIT_OFFSETS,
+    COMMIT_WRITTEN,
+    Commit,
+    OnPoint,
+    Record,
+    TopicPartition,
+    pass_by,
+)
+from streamflow.transports.kafka import producer, protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
-from streamflow.transports.kafka.offsets import GroupFence, GroupOffsets
+from streamflow.transports.kafka.group import GroupFence
+from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Life, Producer, ProducerFenced
 from streamflow.transports.kafka.record_batches import Building
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -43,11 +53,16 @@ COMMIT = True
 ABORT = False
 
 
-class Transactions:
-    """Commits checkpoints, one at a time, atomically."""
+class Commits:
+    """Commits checkpoints, one at a time, atomically. ``on_point``: for tests."""
 
     def __init__(
-        self, connection: Connection, settings: KafkaSettings, offsets: GroupOffsets, writer: Producer
+        self,
+        connection: Connection,
+        settings: KafkaSettings,
+        offsets: GroupOffsets,
+        writer: Producer,
+        on_point: OnPoint = pass_by,
     ) -> None:
         if writer.transactional_id is None:
             raise ValueError("the producer needs a transactional id")
@@ -57,6 +72,7 @@ class Transactions:
         self._producer = writer
         self._transactional_id = writer.transactional_id
         self._place = (Coordinator.TRANSACTION, writer.transactional_id)
+        self._on_point = on_point
         self._one_at_a_time = asyncio.Lock()
 
     async def commit(self, commit: Commit, fence: GroupFence) -> dict[TopicPartition, int]:
@@ -70,7 +86,9 @@ class Transactions:
             try:
                 life = await self._producer.ready(deadline)
                 written = await self._prepare(commit, fence, life, deadline)
+                await self.reached(COMMIT_OFFSETS)
                 await self._decide(life)
+                await self.reached(COMMIT_DECIDED)
             except (Fenced, RecordRefused, ConfigurationError):
                 await self._abort()
                 raise
@@ -87,6 +105,10 @@ class Transactions:
                 raise
             return producer.ends(written)
 
+    async def reached(self, point: str) -> None:
+        """A commit has come so far. Tests wait here, or die."""
+        await self._on_point(point)
+
     async def _prepare(
         self, commit: Commit, fence: GroupFence, life: Life, deadline: Deadline
     ) -> list[Building]:
@@ -98,6 +120,7 @@ class Transactions:
             # Step 2. Write all records, and
             # step 3. wait for and check every acknowledgement: a commit alone would ignore failures.
             written = await self._producer.write(commit.records, deadline)
+        await self.reached(COMMIT_WRITTEN)
         # Step 4. Add the group's offsets, under the generation in which the partitions were assigned.
         await self._add_group(life, deadline)
         await self._offsets.write_in_transaction(commit, fence, self._transactional_id, life, deadline)
@@ -128,14 +151,14 @@ class Transactions:
                     unclear = exc
                     self._connection.forget(self._place)
                 else:
-                    if code == wire.NONE:
+                    if code == protocol.NONE:
                         return
                     error = producer.refusal("EndTxn", code)
-                    if code in wire.COORDINATOR_MOVED:
+                    if code in protocol.COORDINATOR_MOVED:
                         self._connection.forget(self._place)
-                        if code == wire.REQUEST_TIMED_OUT:
+                        if code == protocol.REQUEST_TIMED_OUT:
                             unclear = error  # The coordinator's own log did not answer.
-                    elif code not in wire.COORDINATOR_BUSY:
+                    elif code not in protocol.COORDINATOR_BUSY:
                         if unclear is None:
                             raise error
                         raise CommitUnknown(f"the commit was sent, and then: {error}") from unclear
@@ -172,9 +195,9 @@ class Transactions:
                 return
             node_id = await self._connection.coordinator(*self._place, deadline)
             code = await self._end(node_id, life, ABORT, deadline)
-            if code == wire.NONE:
+            if code == protocol.NONE:
                 return
-            log.warning("Aborting a transaction of %s: %s", self._transactional_id, wire.error_name(code))
+            log.warning("Aborting a transaction of %s: %s", self._transactional_id, protocol.error_name(code))
         except TransportError as exc:
             log.warning("Aborting a transaction of %s: %s", self._transactional_id, exc)
         self._producer.end_life()
@@ -185,25 +208,27 @@ class Transactions:
             transactional_id=self._transactional_id,
             producer_id=life.producer_id,
             producer_epoch=life.epoch,
-            topics=wire.by_topic(spots),
+            topics=by_topic(spots),
         )
         attempt = 0
         while True:
             answer = await self._connection.ask_coordinator(
                 self._place, request, producer.partition_codes, deadline
             )
-            codes = set(producer.partition_codes(answer)) - {wire.NONE, wire.OPERATION_NOT_ATTEMPTED}
+            codes = set(producer.partition_codes(answer)) - {protocol.NONE, protocol.OPERATION_NOT_ATTEMPTED}
             if not codes:
                 return
-            if codes & wire.TOPIC_DENIED:
-                code = min(codes & wire.TOPIC_DENIED)
-                topics = {topic for topic, rows in answer.errors for _, c in rows if c in wire.TOPIC_DENIED}
-                producer.raise_refused(producer.denied(records, topics, code))
-            if not codes <= wire.LEADER_MOVED:
+            if codes & protocol.TOPIC_DENIED:
+                code = min(codes & protocol.TOPIC_DENIED)
+                topics = {
+                    topic for topic, rows in answer.errors for _, c in rows if c in protocol.TOPIC_DENIED
+                }
+                raise RecordRefused.first_of(producer.denied(records, topics, code))
+            if not codes <= protocol.LEADER_MOVED:
                 raise producer.refusal("beginning the transaction", min(codes))
             await self._connection.refresh(deadline)
             await deadline.back_off(attempt)
-            deadline.check(f"beginning the transaction: {wire.error_name(min(codes))}")
+            deadline.check(f"beginning the transaction: {protocol.error_name(min(codes))}")
             attempt += 1
 
     async def _add_group(self, life: Life, deadline: Deadline) -> None:
@@ -216,7 +241,7 @@ class Transactions:
         answer = await self._connection.ask_coordinator(
             self._place, request, lambda a: (a.error_code,), deadline
         )
-        if answer.error_code != wire.NONE:
+        if answer.error_code != protocol.NONE:
             raise producer.refusal("adding the group to the transaction", answer.error_code)
 
     async def _fenced_or_aborted(self, fence: GroupFence, cause: ProducerFenced) -> Fenced | CommitAborted:
@@ -246,7 +271,7 @@ class PlainCommits:
         self._one_at_a_time = asyncio.Lock()
 
     async def commit(self, commit: Commit, fence: GroupFence) -> dict[TopicPartition, int]:
-        """As `Transactions.commit`; but what it raises may leave records behind."""
+        """As `Commits.commit`; but what it raises may leave records behind."""
         async with self._one_at_a_time:
             deadline = self._connection.deadline(self._settings.commit_timeout_ms)
             try:
@@ -277,5 +302,4 @@ class PlainCommits:
         try:
             return await self._producer.write(records[first:last], deadline)
         except RecordRefused as exc:
-            exc.refused = {first + index: why for index, why in exc.refused.items()}
-            raise
+            raise exc.behind(first) from None

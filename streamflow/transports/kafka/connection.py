@@ -21,7 +21,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.kafka import faults, protocol
 from streamflow.transports.kafka.settings import KafkaSettings
 
 BACKOFF_MIN_MS = 5.0
@@ -46,15 +46,15 @@ def meaning(doing: str, exc: Exception) -> StreamflowError:
         )
     if isinstance(exc, TopicAuthorizationFailedError):
         return ConfigurationError(f"{doing}: {exc!r}: this user may not use the topic; allow it Read, Write")
-    code = int(exc.errno) if isinstance(exc, BrokerResponseError) else wire.NONE
-    if code in wire.DENIALS:
-        return ConfigurationError(f"{doing}: {wire.error_name(code)}: {wire.DENIALS[code]}")
+    code = int(exc.errno) if isinstance(exc, BrokerResponseError) else protocol.NONE
+    if code in protocol.DENIALS:
+        return ConfigurationError(f"{doing}: {protocol.error_name(code)}: {protocol.DENIALS[code]}")
     return TransportError(f"{doing}: {exc!r}")
 
 
 def _is_away(exc: Exception) -> bool:
     """Does a broker answer that there is no coordinator, for now?"""
-    return isinstance(exc, BrokerResponseError) and int(exc.errno) in wire.COORDINATOR_MOVED
+    return isinstance(exc, BrokerResponseError) and int(exc.errno) in protocol.COORDINATOR_MOVED
 
 
 class Coordinator(IntEnum):
@@ -116,15 +116,20 @@ class Connection:
         if client is not None:
             await client.close()
 
+    def cut_off(self) -> None:
+        """For tests: no broker can be reached any more."""
+        if self._client is not None:
+            faults.cut_off(self._client)
+
     def deadline(self, limit_ms: float) -> Deadline:
         return Deadline(self._clock, limit_ms)
 
     async def ask(self, node_id: int, request: Any, deadline: Deadline, *, coordinator: bool = False) -> Any:
-        """One request, one answer. ``request``: a builder of aiokafka's, or one of `wire`'s structures."""
+        """One request, one answer. ``request``: a builder of aiokafka's, or a structure of `protocol`."""
         if self._client is None:
             raise TransportError("the transport is not started")
         if isinstance(request, RequestStruct):
-            request = wire.Exactly(request)
+            request = protocol.Exactly(request)
         group = ConnectionGroup.COORDINATION if coordinator else ConnectionGroup.DEFAULT
         try:
             async with asyncio.timeout(deadline.left_s()):
@@ -163,11 +168,11 @@ class Connection:
                 why = str(exc)
             else:
                 found = set(codes(answer))
-                if found & wire.COORDINATOR_MOVED:
+                if found & protocol.COORDINATOR_MOVED:
                     self.forget(place)
-                elif not found & wire.COORDINATOR_BUSY:
+                elif not found & protocol.COORDINATOR_BUSY:
                     return answer
-                why = ", ".join(map(wire.error_name, sorted(found)))
+                why = ", ".join(map(protocol.error_name, sorted(found)))
             await deadline.back_off(attempt)
             deadline.check(f"{what} ({why})")
             attempt += 1

@@ -1,4 +1,4 @@
-"""Reading by aiokafka's public methods: for a version whose inside `columns.py` does not know.
+"""Reading by aiokafka's public methods: for a version whose inside `fetcher` does not know.
 
 Slower, and a moved end without a record is seen only when a wait has run out; otherwise the same.
 """
@@ -19,7 +19,7 @@ from streamflow.transports.kafka.connection import meaning
 log = logging.getLogger(__name__)
 
 
-class RecordFetcher:
+class FallbackFetcher:
     """What `ColumnFetcher` offers to the driver, on a consumer as aiokafka ships it."""
 
     def __init__(self, consumer: Any, clock: Clock) -> None:

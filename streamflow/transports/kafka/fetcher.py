@@ -6,7 +6,7 @@ Fetcher's background work (what to ask which broker when) and replaces what happ
 It does so for our own consumers alone: stock consumers in the same process are not touched.
 
 `supported` says whether the installed aiokafka is the one whose inside this was written for; where it
-is not, `getmany.py` does the same by public methods.
+is not, `fallback_fetcher` does the same by public methods.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiokafka
 from aiokafka.consumer.fetcher import Fetcher, FetchError
@@ -26,8 +26,8 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
-from streamflow.transports.base import Batch, Headers
-from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.base import Batch, Columns
+from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import meaning
 
 log = logging.getLogger(__name__)
@@ -60,19 +60,8 @@ def supported() -> bool:
     return aiokafka.__version__.startswith("0.14.") and all(hasattr(Fetcher, name) for name in USED)
 
 
-class Columns(NamedTuple):
-    """Equal in length; ``headers`` None: no record has any. ``next_offset``: where reading goes on."""
-
-    offsets: Sequence[int]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    timestamps_ms: list[int]
-    headers: list[Headers] | None
-    next_offset: int
-
-
-def read_columns(data: bytes, aborted: Sequence[tuple[int, int]], offset: int) -> Columns:
-    """The committed records at or after ``offset`` in the record batches ``data``.
+def read_columns(data: bytes, aborted: Sequence[tuple[int, int]], offset: int) -> tuple[Columns, int]:
+    """The committed records at or after ``offset`` in the record batches ``data``, and where reading goes on.
 
     ``aborted``: (producer id, first offset) of the aborted transactions that the broker named with
     them. Raises TransportError for a batch whose checksum is wrong.
@@ -102,17 +91,17 @@ def read_columns(data: bytes, aborted: Sequence[tuple[int, int]], offset: int) -
         # The batch's own end: compaction may have taken its last record.
         next_offset = batch.next_offset
     if not found:
-        return Columns((), [], [], [], None, next_offset)
+        return Columns((), [], [], [], None), next_offset
     first, last = found[0].offset, found[-1].offset
-    return Columns(
+    columns = Columns(
         # Without gaps, as in most topics, a range says it all.
         range(first, last + 1) if last - first == len(found) - 1 else [record.offset for record in found],
         [record.key for record in found],
         [record.value for record in found],
         [record.timestamp for record in found],
         [record.headers for record in found] if any(map(_headers_of, found)) else None,
-        next_offset,
     )
+    return columns, next_offset
 
 
 class Fetched:
@@ -228,11 +217,11 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         return batches
 
     def _read(self, tp: KafkaPartition, fetched: Fetched) -> Batch:
-        columns = read_columns(fetched.data, fetched.aborted, fetched.offset)
+        columns, next_offset = read_columns(fetched.data, fetched.aborted, fetched.offset)
         end_offset = fetched.state.lso
-        fetched.state.consumed_to(columns.next_offset)
-        self._reported[tp] = (columns.next_offset, end_offset)
-        return Batch(tp.topic, tp.partition, *columns, end_offset)
+        fetched.state.consumed_to(next_offset)
+        self._reported[tp] = (next_offset, end_offset)
+        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset)
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
@@ -260,7 +249,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
                 offset = asked[topic, partition]
                 if not state.has_valid_position or state.position != offset:
                     continue  # There was a seek meanwhile.
-                if code != wire.NONE:
+                if code != protocol.NONE:
                     something |= await self._refused(assignment, node_id, tp, offset, code)
                     continue
                 # rest (versions 5 to 11): last stable offset, log start, aborted, ..., the bytes
@@ -275,7 +264,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int, code: int
     ) -> bool:
         """A partition that the broker did not serve; returns whether the reader must be told."""
-        if code in wire.LEADER_MOVED:
+        if code in protocol.LEADER_MOVED:
             self._client.force_metadata_update()
         elif code == OFFSET_OUT_OF_RANGE:
             await self._restart_from_earliest(assignment, node_id, tp, offset)
@@ -283,7 +272,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
             self._set_error(tp, TopicAuthorizationFailedError(tp.topic))
             return True
         else:
-            log.warning("Fetching %s[%d] at %d: %s", *tp, offset, wire.error_name(code))
+            log.warning("Fetching %s[%d] at %d: %s", *tp, offset, protocol.error_name(code))
         return False
 
     async def _restart_from_earliest(

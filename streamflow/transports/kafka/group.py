@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer
@@ -16,12 +17,11 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, TransportError
 from streamflow.transports.base import Assignment, Batch, Member, RebalanceListener, TopicPartition
-from streamflow.transports.kafka import fetcher as columns
+from streamflow.transports.kafka import faults, fetcher
 from streamflow.transports.kafka.connection import meaning
-from streamflow.transports.kafka.fallback_fetcher import RecordFetcher
+from streamflow.transports.kafka.fallback_fetcher import FallbackFetcher
 from streamflow.transports.kafka.fetcher import ColumnFetcher, replace_fetcher
 from streamflow.transports.kafka.member_metadata import CopartitionedAssignor
-from streamflow.transports.kafka.offsets import GroupFence
 from streamflow.transports.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
 
 async def start_consumer(
     consumer: Any, settings: KafkaSettings, clock: Clock
-) -> ColumnFetcher | RecordFetcher:
+) -> ColumnFetcher | FallbackFetcher:
     """Starts it, with our reading side where aiokafka allows. Raises TransportError."""
     try:
         await asyncio.wait_for(consumer.start(), settings.start_timeout_ms / 1_000.0)
-        if columns.supported():
+        if fetcher.supported():
             return await replace_fetcher(consumer, clock)
     except (KafkaError, OSError, TimeoutError) as exc:
         await stop_consumer(consumer)
@@ -63,7 +63,7 @@ async def start_consumer(
         await stop_consumer(consumer)  # a rebalance calls off what restores
         raise
     log.warning("aiokafka is not the version that fast reading was written for: reading by getmany")
-    return RecordFetcher(consumer, clock)
+    return FallbackFetcher(consumer, clock)
 
 
 async def stop_consumer(consumer: Any) -> None:
@@ -90,6 +90,23 @@ class PausedAtFirst(SubscriptionState):  # type: ignore[misc]  # aiokafka ships 
             state.seek(0)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFence:
+    """The proof that an assignment was ours, taken in the moment of the assignment.
+
+    Never the coordinator's live values: after the next rebalance those are good again, and what is
+    being committed belongs to the old assignment.
+
+    Attributes:
+        live_ids: transactional ids of all members of that generation.
+    """
+
+    generation: int
+    member_id: str
+    instance_id: str | None
+    live_ids: frozenset[str] = frozenset()
+
+
 class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """One worker's membership. `assignment` is the newest, None before the first and while it goes."""
 
@@ -105,10 +122,11 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self.gone_ids: set[str] = set()
         self._known_ids: frozenset[str] = frozenset()
         self._failure: Exception | None = None
-        self._fetcher: ColumnFetcher | RecordFetcher | None = None
+        self._fetcher: ColumnFetcher | FallbackFetcher | None = None
+        self._stalled: faults.Stall | None = None
         self._consumer: Any = None
 
-    async def join(self, topics: Iterable[str]) -> None:
+    async def join(self, counts: Mapping[str, int]) -> None:
         """Returns when the request to join is on its way. Raises TransportError."""
         settings = self._settings
         consumer = new_consumer(
@@ -125,16 +143,30 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         consumer._subscription = PausedAtFirst()
         self._fetcher = await start_consumer(consumer, settings, self._clock)
         self._consumer = consumer
-        consumer.subscribe(list(topics), listener=self)
+        consumer.subscribe(list(counts), listener=self)
 
-    def resubscribe(self, topics: Iterable[str]) -> None:
+    async def resubscribe(self, counts: Mapping[str, int]) -> None:
         """Joins anew, for these topics."""
-        self._joined().subscribe(list(topics), listener=self)
+        self._joined().subscribe(list(counts), listener=self)
 
     async def leave(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await stop_consumer(consumer)
+
+    def stall(self) -> None:
+        """For tests: no heartbeat any more."""
+        self._stalled = faults.Stall(self._joined()._coordinator)
+
+    def wake(self) -> None:
+        """For tests, after `stall`."""
+        if self._stalled is not None:
+            self._stalled.end()
+
+    def kill(self) -> None:
+        """For tests: no heartbeat, and no connection."""
+        self.stall()
+        faults.cut_off(self._joined()._client)
 
     async def fetch(self, wait_ms: float) -> list[Batch]:
         """Raises TransportError; ConfigurationError when another live worker has our slot."""
@@ -191,7 +223,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         coordinator = self._consumer._coordinator
-        everything = self._assignor.map
+        everything = self._assignor.group_assignment
         if coordinator.member_id in everything.refused:
             self._fail(
                 ConfigurationError(
@@ -199,7 +231,9 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
                     f" {self._settings.transactional_id}; give each worker a slot of its own"
                 )
             )
-        live_ids = frozenset(share.transactional_id for share in everything.shares if share.transactional_id)
+        live_ids = frozenset(
+            member.transactional_id for member in everything.members if member.transactional_id
+        )
         self.gone_ids = (self.gone_ids | self._known_ids) - live_ids
         self._known_ids = live_ids
         # Snapshot: these values change under us with the next rebalance, and this assignment is then void.
@@ -212,7 +246,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self.assignment = Assignment(
             generation=coordinator.generation,
             partitions=frozenset((tp.topic, tp.partition) for tp in assigned),
-            members=tuple(Member(s.member_id, s.url, s.partitions()) for s in everything.shares),
+            members=tuple(Member(m.member_id, m.url, m.partitions()) for m in everything.members),
             fence=fence,
             standbys=everything.stands_by_for(),
         )

@@ -15,13 +15,13 @@ import msgspec
 from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 
-from streamflow.transports.assignor import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
+from streamflow.transports.assignor import ByTopic, Division, by_topic, divide, spots_of
 from streamflow.transports.base import TopicPartition
 
 PROTOCOL_VERSION = 0
 
 
-class Offer(msgspec.Struct, frozen=True):
+class MemberMetadata(msgspec.Struct, frozen=True):
     """What a member says when it joins.
 
     ``round``: of the assignment in which it got ``owned`` and ``standbys``; a claim from an older round
@@ -36,8 +36,8 @@ class Offer(msgspec.Struct, frozen=True):
     replicas: int = 0
 
 
-class Share(msgspec.Struct, frozen=True):
-    """One member in the map that every member gets."""
+class MemberAssignment(msgspec.Struct, frozen=True):
+    """One member in the assignment that every member gets."""
 
     member_id: str
     url: str
@@ -48,14 +48,14 @@ class Share(msgspec.Struct, frozen=True):
         return spots_of(self.owned)
 
 
-class Map(msgspec.Struct, frozen=True):
+class GroupAssignment(msgspec.Struct, frozen=True):
     """The whole assignment. ``refused``: members whose transactional id another live member has.
 
-    ``standbys``: what the member that gets this map stands by for.
+    ``standbys``: what the member that gets this one stands by for.
     """
 
     round: int
-    shares: list[Share]
+    members: list[MemberAssignment] = msgspec.field(name="shares")  # the wire's word
     refused: list[str] = []
     standbys: ByTopic = []
 
@@ -63,10 +63,10 @@ class Map(msgspec.Struct, frozen=True):
         return spots_of(self.standbys)
 
 
-EMPTY_MAP = Map(0, [])
+NOTHING_ASSIGNED = GroupAssignment(0, [])
 _encode = msgspec.msgpack.encode
-_offers = msgspec.msgpack.Decoder(Offer)
-_maps = msgspec.msgpack.Decoder(Map)
+_decoder = msgspec.msgpack.Decoder(MemberMetadata)
+_assignments = msgspec.msgpack.Decoder(GroupAssignment)
 
 
 class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  # aiokafka ships no types
@@ -81,80 +81,83 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         self._url = url
         self._transactional_id = transactional_id
         self._replicas = replicas
-        self.map = EMPTY_MAP
+        self.group_assignment = NOTHING_ASSIGNED
         self._owned: ByTopic = []
 
     def metadata(self, topics: Iterable[str]) -> Any:
         """What goes to the leader with the request to join."""
-        offer = Offer(
-            self._url, self._transactional_id, self.map.round, self._owned, self.map.standbys, self._replicas
+        last = self.group_assignment
+        metadata = MemberMetadata(
+            self._url, self._transactional_id, last.round, self._owned, last.standbys, self._replicas
         )
-        return ConsumerProtocolMemberMetadata(PROTOCOL_VERSION, sorted(topics), _encode(offer))
+        return ConsumerProtocolMemberMetadata(PROTOCOL_VERSION, sorted(topics), _encode(metadata))
 
     def on_assignment(self, assignment: Any) -> None:
-        """Learns the map; called before the listener hears of the assignment."""
-        self.map = _maps.decode(assignment.user_data) if assignment.user_data else EMPTY_MAP
+        """Learns the assignment; called before the listener hears of the assignment."""
+        user_data = assignment.user_data
+        self.group_assignment = _assignments.decode(user_data) if user_data else NOTHING_ASSIGNED
         self._owned = [(topic, list(partitions)) for topic, partitions in assignment.assignment]
 
     def assign(self, cluster: Any, members: Mapping[str, Any]) -> dict[str, Any]:
         """The leader's work. ``members``: member id -> what its `metadata` returned."""
-        offers = {member: _decode_offer(metadata.user_data) for member, metadata in members.items()}
-        refused = refuse(offers)
+        joined = {member: _decode(told.user_data) for member, told in members.items()}
+        refused = refuse(joined)
         wanted = {
-            member: frozenset(members[member].subscription) for member in offers if member not in refused
+            member: frozenset(members[member].subscription) for member in joined if member not in refused
         }
         topics = sorted(frozenset().union(*wanted.values()))
         counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
-        warm = warm_members(
-            (member, spots_of(offer.owned) | spots_of(offer.standbys)) for member, offer in offers.items()
+        division = divide(
+            counts,
+            wanted,
+            claims(joined),
+            ((member, spots_of(told.owned) | spots_of(told.standbys)) for member, told in joined.items()),
+            (told.replicas for told in joined.values()),
         )
-        shares = share_out(counts, wanted, claims(offers), warm)
-        replicas = max((offer.replicas for offer in offers.values()), default=0)
-        standbys = stand_by(counts, wanted, shares, replicas, warm)
-        return self._answers(offers, shares, standbys, refused)
+        return self._answers(joined, division, refused)
 
     def _answers(
         self,
-        offers: Mapping[str, Offer],
-        shares: Mapping[str, list[TopicPartition]],
-        standbys: Mapping[str, list[TopicPartition]],
+        joined: Mapping[str, MemberMetadata],
+        division: Division,
         refused: Sequence[str],
     ) -> dict[str, Any]:
-        owned = {member: by_topic(shares.get(member, ())) for member in offers}
-        next_round = 1 + max(offer.round for offer in offers.values())
+        owned = {member: by_topic(division.owned.get(member, ())) for member in joined}
+        next_round = 1 + max(metadata.round for metadata in joined.values())
         everybody = [
-            Share(member, offer.url, offer.transactional_id, owned[member])
-            for member, offer in sorted(offers.items())
+            MemberAssignment(member, metadata.url, metadata.transactional_id, owned[member])
+            for member, metadata in sorted(joined.items())
             if member not in refused
         ]
         answers = {}
-        for member in offers:
-            seen = Map(next_round, everybody, list(refused), by_topic(standbys.get(member, ())))
+        for member in joined:
+            standbys = by_topic(division.standbys.get(member, ()))
+            seen = GroupAssignment(next_round, everybody, list(refused), standbys)
             answers[member] = ConsumerProtocolMemberAssignment(PROTOCOL_VERSION, owned[member], _encode(seen))
         return answers
 
 
-def refuse(offers: Mapping[str, Offer]) -> list[str]:
+def refuse(joined: Mapping[str, MemberMetadata]) -> list[str]:
     """Members whose transactional id another one has, who was there before."""
     keepers: dict[str, str] = {}
     refused = []
     # Who owned something in the newest round was there first.
-    for member in sorted(offers, key=lambda m: (-offers[m].round, not offers[m].owned, m)):
-        transactional_id = offers[member].transactional_id
+    for member in sorted(joined, key=lambda m: (-joined[m].round, not joined[m].owned, m)):
+        transactional_id = joined[member].transactional_id
         if transactional_id is None or keepers.setdefault(transactional_id, member) == member:
             continue
         refused.append(member)
     return refused
 
 
-def claims(offers: Mapping[str, Offer]) -> dict[TopicPartition, str]:
+def claims(joined: Mapping[str, MemberMetadata]) -> dict[TopicPartition, str]:
     """partition -> the member that had it last."""
     found: dict[TopicPartition, str] = {}
-    for member in sorted(offers, key=lambda m: (offers[m].round, m)):
-        for topic, partitions in offers[member].owned:
+    for member in sorted(joined, key=lambda m: (joined[m].round, m)):
+        for topic, partitions in joined[member].owned:
             found.update(((topic, partition), member) for partition in partitions)
     return found
 
 
-def _decode_offer(user_data: bytes | None) -> Offer:
-    return _offers.decode(user_data) if user_data else Offer("", None)
+def _decode(user_data: bytes | None) -> MemberMetadata:
+    return _decoder.decode(user_data) if user_data else MemberMetadata("", None)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamflow.errors import Fenced
+from streamflow.transports.assignor import by_topic
 from streamflow.transports.base import Commit, TopicPartition
-from streamflow.transports.kafka import producer
-from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.kafka import producer, protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
+from streamflow.transports.kafka.group import GroupFence
 from streamflow.transports.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -19,23 +20,6 @@ log = logging.getLogger(__name__)
 NO_OFFSET = -1
 # The broker's default limit for the metadata of an offset.
 METADATA_BYTES_MAX = 4_096
-
-
-@dataclass(frozen=True, slots=True)
-class GroupFence:
-    """The proof that an assignment was ours, taken in the moment of the assignment.
-
-    Never the coordinator's live values: after the next rebalance those are good again, and what is
-    being committed belongs to the old assignment.
-
-    Attributes:
-        live_ids: transactional ids of all members of that generation.
-    """
-
-    generation: int
-    member_id: str
-    instance_id: str | None
-    live_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +43,10 @@ class GroupOffsets:
         self, partitions: Iterable[TopicPartition], deadline: Deadline, *, stable: bool = True
     ) -> dict[TopicPartition, Committed]:
         """``stable``: waits until no commit is undecided for any of them. Raises TransportError."""
-        topics: list[Any] = [(topic, ps, wire.NO_TAGS) for topic, ps in wire.by_topic(partitions)]
+        topics: list[Any] = [(topic, ps, protocol.NO_TAGS) for topic, ps in by_topic(partitions)]
         if not topics:
             return {}
-        request = wire.OffsetFetchRequest(self._group_id, topics, stable, wire.NO_TAGS)
+        request = protocol.OffsetFetchRequest(self._group_id, topics, stable, protocol.NO_TAGS)
         attempt = 0
         while True:
             answer = await self._ask(request, _fetch_codes, deadline)
@@ -82,7 +66,7 @@ class GroupOffsets:
         deadline: Deadline,
     ) -> None:
         """Adds the offsets to the open transaction. Raises Fenced or TransportError."""
-        request = wire.TxnOffsetCommitRequest(
+        request = protocol.TxnOffsetCommitRequest(
             transactional_id,
             self._group_id,
             life.producer_id,
@@ -91,16 +75,16 @@ class GroupOffsets:
             fence.member_id,
             fence.instance_id,
             [
-                (topic, [(*row, wire.NO_TAGS) for row in rows], wire.NO_TAGS)
+                (topic, [(*row, protocol.NO_TAGS) for row in rows], protocol.NO_TAGS)
                 for topic, rows in _offset_rows(commit, transactional_id)
             ],
-            wire.NO_TAGS,
+            protocol.NO_TAGS,
         )
         _check(await self._ask(request, producer.partition_codes, deadline), fence)
 
     async def write(self, commit: Commit, fence: GroupFence, deadline: Deadline) -> None:
         """Writes the offsets without a transaction. Raises Fenced or TransportError."""
-        request = wire.OffsetCommitRequest(
+        request = protocol.OffsetCommitRequest(
             self._group_id,
             fence.generation,
             fence.member_id,
@@ -111,9 +95,11 @@ class GroupOffsets:
 
     async def still_holds(self, fence: GroupFence, deadline: Deadline) -> bool:
         """Whether the group still is in that generation, with that member."""
-        request = wire.HeartbeatRequest(self._group_id, fence.generation, fence.member_id, fence.instance_id)
+        request = protocol.HeartbeatRequest(
+            self._group_id, fence.generation, fence.member_id, fence.instance_id
+        )
         answer = await self._ask(request, lambda a: (a.error_code,), deadline)
-        return answer.error_code not in wire.GROUP_FENCED
+        return answer.error_code not in protocol.GROUP_FENCED
 
     async def _ask(self, request: Any, codes: Any, deadline: Deadline) -> Any:
         return await self._connection.ask_coordinator(
@@ -129,18 +115,19 @@ def _offset_rows(commit: Commit, transactional_id: str) -> list[tuple[str, list[
         raise ValueError(f"the commit's metadata is longer than {METADATA_BYTES_MAX} bytes")
     offsets: Mapping[TopicPartition, int] = commit.offsets
     return [
-        (topic, [(p, offsets[topic, p], wire.LEADER_EPOCH_UNKNOWN, metadata) for p in partitions])
-        for topic, partitions in wire.by_topic(sorted(offsets))
+        (topic, [(p, offsets[topic, p], protocol.LEADER_EPOCH_UNKNOWN, metadata) for p in partitions])
+        for topic, partitions in by_topic(sorted(offsets))
     ]
 
 
 def _check(answer: Any, fence: GroupFence) -> None:
     for code in producer.partition_codes(answer):
-        if code in wire.GROUP_FENCED:
+        if code in protocol.GROUP_FENCED:
             raise Fenced(
-                f"the assignment of generation {fence.generation} is not the newest: {wire.error_name(code)}"
+                f"the assignment of generation {fence.generation} is not the newest:"
+                f" {protocol.error_name(code)}"
             )
-        if code != wire.NONE:
+        if code != protocol.NONE:
             raise producer.refusal("committing offsets", code)
 
 
@@ -149,14 +136,14 @@ def _fetch_codes(answer: Any) -> list[int]:
 
 
 def _fetched(answer: Any) -> dict[TopicPartition, Committed]:
-    if answer.error_code != wire.NONE:
+    if answer.error_code != protocol.NONE:
         raise producer.refusal("reading committed offsets", answer.error_code)
     found: dict[TopicPartition, Committed] = {}
     for topic, rows, _ in answer.topics:
         for partition, offset, _, metadata, code, _ in rows:
-            if code == wire.UNSTABLE_OFFSET_COMMIT:
+            if code == protocol.UNSTABLE_OFFSET_COMMIT:
                 found[topic, partition] = Committed(None, None, undecided=True)
-            elif code != wire.NONE:
+            elif code != protocol.NONE:
                 raise producer.refusal(f"reading the committed offset of {topic}[{partition}]", code)
             elif offset == NO_OFFSET:
                 found[topic, partition] = Committed(None, None)

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -28,9 +28,9 @@ from streamflow.errors import (
     TransportError,
 )
 from streamflow.transports.base import Record, TopicPartition
-from streamflow.transports.kafka import protocol as wire
-from streamflow.transports.kafka import record_batches as batches
+from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
+from streamflow.transports.kafka.record_batches import Building, build
 from streamflow.transports.kafka.settings import KafkaSettings
 
 ALL_REPLICAS = -1
@@ -49,7 +49,7 @@ class Refused(TransportError):
 
     def __init__(self, doing: str, code: int) -> None:
         self.code = code
-        super().__init__(f"{doing}: {wire.error_name(code)}")
+        super().__init__(f"{doing}: {protocol.error_name(code)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,11 @@ class Life:
 
 def refusal(doing: str, code: int) -> StreamflowError:
     """ConfigurationError where only somebody's hand can help; else a TransportError."""
-    name = wire.error_name(code)
-    if code in wire.PRODUCER_FENCED:
+    name = protocol.error_name(code)
+    if code in protocol.PRODUCER_FENCED:
         return ProducerFenced(f"{doing}: {name}")
-    if code in wire.DENIALS:
-        return ConfigurationError(f"{doing}: {name}: {wire.DENIALS[code]}")
+    if code in protocol.DENIALS:
+        return ConfigurationError(f"{doing}: {name}: {protocol.DENIALS[code]}")
     return Refused(doing, code)
 
 
@@ -80,15 +80,27 @@ class Writing:
     """
 
     records: Sequence[Record]
-    queues: dict[TopicPartition, deque[batches.Building]]
-    done: list[batches.Building] = field(default_factory=list)
+    queues: dict[TopicPartition, deque[Building]]
+    done: list[Building] = field(default_factory=list)
     refused: dict[int, RecordRefused] = field(default_factory=dict)
 
-    def take_off(self, batch: batches.Building) -> None:
+    def take_off(self, batch: Building) -> None:
         queue = self.queues[batch.spot]
         queue.popleft()
         if not queue:
             del self.queues[batch.spot]
+
+    def refuse(self, batch: Building, why: RecordRefused) -> None:
+        """A batch of a single record."""
+        self.refused[batch.indices[0]] = why
+        self.take_off(batch)
+
+    def split(self, batch: Building, halves: Sequence[Sequence[Building]]) -> None:
+        """Puts others in the place of a partition's first batch."""
+        queue = self.queues[batch.spot]
+        queue.popleft()
+        for half in reversed(halves):
+            queue.extendleft(reversed(half))
 
     def refuse_topic(self, topic: str, code: int) -> None:
         """All that is left for a topic."""
@@ -99,20 +111,13 @@ class Writing:
     def check(self) -> None:
         """Raises the first refusal, which names the others."""
         if self.refused:
-            raise_refused(self.refused)
-
-
-def raise_refused(refused: Mapping[int, RecordRefused]) -> NoReturn:
-    """Raises the first, with all of them in it."""
-    first = refused[min(refused)]
-    first.refused = refused
-    raise first
+            raise RecordRefused.first_of(self.refused)
 
 
 def denied(records: Sequence[Record], topics: Container[str], code: int) -> dict[int, RecordRefused]:
     """index -> the refusal, of every record for one of these topics."""
     return {
-        index: RecordRefused(f"a record for {record.topic}[{record.partition}]: {wire.error_name(code)}")
+        index: RecordRefused(f"a record for {record.topic}[{record.partition}]: {protocol.error_name(code)}")
         for index, record in enumerate(records)
         if record.topic in topics
     }
@@ -130,9 +135,27 @@ async def begin_life(
     )
     place = None if transactional_id is None else (Coordinator.TRANSACTION, transactional_id)
     answer = await connection.ask_coordinator(place, request, lambda a: (a.error_code,), deadline)
-    if answer.error_code != wire.NONE:
+    if answer.error_code != protocol.NONE:
         raise refusal(f"InitProducerId for {transactional_id}", answer.error_code)
     return Life(answer.producer_id, answer.producer_epoch)
+
+
+class Sequences:
+    """The sequence number of each partition's next record, in one life of a producer."""
+
+    def __init__(self) -> None:
+        self._next: dict[TopicPartition, int] = {}
+
+    def next_of(self, spot: TopicPartition) -> int:
+        return self._next.get(spot, 0)
+
+    def advance(self, spot: TopicPartition, count: int) -> None:
+        """So many records more are acknowledged."""
+        self._next[spot] = (self.next_of(spot) + count) & SEQUENCE_MASK
+
+    def clear(self) -> None:
+        """A new life begins at 0 everywhere."""
+        self._next.clear()
 
 
 class Producer:
@@ -147,7 +170,7 @@ class Producer:
         self.transactional_id = transactional_id
         self._life: Life | None = None
         self._beginning = asyncio.Lock()
-        self._sequences: dict[TopicPartition, int] = {}  # partition -> sequence number of its next record
+        self._sequences = Sequences()
 
     @property
     def life(self) -> Life | None:
@@ -176,7 +199,7 @@ class Producer:
         """
         self._life = None
 
-    async def write(self, records: Sequence[Record], deadline: Deadline) -> list[batches.Building]:
+    async def write(self, records: Sequence[Record], deadline: Deadline) -> list[Building]:
         """Writes the records; returns their batches when each of them is acknowledged.
 
         Raises RecordRefused, which names all records that were, or TransportError; then some may have been
@@ -201,8 +224,8 @@ class Producer:
 
     def _build(
         self, records: Sequence[Record], indices: Iterable[int]
-    ) -> dict[TopicPartition, deque[batches.Building]]:
-        return batches.build(
+    ) -> dict[TopicPartition, deque[Building]]:
+        return build(
             records,
             indices,
             self._settings.batch_bytes,
@@ -230,59 +253,55 @@ class Producer:
             for batch, code, base_offset in answer:
                 if batch.spot not in queues:
                     continue  # its topic was refused with another batch
-                if code == wire.NONE:
+                if code == protocol.NONE:
                     self._acknowledged(writing, batch, base_offset)
-                elif code in wire.TOO_LARGE or code in wire.RECORD_INVALID:
+                elif code in protocol.TOO_LARGE or code in protocol.RECORD_INVALID:
                     self._split(writing, batch, code)
-                elif code in wire.TOPIC_DENIED:
+                elif code in protocol.TOPIC_DENIED:
                     writing.refuse_topic(batch.spot[0], code)
-                elif code in wire.LEADER_MOVED:
+                elif code in protocol.LEADER_MOVED:
                     refresh = True
-                elif code not in wire.LEADER_BUSY:
+                elif code not in protocol.LEADER_BUSY:
                     raise refusal(f"writing to {batch.spot[0]}[{batch.spot[1]}]", code)
         if refresh:
             await self._connection.refresh(deadline)
 
-    def _acknowledged(self, writing: Writing, batch: batches.Building, base_offset: int) -> None:
-        spot = batch.spot
-        batch.base_offset = base_offset
-        self._sequences[spot] = (self._sequences.get(spot, 0) + len(batch)) & SEQUENCE_MASK
+    def _acknowledged(self, writing: Writing, batch: Building, base_offset: int) -> None:
+        batch.acknowledge(base_offset)
+        self._sequences.advance(batch.spot, len(batch))
         writing.take_off(batch)
         writing.done.append(batch)
 
-    def _split(self, writing: Writing, batch: batches.Building, code: int) -> None:
+    def _split(self, writing: Writing, batch: Building, code: int) -> None:
         """Two halves for a batch that the topic does not take; its records may be taken by themselves.
 
         The broker refuses before it counts: the halves take the same place in the sequence.
         """
         topic, partition = batch.spot
         if len(batch) == 1:
-            index = batch.indices[0]
-            record = writing.records[index]
+            record = writing.records[batch.indices[0]]
             size = len(record.key or b"") + len(record.value or b"")
             where = f"{topic}[{partition}]"
-            writing.refused[index] = (
+            writing.refuse(
+                batch,
                 RecordTooLarge(f"a record of {size} bytes is too large for {where}")
-                if code in wire.TOO_LARGE
-                else RecordRefused(f"a record of {size} bytes for {where}: {wire.error_name(code)}")
+                if code in protocol.TOO_LARGE
+                else RecordRefused(f"a record of {size} bytes for {where}: {protocol.error_name(code)}"),
             )
-            writing.take_off(batch)
             return
-        queue = writing.queues[batch.spot]
-        queue.popleft()
         middle = len(batch) // 2
-        for half in (batch.indices[middle:], batch.indices[:middle]):
-            queue.extendleft(reversed(self._build(writing.records, half)[batch.spot]))
+        halves = (batch.indices[:middle], batch.indices[middle:])
+        writing.split(batch, [self._build(writing.records, half)[batch.spot] for half in halves])
 
     async def _send(
-        self, node_id: int, life: Life, ready: list[batches.Building], deadline: Deadline
-    ) -> list[tuple[batches.Building, int, int]]:
+        self, node_id: int, life: Life, ready: list[Building], deadline: Deadline
+    ) -> list[tuple[Building, int, int]]:
         """One request; (batch, error code, base offset) for each batch that the broker answered."""
-        sent: dict[TopicPartition, batches.Building] = {}
+        sent: dict[TopicPartition, Building] = {}
         topics: dict[str, list[tuple[int, bytes]]] = {}
         size_bytes = 0
         for batch in ready:
-            data = batch.seal(life.producer_id, life.epoch, self._sequences.get(batch.spot, 0))
+            data = batch.seal(life.producer_id, life.epoch, self._sequences.next_of(batch.spot))
             size_bytes += len(data)
             if sent and size_bytes > REQUEST_BYTES_MAX:
                 break  # The next round sends the rest.
@@ -302,7 +321,7 @@ class Producer:
         ]
 
 
-def ends(written: Iterable[batches.Building]) -> dict[TopicPartition, int]:
+def ends(written: Iterable[Building]) -> dict[TopicPartition, int]:
     """partition -> the offset behind its last record."""
     found: dict[TopicPartition, int] = {}
     for batch in written:  # within a partition in order
@@ -310,7 +329,7 @@ def ends(written: Iterable[batches.Building]) -> dict[TopicPartition, int]:
     return found
 
 
-def offsets(written: Iterable[batches.Building], count: int) -> list[int]:
+def offsets(written: Iterable[Building], count: int) -> list[int]:
     """The offset of each of the ``count`` records."""
     found = [-1] * count
     for batch in written:

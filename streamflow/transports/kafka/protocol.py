@@ -6,7 +6,7 @@ answers of flexible versions end in tagged fields, which are always empty here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiokafka.protocol.admin import CreateTopicsRequest_v3, CreateTopicsResponse_v3
@@ -23,8 +23,6 @@ from aiokafka.protocol.types import (
     String,
     TaggedFields,
 )
-
-from streamflow.transports.base import TopicPartition
 
 S: Final = CompactString("utf-8")
 NONE: Final = 0
@@ -124,14 +122,6 @@ UNSTABLE_OFFSET_COMMIT: Final = 88
 def error_name(code: int) -> str:
     """``ILLEGAL_GENERATION (22)``."""
     return f"{ERROR_NAMES.get(code, 'error')} ({code})"
-
-
-def by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, list[int]]]:
-    """``[(topic, [partition, ...]), ...]``, the way requests list partitions."""
-    found: dict[str, list[int]] = {}
-    for topic, partition in partitions:
-        found.setdefault(topic, []).append(partition)
-    return list(found.items())
 
 
 class Exactly(Request[Any]):  # type: ignore[misc]  # aiokafka ships no types

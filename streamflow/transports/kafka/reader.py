@@ -9,7 +9,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
 from streamflow.transports.base import Batch, TopicPartition
-from streamflow.transports.kafka.fallback_fetcher import RecordFetcher
+from streamflow.transports.kafka.fallback_fetcher import FallbackFetcher
 from streamflow.transports.kafka.fetcher import ColumnFetcher
 from streamflow.transports.kafka.group import new_consumer, start_consumer, stop_consumer
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -22,7 +22,7 @@ class KafkaLogReader:
         self._settings = settings
         self._clock = clock
         self._consumer: Any = None
-        self._fetcher: ColumnFetcher | RecordFetcher | None = None
+        self._fetcher: ColumnFetcher | FallbackFetcher | None = None
         self._closed = False
 
     async def assign(self, positions: Mapping[TopicPartition, int]) -> None:

@@ -37,6 +37,10 @@ class Building:
             self._builder = None
         return self._sealed
 
+    def acknowledge(self, base_offset: int) -> None:
+        """The broker has it, from this offset on."""
+        self.base_offset = base_offset
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -10,8 +10,9 @@ from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
 from streamflow.errors import TransportError
+from streamflow.transports.assignor import by_topic
 from streamflow.transports.base import TopicPartition, TopicSpec
-from streamflow.transports.kafka import protocol as wire
+from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import Connection, Deadline
 
 TOPICS_TIMEOUT_MS = 30_000
@@ -21,6 +22,7 @@ LATEST = -1
 READ_UNCOMMITTED = 0
 BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
+CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
 RECORD_LIMIT = "max.message.bytes"
 
 
@@ -62,7 +64,7 @@ class Topics:
         return {
             name: int(value)
             for code, _, _, name, entries in answer.resources
-            if code == wire.NONE
+            if code == protocol.NONE
             for entry, value, *_ in entries
             if entry == RECORD_LIMIT and value
         }
@@ -95,7 +97,7 @@ class Topics:
                 return {
                     name: [leader for _, _, leader, *_ in partitions]
                     for code, name, _, partitions in answer.topics
-                    if code == wire.NONE
+                    if code == protocol.NONE
                 }
 
     async def _create(self, specs: list[TopicSpec], deadline: Deadline) -> list[TopicSpec]:
@@ -103,7 +105,7 @@ class Topics:
         topics: list[Any] = [
             (spec.name, spec.partitions, BROKER_CHOOSES, [], _configs(spec)) for spec in specs
         ]
-        request = wire.CreateTopicsRequest(topics, TOPICS_TIMEOUT_MS, False)
+        request = protocol.CreateTopicsRequest(topics, TOPICS_TIMEOUT_MS, False)
         try:
             answer = await self._connection.ask_any(request, deadline)
         except TransportError:
@@ -113,10 +115,13 @@ class Topics:
             return specs
         again = set()
         for name, code, message in answer.topic_errors:
-            if code in wire.COORDINATOR_MOVED | wire.COORDINATOR_BUSY or code == wire.NOT_CONTROLLER:
+            if (
+                code in protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY
+                or code == protocol.NOT_CONTROLLER
+            ):
                 again.add(name)
-            elif code not in (wire.NONE, wire.TOPIC_ALREADY_EXISTS):
-                raise TransportError(f"creating topic {name}: {wire.error_name(code)}: {message}")
+            elif code not in (protocol.NONE, protocol.TOPIC_ALREADY_EXISTS):
+                raise TransportError(f"creating topic {name}: {protocol.error_name(code)}: {message}")
         return [spec for spec in specs if spec.name in again]
 
     async def _wait_visible(self, wanted: Iterable[str], deadline: Deadline) -> None:
@@ -141,7 +146,7 @@ class Topics:
                 request = OffsetRequest(
                     -1,
                     READ_UNCOMMITTED,
-                    [(topic, [(p, which) for p in ps]) for topic, ps in wire.by_topic(mine)],
+                    [(topic, [(p, which) for p in ps]) for topic, ps in by_topic(mine)],
                 )
                 try:
                     answer = await self._connection.ask(node_id, request, deadline)
@@ -175,8 +180,8 @@ def _found_offsets(answer: Any) -> dict[TopicPartition, int]:
     found: dict[TopicPartition, int] = {}
     for topic, rows in answer.topics:
         for partition, code, _, offset, *_ in rows:
-            if code == wire.NONE:
+            if code == protocol.NONE:
                 found[topic, partition] = offset
-            elif code not in wire.LEADER_MOVED | wire.LEADER_BUSY:
-                raise TransportError(f"the offsets of {topic}[{partition}]: {wire.error_name(code)}")
+            elif code not in protocol.LEADER_MOVED | protocol.LEADER_BUSY:
+                raise TransportError(f"the offsets of {topic}[{partition}]: {protocol.error_name(code)}")
     return found

@@ -7,7 +7,8 @@ meets Kafka.
 """
 
 from streamflow.transports.memory.broker import MemoryBroker
-from streamflow.transports.memory.faults import POINTS, Faults
-from streamflow.transports.memory.transport import ClientKilled, MemoryTransport
+from streamflow.transports.memory.faults import POINTS, Client, Faults
+from streamflow.transports.memory.process import ClientKilled
+from streamflow.transports.memory.transport import MemoryTransport
 
-__all__ = ["POINTS", "ClientKilled", "Faults", "MemoryBroker", "MemoryTransport"]
+__all__ = ["POINTS", "Client", "ClientKilled", "Faults", "MemoryBroker", "MemoryTransport"]

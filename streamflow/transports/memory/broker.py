@@ -9,32 +9,63 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import count
 
 from streamflow.clock import Clock
-from streamflow.errors import Fenced, RecordRefused, RecordTooLarge, TransportError
+from streamflow.errors import Fenced, TransportError
 from streamflow.transports.base import Assignment, Record, TopicPartition, TopicSpec
+from streamflow.transports.memory.coordinator import GroupCoordinator
 from streamflow.transports.memory.faults import Faults
-from streamflow.transports.memory.group import Group
 from streamflow.transports.memory.log import PartitionLog
+from streamflow.transports.records import check_sizes, grouped
 
 
 class Transaction:
-    """One undecided commit. ``written``: partition -> offsets; ``unresolved``: what still hides it."""
+    """One undecided commit. ``written``: partition -> offsets.
+
+    ``sent``: the worker has asked for its end; what becomes of it is the broker's matter.
+    """
 
     def __init__(self, number: int, producer: str) -> None:
         self.number = number
         self.producer = producer
         self.written: dict[TopicPartition, list[int]] = {}
-        self.group: Group | None = None
+        self.coordinator: GroupCoordinator | None = None
         self.offsets: dict[TopicPartition, int] = {}
-        self.sent = False  # the worker has asked for its end; what becomes of it is the broker's matter
+        self.sent = False
         self.decided: bool | None = None  # True: committed, False: aborted
-        self.call_off_timeout: Callable[[], None] | None = None
-        self.unresolved: set[str | TopicPartition] = set()
         self.resolved = asyncio.Event()
+        self._call_off_timeout: Callable[[], None] = lambda: None
+        self._unresolved: set[str | TopicPartition] = set()  # what still hides it
+
+    def time_out_unless(self, call_off_timeout: Callable[[], None]) -> None:
+        """``call_off_timeout`` is called when it is decided."""
+        self._call_off_timeout = call_off_timeout
+
+    def wrote(self, spot: TopicPartition, offset: int) -> None:
+        self.written.setdefault(spot, []).append(offset)
+
+    def add_offsets(self, coordinator: GroupCoordinator, offsets: Mapping[TopicPartition, int]) -> None:
+        self.coordinator, self.offsets = coordinator, dict(offsets)
+
+    def send(self) -> None:
+        self.sent = True
+
+    def decide(self, *, committed: bool) -> list[str | TopicPartition]:
+        """What has still to show it: the partitions and ``offsets``."""
+        self.decided = committed
+        self._call_off_timeout()
+        waiting: list[str | TopicPartition] = [*self.written, "offsets"]
+        self._unresolved = set(waiting)
+        return waiting
+
+    def resolve(self, what: str | TopicPartition) -> bool:
+        """One of them shows it; whether it was the last."""
+        self._unresolved.discard(what)
+        if not self._unresolved:
+            self.resolved.set()
+        return not self._unresolved
 
 
 class MemoryBroker:
@@ -67,7 +98,7 @@ class MemoryBroker:
         self.transaction_timeout_ms = transaction_timeout_ms
         self.tombstone_ms = tombstone_ms
         self._topics: dict[str, list[PartitionLog]] = {}
-        self._groups: dict[str, Group] = {}
+        self._coordinators: dict[str, GroupCoordinator] = {}
         self._epochs: dict[str, int] = {}  # producer name -> how often it has started
         self._open: dict[str, Transaction] = {}  # producer name -> its transaction until it is resolved
         self._timers: set[asyncio.Task[None]] = set()
@@ -91,9 +122,9 @@ class MemoryBroker:
                     )
                     for partition in range(spec.partitions)
                 ]
-        for group in self._groups.values():
-            if any(created & member.topics for member in group.members.values()):
-                group.begin()
+        for coordinator in self._coordinators.values():
+            if any(created & member.topics for member in coordinator.members.values()):
+                coordinator.begin()
 
     def partition_count(self, topic: str) -> int:
         """0 for a topic that does not exist."""
@@ -115,20 +146,8 @@ class MemoryBroker:
 
         RecordRefused, or TransportError where a partition does not exist.
         """
-        by_partition: defaultdict[TopicPartition, list[Record]] = defaultdict(list)
-        refused: dict[int, RecordRefused] = {}
-        for index, record in enumerate(records):
-            spot = record[:2]
-            by_partition[spot].append(record)
-            limit = self.log(spot).record_bytes_max
-            if limit is not None and len(record.key or b"") + len(record.value or b"") > limit:
-                refused[index] = RecordTooLarge(
-                    f"a record for {spot[0]}[{spot[1]}] is over its {limit} bytes"
-                )
-        if refused:
-            first = refused[min(refused)]
-            first.refused = refused
-            raise first
+        by_partition = grouped(records)
+        check_sizes(records, {spot: self.log(spot).record_bytes_max for spot in by_partition})
         return by_partition
 
     def write(self, records: Sequence[Record]) -> list[int]:
@@ -154,9 +173,8 @@ class MemoryBroker:
             log = self.log(spot)
             offset = log.end + (self.faults.gap() if self.faults is not None else 0)
             if transaction is not None:
-                if transaction.number not in log.undecided:
-                    log.undecided[transaction.number] = offset
-                transaction.written.setdefault(spot, []).append(offset)
+                log.begin(transaction.number, offset)
+                transaction.wrote(spot, offset)
             log.append(record, now_ms, offset)
             log.settle(now_ms, self.tombstone_ms)
             offsets.append(offset)
@@ -168,12 +186,12 @@ class MemoryBroker:
 
     # Groups
 
-    def group(self, name: str) -> Group:
-        group = self._groups.get(name)
-        if group is None:
-            group = Group(name, self.partition_count, self.later, self.rebalance_timeout_ms)
-            self._groups[name] = group
-        return group
+    def coordinator(self, group: str) -> GroupCoordinator:
+        coordinator = self._coordinators.get(group)
+        if coordinator is None:
+            coordinator = GroupCoordinator(group, self.partition_count, self.later, self.rebalance_timeout_ms)
+            self._coordinators[group] = coordinator
+        return coordinator
 
     # Transactions
 
@@ -201,13 +219,13 @@ class MemoryBroker:
         def time_out() -> None:
             self.decide(transaction, committed=False)
 
-        transaction.call_off_timeout = self.later(self.transaction_timeout_ms, time_out)
+        transaction.time_out_unless(self.later(self.transaction_timeout_ms, time_out))
         return transaction
 
     def add_offsets(
         self,
         transaction: Transaction,
-        group: Group,
+        coordinator: GroupCoordinator,
         assignment: Assignment | None,
         offsets: Mapping[TopicPartition, int],
     ) -> None:
@@ -215,24 +233,17 @@ class MemoryBroker:
 
         Without an assignment nothing is fenced: for tests that break the contract.
         """
-        if assignment is not None and not group.valid(assignment):
-            raise Fenced(f"generation {assignment.generation} of group {group.name!r} is over")
-        transaction.group = group
-        transaction.offsets = dict(offsets)
-        for partition in offsets:
-            group.pending.setdefault(partition, set()).add(transaction.number)
+        if assignment is not None and not coordinator.valid(assignment):
+            raise Fenced(f"generation {assignment.generation} of group {coordinator.name!r} is over")
+        transaction.add_offsets(coordinator, offsets)
+        coordinator.hold(transaction.number, offsets)
 
     def decide(self, transaction: Transaction, *, committed: bool) -> None:
         """Commits or aborts, once; each partition and the group's offsets show it at their own time."""
         if transaction.decided is not None:
             return
-        transaction.decided = committed
-        if transaction.call_off_timeout is not None:
-            transaction.call_off_timeout()
-        transaction.unresolved = {*transaction.written, "offsets"}
-        for spot in transaction.written:
-            self._resolve_later(transaction, spot)
-        self._resolve_later(transaction, "offsets")
+        for what in transaction.decide(committed=committed):
+            self._resolve_later(transaction, what)
 
     def _resolve_later(self, transaction: Transaction, what: str | TopicPartition) -> None:
         wait_ms = self.faults.visible_ms() if self.faults is not None else 0.0
@@ -242,21 +253,16 @@ class MemoryBroker:
             self._resolve(transaction, what)
 
     def _resolve(self, transaction: Transaction, what: str | TopicPartition) -> None:
+        committed = bool(transaction.decided)
         if isinstance(what, str):
-            if transaction.group is not None:
-                transaction.group.settle(transaction.number, transaction.offsets, bool(transaction.decided))
+            if transaction.coordinator is not None:
+                transaction.coordinator.settle(transaction.number, transaction.offsets, committed)
         else:
-            log = self.log(what)
-            if not transaction.decided:
-                log.remove(transaction.written[what])
-            if self.faults is not None and self.faults.control_records:
-                log.end += 1
-            del log.undecided[transaction.number]
-            log.notify()
-        transaction.unresolved.discard(what)
-        if not transaction.unresolved:
+            control_record = self.faults is not None and self.faults.control_records
+            aborted = () if committed else transaction.written[what]
+            self.log(what).decide(transaction.number, aborted, control_record=control_record)
+        if transaction.resolve(what):
             del self._open[transaction.producer]
-            transaction.resolved.set()
 
     # Time
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
-from streamflow.transports.base import Commit, Record
-
-if TYPE_CHECKING:
-    from streamflow.transports.memory.transport import MemoryTransport
+from streamflow.transports.base import Breakable, Commit, Record
 
 # Where `Faults.on_point` is awaited, in the order in which a worker passes them.
 POINTS = (
@@ -34,6 +31,13 @@ POINTS = (
     "revoke:before",
     "revoke:after",
 )
+
+
+class Client(Breakable, Protocol):
+    """A `MemoryTransport`, as far as a test does something to it."""
+
+    name: str
+
 
 Outcome = Literal["done", "aborted", "unknown"]
 
@@ -76,7 +80,7 @@ class Faults:
     abort_chance: float = 0.0
     unknown_chance: float = 0.0
     undecided_ms_max: float = 0.0
-    on_point: Callable[[MemoryTransport, str], Awaitable[None]] | None = None
+    on_point: Callable[[Client, str], Awaitable[None]] | None = None
     plain_commits: bool = False
     broken_atomic: bool = False
     broken_fence: Callable[[Commit], bool] | None = None

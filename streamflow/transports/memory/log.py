@@ -21,9 +21,8 @@ TRIM_SLACK = 1.25
 class PartitionLog:
     """The records of one partition, oldest first.
 
-    ``undecided`` is transaction number -> first offset it wrote here; ``waiters`` are set whenever
-    something may have become readable. ``records_max`` and ``bytes_max`` bound a log that is not
-    compacted (``None``: no bound).
+    ``undecided`` is transaction number -> first offset it wrote here. ``records_max`` and ``bytes_max``
+    bound a log that is not compacted (``None``: no bound).
     """
 
     __slots__ = (
@@ -34,6 +33,7 @@ class PartitionLog:
         "_size_bytes",
         "_stamps_ms",
         "_values",
+        "_waiters",
         "bytes_max",
         "compacted",
         "end",
@@ -43,7 +43,6 @@ class PartitionLog:
         "start",
         "topic",
         "undecided",
-        "waiters",
     )
 
     def __init__(
@@ -65,7 +64,7 @@ class PartitionLog:
         self.start = 0
         self.end = 0
         self.undecided: dict[int, int] = {}
-        self.waiters: dict[asyncio.Event, None] = {}  # in the order in which they came
+        self._waiters: dict[asyncio.Event, None] = {}  # in the order in which they came
         self._offsets: list[int] = []
         self._keys: list[bytes | None] = []
         self._values: list[bytes | None] = []
@@ -114,9 +113,28 @@ class PartitionLog:
             self.compact(self.end, lambda stamp_ms: stamp_ms <= now_ms - tombstone_ms)
         self.notify()
 
+    def begin(self, number: int, offset: int) -> None:
+        """The transaction ``number`` writes here, first at this offset."""
+        self.undecided.setdefault(number, offset)
+
+    def decide(self, number: int, aborted: Sequence[int], *, control_record: bool) -> None:
+        """It shows here now; what was ``aborted`` goes."""
+        if aborted:
+            self._remove(aborted)
+        self.end += control_record
+        del self.undecided[number]
+        self.notify()
+
     def notify(self) -> None:
-        for waiter in self.waiters:
+        for waiter in self._waiters:
             waiter.set()
+
+    def watch(self, waiter: asyncio.Event) -> None:
+        """Sets it whenever something may have become readable."""
+        self._waiters[waiter] = None
+
+    def unwatch(self, waiter: asyncio.Event) -> None:
+        self._waiters.pop(waiter, None)
 
     def read(self, position: int, records_max: int) -> Batch | None:
         """What a committed reader at ``position`` gets next; ``None`` where nothing has moved."""
@@ -142,7 +160,7 @@ class PartitionLog:
             stable,
         )
 
-    def remove(self, offsets: Iterable[int]) -> None:
+    def _remove(self, offsets: Iterable[int]) -> None:
         """Takes out what an aborted transaction wrote; the offsets stay used."""
         gone = set(offsets)
         self._keep([i for i, offset in enumerate(self._offsets) if offset not in gone])

@@ -28,10 +28,18 @@ import msgspec
 
 from streamflow.clock import Clock
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, LostWrites, TransportError
-from streamflow.transports.base import Commit, TopicPartition
-from streamflow.transports.redis_streams.connection import COMMIT, PUBLISH, Arg, Link, LostConnection
+from streamflow.transports.base import (
+    COMMIT_DECIDED,
+    COMMIT_OFFSETS,
+    COMMIT_WRITTEN,
+    Commit,
+    OnPoint,
+    TopicPartition,
+    pass_by,
+)
+from streamflow.transports.redis_streams.connection import COMMIT, PUBLISH, Arg, Connection, LostConnection
 from streamflow.transports.redis_streams.entries import EMPTY, Chunk, chunks
-from streamflow.transports.redis_streams.group import Fence
+from streamflow.transports.redis_streams.group import GroupFence
 from streamflow.transports.redis_streams.names import id_before, offset_of_id, spot_field
 from streamflow.transports.redis_streams.pending import Changes
 from streamflow.transports.redis_streams.settings import RedisSettings
@@ -43,23 +51,31 @@ NUMBER = b"#"  # field of a member's ends that holds the number of its newest de
 
 
 class Commits:
-    """Commits checkpoints, one at a time."""
+    """Commits checkpoints, one at a time. ``on_point``: for tests."""
 
-    def __init__(self, link: Link, topics: Topics, settings: RedisSettings, clock: Clock) -> None:
-        self._link = link
+    def __init__(
+        self,
+        connection: Connection,
+        topics: Topics,
+        settings: RedisSettings,
+        clock: Clock,
+        on_point: OnPoint = pass_by,
+    ) -> None:
+        self._connection = connection
         self._topics = topics
         self._settings = settings
         self._names = settings.names
         self._clock = clock
+        self._on_point = on_point
         self._one_at_a_time = asyncio.Lock()
         self._numbers: dict[str, int] = {}  # member -> number of its newest decided commit
-        self._unclear: tuple[Fence, int] | None = None  # sent, and nobody knows
+        self._unclear: tuple[GroupFence, int] | None = None  # sent, and nobody knows
         self._attempts = 0
 
     async def commit(
         self,
         commit: Commit,
-        fence: Fence,
+        fence: GroupFence,
         counts: Mapping[TopicPartition, int],
         pending: Changes = NOTHING_PENDING,
     ) -> dict[TopicPartition, int]:
@@ -90,13 +106,20 @@ class Commits:
             plan |= {"failures": pending.failures, "settled": pending.settled}
             if staged:
                 plan |= {"staged": 2 * len(pieces), "streams": list(streams)}
+            await self.reached(COMMIT_WRITTEN)
+            await self.reached(COMMIT_OFFSETS)
             # Step 2. Decide.
             ends = await self._decide(fence, plan, staged, inline)
+            await self.reached(COMMIT_DECIDED)
             if staged:
                 # Step 3. Publish.
                 ends = await self._publish_own(fence, staged)
             await self._wait_for_copies(fence)
             return {streams[stream]: offset + 1 for stream, offset in ends.items() if stream in streams}
+
+    async def reached(self, point: str) -> None:
+        """A commit has come so far. Tests wait here, or die."""
+        await self._on_point(point)
 
     async def clear_up(self) -> None:
         """Behind it none of our own commits is undecided, and all that are decided are published."""
@@ -106,12 +129,12 @@ class Commits:
 
     async def publish_decided(self) -> None:
         """Publishes what is decided and not published yet, whoever decided it. Raises TransportError."""
-        for entry in await self._link.one("LRANGE", self._names.decided, 0, -1):
+        for entry in await self._connection.one("LRANGE", self._names.decided, 0, -1):
             staged, _, ends = entry.decode().partition("\n")
             await self._publish(staged, ends)
 
     def _plan(
-        self, commit: Commit, fence: Fence, number: int, counts: Mapping[TopicPartition, int]
+        self, commit: Commit, fence: GroupFence, number: int, counts: Mapping[TopicPartition, int]
     ) -> dict[str, Any]:
         names = self._names
         return {
@@ -137,11 +160,13 @@ class Commits:
     async def _stage(self, staged: str, pieces: Sequence[Chunk]) -> None:
         for piece in pieces:
             # A list that is never decided expires by itself.
-            await self._link.all(
+            await self._connection.all(
                 [("RPUSH", staged, piece.head, piece.data), ("PEXPIRE", staged, self._settings.staged_ms)]
             )
 
-    async def _decide(self, fence: Fence, plan: dict[str, Any], staged: str, inline: Chunk) -> dict[str, int]:
+    async def _decide(
+        self, fence: GroupFence, plan: dict[str, Any], staged: str, inline: Chunk
+    ) -> dict[str, int]:
         """Asks until it knows what came of it: the number makes a request that comes twice harmless."""
         deadline_ms = self._clock.monotonic_ms() + self._settings.decide_timeout_ms
         args = (msgspec.msgpack.encode(plan), inline.head, inline.data)
@@ -173,7 +198,7 @@ class Commits:
                 return self._decided(answer, fence, number)
             await self._clock.sleep_ms(RETRY_MS)
 
-    async def _call(self, fence: Fence, staged: str, args: Sequence[Arg]) -> Any:
+    async def _call(self, fence: GroupFence, staged: str, args: Sequence[Arg]) -> Any:
         names = self._names
         keys = (
             names.of_group("group"),
@@ -183,9 +208,9 @@ class Commits:
             names.decided,
             staged,
         )
-        return await self._link.call(COMMIT, keys, args)
+        return await self._connection.call(COMMIT, keys, args)
 
-    def _decided(self, answer: list[Any], fence: Fence, number: int) -> dict[str, int]:
+    def _decided(self, answer: list[Any], fence: GroupFence, number: int) -> dict[str, int]:
         self._unclear = None
         word = answer[0]
         if word == b"DONE":
@@ -224,13 +249,13 @@ class Commits:
             self._numbers[fence.member_id] = number
         self._unclear = None
 
-    async def _publish_own(self, fence: Fence, staged: str) -> dict[str, int]:
+    async def _publish_own(self, fence: GroupFence, staged: str) -> dict[str, int]:
         deadline_ms = self._clock.monotonic_ms() + self._settings.decide_timeout_ms
         ends = self._names.ends(fence.member_id)
         while True:
             try:
                 await self._publish(staged, ends)
-                return _ends(await self._link.one("HGETALL", ends))
+                return _ends(await self._connection.one("HGETALL", ends))
             except TransportError as exc:
                 # It is decided: what is left of it is published by whoever comes next, ourselves perhaps.
                 if self._clock.monotonic_ms() >= deadline_ms:
@@ -239,10 +264,10 @@ class Commits:
 
     async def _publish(self, staged: str, ends: str) -> None:
         keys = (self._names.decided, staged, ends)
-        while await self._link.call(PUBLISH, keys, ()):
+        while await self._connection.call(PUBLISH, keys, ()):
             pass
 
-    async def _wait_for_copies(self, fence: Fence) -> None:
+    async def _wait_for_copies(self, fence: GroupFence) -> None:
         """Raises CommitUnknown when replicas or the append-only file did not follow in time."""
         settings = self._settings
         if not (settings.wait_replicas or settings.wait_aof):
@@ -253,7 +278,7 @@ class Commits:
         if settings.wait_aof:
             wait = ("WAITAOF", 1, settings.wait_replicas, settings.wait_timeout_ms)
         try:
-            _, reached = await self._link.all([mark, wait])
+            _, reached = await self._connection.all([mark, wait])
         except TransportError as exc:
             raise CommitUnknown(f"committed; whether it is copied is not known: {exc}") from exc
         synced, copies = reached if settings.wait_aof else (1, reached)

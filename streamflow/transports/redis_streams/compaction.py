@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from streamflow.clock import Clock
 from streamflow.errors import StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
-from streamflow.transports.redis_streams.connection import COMPACT, TRIM, Link
+from streamflow.transports.redis_streams.connection import COMPACT, TRIM, Connection
 from streamflow.transports.redis_streams.names import id_before, id_of, offset_of_id
 from streamflow.transports.redis_streams.settings import RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
@@ -26,18 +26,18 @@ TRIM_ENTRIES = 5_000  # of one command
 LOCK_MS = 30_000
 
 
-class Upkeep:
+class Compaction:
     """``assigned`` says which partitions are ours now; `wrote` which ones we have written to."""
 
     def __init__(
         self,
-        link: Link,
+        connection: Connection,
         topics: Topics,
         settings: RedisSettings,
         clock: Clock,
         assigned: Callable[[], Iterable[TopicPartition]],
     ) -> None:
-        self._link = link
+        self._connection = connection
         self._topics = topics
         self._settings = settings
         self._names = settings.names
@@ -71,12 +71,12 @@ class Upkeep:
         """One round, where there is enough to do and nobody else is at it."""
         names = self._names
         stream, marks = names.stream(spot), names.marks(spot)
-        length, kept, waiting = await self._link.all(
+        length, kept, waiting = await self._connection.all(
             [("XLEN", stream), ("HLEN", names.snapshot(spot)), ("HMGET", marks, "copied", "copied_ms")]
         )
         if length <= max(self._settings.compact_records, kept):
             return
-        if not await self._link.one("SET", f"{marks}:lock", 1, "NX", "PX", LOCK_MS):
+        if not await self._connection.one("SET", f"{marks}:lock", 1, "NX", "PX", LOCK_MS):
             return
         now_ms = self._clock.monotonic_ms()
         server_ms = await self._server_ms()
@@ -84,7 +84,7 @@ class Upkeep:
         if copied is not None and server_ms - int(copied_ms or 0) >= self._settings.compact_delay_ms:
             await self._cut(spot, copied)
         await self._copy(spot)
-        await self._link.all(
+        await self._connection.all(
             [("HSET", marks, "copied_ms", await self._server_ms()), ("DEL", f"{marks}:lock")]
         )
         log.debug("Compacted %s in %d ms", stream, self._clock.monotonic_ms() - now_ms)
@@ -93,19 +93,20 @@ class Upkeep:
         """The stream begins behind what was copied."""
         mark = offset_of_id(copied) + 1
         # Step 1. Say so: from here on nobody relies on what stands before the mark.
-        await self._link.one("HSET", self._names.marks(spot), "trimmed", mark)
+        await self._connection.one("HSET", self._names.marks(spot), "trimmed", mark)
         # Step 2. Let it go.
         await self._trim_below(self._names.stream(spot), id_of(mark))
 
     async def _trim_below(self, stream: str, bound: bytes) -> None:
-        while await self._link.one("XTRIM", stream, "MINID", "~", bound, "LIMIT", TRIM_ENTRIES):
+        while await self._connection.one("XTRIM", stream, "MINID", "~", bound, "LIMIT", TRIM_ENTRIES):
             pass
 
     async def _copy(self, spot: TopicPartition) -> None:
         names = self._names
         keys = (names.stream(spot), names.snapshot(spot), names.marks(spot), names.tombstones(spot))
         while (
-            await self._link.call(COMPACT, keys, (COPY_ENTRIES, self._settings.tombstone_ms)) == COPY_ENTRIES
+            await self._connection.call(COMPACT, keys, (COPY_ENTRIES, self._settings.tombstone_ms))
+            == COPY_ENTRIES
         ):
             # Others want the server too.
             await self._clock.sleep_ms(0)
@@ -120,9 +121,9 @@ class Upkeep:
             bound_ms = await self._server_ms() - spec.retention_ms
             await self._trim_below(stream, id_before((bound_ms << 20) + 1))
         if self._settings.trim == "slowest_group":
-            while await self._link.call(TRIM, [stream], (TRIM_ENTRIES, "")):
+            while await self._connection.call(TRIM, [stream], (TRIM_ENTRIES, "")):
                 pass
 
     async def _server_ms(self) -> int:
-        seconds, microseconds = await self._link.one("TIME")
+        seconds, microseconds = await self._connection.one("TIME")
         return int(seconds) * 1_000 + int(microseconds) // 1_000

@@ -48,7 +48,7 @@ PUBLISH = Script("publish", allow_oom=True)
 GROUP = Script("group", allow_oom=True)
 COMPACT = Script("compact")
 TRIM = Script("trim")
-FORGET = Script("forget")
+RESET = Script("reset")
 
 
 class LostConnection(TransportError):
@@ -68,7 +68,7 @@ def pack(*commands: Sequence[Arg]) -> bytes:
     return b"".join(parts)
 
 
-class Link:
+class Connection:
     """One connection, made anew after it broke. One request at a time; others wait for their turn.
 
     A request that is cancelled breaks the connection, so that no answer is taken for another's.
@@ -83,6 +83,7 @@ class Link:
         self._timeout_s = timeout_s
         self._connection: Any = None
         self._turn = asyncio.Lock()
+        self._is_cut_off = False
 
     async def ask(self, *commands: Sequence[Arg]) -> list[Any]:
         """One reply for each command, `ResponseError` objects among them.
@@ -110,7 +111,7 @@ class Link:
         """The reply of one command. Raises TransportError, ConfigurationError for what is not allowed."""
         (reply,) = await self.ask(command)
         if isinstance(reply, ResponseError):
-            raise refused(reply, str(command[0])) from reply
+            raise meaning(str(command[0]), reply) from reply
         return reply
 
     async def all(self, commands: Iterable[Sequence[Arg]]) -> list[Any]:
@@ -121,7 +122,7 @@ class Link:
         replies = await self.ask(*wanted)
         for command, reply in zip(wanted, replies, strict=True):
             if isinstance(reply, ResponseError):
-                raise refused(reply, str(command[0])) from reply
+                raise meaning(str(command[0]), reply) from reply
         return replies
 
     async def call(self, script: Script, keys: Sequence[Arg], args: Sequence[Arg]) -> Any:
@@ -131,8 +132,12 @@ class Link:
             # The server has started since: EVAL also keeps the script.
             (reply,) = await self.ask(("EVAL", script.text, len(keys), *keys, *args))
         if isinstance(reply, ResponseError):
-            raise refused(reply, f"script {script.name}") from reply
+            raise meaning(f"script {script.name}", reply) from reply
         return reply
+
+    def cut_off(self) -> None:
+        """For tests: the server can't be reached any more."""
+        self._is_cut_off = True
 
     async def close(self) -> None:
         """A request under way fails; the next one would connect anew. Idempotent."""
@@ -142,6 +147,8 @@ class Link:
                 await connection.disconnect()
 
     async def _connected(self) -> Any:
+        if self._is_cut_off:
+            raise TransportError(f"no server at {self._where}: cut off")
         if self._connection is None:
             self._connection = self._make()
         if not self._connection.is_connected:
@@ -159,7 +166,7 @@ class Link:
                     " broker_credentials, say who we are"
                 ) from exc
             except ResponseError as exc:
-                raise refused(exc, "connecting") from exc
+                raise meaning("connecting", exc) from exc
             except (RedisError, OSError) as exc:
                 raise TransportError(f"no server at {self._where}: {exc}") from exc
             pass_on_cancellation()
@@ -180,7 +187,7 @@ def pass_on_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-def refused(error: ResponseError, what: str) -> Exception:
+def meaning(what: str, error: ResponseError) -> Exception:
     """What the server said no to, as one of our errors."""
     if isinstance(error, NoPermissionError):
         return ConfigurationError(f"{what}: {error}; docs/how-to/run-on-redis.md lists the rights needed")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from streamflow.transports.base import Headers, Record
+from streamflow.transports.base import Columns, Headers, Record
 from streamflow.transports.redis_streams.names import MS_END, SEQUENCE_BITS, SEQUENCES, offset_of_id
 
 Entry = tuple[bytes, list[bytes]]  # id; names and values in turn
@@ -129,16 +129,6 @@ def unpack_headers(text: bytes) -> Headers:
     except (ValueError, TypeError, LookupError):
         return [("h", text)]
     return found
-
-
-class Columns(NamedTuple):
-    """The columns of a `Batch`."""
-
-    offsets: list[int]
-    keys: list[bytes | None]
-    values: list[bytes | None]
-    timestamps_ms: list[int]
-    headers: list[Headers] | None
 
 
 def columns(entries: Sequence[Entry]) -> Columns:

@@ -1,8 +1,7 @@
 """Membership of the group: leases in Redis, rebalances, and the fence that comes of them.
 
 The rules stand in ``lua/group.lua``: a rebalance ends when all members have given up what they had;
-then the generation rises, and with it everything of the generation before is fenced. Who gets what is
-computed by whichever member is first, with the same function as on Kafka.
+then the generation rises, and with it everything of the generation before is fenced.
 """
 
 from __future__ import annotations
@@ -10,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
-from streamflow.transports.assignor import ByTopic, by_topic, share_out, spots_of, stand_by, warm_members
 from streamflow.transports.base import Assignment, Member, RebalanceListener, TopicPartition
-from streamflow.transports.redis_streams.connection import GROUP, Arg, Link
+from streamflow.transports.redis_streams.connection import GROUP, Arg, Connection
+from streamflow.transports.redis_streams.member_metadata import (
+    NOTHING_ASSIGNED,
+    MemberMetadata,
+    assign,
+    assignments_of,
+    topics_of,
+)
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
 
@@ -30,37 +35,11 @@ RETRY_MS = 200
 FORMER_LIFE_BEATS = 2.5
 
 
-class Fence(NamedTuple):
+class GroupFence(NamedTuple):
     """What a commit is checked with: the group must be in this generation and have this member."""
 
     generation: int
     member_id: str
-
-
-class Offer(msgspec.Struct, frozen=True):
-    """What a member says when it joins."""
-
-    url: str
-    topics: list[str]
-    replicas: int = 0
-
-
-class Share(msgspec.Struct, frozen=True):
-    member_id: str
-    url: str
-    owned: ByTopic
-    standbys: ByTopic = []
-
-    def partitions(self) -> frozenset[TopicPartition]:
-        return spots_of(self.owned)
-
-    def stands_by_for(self) -> frozenset[TopicPartition]:
-        return spots_of(self.standbys)
-
-
-NOTHING = Share("", "", [])
-_offers = msgspec.json.Decoder(Offer)
-_shares = msgspec.json.Decoder(list[Share])
 
 
 class State(NamedTuple):
@@ -70,50 +49,32 @@ class State(NamedTuple):
     phase: str
     generation: int = 0
     assigned: bytes = b""
-    offers: tuple[bytes, ...] = ()
+    joined: tuple[bytes, ...] = ()
 
 
-def divide(offers: Sequence[bytes], before: bytes, counts: dict[str, int]) -> bytes:
-    """Who gets what. ``offers`` is member and offer in turn, ``before`` the assignment before. Pure."""
-    wanted = {
-        member.decode(): _offers.decode(offer)
-        for member, offer in zip(offers[::2], offers[1::2], strict=True)
-    }
-    former = _shares.decode(before) if before else []
-    owners = {spot: share.member_id for share in former for spot in share.partitions()}
-    warm = warm_members((share.member_id, share.partitions() | share.stands_by_for()) for share in former)
-    topics = {member: frozenset(offer.topics) for member, offer in wanted.items()}
-    found = share_out(counts, topics, owners, warm)
-    replicas = max((offer.replicas for offer in wanted.values()), default=0)
-    standbys = stand_by(counts, topics, found, replicas, warm)
-    shares = [
-        Share(member, offer.url, by_topic(found.get(member, ())), by_topic(standbys.get(member, ())))
-        for member, offer in sorted(wanted.items())
-    ]
-    return msgspec.json.encode(shares)
-
-
-class Membership:
+class Group:
     """One worker's place in the group. ``failure`` is what ended it."""
 
     def __init__(
         self,
         settings: RedisSettings,
         clock: Clock,
-        links: tuple[Link, Link],  # for calls, and for waiting for news
+        connections: tuple[Connection, Connection],  # for calls, and for waiting for news
         topics: Topics,
         listener: RebalanceListener,
-        offer: Offer,
+        url: str,
+        on_lost: Callable[[], None],  # called when the assignment is about to go
     ) -> None:
         self.assignment: Assignment | None = None
         self.failure: Exception | None = None
-        self.on_lost: Callable[[], None] = lambda: None  # called when the assignment is about to go
+        self._on_lost = on_lost
         self._settings = settings
         self._clock = clock
-        self._link, self._news = links
+        self._connection, self._news = connections
         self._topics = topics
         self._listener = listener
-        self._offer = offer
+        self._url = url
+        self._metadata = MemberMetadata(url, [])
         names = settings.names
         self._keys = [
             names.of_group(what) for what in ("group", "members", "leases", "ready", "assigned", "news")
@@ -124,19 +85,41 @@ class Membership:
         self._tasks: list[asyncio.Task[None]] = []
         self._generation = 0  # of the newest assignment
         self.member_id = ""
+        self._awake = asyncio.Event()
+        self._awake.set()
 
-    async def join(self) -> None:
+    async def join(self, counts: Mapping[str, int]) -> None:
         """Returns when the group knows us. Raises TransportError, ConfigurationError."""
+        await self._want(counts)
         await self._join()
         self._tasks = [
             asyncio.create_task(self._beat(), name="heartbeat"),
             asyncio.create_task(self._take_part(), name="membership"),
         ]
 
-    async def offer(self, offer: Offer) -> None:
-        """Joins anew with another offer. Raises TransportError."""
-        self._offer = offer
-        await self._call("offer", msgspec.json.encode(offer))
+    async def resubscribe(self, counts: Mapping[str, int]) -> None:
+        """Joins anew, for these topics. Raises TransportError."""
+        await self._want(counts)
+        await self._call("offer", msgspec.json.encode(self._metadata))
+
+    async def _want(self, counts: Mapping[str, int]) -> None:
+        spots = ((topic, p) for topic, count in counts.items() for p in range(count))
+        await create_groups(self._connection, self._settings, spots)
+        self._metadata = MemberMetadata(self._url, list(counts), self._settings.standby_replicas)
+
+    def stall(self) -> None:
+        """For tests: nothing reaches the group until `wake`."""
+        self._awake.clear()
+
+    def wake(self) -> None:
+        """For tests, after `stall`."""
+        self._awake.set()
+
+    def kill(self) -> None:
+        """For tests: its tasks stop where they stand."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
 
     async def leave(self) -> None:
         for task in self._tasks:
@@ -150,16 +133,18 @@ class Membership:
 
     async def _call(self, act: str, *args: Arg) -> State:
         """Does ``act`` and learns how the group is then."""
+        if not self._awake.is_set():
+            await self._awake.wait()
         member_id, settings = self.member_id, self._settings
         fixed: tuple[Arg, ...] = (act, member_id, settings.session_timeout_ms, settings.rebalance_timeout_ms)
-        answer = await self._link.call(GROUP, self._keys, (*fixed, self._ends, *args))
+        answer = await self._connection.call(GROUP, self._keys, (*fixed, self._ends, *args))
         phase = answer[0].decode()
         if phase in ("unknown", "left"):
             state = State(member_id, phase)
         else:
-            offers = tuple(answer[4]) if len(answer) > 4 else ()
+            joined = tuple(answer[4]) if len(answer) > 4 else ()
             assigned = answer[3] or b"" if len(answer) > 3 else b""
-            state = State(member_id, phase, int(answer[1]), assigned, offers)
+            state = State(member_id, phase, int(answer[1]), assigned, joined)
         if member_id == self.member_id:  # else an answer to our former self
             self._state = state
             self._changed.set()
@@ -168,9 +153,9 @@ class Membership:
     async def _join(self) -> None:
         slot = self._settings.slot
         self.member_id = f"{slot}-{os.urandom(6).hex()}"
-        offer = msgspec.json.encode(self._offer)
+        metadata = msgspec.json.encode(self._metadata)
         former_ms = int(self._settings.heartbeat_ms * FORMER_LIFE_BEATS)
-        await self._call("join", offer, slot, former_ms)
+        await self._call("join", metadata, slot, former_ms)
 
     async def _beat(self) -> None:
         """Keeps the lease, hears of rebalances at once, and divides where nobody has yet."""
@@ -193,8 +178,8 @@ class Membership:
                 return
 
     async def _assign(self, state: State) -> None:
-        topics = {t for offer in state.offers[1::2] for t in _offers.decode(offer).topics}
-        assigned = divide(state.offers, state.assigned, await self._topics.counts(sorted(topics)))
+        counts = await self._topics.counts(topics_of(state.joined))
+        assigned = assign(state.joined, state.assigned, counts)
         await self._call("assign", state.generation, assigned)
 
     async def _take_part(self) -> None:
@@ -206,7 +191,7 @@ class Membership:
                     self._generation = state.generation
                     await self._assigned(state)
                     state = await self._until(self._to_revoke)
-                    self.on_lost()
+                    self._on_lost()
                     await self._listener.on_revoked()
                     self.assignment = None
                 await self._give_up(state.phase == "unknown")
@@ -229,14 +214,14 @@ class Membership:
         return self._state
 
     async def _assigned(self, state: State) -> None:
-        shares = _shares.decode(state.assigned)
-        members = tuple(Member(share.member_id, share.url, share.partitions()) for share in shares)
-        mine = next((share for share in shares if share.member_id == self.member_id), NOTHING)
+        everybody = assignments_of(state.assigned)
+        members = tuple(Member(m.member_id, m.url, m.partitions()) for m in everybody)
+        mine = next((m for m in everybody if m.member_id == self.member_id), NOTHING_ASSIGNED)
         self.assignment = Assignment(
             state.generation,
             mine.partitions(),
             members,
-            Fence(state.generation, self.member_id),
+            GroupFence(state.generation, self.member_id),
             mine.stands_by_for(),
         )
         await self._listener.on_assigned(self.assignment)
@@ -257,16 +242,18 @@ class Membership:
     def _fail(self, exc: Exception) -> None:
         log.error("The group %s: %r", self._settings.group_id, exc)
         self.failure = exc
-        self.on_lost()
+        self._on_lost()
 
 
-async def create_groups(link: Link, settings: RedisSettings, spots: Iterable[TopicPartition]) -> None:
+async def create_groups(
+    connection: Connection, settings: RedisSettings, spots: Iterable[TopicPartition]
+) -> None:
     """The consumer group of each stream, at its beginning, where it is missing. Raises TransportError."""
     wanted = list(spots)
     commands = [
         ("XGROUP", "CREATE", settings.names.stream(spot), settings.group_id, "0", "MKSTREAM")
         for spot in wanted
     ]
-    for reply in await link.ask(*commands) if commands else ():
+    for reply in await connection.ask(*commands) if commands else ():
         if isinstance(reply, Exception) and "BUSYGROUP" not in str(reply):
             raise TransportError(f"creating group {settings.group_id}: {reply}") from reply

@@ -18,14 +18,41 @@ class _Count:
     """``before`` entries lie below ``base``; ``read`` are offsets of entries from there on, in order."""
 
     def __init__(self, base: int | None, before: int) -> None:
-        self.base = base
-        self.before = before
-        self.read: list[int] = []
-        self.next = base  # the next offset of an unbroken run of reads; None: any
+        self._base = base
+        self._before = before
+        self._read: list[int] = []
+        self._next = base  # the next offset of an unbroken run of reads; None: any
+
+    def add(self, position: int, offsets: Sequence[int], next_offset: int) -> bool:
+        """False where entries lie between that have not been counted."""
+        if self._base is None:
+            self._base = self._next = position
+        if position == self._base and position != self._next:
+            self._read, self._next = [], position  # gone back to the beginning
+        if position != self._next:
+            return False
+        self._read.extend(offsets)
+        self._next = next_offset
+        return True
+
+    def before(self, offset: int) -> int:
+        """UNKNOWN where it is not known."""
+        if self._base is None:
+            return self._before
+        if self._next is None or not self._base <= offset <= self._next:
+            return UNKNOWN
+        return self._before + bisect_left(self._read, offset)
+
+    def settle(self, offset: int) -> None:
+        """What lies before need not be kept."""
+        before = self.before(offset)
+        if before != UNKNOWN and self._base is not None:
+            del self._read[: before - self._before]
+            self._base, self._before = offset, before
 
 
-class Counts:
-    """Counts of the partitions assigned."""
+class LagCounts:
+    """Of the partitions assigned."""
 
     def __init__(self) -> None:
         self._counts: dict[TopicPartition, _Count] = {}
@@ -46,33 +73,16 @@ class Counts:
     def add(self, spot: TopicPartition, position: int, offsets: Sequence[int], next_offset: int) -> None:
         """Entries that were read from ``position`` on."""
         count = self._counts.get(spot)
-        if count is None:
-            return
-        if count.base is None:
-            count.base = count.next = position
-        if position == count.base and position != count.next:
-            count.read, count.next = [], position  # gone back to the beginning
-        if position != count.next:
-            del self._counts[spot]  # what lies between has not been counted
-            return
-        count.read.extend(offsets)
-        count.next = next_offset
+        if count is not None and not count.add(position, offsets, next_offset):
+            del self._counts[spot]
 
     def before(self, spot: TopicPartition, offset: int) -> int:
         """UNKNOWN where it is not known."""
         count = self._counts.get(spot)
-        if count is None:
-            return UNKNOWN
-        if count.base is None:
-            return count.before
-        if count.next is None or not count.base <= offset <= count.next:
-            return UNKNOWN
-        return count.before + bisect_left(count.read, offset)
+        return UNKNOWN if count is None else count.before(offset)
 
     def settle(self, spot: TopicPartition, offset: int) -> None:
-        """Committed up to there: what lies before need not be kept."""
+        """Committed up to there."""
         count = self._counts.get(spot)
-        before = self.before(spot, offset)
-        if count is not None and before != UNKNOWN and count.base is not None:
-            del count.read[: before - count.before]
-            count.base, count.before = offset, before
+        if count is not None:
+            count.settle(offset)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from redis.exceptions import ResponseError
 
 from streamflow.transports.base import Commit, TopicPartition
-from streamflow.transports.redis_streams.connection import Link
+from streamflow.transports.redis_streams.connection import Connection
 from streamflow.transports.redis_streams.names import id_of, offset_after
 from streamflow.transports.redis_streams.settings import RedisSettings
 
@@ -36,7 +36,7 @@ class Pending:
         self._consumer = settings.slot
         self._ours: dict[TopicPartition, dict[int, int]] = {}
 
-    async def take_over(self, link: Link, spots: Iterable[TopicPartition]) -> None:
+    async def take_over(self, connection: Connection, spots: Iterable[TopicPartition]) -> None:
         """Claims what stands there in whoever's name: a partition has one owner, and that is us.
 
         Raises TransportError.
@@ -46,20 +46,22 @@ class Pending:
             claim = ("XAUTOCLAIM", stream, self._group, self._consumer, 0)
             self._ours[spot] = {}
             while True:
-                (reply,) = await link.ask((*claim, cursor, "COUNT", CLAIM_COUNT, "JUSTID"))
+                (reply,) = await connection.ask((*claim, cursor, "COUNT", CLAIM_COUNT, "JUSTID"))
                 if isinstance(reply, ResponseError):
                     break  # no stream or no group yet: nothing has failed
                 cursor = reply[0]
                 if cursor == b"0-0":
-                    self._ours[spot] = await self._shown(link, stream)
+                    self._ours[spot] = await self._shown(connection, stream)
                     break
 
-    async def _shown(self, link: Link, stream: str) -> dict[int, int]:
+    async def _shown(self, connection: Connection, stream: str) -> dict[int, int]:
         """offset -> attempts of all that stands in our name."""
         found: dict[int, int] = {}
         start = b"-"
         while True:
-            shown = await link.one("XPENDING", stream, self._group, start, "+", CLAIM_COUNT, self._consumer)
+            shown = await connection.one(
+                "XPENDING", stream, self._group, start, "+", CLAIM_COUNT, self._consumer
+            )
             found |= {offset_after(entry[0]) - 1: int(entry[3]) for entry in shown}
             if len(shown) < CLAIM_COUNT:
                 return found

@@ -8,13 +8,13 @@ from redis.exceptions import ResponseError
 
 from streamflow.errors import ConfigurationError
 from streamflow.transports.redis_streams.commits import Commits
-from streamflow.transports.redis_streams.connection import FORGET, Link, refused
+from streamflow.transports.redis_streams.connection import RESET, Connection, meaning
 from streamflow.transports.redis_streams.settings import RedisSettings
 from streamflow.transports.redis_streams.topics import Topics
 
 
-async def forget(
-    link: Link, topics: Topics, commits: Commits, settings: RedisSettings, wanted: Iterable[str]
+async def reset(
+    connection: Connection, topics: Topics, commits: Commits, settings: RedisSettings, wanted: Iterable[str]
 ) -> None:
     """The group first: while a worker is in it, nothing is deleted. ``wanted``: names of topics.
 
@@ -23,29 +23,31 @@ async def forget(
     names, group = settings.names, settings.group_id
     # Step 1. The group.
     parts = ("group", "members", "leases", "ready", "assigned", "news")
-    living = await link.call(FORGET, [names.of_group(part) for part in parts], ())
+    living = await connection.call(RESET, [names.of_group(part) for part in parts], ())
     if living:
         raise ConfigurationError(
             f"workers of {group!r} are running: stop them first (one that was killed counts for"
             f" {settings.session_timeout_ms // 1_000} s more)"
         )
     # Step 2. Its offsets, and their copies in the streams' own groups.
-    fields = [field.decode() for field in await link.one("HKEYS", names.offsets)]
+    fields = [field.decode() for field in await connection.one("HKEYS", names.offsets)]
     for field in fields:
         topic, _, partition = field.rpartition(":")
         if partition.isdigit():
-            (reply,) = await link.ask(("XGROUP", "DESTROY", names.stream((topic, int(partition))), group))
+            (reply,) = await connection.ask(
+                ("XGROUP", "DESTROY", names.stream((topic, int(partition))), group)
+            )
             if isinstance(reply, ResponseError) and "key to exist" not in str(reply):
-                raise refused(reply, "XGROUP DESTROY")
-    await link.one("DEL", names.offsets)
+                raise meaning("XGROUP DESTROY", reply)
+    await connection.one("DEL", names.offsets)
     # Step 3. Its topics, when nothing can come into them any more.
     await commits.publish_decided()
     for name, count in (await topics.counts(wanted)).items():
         for spot in ((name, p) for p in range(count)):
             # Not DEL: what is large is freed beside other clients' commands.
-            await link.one(
+            await connection.one(
                 "UNLINK",
                 *(names.stream(spot), names.snapshot(spot), names.marks(spot), names.tombstones(spot)),
             )
-        await link.one("HDEL", names.topics, name)
+        await connection.one("HDEL", names.topics, name)
     topics.forget()

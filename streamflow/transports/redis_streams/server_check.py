@@ -8,7 +8,7 @@ import re
 from redis.exceptions import ResponseError
 
 from streamflow.errors import ConfigurationError
-from streamflow.transports.redis_streams.connection import Link
+from streamflow.transports.redis_streams.connection import Connection
 from streamflow.transports.redis_streams.settings import RedisSettings
 
 log = logging.getLogger(__name__)
@@ -79,15 +79,15 @@ def tell_loss(aof_enabled: bool, appendfsync: str, settings: RedisSettings) -> N
         )
 
 
-async def check_server(link: Link, settings: RedisSettings) -> None:
+async def check_server(connection: Connection, settings: RedisSettings) -> None:
     """Raises ConfigurationError, TransportError."""
     info: dict[str, str] = {}
     for section in ("server", "memory", "persistence", "replication", "cluster"):
-        info |= parse_info(await link.one("INFO", section))
+        info |= parse_info(await connection.one("INFO", section))
     check(info, settings)
     # An embedded server is started by us, and syncs as its URL says.
     if not settings.path:
-        (reply,) = await link.ask(("CONFIG", "GET", "appendfsync"))
+        (reply,) = await connection.ask(("CONFIG", "GET", "appendfsync"))
         # Not everybody may ask, and nothing depends on it.
         told = [] if isinstance(reply, ResponseError) else reply
         tell_loss(info.get("aof_enabled") == "1", told[1].decode() if len(told) > 1 else "", settings)

@@ -16,7 +16,7 @@ TRIMS = ("off", "slowest_group")
 BLOCK_MS_MAX = 2_000
 
 
-class Connections:
+class ConnectionFactory:
     """``make`` makes a connection that is not connected yet; `close` ends what finds out where to."""
 
     def __init__(self, make: Callable[[], Any], finders: Sequence[Any] = ()) -> None:
@@ -136,14 +136,14 @@ class RedisSettings:
             return f"service {self.sentinel_service} of Sentinel {hosts}"
         return self.path or f"{self.host}:{self.port}"
 
-    def connections(self) -> Connections:
+    def connection_factory(self) -> ConnectionFactory:
         """What makes our connections."""
         options: dict[str, Any] = {
             "db": self.db,
             "username": self.username,
             "password": self.password,
             "client_name": "".join(c if c.isalnum() or c in "-_." else "-" for c in self.group_id),
-            "socket_timeout": None,  # `Link` has one limit for a whole request
+            "socket_timeout": None,  # `Connection` has one limit for a whole request
             "socket_connect_timeout": self.request_timeout_ms / 1_000,
             "socket_read_size": 262_144,
             # Nested lists, as the second version of the protocol has them, are what is read fastest.
@@ -165,8 +165,8 @@ class RedisSettings:
                 self.sentinel_service, manager, ssl=self.tls, **options
             )
 
-            return Connections(pool.make_connection, manager.sentinels)
+            return ConnectionFactory(pool.make_connection, manager.sentinels)
         if self.path:
-            return Connections(lambda: UnixDomainSocketConnection(path=self.path, **options))
+            return ConnectionFactory(lambda: UnixDomainSocketConnection(path=self.path, **options))
         kind = SSLConnection if self.tls else Connection
-        return Connections(lambda: kind(host=self.host, port=self.port, **options))
+        return ConnectionFactory(lambda: kind(host=self.host, port=self.port, **options))

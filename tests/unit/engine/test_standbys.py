@@ -45,7 +45,7 @@ async def join(group: Group, name: str) -> Worker:
 def up_to_date(worker: Worker) -> bool:
     """Is everything there of what it stands by for?"""
     parts, stages = worker.engine.standing()
-    log = worker.transport._broker.log
+    log = worker.transport.broker.log
     return (
         bool(parts)
         and all(p.store.offset >= log((p.spec.changelog, p.partition)).end for p in parts)

