@@ -8,20 +8,19 @@ that are closed in part, and are looked at one by one.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from itertools import accumulate
 from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer, _Columns
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
+from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition
-from streamflow.state.session_index import SessionEnds
+from streamflow.state.sessions import SessionIndex, SessionRow, touched
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
-from streamflow.windows.session import Part, sessions_of
+from streamflow.windows.session import Part, joined, sessions_of
 
 
 def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
@@ -98,11 +97,12 @@ class _LatenessConsumer(AggregateConsumer):
 
 
 class SlidingConsumer(_LatenessConsumer):
-    """Folds panes of 1 ms; see `panes`."""
+    """Folds panes of 1 ms; see `state.panes`."""
 
     def __init__(self, spec: AggregateSpec) -> None:
         super().__init__(spec)
         assert isinstance(spec.window, SlidingWindow)
+        self._sliding = spec.window
         self.window = spec.window.panes()
 
     def _live(
@@ -114,7 +114,7 @@ class SlidingConsumer(_LatenessConsumer):
     def _fold(self, part: TablePartition, columns: _Columns) -> int:
         behind = columns.closed_at or [None] * len(columns.times)
         keys = list(zip(columns.times, columns.groups, behind, strict=True))
-        index = None if self.spec.is_shuffled else self.index(part)
+        index = None if self.spec.is_shuffled else part.indexed(PaneIndex)
         deltas: dict[int, dict[Any, dict[int | None, State]]] = {}
         for (t, group, after_ms), state in self.spec.values.fold_columns(keys, columns.values).items():
             deltas.setdefault(t, {}).setdefault(group, {})[after_ms] = state
@@ -124,45 +124,19 @@ class SlidingConsumer(_LatenessConsumer):
             self._merge(part, t, groups)
         return 0
 
-    def index(self, part: TablePartition) -> Panes:
-        """The times of the partition's panes, of all its layers."""
-        if part.index is None:
-            panes = part.index = Panes()
-            for t, group in row_ids(part):
-                panes.add(t, group)
-        found: Panes = part.index
-        return found
-
-    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows:
+    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows[Hashable]:
         """The windows of a partition where nothing moves; ``durable``: of checkpointed panes only."""
-        get = part.store.get if durable else part.get
-
-        def lookup(t: int, group: Any) -> Iterable[Pane]:
-            pane = get(t, group)
-            return () if pane is MISSING else (pane,)
-
-        assert isinstance(self.spec.window, SlidingWindow)
-        return SlidingRows(self.spec.window, self.index(part), lookup)
+        return sliding_rows(self._sliding, part, durable=durable)
 
     def closing(
         self, part: TablePartition, before_ms: int | None, watermark_ms: int
     ) -> Iterator[tuple[int, dict[Any, Any]]]:
-        window, rows = self.spec.window, self.rows(part)
-        assert window is not None
-        first = None if before_ms is None else before_ms - window.grace_ms + 1
-        for start, groups in rows.ending(first, watermark_ms - window.grace_ms + 1):
+        rows = self.rows(part)
+        for start, groups in rows.closing(before_ms, watermark_ms):
             yield start, {g: self.spec.values.merge_all(rows.states(start, g)) for g in groups}
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
-        window, panes = self.spec.window, self.index(part)
-        if window is None or self.spec.is_shuffled or part.expired_to_ms is None:
-            return {}
-        before_ms, panes.expired_to_ms = panes.expired_to_ms, part.expired_to_ms
-        if before_ms == part.expired_to_ms:
-            return {}
-        kept_ms = window.grace_ms + window.retain_ms
-        first = None if before_ms is None else before_ms - kept_ms + 1
-        return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
+    def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
+        return {} if self.spec.is_shuffled else rows_gone(self._sliding, part)
 
 
 class SessionConsumer(_LatenessConsumer):
@@ -223,61 +197,44 @@ class SessionConsumer(_LatenessConsumer):
             numbers[index] = number
         states = self.spec.values.fold_columns(numbers, columns.values)
         for number, (group, start, end) in enumerate(found):
-            self._join(
-                part, group, Part(start, end, None, states[number]), self._touched(part, group, start, end)
-            )
+            new = Part(start, end, None, states[number])
+            self._join(part, group, new, touched(part, group, start, end))
 
     def _fold_behind(self, part: TablePartition, one: _Columns, closed_at: int) -> bool:
         """One event that came later than the grace. False: it is late."""
         t, group = one.times[0], one.groups[0]
         end = t + self.window.size_ms
-        touched = self._touched(part, group, t, end, closed_at)
-        if not touched and end <= closed_at:
+        before = touched(part, group, t, end, closed_at)
+        if not before and end <= closed_at:
             return False
         state = self.spec.values.fold_columns([0], one.values)[0]
-        self._join(part, group, Part(t, end, closed_at, state), touched)
+        self._join(part, group, Part(t, end, closed_at, state), before)
         return True
 
-    def _touched(
-        self, part: TablePartition, group: Any, start: int, end: int, closed_at: int | None = None
-    ) -> list[int]:
-        """Ends of the group's sessions that ``[start, end)`` touches and that end after ``closed_at``."""
-        ends = self.index(part).get(group)
-        if ends is None:
-            return []
-        touched = []
-        least = start if closed_at is None or closed_at < start else closed_at
-        for old_end in ends[bisect_right(ends, least) :]:
-            old: tuple[Part, ...] = part.get(old_end, group)
-            if min(p.start for p in old) >= end:
-                break
-            touched.append(old_end)
-        return touched
-
-    def _join(self, part: TablePartition, group: Any, new: Part, touched: list[int]) -> None:
+    def _join(
+        self, part: TablePartition, group: Hashable, new: Part, before: list[tuple[int, SessionRow]]
+    ) -> None:
         """Makes one session of a new part and of those that it touches."""
         values, parts = self.spec.values, [new]
-        for old_end in touched:
+        for old_end, old in before:
             # The rows of a cut or of the store are not to be changed: copies of their states are.
             own = old_end in part.changes and group in part.changes[old_end]
-            old: tuple[Part, ...] = part.get(old_end, group)
             parts += old if own else [p._replace(state=values.copy(p.state)) for p in old]
         end = max(p.end for p in parts)
+        index = part.indexed(SessionIndex)
         kept = self._merged(parts) if self.spec.is_shuffled else (self._one(parts),)
-        ends = self.index(part).setdefault(group, [])
-        for old_end in touched:
+        for old_end, _ in before:
             if old_end != end:
-                del ends[bisect_left(ends, old_end)]
+                index.drop(old_end, (group,))
                 self._delete(part, old_end, group)
-        if end not in touched:
-            insort(ends, end)
+        index.add(end, group)
         part.changes.setdefault(end, {})[group] = kept
 
     def _one(self, parts: list[Part]) -> Part:
         state = parts[-1].state
         for part in parts[:-1]:
             state = self.spec.values.merge(state, part.state)
-        return Part(min(p.start for p in parts), max(p.end for p in parts), None, state)
+        return joined(parts, state)
 
     def _merged(self, parts: list[Part]) -> tuple[Part, ...]:
         """Parts that came in time as one where they touch, and those behind that came at one watermark."""
@@ -300,16 +257,6 @@ class SessionConsumer(_LatenessConsumer):
             rows[group] = DELETED
         if not rows:
             del part.changes[end]
-
-    @staticmethod
-    def index(part: TablePartition) -> SessionEnds:
-        """Group -> ends of its sessions, in order, of all layers of the partition."""
-        if part.index is None:
-            ends = part.index = SessionEnds()
-            for end, group in row_ids(part):
-                insort(ends.setdefault(group, []), end)
-        found: SessionEnds = part.index
-        return found
 
 
 def _watermarks(times: list[int], before_ms: int | None) -> list[int]:

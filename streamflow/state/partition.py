@@ -7,16 +7,20 @@ everybody else reads the store.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 from streamflow.state.changelog import RowCodec
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext
+from streamflow.state.row_index import RowIndex
 from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
 from streamflow.transports.base import Record
 from streamflow.windows import Window
+
+Index = TypeVar("Index", bound=RowIndex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,8 @@ class TablePartition:
         self.cut: Rows | None = None
         self.drops: list[int] = []  # starts of the windows that the cut drops
         self.expired_to_ms: int | None = None
-        # Where sessions or sliding windows are folded: what is known of the rows of all layers besides, to
-        # be set to None, and made anew, whenever changes are dropped. `drop(start, keys)` keeps it true.
-        self.index: Any = None
+        # Where events make the windows: made by who asks for it first, and kept true from then on.
+        self.index: RowIndex | None = None
         # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
         # up to which every window has been told of.
         self.announced: set[int] = set()
@@ -102,6 +105,34 @@ class TablePartition:
                 if value is not MISSING:
                     return MISSING if value is DELETED else value
         return self.store.get(start, key)
+
+    def indexed(self, kind: type[Index]) -> Index:
+        """The index of the rows of all layers; it is made of them where there is none yet."""
+        index = self.index
+        if index is None:
+            index = self.index = kind()
+            for start, key in self.row_ids():
+                index.add(start, key)
+        assert isinstance(index, kind)
+        return index
+
+    def forget_index(self) -> None:
+        """Rows came or went past it: it is made anew when somebody asks for it."""
+        self.index = None
+
+    def row_ids(self) -> Iterator[tuple[int, Hashable]]:
+        """(window's id, key) of every row of all layers, each once."""
+        hidden: set[tuple[int, Hashable]] = set()
+        for layer in (self.changes, self.cut or {}):
+            for start, rows in layer.items():
+                for key, value in rows.items():
+                    if (start, key) not in hidden:
+                        hidden.add((start, key))
+                        if value is not DELETED:
+                            yield start, key
+        for start, key, _ in self.store.scan():
+            if (start, key) not in hidden:
+                yield start, key
 
     def put(self, context: EventContext, start: int, key: Any, value: Any) -> None:
         """Writes on behalf of the event in flight; remembers what to undo."""

@@ -335,7 +335,7 @@ class Verifier:
         elif isinstance(spec.window, SlidingWindow):
             assert isinstance(self._aggregate, SlidingConsumer)
             part = image.parts[partition]
-            part.index = None
+            part.forget_index()
             rows, to_ms = self._aggregate.rows(part, durable=True), self._durable(partition).watermark_ms
             for start in rows.starts():
                 if to_ms is None or not spec.window.expired(start, to_ms):

@@ -1,4 +1,8 @@
-"""Windows that last while events come."""
+"""Windows that last while events come, and which sessions parts of them form.
+
+`sessions_of` is where sessions merge: pure, the same in whatever order parts come. `state.sessions` does it
+event by event, over the rows of a table partition.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +81,17 @@ class SessionWindow(Window):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "gap_ms": self.gap_ms, "grace_ms": self.grace_ms}
+
+
+def first_start(parts: Iterable[Part]) -> int:
+    """Where a session begins that these parts make."""
+    return min(part.start for part in parts)
+
+
+def joined(parts: Iterable[Part], state: Any) -> Part:
+    """One part for several that touch, all in time, with what their states make together."""
+    parts = tuple(parts)
+    return Part(first_start(parts), max(part.end for part in parts), None, state)
 
 
 def sessions_of(parts: Iterable[Part]) -> list[Session]:

@@ -32,13 +32,13 @@ from streamflow.aggregates.revisions import Corrections
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.shuffle.partial import SourceWatermark, announced_key, partial_key
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.codecs import group_key, group_key_bytes, json_value
+from streamflow.codecs import GroupKey, group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.state.cut import Cut
 from streamflow.state.stores.base import NO_WINDOW
 from streamflow.transports.base import Batch, Record
 
-RowId = tuple[int, Any]
+RowId = tuple[int, GroupKey]
 """(window's id, group key)"""
 
 
@@ -52,11 +52,11 @@ class Closing:
 
     closed_to_ms: int
     rows: list[RowId] = field(default_factory=list)
-    expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> groups whose rows go
-    partials: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
+    expired: dict[int, list[GroupKey]] = field(default_factory=dict)  # window's id -> groups whose rows go
+    partials: list[tuple[int, GroupKey, int]] = field(default_factory=list)  # (id, group, source) that go
 
 
-Emit = Callable[[int, Any, State], Record]
+Emit = Callable[[int, GroupKey, State], Record]
 """(window start, group key, merged state) -> the record of a closed row"""
 
 
@@ -75,7 +75,7 @@ class FinalStage:
         self.ready_at = sys.maxsize
         self.position = 0
         self.partials: dict[
-            int, dict[Any, dict[int, State]]
+            int, dict[GroupKey, dict[int, State]]
         ] = {}  # start -> group -> source partition -> state
         self.watermarks: dict[int, SourceWatermark] = {}
         self.closed_to_ms: int | None = None
@@ -149,11 +149,11 @@ class FinalStage:
         else:
             raise ValueError(f"unknown kind {kind!r}")
 
-    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: Any) -> None:
         partials = self.partials.setdefault(start, {}).setdefault(group, {})
         partials[source] = self.spec.stored.load(data)
 
-    def _remove(self, source: int, group: Any, start: int) -> None:
+    def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
         partials = groups.get(group, {})
         partials.pop(source, None)
@@ -242,7 +242,7 @@ class FinalStage:
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
-    def _tell(self, start: int, group: Any, records: list[Record]) -> None:
+    def _tell(self, start: int, group: GroupKey, records: list[Record]) -> None:
         revisions = self.corrections.tell((start, group))
         if revisions is not None:
             value = orjson.dumps(revisions)
@@ -275,11 +275,11 @@ class FinalStage:
         """The ids of the windows that have rows, in order."""
         return sorted(self.partials)
 
-    def groups(self, start: int) -> Iterable[Any]:
+    def groups(self, start: int) -> Iterable[GroupKey]:
         """The groups that have a row in this window."""
         return self.partials.get(start, ())
 
-    def state(self, start: int, group: Any) -> State:
+    def state(self, start: int, group: GroupKey) -> State:
         """The merged state of a row. Raises KeyError."""
         partials = self.partials[start][group]
         return self.spec.values.merge_all([partials[source] for source in sorted(partials)])
@@ -297,7 +297,7 @@ class FinalStage:
         return changed
 
 
-def in_order(groups: dict[Any, Any]) -> list[Any]:
+def in_order(groups: Iterable[GroupKey]) -> list[GroupKey]:
     """Groups by the bytes of their key, so that closed rows are emitted in one order always."""
     return sorted(groups, key=group_key_bytes)
 
