@@ -140,9 +140,12 @@ class SessionTable(MergingWindowTable):
         before = touched(part, key, t, end, closed_at)
         if not before and closed_at is not None and end <= closed_at:
             return False
-        values = [copy.deepcopy(row[0].state) for _, row in before]
-        value = operator(self._merged(values) if values else self._default(key), operand)
-        one = joined((Part(t, end, None, None), *(row[0] for _, row in before)), value)
+        if before:
+            parts = [row[0] for _, row in before]
+            value = operator(self._merged([copy.deepcopy(old.state) for old in parts]), operand)
+            one = joined([Part(t, end, None, None), *parts], value)
+        else:
+            one = Part(t, end, None, operator(self._default(key), operand))
         for old_end, _ in before:
             if old_end != one.end:
                 part.put(context, old_end, key, DELETED)

@@ -8,7 +8,7 @@ it finds, and keep the index true. The index alone is the final stage's too.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from streamflow.state.partition import TablePartition
@@ -49,10 +49,10 @@ class SessionIndex(Generic[K]):
                 if not ends:
                     del self._ends[key]
 
-    def after(self, key: K, time_ms: int) -> list[int]:
+    def after(self, key: K, time_ms: int) -> Sequence[int]:
         """The ends of the key's sessions that end after a time, in order."""
         ends = self._ends.get(key)
-        return [] if ends is None else ends[bisect_right(ends, time_ms) :]
+        return () if ends is None or ends[-1] <= time_ms else ends[bisect_right(ends, time_ms) :]
 
     def take(self, key: K) -> list[int]:
         """The ends of all of the key's sessions, which are forgotten."""

@@ -6,7 +6,7 @@ event by event, over the rows of a table partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -83,15 +83,17 @@ class SessionWindow(Window):
         return {"kind": self.kind, "gap_ms": self.gap_ms, "grace_ms": self.grace_ms}
 
 
-def first_start(parts: Iterable[Part]) -> int:
+def first_start(parts: Sequence[Part]) -> int:
     """Where a session begins that these parts make."""
-    return min(part.start for part in parts)
+    return parts[0].start if len(parts) == 1 else min(part.start for part in parts)
 
 
-def joined(parts: Iterable[Part], state: Any) -> Part:
+def joined(parts: Sequence[Part], state: Any) -> Part:
     """One part for several that touch, all in time, with what their states make together."""
-    parts = tuple(parts)
-    return Part(first_start(parts), max(part.end for part in parts), None, state)
+    start, end, _, _ = parts[0]
+    for part in parts:
+        start, end = min(start, part.start), max(end, part.end)
+    return Part(start, end, None, state)
 
 
 def sessions_of(parts: Iterable[Part]) -> list[Session]:
