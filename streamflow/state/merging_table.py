@@ -12,9 +12,10 @@ import copy
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from operator import add as operator_add
+from typing import Any, Unpack
 
-from streamflow.state.agent_table import AgentTable
+from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks
 from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition, TableSpec
@@ -41,7 +42,7 @@ class MergingWindowTable(AgentTable):
     merging = True
     merge: Merge = staticmethod(merged)
 
-    def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: Any) -> None:
+    def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         context = current_context.get()
         if context is None or not context.in_flight or context.stale:
             context = self.context()
@@ -57,9 +58,9 @@ class MergingWindowTable(AgentTable):
         if not self._change(context, part, key, operator, operand, closed_at):
             self._on_late(context, t)
 
-    def adder(self) -> Callable[[Any, Any], Any]:
-        def add(row: Any, operand: Any) -> Any:
-            self.change(row.key, _plus, operand)
+    def adder(self) -> Add:
+        def add(row: KeyedRow, operand: object) -> KeyedRow:
+            self.change(row.key, operator_add, operand)
             return row
 
         return add
@@ -82,7 +83,7 @@ class MergingWindowTable(AgentTable):
         """The key's value in the window of a time, or `MISSING`; ``durable``: as it is checkpointed."""
         raise NotImplementedError
 
-    def set_value(self, key: Hashable, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
         raise NotImplementedError
 
@@ -96,7 +97,7 @@ class MergingWindowTable(AgentTable):
         part: TablePartition,
         key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         """Changes the window or pane of the event in flight. False: it is late."""
@@ -132,7 +133,7 @@ class SessionTable(MergingWindowTable):
         part: TablePartition,
         key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         t = context.times[context.position]
@@ -153,7 +154,7 @@ class SessionTable(MergingWindowTable):
         part.indexed(SessionIndex).add(one.end, key)
         return True
 
-    def set_value(self, key: Hashable, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         self.change(key, lambda _, new: new, value)
 
     def delete(self, key: Hashable) -> None:
@@ -171,11 +172,13 @@ class SessionTable(MergingWindowTable):
 class SlidingTable(MergingWindowTable):
     """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
 
-    def __init__(self, spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> None:
+    def __init__(
+        self, spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+    ) -> None:
         assert isinstance(spec.window, SlidingWindow)
         self._window = spec.window
         self._behind_ms = spec.window.size_ms
-        super().__init__(replace(spec, window=spec.window.panes()), default, **told)
+        super().__init__(replace(spec, window=spec.window.panes()), default, **hooks)
 
     @property
     def window(self) -> SlidingWindow:
@@ -187,7 +190,7 @@ class SlidingTable(MergingWindowTable):
         part: TablePartition,
         key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         t = context.times[context.position]
@@ -201,7 +204,7 @@ class SlidingTable(MergingWindowTable):
         part.indexed(PaneIndex).add(t, key)
         return True
 
-    def set_value(self, key: Hashable, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         raise TypeError(f"table {self.spec.name!r}: several sliding windows hold an event; use += or apply")
 
     def delete(self, key: Hashable) -> None:
@@ -226,28 +229,26 @@ class SlidingTable(MergingWindowTable):
         return rows_gone(self._window, part)
 
 
-def merging_table(spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> AgentTable:
+def merging_table(
+    spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+) -> AgentTable:
     """A table in Faust's form, by the kind of its window."""
     codec = spec.codec
     if isinstance(spec.window, SessionWindow):
         codec = codec.mapped(lambda row, out: [row[0].start, row[0].end, out(row[0].state)], _session_in)
-        return SessionTable(replace(spec, codec=codec), default, **told)
+        return SessionTable(replace(spec, codec=codec), default, **hooks)
     if isinstance(spec.window, SlidingWindow):
         codec = codec.mapped(
             lambda pane, out: [[after_ms, out(value)] for after_ms, value in pane.items()],
             lambda data, into: {after_ms: into(value) for after_ms, value in data},
         )
-        return SlidingTable(replace(spec, codec=codec), default, **told)
-    return AgentTable(spec, default, **told)
+        return SlidingTable(replace(spec, codec=codec), default, **hooks)
+    return AgentTable(spec, default, **hooks)
 
 
 def _session_in(data: tuple[int, int, Any], into: Callable[[Any], Any]) -> SessionRow:
     start, end, value = data
     return (Part(start, end, None, into(value)),)
-
-
-def _plus(value: Any, operand: Any) -> Any:
-    return value + operand
 
 
 __all__ = ["Merge", "MergingWindowTable", "SessionTable", "SlidingTable", "merged", "merging_table"]

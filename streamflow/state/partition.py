@@ -87,7 +87,7 @@ class TablePartition:
         self.spot: dict[Any, Any] = {}
         self.spot_from_ms = self.spot_to_ms = 0
 
-    def get(self, start: int, key: Any) -> Any:
+    def get(self, start: int, key: Hashable) -> Any:
         """The newest value, changes included, or `MISSING`."""
         rows = self.changes.get(start)
         if rows is not None:
@@ -96,7 +96,7 @@ class TablePartition:
                 return MISSING if value is DELETED else value
         return self.below(start, key)
 
-    def below(self, start: int, key: Any) -> Any:
+    def below(self, start: int, key: Hashable) -> Any:
         """The value under the changes: the cut's, else the checkpointed one, else `MISSING`."""
         if self.cut is not None:
             rows = self.cut.get(start)
@@ -134,7 +134,7 @@ class TablePartition:
             if (start, key) not in hidden:
                 yield start, key
 
-    def put(self, context: EventContext, start: int, key: Any, value: Any) -> None:
+    def put(self, context: EventContext, start: int, key: Hashable, value: object) -> None:
         """Writes on behalf of the event in flight; remembers what to undo."""
         rows = self.changes.get(start)
         if rows is None:
@@ -143,7 +143,7 @@ class TablePartition:
         rows[key] = value
         self.writers.add(context.consumer)
 
-    def put_back(self, start: int, key: Any, before: Any) -> None:
+    def put_back(self, start: int, key: Hashable, before: object) -> None:
         """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
         rows = self.changes.get(start)
         if rows is None:
@@ -152,6 +152,23 @@ class TablePartition:
             rows.pop(key, None)
         else:
             rows[key] = before
+
+    def leave_cut(self, start: int, key: Hashable, before: object) -> bool:
+        """Moves a write from the cut to the changes, as if made after it. False: there is no cut.
+
+        ``before`` is what the cut gets back: what the changes had before the write, or `MISSING`.
+        """
+        if self.cut is None:
+            return False
+        rows = self.cut[start]
+        self.changes.setdefault(start, {})[key] = rows[key]
+        if before is MISSING:
+            del rows[key]
+            if not rows:
+                del self.cut[start]
+        else:
+            rows[key] = before
+        return True
 
     def begin_cut(self, watermark_ms: int | None) -> None:
         """Takes the changes as the cut, and drops the windows that the watermark expires."""
@@ -239,7 +256,7 @@ class TablePartition:
                 repeat(()),
                 repeat(None),
             )
-            records.effects += map(tuple.__new__, repeat(Record), columns)
+            records.effects.extend(map(tuple.__new__, repeat(Record), columns))
         for start in self.drops:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
                 records.consequences.append(Record(topic, partition, key, None))
