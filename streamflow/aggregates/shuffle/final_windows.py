@@ -42,7 +42,7 @@ class SlidingFinalStage(FinalStage):
     def _lookup(self, time_ms: int, group: GroupKey) -> Iterable[Pane]:
         return self.partials.get(time_ms, {}).get(group, {}).values()
 
-    def _put(self, source: int, group: GroupKey, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
         super()._put(source, group, start, data)
         self._panes.add(start, group)
 
@@ -130,7 +130,8 @@ class SessionFinalStage(FinalStage):
         self.moved: list[tuple[int, GroupKey, int]] = []
         self._gone: dict[RowId, int] = {}  # rows that have expired -> their start
 
-    def _put(self, source: int, group: GroupKey, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
+        assert isinstance(data, list)
         parts, replaced = data
         super()._put(source, group, start, parts)
         self._open.setdefault(group, {})[start, source] = None
