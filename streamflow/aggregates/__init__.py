@@ -1,7 +1,12 @@
-"""Aggregates: fold events into states, merge states, give results. `base` has the contract."""
+"""Declared aggregates: what folds a topic's events into the rows of a table, window by window.
+
+`functions` fold and merge states, `spec` is a declaration, `fold` and `windowed_fold` take chunks into rows,
+`late_events` and `revisions` keep what came too late and fold it in after all, `partition` is one source
+partition of all that, and `shuffle` brings partials to the owner of their group key.
+"""
 
 from streamflow.aggregates.functions.amounts import Max, Mean, Min, Sum, Variance
-from streamflow.aggregates.functions.base import OTHER, Aggregate, Bad, Field, Placed, State
+from streamflow.aggregates.functions.base import OTHER, Aggregate, Bad, Field, Placed
 from streamflow.aggregates.functions.counting import Count, CountBy
 from streamflow.aggregates.functions.ordering import Collect, First, Last
 from streamflow.aggregates.functions.quantiles import Quantile
@@ -23,7 +28,6 @@ __all__ = [
     "Min",
     "Placed",
     "Quantile",
-    "State",
     "Sum",
     "TopK",
     "Variance",

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from streamflow.aggregates.functions.base import Bad, Field
 from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
-from streamflow.aggregates.spec import Key
+from streamflow.aggregates.row_values import State
+from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import Condition, condition
 from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
 from streamflow.codecs.chunk import Chunk
@@ -24,19 +26,14 @@ from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow
 
-if TYPE_CHECKING:
-    from streamflow.aggregates.row_values import State
-    from streamflow.aggregates.spec import AggregateSpec, Field
-
+FixedWindow = TumblingWindow | HoppingWindow
+"""Windows that begin at fixed times, whatever the events."""
 RUN_EVENTS_MIN = 16
 """Shorter stretches of one window than this, on average, are folded all at once."""
 
-Bad = tuple[int, DecodeError]
-"""(index in the chunk, why it can't be folded)"""
-
 
 @dataclass(slots=True)
-class _Columns:
+class Columns:
     """What folding needs of each event: its group, time, whether it is wanted, and what to fold."""
 
     groups: list[Any]
@@ -47,8 +44,12 @@ class _Columns:
     # Where some came later than the grace: what ends there or before was closed when the event came.
     closed_at: list[int | None] | None = None
 
-    def select(self, indexes: list[int]) -> _Columns:
-        return _Columns(
+    def note_closed(self, closed_at: list[int | None]) -> None:
+        """Some came later than the grace: what was closed by then is noted beside each event."""
+        self.closed_at = closed_at
+
+    def select(self, indexes: list[int]) -> Columns:
+        return Columns(
             [self.groups[i] for i in indexes],
             [self.times[i] for i in indexes],
             None if self.wanted is None else [self.wanted[i] for i in indexes],
@@ -61,16 +62,17 @@ class _Columns:
 class AggregateConsumer:
     """Folds the chunks of a topic into the partitions of one aggregate. Stateless but for its partitions.
 
-    This one is for tumbling windows and none at all; `window_folds` has the others.
+    This one is for tumbling windows and none at all; `windowed_fold` has the others.
     """
 
-    def __init__(self, spec: AggregateSpec) -> None:
+    def __init__(self, spec: AggregateSpec, window: FixedWindow | None) -> None:
+        """``window`` is what events are folded by; ``None``: there is none, or the events make it."""
         self.spec = spec
-        self.window: Any = spec.window  # what events are folded by
+        self.window = window
         self.stored = spec.stored
         self.parts: dict[int, TablePartition] = {}
         self.late_stores: dict[int, LateEventStore] = {}
-        self._fields: list[Field | None] = [aggregate.field for aggregate in spec.values.aggregates]
+        self._fields: list[Field | None] = [function.field for function in spec.values.functions]
         self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
         where = self._where.path if isinstance(self._where, Condition) else self._where
         wanted = [spec.by, where, spec.time, *self._fields]
@@ -108,7 +110,7 @@ class AggregateConsumer:
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
 
-    def _columns(self, chunk: Chunk, bad: list[Bad]) -> _Columns:
+    def _columns(self, chunk: Chunk, bad: list[Bad]) -> Columns:
         """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""
         wrong: dict[int, DecodeError] = {}
         spec = self.spec
@@ -133,14 +135,14 @@ class AggregateConsumer:
             wrong.update(bad_times)
         wanted = None if self._where is None else self._wanted(chunk, self._where, wrong)
         values: list[list[Any] | None] = []
-        for aggregate, field in zip(spec.values.aggregates, self._fields, strict=True):
+        for function, field in zip(spec.values.functions, self._fields, strict=True):
             column = None if field is None else self._read(chunk, field, wrong)
             if column is not None:
-                wrong.update(aggregate.check_column(column))
-                if aggregate.placed:
+                wrong.update(function.check_column(column))
+                if function.placed:
                     column = list(zip(times, repeat(chunk.partition), chunk.offsets, column, strict=False))
             values.append(column)
-        columns = _Columns(groups, times, wanted, values, chunk.offsets)
+        columns = Columns(groups, times, wanted, values, chunk.offsets)
         if not wrong:
             return columns
         bad.extend(sorted(wrong.items()))
@@ -169,7 +171,7 @@ class AggregateConsumer:
         return self._read(chunk, where, wrong)
 
     def _live(
-        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+        self, columns: Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
         """(indexes of the events that count or ``None`` for all, late ones, filtered ones)."""
         window, times, wanted = self.window, columns.times, columns.wanted
@@ -198,7 +200,7 @@ class AggregateConsumer:
         late = len(indexes) - len(live)
         return (None if len(live) == len(times) else live), late, len(times) - len(indexes)
 
-    def _note_late(self, partition: int, columns: _Columns, live: list[int], before_ms: int | None) -> None:
+    def _note_late(self, partition: int, columns: Columns, live: list[int], before_ms: int | None) -> None:
         """Puts what is wanted and came too late, and so is not ``live``, into the late-event store."""
         marks = accumulate(columns.times, max, initial=columns.times[0] if before_ms is None else before_ms)
         next(marks)
@@ -208,7 +210,7 @@ class AggregateConsumer:
         events = [self._late(columns, i, mark) for i, mark in late[skipped:]]
         self.late_stores[partition].add(events, skipped)
 
-    def _late(self, columns: _Columns, index: int, watermark_ms: int) -> Late:
+    def _late(self, columns: Columns, index: int, watermark_ms: int) -> Late:
         """The late event at ``index``, that came when the watermark stood there."""
         window, values, t = self.spec.window, self.spec.values, columns.times[index]
         assert window is not None
@@ -221,7 +223,7 @@ class AggregateConsumer:
         state = values.fold_columns([0], [None if c is None else [c[index]] for c in columns.values])[0]
         return Late(t, behind_ms, offset, tuple((start, group) for start, _ in windows), values.dump(state))
 
-    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+    def _fold(self, part: TablePartition, columns: Columns) -> int:
         """Folds columns into the partition's changes, one stretch of events of one window at a time.
 
         Returns how many were late, where only the rows can tell that (`_live` tells otherwise).
@@ -230,6 +232,7 @@ class AggregateConsumer:
         if window is None:
             self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
             return 0
+        assert isinstance(window, TumblingWindow)
         first = window.start_of(min(times))
         if first == window.start_of(max(times)):
             self._fold_window(part, first, columns.groups, columns.values)
@@ -247,7 +250,7 @@ class AggregateConsumer:
             at += length
         return 0
 
-    def _fold_mixed(self, part: TablePartition, starts: list[int], columns: _Columns) -> None:
+    def _fold_mixed(self, part: TablePartition, starts: list[int], columns: Columns) -> None:
         """Disorder: groups by window and group at once."""
         folded = self.spec.values.fold_columns(list(zip(starts, columns.groups, strict=True)), columns.values)
         by_start: dict[int, dict[Any, State]] = {}
@@ -261,7 +264,7 @@ class AggregateConsumer:
     ) -> None:
         self._merge(part, start, self.spec.values.fold_columns(groups, columns))
 
-    def _merge(self, part: TablePartition, start: int, deltas: dict[Any, State]) -> None:
+    def _merge(self, part: TablePartition, start: int, deltas: Mapping[Any, State]) -> None:
         """Merges fresh states into the changes; a state is copied when it is first changed after a cut."""
         values = self.stored
         rows = part.changes.get(start)
@@ -275,7 +278,7 @@ class AggregateConsumer:
             else:
                 rows[group] = values.merge(state, delta)
 
-    def merge_one(self, part: TablePartition, start: int, key: Any, delta: State) -> None:
+    def merge_one(self, part: TablePartition, start: int, key: Hashable, delta: State) -> None:
         """Merges a fresh state into one row."""
         self._merge(part, start, {key: delta})
 

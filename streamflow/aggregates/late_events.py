@@ -1,6 +1,6 @@
 """The late-event store: what came too late for every window that it belongs to, kept until somebody decides.
 
-One ledger for each source partition of a declared table. It is a table partition of its own, so that it is
+One store for each source partition of a declared table. It is a table partition of its own, so that it is
 part of every checkpoint, survives kills and moves, and is bounded: a ring of `EVENTS_MAX` places in the
 compacted topic ``<app>-<table>-late``. Its rows:
 
@@ -15,7 +15,7 @@ which its row changes, so it counts exactly once, whoever is killed when.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class LateEvent:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A late event before it has its place in a ledger."""
+    """A late event before it has its place in a store."""
 
     time_ms: int
     behind_ms: int
@@ -73,12 +73,12 @@ def late_event_name(table: str) -> str:
 
 
 def late_event_table(table: str, topic: str, partitions: int) -> TableSpec:
-    """``topic`` is the compacted one of ``table``'s ledgers."""
+    """``topic`` is the compacted one of ``table``'s late-event stores."""
     return TableSpec(late_event_name(table), None, RowCodec(None), topic, partitions)
 
 
 class LateEventStore:
-    """The late events of one partition. ``codec`` is that of the table whose ledger it is."""
+    """The late events of one partition. ``codec`` is that of the table that they are late for."""
 
     def __init__(self, spec: TableSpec, partition: int, store: Store, codec: RowCodec) -> None:
         self.part = TablePartition(spec, partition, store)
@@ -97,7 +97,7 @@ class LateEventStore:
         found = self.part.get(NO_WINDOW, _STATE)
         return (0, 0, 0) if found is MISSING else tuple(found)
 
-    def _put(self, key: Any, value: Any) -> None:
+    def _put(self, key: Hashable, value: object) -> None:
         self.part.changes.setdefault(NO_WINDOW, {})[key] = value
 
     # -- what comes too late -------------------------------------------------------------------
@@ -152,7 +152,7 @@ class LateEventStore:
         found = self.part.get(NO_WINDOW, (_ROW, self._text(row)))
         return None if found is MISSING else (found[0], found[1])
 
-    def correct(self, row: RowKey, revisions: int, state: Any) -> None:
+    def correct(self, row: RowKey, revisions: int, state: object) -> None:
         """Sets a row's correction, as a whole state."""
         self._put((_ROW, self._text(row)), [revisions, state])
 

@@ -63,14 +63,13 @@ class AggregatePartition:
             if emit is not None:
                 records.extend(emit(self.aggregate.spec, start, key, state) for key, state in rows.items())
         if self.closed:
-            self.progress.closed_to_ms = watermark_ms
-            self.progress.changed = True
+            self.progress.close_to(watermark_ms)
 
 
 def aggregate_table(spec: AggregateSpec, changelog: str, partitions: int) -> TableSpec:
     """The table of a declared aggregate's rows in their source partition.
 
-    Shares are forgotten as soon as their window closes: from then on the owner of the row has them. Of
+    Partials are forgotten as soon as their window closes: from then on the owner of the row has them. Of
     sliding windows the panes are kept.
     """
     window: Any = spec.window.panes() if isinstance(spec.window, SlidingWindow) else spec.window

@@ -1,18 +1,16 @@
-"""Aggregatespec: a declared aggregate."""
+"""A declared aggregate: what is grouped, by which window, and what is kept of each row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from streamflow.aggregates.row_values import PaneValues, SessionValues
+from streamflow.aggregates.functions.base import Field
+from streamflow.aggregates.row_values import PaneValues, RowFunctions, SessionValues
 from streamflow.aggregates.where import condition
 from streamflow.errors import ConfigurationError
 from streamflow.windows import SessionWindow, SlidingWindow, Window
-
-if TYPE_CHECKING:
-    from streamflow.aggregates.row_values import RowFunctions, State
+from streamflow.windows.session import first_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +18,7 @@ class Key:
     """``by=Key()``: rows are grouped by the message's key, and nothing moves."""
 
 
-By = Key | str | Callable[[Any], Any] | None
-
-
-Field = str | Callable[[Any], Any]
+By = Key | Field | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +26,7 @@ class AggregateSpec:
     """A declared aggregate, apart from its rows.
 
     ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
-    of a test (see `conditions`). ``store``: the URL of its store; empty: the setting's.
+    of a test (see `where`). ``store``: the URL of its store; empty: the setting's.
     """
 
     name: str
@@ -70,15 +65,14 @@ class AggregateSpec:
     def stored(self) -> RowFunctions:
         """What is kept of rows: mostly their states, else what sliding windows and sessions are made of."""
         if isinstance(self.window, SlidingWindow):
-            return PaneValues(self.values)
-        return SessionValues(self.values) if isinstance(self.window, SessionWindow) else self.values
+            return PaneValues(self.values.declared)
+        return SessionValues(self.values.declared) if isinstance(self.window, SessionWindow) else self.values
 
-    def shown(self, start: int, stored: Any) -> tuple[int, int, State]:
+    def shown(self, start: int, stored: Any) -> tuple[int, int, Any]:
         """(start, end, state) of the window that is kept by the id ``start``."""
         assert self.window is not None
         if isinstance(self.window, SessionWindow):
-            first = min(part.start for part in stored)
-            return first, start, self.values.merge_all([part.state for part in stored])
+            return first_start(stored), start, self.values.merge_all([part.state for part in stored])
         return start, self.window.end_of(start), stored
 
     def describe(self) -> dict[str, Any]:

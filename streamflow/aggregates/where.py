@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import msgspec
@@ -77,7 +77,7 @@ def _json_text(text: str) -> str:
     return msgspec.json.encode(text).decode()
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> Hashable:
     """What equal values share: numbers by amount (1 is 1.0, but not true), all else by their JSON."""
     if type(value) is str:
         return value
@@ -93,7 +93,7 @@ def _in_order(compare: Callable[[Any, Any], bool], wanted: str | float) -> Calla
     """Numbers are compared with numbers and texts with texts; all else is not wanted."""
     kinds = (str,) if isinstance(wanted, str) else (int, float)
 
-    def accepts(value: Any) -> bool:
+    def accepts(value: object) -> bool:
         return isinstance(value, kinds) and not isinstance(value, bool) and compare(value, wanted)
 
     return accepts

@@ -1,54 +1,59 @@
 """Declared aggregates over hopping, sliding and session windows.
 
 `AggregateConsumer` takes a chunk, `_live` says what is wanted and not late, `_fold` puts the rest into rows.
-Where all
-events of a chunk came within the grace, columns are folded whole; those that came later meet windows
-that are closed in part, and are looked at one by one.
+Where all events of a chunk came within the grace, columns are folded whole; those that came later meet
+windows that are closed in part, and are looked at one by one.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from itertools import accumulate
 from typing import Any
 
-from streamflow.aggregates.fold import AggregateConsumer, _Columns
+from streamflow.aggregates.fold import AggregateConsumer, Columns
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
+from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition
-from streamflow.state.session_index import SessionEnds
+from streamflow.state.sessions import SessionIndex, SessionRow, touched
 from streamflow.state.stores.base import DELETED, MISSING
-from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
-from streamflow.windows.session import Part, sessions_of
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow
+from streamflow.windows.session import Part, joined, sessions_of
 
 
 def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
     """The consumer of a declared aggregate, by the kind of its window."""
-    if isinstance(spec.window, HoppingWindow):
-        return HoppingConsumer(spec)
-    if isinstance(spec.window, SlidingWindow):
-        return SlidingConsumer(spec)
-    if isinstance(spec.window, SessionWindow):
-        return SessionConsumer(spec)
-    return AggregateConsumer(spec)
+    window = spec.window
+    if isinstance(window, HoppingWindow):
+        return HoppingConsumer(spec, window)
+    if isinstance(window, SlidingWindow):
+        return SlidingConsumer(spec, window)
+    if isinstance(window, SessionWindow):
+        return SessionConsumer(spec, window)
+    assert window is None or isinstance(window, TumblingWindow), "there is no other kind"
+    return AggregateConsumer(spec, window)
 
 
 class HoppingConsumer(AggregateConsumer):
     """Folds each pane once, and merges it into every window that holds it."""
 
+    def __init__(self, spec: AggregateSpec, window: HoppingWindow) -> None:
+        super().__init__(spec, window)
+        self._hopping = window
+
     def _live(
-        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+        self, columns: Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
-        window: HoppingWindow = self.window
+        window = self._hopping
         assert after_ms is not None
         if window.oldest_start_of(min(columns.times)) < window.first_open_start(after_ms):
-            columns.closed_at = [window.first_open_start(m) for m in _watermarks(columns.times, before_ms)]
+            marks = _watermarks(columns.times, before_ms)
+            columns.note_closed([window.first_open_start(mark) for mark in marks])
         return super()._live(columns, before_ms, after_ms)
 
-    def _fold(self, part: TablePartition, columns: _Columns) -> int:
-        window: HoppingWindow = self.window
+    def _fold(self, part: TablePartition, columns: Columns) -> int:
+        window = self._hopping
         values, times = self.spec.values, columns.times
         if columns.closed_at is not None:
             self._fold_open(part, columns, columns.closed_at)
@@ -65,9 +70,9 @@ class HoppingConsumer(AggregateConsumer):
                 self._merge(part, start, deltas if own else {g: values.copy(d) for g, d in deltas.items()})
         return 0
 
-    def _fold_open(self, part: TablePartition, columns: _Columns, first_open: list[int | None]) -> None:
+    def _fold_open(self, part: TablePartition, columns: Columns, first_open: list[int | None]) -> None:
         """Some windows of some events are closed: each event goes to those that are open."""
-        window: HoppingWindow = self.window
+        window = self._hopping
         at: list[int] = []
         keys: list[tuple[int, Any]] = []
         for index, (t, group, first) in enumerate(
@@ -86,7 +91,7 @@ class HoppingConsumer(AggregateConsumer):
 class _LatenessConsumer(AggregateConsumer):
     """What sliding windows and sessions share: events that came later than the grace are marked."""
 
-    def _mark_behind(self, columns: _Columns, before_ms: int | None, after_ms: int | None) -> None:
+    def _mark_behind(self, columns: Columns, before_ms: int | None, after_ms: int | None) -> None:
         assert after_ms is not None
         grace_ms = self.spec.window.grace_ms if self.spec.window is not None else 0
         if min(columns.times) < after_ms - grace_ms:
@@ -94,27 +99,27 @@ class _LatenessConsumer(AggregateConsumer):
                 mark - grace_ms if t < mark - grace_ms else None
                 for t, mark in zip(columns.times, _watermarks(columns.times, before_ms), strict=True)
             ]
-            columns.closed_at = behind if any(c is not None for c in behind) else None
+            if any(closed_at is not None for closed_at in behind):
+                columns.note_closed(behind)
 
 
 class SlidingConsumer(_LatenessConsumer):
-    """Folds panes of 1 ms; see `panes`."""
+    """Folds panes of 1 ms; see `state.panes`."""
 
-    def __init__(self, spec: AggregateSpec) -> None:
-        super().__init__(spec)
-        assert isinstance(spec.window, SlidingWindow)
-        self.window = spec.window.panes()
+    def __init__(self, spec: AggregateSpec, window: SlidingWindow) -> None:
+        super().__init__(spec, window.panes())
+        self._sliding = window
 
     def _live(
-        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+        self, columns: Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
         self._mark_behind(columns, before_ms, after_ms)
         return super()._live(columns, before_ms, after_ms)
 
-    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+    def _fold(self, part: TablePartition, columns: Columns) -> int:
         behind = columns.closed_at or [None] * len(columns.times)
         keys = list(zip(columns.times, columns.groups, behind, strict=True))
-        index = None if self.spec.is_shuffled else self.index(part)
+        index = None if self.spec.is_shuffled else part.indexed(PaneIndex)
         deltas: dict[int, dict[Any, dict[int | None, State]]] = {}
         for (t, group, after_ms), state in self.spec.values.fold_columns(keys, columns.values).items():
             deltas.setdefault(t, {}).setdefault(group, {})[after_ms] = state
@@ -124,45 +129,19 @@ class SlidingConsumer(_LatenessConsumer):
             self._merge(part, t, groups)
         return 0
 
-    def index(self, part: TablePartition) -> Panes:
-        """The times of the partition's panes, of all its layers."""
-        if part.index is None:
-            panes = part.index = Panes()
-            for t, group in row_ids(part):
-                panes.add(t, group)
-        found: Panes = part.index
-        return found
-
-    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows:
+    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows[Hashable]:
         """The windows of a partition where nothing moves; ``durable``: of checkpointed panes only."""
-        get = part.store.get if durable else part.get
-
-        def lookup(t: int, group: Any) -> Iterable[Pane]:
-            pane = get(t, group)
-            return () if pane is MISSING else (pane,)
-
-        assert isinstance(self.spec.window, SlidingWindow)
-        return SlidingRows(self.spec.window, self.index(part), lookup)
+        return sliding_rows(self._sliding, part, durable=durable)
 
     def closing(
         self, part: TablePartition, before_ms: int | None, watermark_ms: int
     ) -> Iterator[tuple[int, dict[Any, Any]]]:
-        window, rows = self.spec.window, self.rows(part)
-        assert window is not None
-        first = None if before_ms is None else before_ms - window.grace_ms + 1
-        for start, groups in rows.ending(first, watermark_ms - window.grace_ms + 1):
+        rows = self.rows(part)
+        for start, groups in rows.closing(before_ms, watermark_ms):
             yield start, {g: self.spec.values.merge_all(rows.states(start, g)) for g in groups}
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
-        window, panes = self.spec.window, self.index(part)
-        if window is None or self.spec.is_shuffled or part.expired_to_ms is None:
-            return {}
-        before_ms, panes.expired_to_ms = panes.expired_to_ms, part.expired_to_ms
-        if before_ms == part.expired_to_ms:
-            return {}
-        kept_ms = window.grace_ms + window.retain_ms
-        first = None if before_ms is None else before_ms - kept_ms + 1
-        return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
+    def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
+        return {} if self.spec.is_shuffled else rows_gone(self._sliding, part)
 
 
 class SessionConsumer(_LatenessConsumer):
@@ -173,8 +152,12 @@ class SessionConsumer(_LatenessConsumer):
     session that came behind stay apart, since the sessions of other partitions may join them.
     """
 
+    def __init__(self, spec: AggregateSpec, window: SessionWindow) -> None:
+        super().__init__(spec, None)
+        self._session = window
+
     def _live(
-        self, columns: _Columns, before_ms: int | None, after_ms: int | None
+        self, columns: Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
         """What is late shows in `_fold`: it depends on the sessions that are there."""
         self._mark_behind(columns, before_ms, after_ms)
@@ -184,7 +167,7 @@ class SessionConsumer(_LatenessConsumer):
         filtered = len(columns.times) - len(live)
         return (live if filtered else None), 0, filtered
 
-    def _fold(self, part: TablePartition, columns: _Columns) -> int:
+    def _fold(self, part: TablePartition, columns: Columns) -> int:
         behind, late, total = columns.closed_at, 0, len(columns.times)
         if behind is None:
             self._fold_in_time(part, columns)
@@ -199,15 +182,15 @@ class SessionConsumer(_LatenessConsumer):
             one = columns.select([index])
             if not self._fold_behind(part, one, closed_at):
                 late += 1
-                event = self._late(one, 0, closed_at + self.window.grace_ms)
+                event = self._late(one, 0, closed_at + self._session.grace_ms)
                 self.late_stores[part.partition].add([event])
             at = index + 1
         if at < total:
             self._fold_in_time(part, columns.select(list(range(at, total))))
         return late
 
-    def _fold_in_time(self, part: TablePartition, columns: _Columns) -> None:
-        size_ms: int = self.window.size_ms
+    def _fold_in_time(self, part: TablePartition, columns: Columns) -> None:
+        size_ms = self._session.size_ms
         times = columns.times
         numbers = [0] * len(times)
         found: list[tuple[Any, int, int]] = []  # (group, start, end) of what touches among these events
@@ -223,61 +206,44 @@ class SessionConsumer(_LatenessConsumer):
             numbers[index] = number
         states = self.spec.values.fold_columns(numbers, columns.values)
         for number, (group, start, end) in enumerate(found):
-            self._join(
-                part, group, Part(start, end, None, states[number]), self._touched(part, group, start, end)
-            )
+            new = Part(start, end, None, states[number])
+            self._join(part, group, new, touched(part, group, start, end))
 
-    def _fold_behind(self, part: TablePartition, one: _Columns, closed_at: int) -> bool:
+    def _fold_behind(self, part: TablePartition, one: Columns, closed_at: int) -> bool:
         """One event that came later than the grace. False: it is late."""
         t, group = one.times[0], one.groups[0]
-        end = t + self.window.size_ms
-        touched = self._touched(part, group, t, end, closed_at)
-        if not touched and end <= closed_at:
+        end = t + self._session.size_ms
+        before = touched(part, group, t, end, closed_at)
+        if not before and end <= closed_at:
             return False
         state = self.spec.values.fold_columns([0], one.values)[0]
-        self._join(part, group, Part(t, end, closed_at, state), touched)
+        self._join(part, group, Part(t, end, closed_at, state), before)
         return True
 
-    def _touched(
-        self, part: TablePartition, group: Any, start: int, end: int, closed_at: int | None = None
-    ) -> list[int]:
-        """Ends of the group's sessions that ``[start, end)`` touches and that end after ``closed_at``."""
-        ends = self.index(part).get(group)
-        if ends is None:
-            return []
-        touched = []
-        least = start if closed_at is None or closed_at < start else closed_at
-        for old_end in ends[bisect_right(ends, least) :]:
-            old: tuple[Part, ...] = part.get(old_end, group)
-            if min(p.start for p in old) >= end:
-                break
-            touched.append(old_end)
-        return touched
-
-    def _join(self, part: TablePartition, group: Any, new: Part, touched: list[int]) -> None:
+    def _join(
+        self, part: TablePartition, group: Hashable, new: Part, before: list[tuple[int, SessionRow]]
+    ) -> None:
         """Makes one session of a new part and of those that it touches."""
         values, parts = self.spec.values, [new]
-        for old_end in touched:
+        for old_end, old in before:
             # The rows of a cut or of the store are not to be changed: copies of their states are.
             own = old_end in part.changes and group in part.changes[old_end]
-            old: tuple[Part, ...] = part.get(old_end, group)
             parts += old if own else [p._replace(state=values.copy(p.state)) for p in old]
         end = max(p.end for p in parts)
+        index = part.indexed(SessionIndex)
         kept = self._merged(parts) if self.spec.is_shuffled else (self._one(parts),)
-        ends = self.index(part).setdefault(group, [])
-        for old_end in touched:
+        for old_end, _ in before:
             if old_end != end:
-                del ends[bisect_left(ends, old_end)]
+                index.drop(old_end, (group,))
                 self._delete(part, old_end, group)
-        if end not in touched:
-            insort(ends, end)
+        index.add(end, group)
         part.changes.setdefault(end, {})[group] = kept
 
     def _one(self, parts: list[Part]) -> Part:
         state = parts[-1].state
         for part in parts[:-1]:
             state = self.spec.values.merge(state, part.state)
-        return Part(min(p.start for p in parts), max(p.end for p in parts), None, state)
+        return joined(parts, state)
 
     def _merged(self, parts: list[Part]) -> tuple[Part, ...]:
         """Parts that came in time as one where they touch, and those behind that came at one watermark."""
@@ -292,7 +258,7 @@ class SessionConsumer(_LatenessConsumer):
         return (*merged, *behind.values())
 
     @staticmethod
-    def _delete(part: TablePartition, end: int, group: Any) -> None:
+    def _delete(part: TablePartition, end: int, group: Hashable) -> None:
         rows = part.changes.setdefault(end, {})
         if part.below(end, group) is MISSING:
             rows.pop(group, None)  # nobody has seen it
@@ -300,16 +266,6 @@ class SessionConsumer(_LatenessConsumer):
             rows[group] = DELETED
         if not rows:
             del part.changes[end]
-
-    @staticmethod
-    def index(part: TablePartition) -> SessionEnds:
-        """Group -> ends of its sessions, in order, of all layers of the partition."""
-        if part.index is None:
-            ends = part.index = SessionEnds()
-            for end, group in row_ids(part):
-                insort(ends.setdefault(group, []), end)
-        found: SessionEnds = part.index
-        return found
 
 
 def _watermarks(times: list[int], before_ms: int | None) -> list[int]:

@@ -13,9 +13,9 @@ import faust
 from faust.sensors import Monitor
 from yarl import URL
 
-from streamflow.aggregates import Aggregate
+from streamflow.aggregates import Aggregate, Field
 from streamflow.aggregates.row_values import RowFunctions
-from streamflow.aggregates.spec import AggregateSpec, By, Field
+from streamflow.aggregates.spec import AggregateSpec, By
 from streamflow.app.agents.event_router import EventRouter
 from streamflow.app.agents.replies import Replies
 from streamflow.app.agents.runner import spec_of

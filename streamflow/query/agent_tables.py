@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, json_bytes
@@ -121,7 +121,7 @@ class SlidingAgentReader(_SlidingRows, AgentReader):
         super().__init__(engine, table)
         self._sliding_table = table
 
-    def _sliding(self, partition: int) -> SlidingRows:
+    def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self._sliding_table.rows(self._sliding_table.parts[partition], durable=True)
 
     def _expired_to_ms(self, partition: int) -> int | None:

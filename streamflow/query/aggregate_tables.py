@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
 import orjson
@@ -149,7 +149,7 @@ class SlidingReader(_SlidingRows, KeyedReader):
 
     aggregate: SlidingConsumer
 
-    def _sliding(self, partition: int) -> SlidingRows:
+    def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
 
     def _expired_to_ms(self, partition: int) -> int | None:

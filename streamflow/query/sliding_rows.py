@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from streamflow.query.reader import TableReaderBase
@@ -16,7 +15,7 @@ class _SlidingRows(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod
-    def _sliding(self, partition: int) -> SlidingRows: ...
+    def _sliding(self, partition: int) -> SlidingRows[Hashable]: ...
 
     @abstractmethod
     def _expired_to_ms(self, partition: int) -> int | None: ...
@@ -33,8 +32,7 @@ class _SlidingRows(TableReaderBase):
         return first is None or start >= first
 
     def starts(self, partition: int) -> list[int]:
-        starts, first = self._sliding(partition).starts(), self._first_kept(partition)
-        return starts if first is None else starts[bisect_left(starts, first) :]
+        return self._sliding(partition).starts(self._first_kept(partition))
 
     def starts_of(self, partition: int, key: Any) -> list[int]:
         try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from operator import add as operator_add
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from streamflow.codecs import KeyCodec
 from streamflow.state.event_context import EventContext, current_context
@@ -15,16 +15,32 @@ from streamflow.windows import TumblingWindow
 if TYPE_CHECKING:
     from streamflow.state.partition import TablePartition, TableSpec
 
+
+class KeyedRow(Protocol):
+    """What stands for the row of a key where agents write ``row += operand``."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+
+Add = Callable[[KeyedRow, object], KeyedRow]
+
+
+class TableHooks(TypedDict):
+    """What a table asks of its worker, and tells it."""
+
+    hash_partition: Callable[[Any], int]  # key -> the partition that its bytes hash to
+    on_late: Callable[[EventContext, int], None]  # the event in flight came too late for this window's id
+    on_scattered: Callable[[int, Any], None]  # this partition holds a row of a key that belongs to another
+
+
 _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
 
 
 class AgentTable:
     """A table in Faust's form: agents read and write rows of the partition of their event.
 
-    Where events make the windows it is one of `merging`.
-
-    ``hash_partition`` gives the partition that a key's bytes hash to; ``on_late`` and ``on_scattered``
-    are told of what they name.
+    Where events make the windows it is a `merging_table.MergingWindowTable`.
     """
 
     merging = False
@@ -33,10 +49,7 @@ class AgentTable:
         self,
         spec: TableSpec,
         default: Callable[[], Any] | None,
-        *,
-        hash_partition: Callable[[Any], int],
-        on_late: Callable[[EventContext, int], None],
-        on_scattered: Callable[[int, Any], None],
+        **hooks: Unpack[TableHooks],
     ) -> None:
         self.spec = spec
         self.default = default
@@ -44,9 +57,9 @@ class AgentTable:
         # With `TableSpec.closes`: told of each row of a window that has expired: start, key, value.
         self.on_close: Callable[[int, Any, Any], Awaitable[None]] | None = None
         self.key_codec: KeyCodec | None = None  # of its own, where its keys are not the topic's
-        self._hash_partition = hash_partition
-        self._on_late = on_late
-        self._on_scattered = on_scattered
+        self._hash_partition = hooks["hash_partition"]
+        self._on_late = hooks["on_late"]
+        self._on_scattered = hooks["on_scattered"]
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
 
     def context(self) -> EventContext:
@@ -96,24 +109,24 @@ class AgentTable:
         first = window.first_open_start(watermark_ms)
         part.open_at(first)
 
-    def read(self, key: Any, start: int) -> Any:
+    def read(self, key: Hashable, start: int) -> Any:
         """The row as the agent sees it, or `MISSING`."""
         context = self.context()
         return self.part(context).get(start, key)
 
-    def base(self, part: TablePartition, start: int, key: Any) -> Any:
+    def base(self, part: TablePartition, start: int, key: Hashable) -> Any:
         """The row's value, else the table's default. Raises KeyError where it has none."""
         value = part.get(start, key)
         if value is not MISSING:
             return value if isinstance(value, _IMMUTABLE) else copy.deepcopy(value)
         return self._new(key)
 
-    def _new(self, key: Any) -> Any:
+    def _new(self, key: Hashable) -> Any:
         if self.default is None:
             raise KeyError(key)
         return self.default()
 
-    def write(self, key: Any, value: Any, start: int) -> None:
+    def write(self, key: Hashable, value: object, start: int) -> None:
         """Sets a row (`DELETED` takes it away).
 
         Raises TypeError outside an event, StaleEvent when its partition was taken away.
@@ -127,7 +140,7 @@ class AgentTable:
             return
         part.put(context, start, key, value)
 
-    def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
+    def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         """HOT PATH: ``row = operator(row, operand)`` in every window that holds the event in flight.
 
         `write` written out for the common case: a tumbling window, an event that is not late.
@@ -154,6 +167,7 @@ class AgentTable:
             if rows is None:
                 rows = part.changes[start] = {}
             elif window is not None and (part.open_from is None or start >= part.open_from):
+                # Set from outside on the hot path: a method would be a call for each event.
                 part.spot, part.spot_from_ms, part.spot_to_ms = rows, start, start + window.size_ms
             value = rows.get(key, MISSING)
             context.uncommitted_writes.append((index, part, start, key, value))
@@ -166,7 +180,7 @@ class AgentTable:
                 part.writers.add(context.consumer)
             rows[key] = operator(value, operand)
 
-    def adder(self) -> Callable[[Any, Any], Any]:
+    def adder(self) -> Add:
         """HOT PATH: ``row += operand``, for anything with a ``key``; returns the row.
 
         `change` written out once more, for what most events do: they count in the window that the event
@@ -174,7 +188,7 @@ class AgentTable:
         """
         current, parts, change, new = current_context.get, self.parts, self.change, self._new
 
-        def add(row: Any, operand: Any) -> Any:
+        def add(row: KeyedRow, operand: object) -> KeyedRow:
             key = row.key
             context = current()
             if context is not None and context.in_flight:
@@ -204,7 +218,7 @@ class AgentTable:
         return add
 
     def change_in(
-        self, key: Any, operator: Callable[[Any, Any], Any], operand: Any, starts: Iterable[int]
+        self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object, starts: Iterable[int]
     ) -> None:
         """`change` in these windows, wherever the event in flight lies in time."""
         part = self.part(self.context())
@@ -219,7 +233,7 @@ class AgentTable:
             return True
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
 
-    def _check_key(self, context: EventContext, key: Any) -> None:
+    def _check_key(self, context: EventContext, key: Hashable) -> None:
         """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it.
 
         A batch in flight stands at its event with the key, if it has one.

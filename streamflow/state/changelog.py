@@ -10,8 +10,7 @@ knows a row by the bytes of its key. A session is kept by its end, since its sta
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
-from copy import copy
+from collections.abc import Callable, Hashable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -35,12 +34,16 @@ class ChangelogError(StreamflowError):
 
     index = 0
 
+    def place(self, index: int) -> None:
+        """It is the record at this place of a run."""
+        self.index = index
+
 
 _BYTES = "__bytes__"
 """The member of a JSON object that stands for bytes, in base 64."""
 
 
-def hashable(key: Any) -> Any:
+def hashable(key: object) -> Any:
     """A JSON value as it can be the key of a row: arrays become tuples, what stands for bytes bytes."""
     if isinstance(key, list):
         return tuple(hashable(part) for part in key)
@@ -67,6 +70,7 @@ class RowCodec:
         "_str_as_is",
         "_value_in",
         "_value_out",
+        "_window",
         "_windowed",
     )
 
@@ -80,6 +84,7 @@ class RowCodec:
         value_in: Callable[[Any], Any] | None = None,
     ) -> None:
         self._bounds: dict[bytes, int] = {}  # end of a record key -> window start
+        self._window = window
         self._windowed = window is not None
         self._by_end = isinstance(window, SessionWindow)
         self._size_ms = window.size_ms if window is not None else 0
@@ -96,10 +101,13 @@ class RowCodec:
     ) -> RowCodec:
         """Another one, for rows that are made of values: ``out`` and ``into`` are given what maps a value."""
         value_out, value_in = self._value_out or _same, self._value_in or _same
-        codec = copy(self)
-        codec._value_out = lambda row: out(row, value_out)
-        codec._value_in = lambda data: into(data, value_in)
-        return codec
+        return RowCodec(
+            self._window,
+            key_out=self._key_out,
+            key_in=self._key_in,
+            value_out=lambda row: out(row, value_out),
+            value_in=lambda data: into(data, value_in),
+        )
 
     def encode_keys(self, start: int, keys: list[Any]) -> list[bytes]:
         """The record keys of rows of one window."""
@@ -126,7 +134,7 @@ class RowCodec:
             return lines.split(b"\n")
         return [None if value is DELETED else self.encode_value(value) for value in values]
 
-    def key_bytes(self, key: Any) -> bytes:
+    def key_bytes(self, key: Hashable) -> bytes:
         """A row's key alone, as a store on a disk has it."""
         return json_bytes(key if self._key_out is None else self._key_out(key), _key_default)
 
@@ -176,7 +184,7 @@ class RowCodec:
                 except TypeError as exc:
                     raise ChangelogError(f"changelog key {key[:200]!r} can't be read") from exc
             except ChangelogError as exc:
-                exc.index = index
+                exc.place(index)
                 raise
         return rows
 
@@ -220,7 +228,7 @@ class RowCodec:
         left = iter(self._decode_values(there))
         return [DELETED if value is None else next(left) for value in values]
 
-    def encode_value(self, value: Any) -> bytes:
+    def encode_value(self, value: object) -> bytes:
         """Raises TypeError for what can't be written."""
         if self._value_out is not None:
             value = self._value_out(value)
@@ -235,23 +243,23 @@ class RowCodec:
         return loaded if self._value_in is None else self._value_in(loaded)
 
 
-def _same(value: Any) -> Any:
+def _same(value: object) -> object:
     return value
 
 
-def bare(value: Any) -> Any:
+def bare(value: object) -> object:
     """A JSON value without what tells a reader which model it was."""
     if isinstance(value, dict):
         return {name: bare(part) for name, part in value.items() if name != "__faust"}
     return [bare(part) for part in value] if isinstance(value, list) else value
 
 
-def json_key(key: Any) -> GroupKey:
+def json_key(key: object) -> GroupKey:
     """The key of a row for a record key that is JSON of any kind: that of its value, whatever its model."""
     return group_key(bare(json_value(json_bytes(key, plain_json))))
 
 
-def _key_default(key: Any) -> Any:
+def _key_default(key: object) -> object:
     if isinstance(key, bytes):
         return {_BYTES: b64encode(key).decode()}
     return plain_json(key)
@@ -284,7 +292,7 @@ def _decode_lines(texts: Sequence[bytes]) -> list[Any]:
     return loaded
 
 
-def _value_default(value: Any) -> Any:
+def _value_default(value: object) -> object:
     """What orjson does not know: as JSON has it, with sets in order, and a Decimal with all its digits."""
     if isinstance(value, set | frozenset):
         try:

@@ -7,8 +7,9 @@ the chunk: it stays out of a cut that is made meanwhile, and it is undone when t
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streamflow.errors import StaleEvent
 from streamflow.state.stores.base import MISSING
@@ -16,10 +17,22 @@ from streamflow.transports.base import Record
 
 if TYPE_CHECKING:
     from streamflow.codecs.chunk import Chunk
-    from streamflow.state.partition import TablePartition
+
+
+class WrittenRows(Protocol):
+    """A table partition, as those see it who undo what was written there."""
+
+    def put_back(self, start: int, key: Hashable, before: object) -> None:
+        """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
+        ...
+
+    def leave_cut(self, start: int, key: Hashable, before: object) -> bool:
+        """Moves a write from the cut, which gets ``before`` back, to the changes. False: there is no cut."""
+        ...
+
 
 # (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
-UncommittedWrite = tuple[int, "TablePartition", int, Any, Any]
+UncommittedWrite = tuple[int, WrittenRows, int, Hashable, Any]
 # (index in the chunk, what to write, resolved with the checkpoint that holds it)
 Sent = tuple[int, Record, "asyncio.Future[Record] | None"]
 
@@ -108,7 +121,7 @@ class EventContext:
         """Is the event that had this index when it was asked for still in flight?"""
         return self.in_flight and self.position == index
 
-    def move_to(self, key: Any) -> bool:
+    def move_to(self, key: Hashable) -> bool:
         """Of the events in flight, stands at one with this key. One event in flight: there is no other."""
         return False
 
@@ -125,11 +138,7 @@ class EventContext:
         for index, part, start, key, before in reversed(self.uncommitted_writes):
             if index != held:
                 continue
-            rows = part.changes[start]
-            if before is MISSING:
-                rows.pop(key, None)
-            else:
-                rows[key] = before
+            part.put_back(start, key, before)
         self.uncommitted_writes = [entry for entry in self.uncommitted_writes if entry[0] != held]
         for _, _, future in (sent for sent in self.sends if sent[0] == held):
             if future is not None:
@@ -166,20 +175,11 @@ class EventContext:
     def exclude_from_cut(self) -> None:
         """Puts what the event in flight wrote back from the cuts to the changes, as if written after them."""
         kept: list[UncommittedWrite] = []
-        seen: set[tuple[int, int, Any]] = set()
+        seen: set[tuple[int, int, Hashable]] = set()
         for index, part, start, key, before in self.held_writes():
-            if part.cut is None or (id(part), start, key) in seen:
-                continue
-            seen.add((id(part), start, key))
-            rows = part.cut[start]
-            part.changes.setdefault(start, {})[key] = rows[key]
-            if before is MISSING:
-                del rows[key]
-                if not rows:
-                    del part.cut[start]
-            else:
-                rows[key] = before
-            kept.append((index, part, start, key, MISSING))
+            if (id(part), start, key) not in seen and part.leave_cut(start, key, before):
+                seen.add((id(part), start, key))
+                kept.append((index, part, start, key, MISSING))
         self.uncommitted_writes = kept
 
 

@@ -7,7 +7,7 @@ with the newest record timestamp, and of equal ones that of the highest partitio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from streamflow.state.partition import TableSpec
@@ -41,7 +41,7 @@ class GlobalTableView:
             if not rows:
                 del self._rows[start]
 
-    def get(self, start: int, key: Any) -> tuple[int, Any]:
+    def get(self, start: int, key: Hashable) -> tuple[int, Any]:
         """(partition that wrote it last, value), or (-1, `MISSING`)."""
         found = self._rows.get(start, {}).get(key)
         return (-1, MISSING) if found is None else (found[1], found[2])

@@ -9,20 +9,20 @@ must give what the agent would have got from all events at once; for counts, sum
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from operator import add as operator_add
+from typing import Any, Unpack
 
-from streamflow.state.agent_table import AgentTable
+from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks
 from streamflow.state.event_context import EventContext, current_context
-from streamflow.state.panes import Pane, Panes, SlidingRows, row_ids
+from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition, TableSpec
-from streamflow.state.session_index import _Ends
+from streamflow.state.sessions import SessionIndex, SessionRow, session_at, touched
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.windows import SessionWindow, SlidingWindow
-from streamflow.windows.session import Part
+from streamflow.windows.session import Part, joined
 
 Merge = Callable[[Any, Any], Any]
 
@@ -33,12 +33,16 @@ def merged(old: Any, new: Any) -> Any:
 
 
 class MergingWindowTable(AgentTable):
-    """What both share: one event is looked at as a whole, since no window is known beforehand."""
+    """A table whose windows merge, as Flink calls them: which there are, only the events tell.
+
+    So each event is looked at as a whole. Flink merges windows that an assigner made one for each event;
+    here a session grows in place (`sessions`), and sliding windows are put together from panes (`panes`).
+    """
 
     merging = True
     merge: Merge = staticmethod(merged)
 
-    def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
+    def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         context = current_context.get()
         if context is None or not context.in_flight or context.stale:
             context = self.context()
@@ -54,9 +58,9 @@ class MergingWindowTable(AgentTable):
         if not self._change(context, part, key, operator, operand, closed_at):
             self._on_late(context, t)
 
-    def adder(self) -> Callable[[Any, Any], Any]:
-        def add(row: Any, operand: Any) -> Any:
-            self.change(row.key, _plus, operand)
+    def adder(self) -> Add:
+        def add(row: KeyedRow, operand: object) -> KeyedRow:
+            self.change(row.key, operator_add, operand)
             return row
 
         return add
@@ -75,15 +79,15 @@ class MergingWindowTable(AgentTable):
 
     _behind_ms: int  # an event is in time from the first open id and so much more on
 
-    def value_at(self, part: TablePartition, key: Any, time_ms: int, *, durable: bool = False) -> Any:
+    def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
         """The key's value in the window of a time, or `MISSING`; ``durable``: as it is checkpointed."""
         raise NotImplementedError
 
-    def set_value(self, key: Any, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
         raise NotImplementedError
 
-    def delete(self, key: Any) -> None:
+    def delete(self, key: Hashable) -> None:
         """Takes away the row of the event in flight's window. Raises TypeError where it has no single one."""
         raise NotImplementedError
 
@@ -91,15 +95,15 @@ class MergingWindowTable(AgentTable):
         self,
         context: EventContext,
         part: TablePartition,
-        key: Any,
+        key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         """Changes the window or pane of the event in flight. False: it is late."""
         raise NotImplementedError
 
-    def _default(self, key: Any) -> Any:
+    def _default(self, key: Hashable) -> Any:
         if self.default is None:
             raise KeyError(key)
         return self.default()
@@ -127,81 +131,54 @@ class SessionTable(MergingWindowTable):
         self,
         context: EventContext,
         part: TablePartition,
-        key: Any,
+        key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         t = context.times[context.position]
-        start, end = t, t + self.window.size_ms
-        touched = self._touched(part, key, start, end, closed_at)
-        if not touched and closed_at is not None and end <= closed_at:
+        end = t + self.window.size_ms
+        before = touched(part, key, t, end, closed_at)
+        if not before and closed_at is not None and end <= closed_at:
             return False
-        touched.sort(key=lambda session: session.start)
-        values = [copy.deepcopy(session.state) for session in touched]
-        value = operator(self._merged(values) if values else self._default(key), operand)
-        start = min([start, *(session.start for session in touched)])
-        end = max([end, *(session.end for session in touched)])
-        for session in touched:
-            if session.end != end:
-                part.put(context, session.end, key, DELETED)
-        part.put(context, end, key, (Part(start, end, None, value),))
-        ends = self._ends(part).setdefault(key, [])
-        if end not in ends:
-            insort(ends, end)
+        if before:
+            parts = [row[0] for _, row in before]
+            value = operator(self._merged([copy.deepcopy(old.state) for old in parts]), operand)
+            one = joined([Part(t, end, None, None), *parts], value)
+        else:
+            one = Part(t, end, None, operator(self._default(key), operand))
+        for old_end, _ in before:
+            if old_end != one.end:
+                part.put(context, old_end, key, DELETED)
+        part.put(context, one.end, key, (one,))
+        part.indexed(SessionIndex).add(one.end, key)
         return True
 
-    def set_value(self, key: Any, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         self.change(key, lambda _, new: new, value)
 
-    def delete(self, key: Any) -> None:
+    def delete(self, key: Hashable) -> None:
         context = self.context()
         part = self.part(context)
         t = context.times[context.position]
-        for session in self._touched(part, key, t, t + 1, None):
-            part.put(context, session.end, key, DELETED)
+        for end, _ in touched(part, key, t, t + 1):
+            part.put(context, end, key, DELETED)
 
-    def _touched(
-        self, part: TablePartition, key: Any, start: int, end: int, closed_at: int | None
-    ) -> list[Part]:
-        ends = self._ends(part).get(key)
-        if not ends:
-            return []
-        least = start if closed_at is None or closed_at < start else closed_at
-        found = []
-        for old_end in ends[bisect_right(ends, least) :]:
-            row = part.get(old_end, key)
-            if row is not MISSING and row[0].start < end:
-                found.append(row[0])
-        return found
-
-    @staticmethod
-    def _ends(part: TablePartition) -> _Ends:
-        if part.index is None:
-            ends = part.index = _Ends()
-            for end, key in row_ids(part):
-                insort(ends.setdefault(key, []), end)
-        found: _Ends = part.index
-        return found
-
-    def value_at(self, part: TablePartition, key: Any, time_ms: int, *, durable: bool = False) -> Any:
-        ends = self._ends(part).get(key, [])
-        get = part.store.get if durable else part.get
-        for end in reversed(ends[bisect_right(ends, time_ms) :]):
-            row = get(end, key)
-            if row is not MISSING and row[0].start <= time_ms:
-                return row[0].state
-        return MISSING
+    def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
+        row = session_at(part, key, time_ms, part.store.get if durable else part.get)
+        return MISSING if row is None else row[0].state
 
 
 class SlidingTable(MergingWindowTable):
     """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
 
-    def __init__(self, spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> None:
+    def __init__(
+        self, spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+    ) -> None:
         assert isinstance(spec.window, SlidingWindow)
         self._window = spec.window
         self._behind_ms = spec.window.size_ms
-        super().__init__(replace(spec, window=spec.window.panes()), default, **told)
+        super().__init__(replace(spec, window=spec.window.panes()), default, **hooks)
 
     @property
     def window(self) -> SlidingWindow:
@@ -211,9 +188,9 @@ class SlidingTable(MergingWindowTable):
         self,
         context: EventContext,
         part: TablePartition,
-        key: Any,
+        key: Hashable,
         operator: Callable[[Any, Any], Any],
-        operand: Any,
+        operand: object,
         closed_at: int | None,
     ) -> bool:
         t = context.times[context.position]
@@ -224,76 +201,54 @@ class SlidingTable(MergingWindowTable):
         old = copy.deepcopy(pane[closed_at]) if closed_at in pane else self._default(key)
         pane[closed_at] = operator(old, operand)
         part.put(context, t, key, pane)
-        self._panes(part).add(t, key)
+        part.indexed(PaneIndex).add(t, key)
         return True
 
-    @staticmethod
-    def _panes(part: TablePartition) -> Panes:
-        if part.index is None:
-            panes = part.index = Panes()
-            for t, key in row_ids(part):
-                panes.add(t, key)
-        found: Panes = part.index
-        return found
-
-    def set_value(self, key: Any, value: Any) -> None:
+    def set_value(self, key: Hashable, value: object) -> None:
         raise TypeError(f"table {self.spec.name!r}: several sliding windows hold an event; use += or apply")
 
-    def delete(self, key: Any) -> None:
+    def delete(self, key: Hashable) -> None:
         raise TypeError(f"table {self.spec.name!r}: several sliding windows hold an event")
 
-    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows:
+    def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows[Hashable]:
         """The windows of a partition; ``durable``: of checkpointed panes only."""
-        get = part.store.get if durable else part.get
-
-        def lookup(t: int, key: Any) -> Iterable[Pane]:
-            pane = get(t, key)
-            return () if pane is MISSING else (pane,)
-
-        return SlidingRows(self._window, self._panes(part), lookup)
+        return sliding_rows(self._window, part, durable=durable)
 
     def value_of(self, states: list[Any]) -> Any:
         """The value of a window whose panes hold these, or `MISSING`."""
         return self._merged(copy.deepcopy(states)) if states else MISSING
 
-    def value_at(self, part: TablePartition, key: Any, time_ms: int, *, durable: bool = False) -> Any:
+    def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
         # That of the window which ends with it.
         return self.value_of(
             self.rows(part, durable=durable).content(time_ms - self._window.size_ms + 1, key)
         )
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
-        window, panes = self._window, self._panes(part)
-        before_ms, panes.expired_to_ms = panes.expired_to_ms, part.expired_to_ms
-        if part.expired_to_ms is None or before_ms == part.expired_to_ms:
-            return {}
-        kept_ms = window.grace_ms + window.retain_ms
-        first = None if before_ms is None else before_ms - kept_ms + 1
-        return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
+    def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
+        """Start -> keys of the windows that go with the cut of a partition."""
+        return rows_gone(self._window, part)
 
 
-def merging_table(spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> AgentTable:
+def merging_table(
+    spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+) -> AgentTable:
     """A table in Faust's form, by the kind of its window."""
     codec = spec.codec
     if isinstance(spec.window, SessionWindow):
         codec = codec.mapped(lambda row, out: [row[0].start, row[0].end, out(row[0].state)], _session_in)
-        return SessionTable(replace(spec, codec=codec), default, **told)
+        return SessionTable(replace(spec, codec=codec), default, **hooks)
     if isinstance(spec.window, SlidingWindow):
         codec = codec.mapped(
             lambda pane, out: [[after_ms, out(value)] for after_ms, value in pane.items()],
             lambda data, into: {after_ms: into(value) for after_ms, value in data},
         )
-        return SlidingTable(replace(spec, codec=codec), default, **told)
-    return AgentTable(spec, default, **told)
+        return SlidingTable(replace(spec, codec=codec), default, **hooks)
+    return AgentTable(spec, default, **hooks)
 
 
-def _session_in(data: Any, into: Callable[[Any], Any]) -> tuple[Part, ...]:
+def _session_in(data: tuple[int, int, Any], into: Callable[[Any], Any]) -> SessionRow:
     start, end, value = data
     return (Part(start, end, None, into(value)),)
-
-
-def _plus(value: Any, operand: Any) -> Any:
-    return value + operand
 
 
 __all__ = ["Merge", "MergingWindowTable", "SessionTable", "SlidingTable", "merged", "merging_table"]

@@ -2,64 +2,79 @@
 
 Which sliding windows there are, the times of the events decide; what is in them, the panes of those
 times. So only panes are kept, sent and restored, one for each key and time, and windows are put
-together where somebody reads or closes them.
+together where somebody reads or closes them. That is so for agents' tables, for the partial side of
+aggregates and for the final stage alike.
+
+A pane is that of pane-based sliding windows: Li, Maier, Tufte, Papadimos and Tucker, "No Pane, No Gain:
+Efficient Evaluation of Sliding-Window Aggregates over Data Streams", SIGMOD Record 34(1), 2005. It is not
+the pane of Beam, which is one of the results that a window gives, early, on time or late.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from streamflow.state.partition import TablePartition
-from streamflow.state.stores.base import DELETED
+from streamflow.state.stores.base import MISSING
 from streamflow.windows import SlidingWindow
 
 Pane = Mapping[int | None, Any]
-"""``after_ms`` -> state: see `streamflow.folds.PaneValues`."""
+"""``after_ms`` -> state of the events that came at it.
+
+Such events count in windows that end after ``after_ms`` only, the others were closed when they came;
+``None`` is for those that came within the grace, which count in every window that holds them.
+"""
 _IN_TIME = {None}
-Lookup = Callable[[int, Any], Iterable[Pane]]
+_FIRST_MS, _END_MS = -(1 << 62), 1 << 62
+K = TypeVar("K", bound=Hashable)
+Lookup = Callable[[int, K], Iterable[Pane]]
 """(time, group) -> the panes there are, one for each source"""
 
 
-class Panes:
-    """The times of each group's panes, in order."""
+class PaneIndex(Generic[K]):
+    """The times of each group's panes, in order. A `RowIndex`; the id of a pane is its time."""
 
-    __slots__ = ("_groups", "_order", "_times", "expired_to_ms")
+    __slots__ = ("_expired_to_ms", "_groups", "_order", "_times")
 
     def __init__(self) -> None:
-        self.expired_to_ms: int | None = None  # up to here it was told which windows expired
-        self._groups: dict[int, dict[Any, None]] = {}  # time -> groups
+        self._expired_to_ms: int | None = None  # up to here it was told which windows expired
+        self._groups: dict[int, dict[K, None]] = {}  # time -> groups
         self._order: list[int] = []
-        self._times: dict[Any, list[int]] = {}  # group -> times
+        self._times: dict[K, list[int]] = {}  # group -> times
 
-    def add(self, time_ms: int, group: Any) -> None:
-        groups = self._groups.get(time_ms)
+    def add(self, start: int, key: K) -> None:
+        groups = self._groups.get(start)
         if groups is None:
-            groups = self._groups[time_ms] = {}
-            _insert(self._order, time_ms)
-        if group not in groups:
-            groups[group] = None
-            _insert(self._times.setdefault(group, []), time_ms)
+            groups = self._groups[start] = {}
+            _insert(self._order, start)
+        if key not in groups:
+            groups[key] = None
+            _insert(self._times.setdefault(key, []), start)
 
-    def drop(self, time_ms: int, groups: Iterable[Any]) -> None:
-        """Forgets panes of one time."""
-        there = self._groups.get(time_ms)
+    def drop(self, start: int, keys: Iterable[K]) -> None:
+        there = self._groups.get(start)
         if there is None:
             return
-        for group in groups:
-            if group in there:
-                del there[group]
-                times = self._times[group]
-                del times[bisect_left(times, time_ms)]
+        for key in keys:
+            if key in there:
+                del there[key]
+                times = self._times[key]
+                del times[bisect_left(times, start)]
                 if not times:
-                    del self._times[group]
+                    del self._times[key]
         if not there:
-            del self._groups[time_ms]
-            del self._order[bisect_left(self._order, time_ms)]
+            del self._groups[start]
+            del self._order[bisect_left(self._order, start)]
 
-    def times_of(self, group: Any, first_ms: int, end_ms: int) -> list[int]:
+    def expire_to(self, watermark_ms: int) -> int | None:
+        """Notes up to where it was told which windows expired; returns up to where that was before."""
+        before_ms, self._expired_to_ms = self._expired_to_ms, watermark_ms
+        return before_ms
+
+    def times_of(self, group: K, first_ms: int, end_ms: int) -> list[int]:
         """The group's times within ``[first, end)``."""
         times = self._times.get(group, [])
         return times[bisect_left(times, first_ms) : bisect_left(times, end_ms)]
@@ -68,35 +83,40 @@ class Panes:
         """All times within ``[first, end)``."""
         return self._order[bisect_left(self._order, first_ms) : bisect_left(self._order, end_ms)]
 
-    def groups_at(self, time_ms: int) -> Iterable[Any]:
+    def before(self, end_ms: int) -> list[int]:
+        """All times before this one."""
+        return self._order[: bisect_left(self._order, end_ms)]
+
+    def groups_at(self, time_ms: int) -> Iterable[K]:
         return self._groups.get(time_ms, ())
 
     def times(self) -> list[int]:
         return self._order
 
-    def groups(self) -> Iterable[Any]:
+    def groups(self) -> Iterable[K]:
         return self._times
 
 
-class SlidingRows:
+class SlidingRows(Generic[K]):
     """The windows that panes make. ``lookup`` says which panes there are: those of the index may be gone."""
 
-    __slots__ = ("_lookup", "_panes", "_size_ms")
+    __slots__ = ("_lookup", "_panes", "_size_ms", "_window")
 
-    def __init__(self, window: SlidingWindow, panes: Panes, lookup: Lookup) -> None:
+    def __init__(self, window: SlidingWindow, panes: PaneIndex[K], lookup: Lookup[K]) -> None:
+        self._window = window
         self._size_ms = window.size_ms
         self._panes = panes
         self._lookup = lookup
 
-    def states(self, start: int, group: Any) -> list[Any]:
+    def states(self, start: int, group: K) -> list[Any]:
         """The states to be merged to the window's row; none where there is no such window."""
         return self.content(start, group) if self._exists(start, group) else []
 
-    def content(self, start: int, group: Any) -> list[Any]:
+    def content(self, start: int, group: K) -> list[Any]:
         """The states of the events that would count in this window, whether it is one or not."""
         return list(self._states(start, group))
 
-    def _states(self, start: int, group: Any) -> Iterator[Any]:
+    def _states(self, start: int, group: K) -> Iterator[Any]:
         end = start + self._size_ms
         for time_ms in self._panes.times_of(group, start, end):
             for pane in self._lookup(time_ms, group):
@@ -104,29 +124,30 @@ class SlidingRows:
                     if after_ms is None or end > after_ms:
                         yield state
 
-    def is_there(self, start: int, group: Any) -> bool:
+    def is_there(self, start: int, group: K) -> bool:
         """Is there such a window?"""
         return self._exists(start, group) and any(True for _ in self._states(start, group))
 
-    def _exists(self, start: int, group: Any) -> bool:
+    def _exists(self, start: int, group: K) -> bool:
         """Does it end with an event that came in time, or begin right after one?"""
         last = self._lookup(start + self._size_ms - 1, group)
         return any(None in pane for pane in last) or any(True for _ in self._lookup(start - 1, group))
 
-    def starts(self) -> list[int]:
-        """Starts of all windows there may be, oldest first."""
+    def starts(self, first: int | None = None) -> list[int]:
+        """Starts of all windows there may be from ``first`` on, oldest first; ``None``: of all."""
         times, size = self._panes.times(), self._size_ms
-        return sorted({start for t in times for start in (t - size + 1, t + 1)})
+        starts = sorted({start for t in times for start in (t - size + 1, t + 1)})
+        return starts if first is None else starts[bisect_left(starts, first) :]
 
     def count(self, first: int | None) -> int:
         """How many windows there are that begin at ``first`` or later; ``None``: all."""
         return sum(self._count(group, first) for group in self._panes.groups())
 
-    def _count(self, group: Any, first: int | None) -> int:
+    def _count(self, group: K, first: int | None) -> int:
         size = self._size_ms
-        least = -(1 << 62) if first is None else first
+        least = _FIRST_MS if first is None else first
         times = []
-        for t in self._panes.times_of(group, least - 1, 1 << 62):
+        for t in self._panes.times_of(group, least - 1, _END_MS):
             panes = list(self._lookup(t, group))
             if any(pane.keys() != _IN_TIME for pane in panes):
                 return sum(1 for start in self.starts_of(group) if start >= least)
@@ -138,30 +159,45 @@ class SlidingRows:
         ending = len(times) - bisect_left(times, least + size - 1)
         return ending + sum(following <= t + size and t + size not in own for t, following in pairwise(times))
 
-    def groups_at(self, start: int) -> list[Any]:
+    def groups_at(self, start: int) -> list[K]:
         """The groups that have this window."""
         candidates = dict.fromkeys(self._panes.groups_at(start + self._size_ms - 1))
         candidates |= dict.fromkeys(self._panes.groups_at(start - 1))
         return [group for group in candidates if self.is_there(start, group)]
 
-    def starts_of(self, group: Any) -> list[int]:
+    def starts_of(self, group: K) -> list[int]:
         """Starts of the windows of one group, oldest first."""
-        times = self._panes.times_of(group, -(1 << 62), 1 << 62)
+        times = self._panes.times_of(group, _FIRST_MS, _END_MS)
         starts = sorted({start for t in times for start in (t - self._size_ms + 1, t + 1)})
         return [start for start in starts if self.is_there(start, group)]
 
-    def touched_by(self, time_ms: int, group: Any) -> list[int]:
+    def touched_by(self, time_ms: int, group: K) -> list[int]:
         """Starts of the windows that an event of this time may have changed."""
         size = self._size_ms
         times = self._panes.times_of(group, time_ms - size, time_ms + size)
         starts = {start for t in times for start in (t - size + 1, t + 1)}
         return sorted(s for s in starts if time_ms - size < s <= time_ms + 1 and self.is_there(s, group))
 
-    def ending(self, first_ms: int | None, end_ms: int) -> Iterator[tuple[int, list[Any]]]:
+    def closing(self, before_ms: int | None, watermark_ms: int) -> Iterator[tuple[int, list[K]]]:
+        """(start, groups) of the windows that a watermark closes and ``before_ms`` did not, in order."""
+        return self._passed(self._window.grace_ms, before_ms, watermark_ms)
+
+    def expiring(self, before_ms: int | None, watermark_ms: int) -> Iterator[tuple[int, list[K]]]:
+        """(start, groups) of the windows that it expires and ``before_ms`` did not, in order."""
+        return self._passed(self._window.grace_ms + self._window.retain_ms, before_ms, watermark_ms)
+
+    def _passed(
+        self, behind_ms: int, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, list[K]]]:
+        """The windows whose end the watermark has left so far behind, but had not at ``before_ms``."""
+        first_ms = None if before_ms is None else before_ms - behind_ms + 1
+        return self._ending(first_ms, watermark_ms - behind_ms + 1)
+
+    def _ending(self, first_ms: int | None, end_ms: int) -> Iterator[tuple[int, list[K]]]:
         """(start, groups) of the windows whose end lies within ``[first, end)``, in order."""
         size = self._size_ms
         starts: set[int] = set()
-        least = -(1 << 62) if first_ms is None else first_ms
+        least = _FIRST_MS if first_ms is None else first_ms
         starts.update(t - size + 1 for t in self._panes.between(least - 1, end_ms - 1))
         starts.update(t + 1 for t in self._panes.between(least - 1 - size, end_ms - 1 - size))
         for start in sorted(starts):
@@ -170,19 +206,27 @@ class SlidingRows:
                 yield start, groups
 
 
-def row_ids(part: TablePartition) -> Iterator[tuple[int, Any]]:
-    """(window's id, key) of every row of all layers, each once: what indexes are made of."""
-    hidden: set[tuple[int, Any]] = set()
-    for layer in (part.changes, part.cut or {}):
-        for start, rows in layer.items():
-            for key, value in rows.items():
-                if (start, key) not in hidden:
-                    hidden.add((start, key))
-                    if value is not DELETED:
-                        yield start, key
-    for start, key, _ in part.store.scan():
-        if (start, key) not in hidden:
-            yield start, key
+def sliding_rows(
+    window: SlidingWindow, part: TablePartition, *, durable: bool = False
+) -> SlidingRows[Hashable]:
+    """The windows that the panes of a table partition make; ``durable``: of checkpointed panes only."""
+    get = part.store.get if durable else part.get
+
+    def lookup(time_ms: int, key: Hashable) -> Iterable[Pane]:
+        pane = get(time_ms, key)
+        return () if pane is MISSING else (pane,)
+
+    return SlidingRows(window, part.indexed(PaneIndex), lookup)
+
+
+def rows_gone(window: SlidingWindow, part: TablePartition) -> dict[int, list[Hashable]]:
+    """Start -> keys of the windows that have expired since it was asked last; their panes may stay."""
+    if part.expired_to_ms is None:
+        return {}
+    before_ms = part.indexed(PaneIndex).expire_to(part.expired_to_ms)
+    if before_ms == part.expired_to_ms:
+        return {}
+    return dict(sliding_rows(window, part, durable=True).expiring(before_ms, part.expired_to_ms))
 
 
 def _insert(times: list[int], time_ms: int) -> None:

@@ -7,16 +7,20 @@ everybody else reads the store.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 from streamflow.state.changelog import RowCodec
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext
+from streamflow.state.row_index import RowIndex
 from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
 from streamflow.transports.base import Record
 from streamflow.windows import Window
+
+Index = TypeVar("Index", bound=RowIndex)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,8 @@ class TablePartition:
         self.cut: Rows | None = None
         self.drops: list[int] = []  # starts of the windows that the cut drops
         self.expired_to_ms: int | None = None
-        # Where sessions or sliding windows are folded: what is known of the rows of all layers besides, to
-        # be set to None, and made anew, whenever changes are dropped. `drop(start, keys)` keeps it true.
-        self.index: Any = None
+        # Where events make the windows: made by who asks for it first, and kept true from then on.
+        self.index: RowIndex | None = None
         # With `TableSpec.closes`: starts that were told of, to be dropped by the next cut; and the watermark
         # up to which every window has been told of.
         self.announced: set[int] = set()
@@ -84,7 +87,7 @@ class TablePartition:
         self.spot: dict[Any, Any] = {}
         self.spot_from_ms = self.spot_to_ms = 0
 
-    def get(self, start: int, key: Any) -> Any:
+    def get(self, start: int, key: Hashable) -> Any:
         """The newest value, changes included, or `MISSING`."""
         rows = self.changes.get(start)
         if rows is not None:
@@ -93,7 +96,7 @@ class TablePartition:
                 return MISSING if value is DELETED else value
         return self.below(start, key)
 
-    def below(self, start: int, key: Any) -> Any:
+    def below(self, start: int, key: Hashable) -> Any:
         """The value under the changes: the cut's, else the checkpointed one, else `MISSING`."""
         if self.cut is not None:
             rows = self.cut.get(start)
@@ -103,7 +106,35 @@ class TablePartition:
                     return MISSING if value is DELETED else value
         return self.store.get(start, key)
 
-    def put(self, context: EventContext, start: int, key: Any, value: Any) -> None:
+    def indexed(self, kind: type[Index]) -> Index:
+        """The index of the rows of all layers; it is made of them where there is none yet."""
+        index = self.index
+        if index is None:
+            index = self.index = kind()
+            for start, key in self.row_ids():
+                index.add(start, key)
+        assert isinstance(index, kind)
+        return index
+
+    def forget_index(self) -> None:
+        """Rows came or went past it: it is made anew when somebody asks for it."""
+        self.index = None
+
+    def row_ids(self) -> Iterator[tuple[int, Hashable]]:
+        """(window's id, key) of every row of all layers, each once."""
+        hidden: set[tuple[int, Hashable]] = set()
+        for layer in (self.changes, self.cut or {}):
+            for start, rows in layer.items():
+                for key, value in rows.items():
+                    if (start, key) not in hidden:
+                        hidden.add((start, key))
+                        if value is not DELETED:
+                            yield start, key
+        for start, key, _ in self.store.scan():
+            if (start, key) not in hidden:
+                yield start, key
+
+    def put(self, context: EventContext, start: int, key: Hashable, value: object) -> None:
         """Writes on behalf of the event in flight; remembers what to undo."""
         rows = self.changes.get(start)
         if rows is None:
@@ -112,7 +143,7 @@ class TablePartition:
         rows[key] = value
         self.writers.add(context.consumer)
 
-    def put_back(self, start: int, key: Any, before: Any) -> None:
+    def put_back(self, start: int, key: Hashable, before: object) -> None:
         """Undoes a write: ``before`` is what the changes had, or `MISSING`."""
         rows = self.changes.get(start)
         if rows is None:
@@ -121,6 +152,23 @@ class TablePartition:
             rows.pop(key, None)
         else:
             rows[key] = before
+
+    def leave_cut(self, start: int, key: Hashable, before: object) -> bool:
+        """Moves a write from the cut to the changes, as if made after it. False: there is no cut.
+
+        ``before`` is what the cut gets back: what the changes had before the write, or `MISSING`.
+        """
+        if self.cut is None:
+            return False
+        rows = self.cut[start]
+        self.changes.setdefault(start, {})[key] = rows[key]
+        if before is MISSING:
+            del rows[key]
+            if not rows:
+                del self.cut[start]
+        else:
+            rows[key] = before
+        return True
 
     def begin_cut(self, watermark_ms: int | None) -> None:
         """Takes the changes as the cut, and drops the windows that the watermark expires."""
@@ -208,7 +256,7 @@ class TablePartition:
                 repeat(()),
                 repeat(None),
             )
-            records.effects += map(tuple.__new__, repeat(Record), columns)
+            records.effects.extend(map(tuple.__new__, repeat(Record), columns))
         for start in self.drops:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
                 records.consequences.append(Record(topic, partition, key, None))

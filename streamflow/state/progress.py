@@ -1,6 +1,6 @@
 """How far one consumer has come in one source partition, and what it did with what it took.
 
-The position never moves past an event that is not done: it is a contiguous mark. What is done behind it
+The position never moves past an event that is not done: everything before it is done. What is done behind it
 is told apart. Both are durable only as part of a checkpoint, together with everything that those
 events caused.
 """
@@ -68,6 +68,11 @@ class Progress:
         if self.watermark_ms is None or time_ms > self.watermark_ms:
             self.watermark_ms = time_ms
             self.changed = True
+
+    def close_to(self, watermark_ms: int | None) -> None:
+        """Every window that a watermark up to here closes is closed now."""
+        self.closed_to_ms = watermark_ms
+        self.changed = True
 
     def copy(self) -> Progress:
         """What it is now, whatever becomes of it."""

@@ -335,7 +335,7 @@ class Verifier:
         elif isinstance(spec.window, SlidingWindow):
             assert isinstance(self._aggregate, SlidingConsumer)
             part = image.parts[partition]
-            part.index = None
+            part.forget_index()
             rows, to_ms = self._aggregate.rows(part, durable=True), self._durable(partition).watermark_ms
             for start in rows.starts():
                 if to_ms is None or not spec.window.expired(start, to_ms):
@@ -358,7 +358,7 @@ class Verifier:
         values = self.spec.values
         mine, theirs = ([one[1]], [other[1]]) if values.scalar else (one[1], other[1])
         return all(
-            aggregate.agrees(a, b) for aggregate, a, b in zip(values.aggregates, mine, theirs, strict=True)
+            function.agrees(a, b) for function, a, b in zip(values.functions, mine, theirs, strict=True)
         )
 
     def _difference(self, row: RowId, one: Any, other: Any) -> Difference:
@@ -378,7 +378,7 @@ class Verifier:
             )
         if any(count.recounted.get("in", 0) < count.counters.get("in", 0) for count in report.partitions):
             report.notes.append("the source topic no longer holds all that the table has counted")
-        sketches = [a for a in self.spec.values.aggregates if isinstance(a, TopK | Quantile)]
+        sketches = [a for a in self.spec.values.functions if isinstance(a, TopK | Quantile)]
         if sketches:
             names = ", ".join(sorted({type(a).__name__ for a in sketches}))
             report.notes.append(f"{names}: compared within the error, since how they were merged shows")

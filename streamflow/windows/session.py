@@ -1,8 +1,12 @@
-"""Windows that last while events come."""
+"""Windows that last while events come, and which sessions parts of them form.
+
+`sessions_of` is where sessions merge: pure, the same in whatever order parts come. `state.sessions` does it
+event by event, over the rows of a table partition.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -77,6 +81,19 @@ class SessionWindow(Window):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "gap_ms": self.gap_ms, "grace_ms": self.grace_ms}
+
+
+def first_start(parts: Sequence[Part]) -> int:
+    """Where a session begins that these parts make."""
+    return parts[0].start if len(parts) == 1 else min(part.start for part in parts)
+
+
+def joined(parts: Sequence[Part], state: Any) -> Part:
+    """One part for several that touch, all in time, with what their states make together."""
+    start, end, _, _ = parts[0]
+    for part in parts:
+        start, end = min(start, part.start), max(end, part.end)
+    return Part(start, end, None, state)
 
 
 def sessions_of(parts: Iterable[Part]) -> list[Session]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from fractions import Fraction
+from typing import Any
 
 import orjson
 import pytest
@@ -210,7 +211,7 @@ def test_ten_thousand_prices_add_up_to_the_cent_in_any_order(seed):
     rng = random.Random(seed)
     prices = [0.01] * 10_000 + [1e9] * 3
     rng.shuffle(prices)
-    state = 0
+    state = Sum("n").initial()
     for at in range(0, len(prices), 100):
         part = prices[at : at + 100]
         state = Sum("n").merge(state, Sum("n").fold_column(["g"] * len(part), part)["g"])
@@ -251,11 +252,12 @@ def test_first_last_and_collect_follow_the_time_of_events_and_not_their_order(da
     rows = [(time, data.draw(st.integers(0, 2)), offset, f"v{offset}") for offset, time in enumerate(times)]
     in_order = [row[3] for row in sorted(rows)]
     shuffled = data.draw(st.permutations(rows))
-    for kind, expected in (
+    kinds: list[tuple[Aggregate, Any]] = [
         (First("n"), in_order[0]),
         (Last("n"), in_order[-1]),
         (Collect("n", max=5), in_order[:5]),
-    ):
+    ]
+    for kind, expected in kinds:
         cut = data.draw(st.integers(0, len(rows)))
         state = kind.initial()
         for part in (shuffled[:cut], shuffled[cut:]):

@@ -13,17 +13,27 @@ from streamflow.aggregates.functions.base import (
     Bad,
     Field,
     G,
-    State,
     checked_field,
     columns_by,
     dumped_int,
     shown_int,
 )
-from streamflow.aggregates.functions.exact import added, amount_of, dump_amount, fraction_of, load_amount
+from streamflow.aggregates.functions.exact import (
+    Amount,
+    DumpedAmount,
+    added,
+    amount_of,
+    dump_amount,
+    fraction_of,
+    load_amount,
+)
 
 AMOUNT_MAX = 1e150
 """Numbers beyond are bad input: 10**150 of them may be added before a float could overflow."""
 _NUMBERS = {int, float}
+_Number = int | float | None
+_Counted = tuple[Amount, int]
+_Moments = tuple[Amount, Amount, int]
 
 
 class OfNumbers(Aggregate):
@@ -32,7 +42,7 @@ class OfNumbers(Aggregate):
     def __init__(self, field: Field) -> None:
         self.field = checked_field(self, field)
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         if value is None:
             return
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -66,63 +76,63 @@ class Sum(OfNumbers):
 
     name = "sum"
 
-    def initial(self) -> State:
+    def initial(self) -> Amount:
         return 0
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: Amount, value: _Number) -> Amount:
         return state if value is None else added(state, amount_of([value]))
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, Amount]:
         assert values is not None, "Sum needs a column"
         return {group: amount_of(column) for group, column in columns_by(groups, values).items()}
 
-    def merge(self, state: State, delta: State) -> State:
-        return state + delta if type(state) is type(delta) is int else added(state, delta)
+    def merge(self, state: Amount, delta: Amount) -> Amount:
+        return state + delta if isinstance(state, int) and isinstance(delta, int) else added(state, delta)
 
-    def result(self, state: State) -> int | float:
-        if type(state) is int:
+    def result(self, state: Amount) -> int | float:
+        if isinstance(state, int):
             return shown_int(state)
         return float(fraction_of(state))
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: Amount) -> DumpedAmount:
         return dump_amount(state)
 
-    def load(self, data: Any) -> State:
+    def load(self, data: DumpedAmount) -> Amount:
         return load_amount(data)
 
 
 class Mean(OfNumbers):
     """The mean of a field of numbers, rounded once, from the exact sum. null where there are none.
 
-    State: ``(sum as in `Sum`, how many)``.
+    _Counted: ``(sum as in `Sum`, how many)``.
     """
 
     name = "mean"
 
-    def initial(self) -> State:
+    def initial(self) -> _Counted:
         return 0, 0
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: _Counted, value: _Number) -> _Counted:
         return state if value is None else (added(state[0], amount_of([value])), state[1] + 1)
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, _Counted]:
         assert values is not None, "Mean needs a column"
         return {
             group: (amount_of(column), len(column)) for group, column in columns_by(groups, values).items()
         }
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: _Counted, delta: _Counted) -> _Counted:
         return added(state[0], delta[0]), state[1] + delta[1]
 
-    def result(self, state: State) -> float | None:
+    def result(self, state: _Counted) -> float | None:
         amount, count = state
         return float(fraction_of(amount) / count) if count else None
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: _Counted) -> list[Any]:
         amount, count = state
         return [count, dump_amount(amount)]
 
-    def load(self, data: Any) -> State:
+    def load(self, data: list[Any]) -> _Counted:
         return load_amount(data[1]), int(data[0])
 
 
@@ -130,7 +140,7 @@ class Variance(OfNumbers):
     """The variance of a field of numbers, rounded once, from exact sums: no cancellation, no drift.
 
     That of a sample (divided by n - 1; null where there are fewer than two), or with ``population`` that
-    of all there is (divided by n; null where there are none). State: ``(sum, sum of squares, how many)``,
+    of all there is (divided by n; null where there are none). _Moments: ``(sum, sum of squares, how many)``,
     the sums as in `Sum`.
     """
 
@@ -140,20 +150,20 @@ class Variance(OfNumbers):
         super().__init__(field)
         self.population = bool(population)
 
-    def initial(self) -> State:
+    def initial(self) -> _Moments:
         return 0, 0, 0
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: _Moments, value: _Number) -> _Moments:
         return state if value is None else self.merge(state, _moments([value]))
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, _Moments]:
         assert values is not None, "Variance needs a column"
         return {group: _moments(column) for group, column in columns_by(groups, values).items()}
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: _Moments, delta: _Moments) -> _Moments:
         return added(state[0], delta[0]), added(state[1], delta[1]), state[2] + delta[2]
 
-    def result(self, state: State) -> float | None:
+    def result(self, state: _Moments) -> float | None:
         amount, squares, count = state
         divisor = count if self.population else count - 1
         if divisor < 1:
@@ -162,11 +172,11 @@ class Variance(OfNumbers):
         # A square of less than 1e-276 is not exact: what it lacks must not show as less than nothing.
         return float(max(around, Fraction(0)) / divisor)
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: _Moments) -> list[Any]:
         amount, squares, count = state
         return [count, dump_amount(amount), dump_amount(squares)]
 
-    def load(self, data: Any) -> State:
+    def load(self, data: list[Any]) -> _Moments:
         return load_amount(data[1]), load_amount(data[2]), int(data[0])
 
     def describe(self) -> dict[str, Any]:
@@ -174,7 +184,7 @@ class Variance(OfNumbers):
 
 
 class _Extreme(OfNumbers):
-    """The least or the greatest number. State: the number, or None where there are none.
+    """The least or the greatest number. _Number: the number, or None where there are none.
 
     Where an int and a float are equal the int stands for both, and 0.0 for -0.0, so that no order of
     events shows.
@@ -182,18 +192,18 @@ class _Extreme(OfNumbers):
 
     _greatest: bool
 
-    def _pick(self, numbers: Iterable[Any]) -> Any:
+    def _pick(self, numbers: Iterable[int | float]) -> int | float:
         return max(numbers) if self._greatest else min(numbers)
 
-    def initial(self) -> State:
+    def initial(self) -> _Number:
         return None
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: _Number, value: _Number) -> _Number:
         return self.merge(state, value)
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, _Number]:
         assert values is not None, f"{type(self).__name__} needs a column"
-        states: dict[G, State] = {}
+        states: dict[G, _Number] = {}
         for group, column in columns_by(groups, values).items():
             if len(set(map(type, column))) > 1:
                 states[group] = reduce(self.merge, column)
@@ -201,20 +211,20 @@ class _Extreme(OfNumbers):
                 states[group] = _unsigned_zero(self._pick(column)) if column else None
         return states
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: _Number, delta: _Number) -> _Number:
         if state is None or delta is None:
             return _unsigned_zero(delta if state is None else state)
         if state == delta:
             return _unsigned_zero(state if isinstance(state, int) else delta)
         return _unsigned_zero(self._pick((state, delta)))
 
-    def result(self, state: State) -> int | float | None:
+    def result(self, state: _Number) -> _Number:
         return shown_int(state) if isinstance(state, int) else state
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: _Number) -> int | float | str | None:
         return dumped_int(state) if isinstance(state, int) else state
 
-    def load(self, data: Any) -> State:
+    def load(self, data: int | float | str | None) -> _Number:
         return int(data) if isinstance(data, str) else data
 
 
@@ -232,11 +242,11 @@ class Max(_Extreme):
     _greatest = True
 
 
-def _unsigned_zero(number: Any) -> Any:
+def _unsigned_zero(number: _Number) -> _Number:
     return 0.0 if number == 0 and isinstance(number, float) else number
 
 
-def _moments(column: Sequence[int | float]) -> State:
+def _moments(column: Sequence[int | float]) -> _Moments:
     squares: list[int | float] = []
     for value in column:
         if isinstance(value, int):

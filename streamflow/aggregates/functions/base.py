@@ -1,9 +1,9 @@
-"""What every aggregate is: a fold over events whose states merge. Pure, and the same in any order.
+"""What every aggregate function is: a fold over events whose states merge. Pure, and the same in any order.
 
-Contract of every aggregate, which the property tests hold it to:
+Contract of every aggregate function, which the property tests hold it to:
 
 - A state is a plain value. ``merge`` is commutative and associative, and `initial` is its neutral
-  element, so shares of many partitions, restored and fresh ones, may meet in any order.
+  element, so partials of many partitions, restored and fresh ones, may meet in any order.
 - `fold_column` of a column, merged, equals `fold` of its values one by one, exactly: floats are added
   without rounding error, and rounded once, in `result`.
 - `dump` gives JSON that survives 64-bit JSON libraries, and ``load(dump(state))`` is the state again.
@@ -27,7 +27,6 @@ from streamflow.errors import ConfigurationError, DecodeError
 
 Field = str | Callable[[Any], Any]
 """A field path such as ``"data.amount"``, or a function of the event."""
-State = Any
 G = TypeVar("G", bound=Hashable)
 
 OTHER = "…other"
@@ -44,7 +43,10 @@ Placed = tuple[int, int, int, Any]
 
 
 class Aggregate(ABC):
-    """One aggregate of a declared table. Frozen: states are held by those who fold."""
+    """One aggregate function of a declared table. Frozen: states are held by those who fold.
+
+    What a state is only the function knows, so ``Any`` stands here where each has its own type.
+    """
 
     name: str
     """The kind, for `describe`."""
@@ -53,42 +55,42 @@ class Aggregate(ABC):
     """True: `fold` and `fold_column` are given `Placed` values, for the order of events counts."""
 
     @abstractmethod
-    def initial(self) -> State:
+    def initial(self) -> Any:
         """The state of no events."""
 
     @abstractmethod
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: Any, value: Any) -> Any:
         """The state with one event more; may change ``state``. ``value`` is that of `field`, else None."""
 
     @abstractmethod
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, Any]:
         """Group -> fresh state of that group's events. ``values`` is as long as ``groups``, or None."""
 
     @abstractmethod
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: Any, delta: Any) -> Any:
         """Both together; may change ``state``, never ``delta``, and keeps nothing of it that is mutable."""
 
-    def copy(self, state: State) -> State:
+    def copy(self, state: Any) -> Any:
         """A state that may be changed without changing this one."""
         return state
 
-    def result(self, state: State) -> Any:
+    def result(self, state: Any) -> Any:
         """What people see: a JSON value."""
         return state
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: Any) -> Any:
         """The state as a JSON value."""
         return state
 
-    def load(self, data: Any) -> State:
+    def load(self, data: Any) -> Any:
         """The state of what `dump` wrote, as parsed JSON."""
         return data
 
-    def agrees(self, state: State, other: State) -> bool:
+    def agrees(self, state: Any, other: Any) -> bool:
         """Can both be states of the same events, however those came and were merged?"""
         return bool(self.result(state) == self.result(other))
 
-    def state_bytes(self, state: State) -> int:
+    def state_bytes(self, state: Any) -> int:
         """How large a state is, in bytes of JSON: what a checkpoint writes for it."""
         return len(orjson.dumps(self.dump(state)))
 
@@ -99,7 +101,7 @@ class Aggregate(ABC):
             described["field"] = getattr(self.field, "__qualname__", self.field)
         return described
 
-    def check(self, value: Any) -> None:  # noqa: B027  # every value will do, unless a kind says otherwise
+    def check(self, value: object) -> None:  # noqa: B027  # every value will do, unless a kind says otherwise
         """Raises DecodeError, with the field named, for a value that can't be folded."""
 
     def check_column(self, values: Sequence[Any]) -> list[Bad]:
@@ -112,7 +114,7 @@ class Aggregate(ABC):
                 bad.append((index, exc))
         return bad
 
-    def wrong(self, value: Any, message: str) -> DecodeError:
+    def wrong(self, value: object, message: str) -> DecodeError:
         """The error that names the field, what it must be, and what it is."""
         shown = repr(value)
         shown = shown if len(shown) <= 80 else f"{shown[:80]}…"
@@ -129,7 +131,7 @@ class Aggregate(ABC):
 class OfJson(Aggregate):
     """What all aggregates over a field of any JSON values share."""
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         try:
             group_key_text(value).encode()
         except (TypeError, UnicodeEncodeError):
@@ -157,7 +159,7 @@ def checked_field(aggregate: Aggregate, field: Field) -> Field:
     raise ConfigurationError(f"{type(aggregate).__name__}({field!r}): a field path or a function is needed")
 
 
-def checked_whole(aggregate: Aggregate, name: str, value: Any, least: int, most: int) -> int:
+def checked_whole(aggregate: Aggregate, name: str, value: object, least: int, most: int) -> int:
     """A whole number of a declaration. Raises ConfigurationError."""
     if type(value) is not int or not least <= value <= most:
         raise ConfigurationError(

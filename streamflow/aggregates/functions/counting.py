@@ -28,7 +28,7 @@ class Count(Aggregate):
     def initial(self) -> int:
         return 0
 
-    def fold(self, state: int, value: Any) -> int:
+    def fold(self, state: int, value: object) -> int:
         return state + 1
 
     def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, int]:
@@ -59,7 +59,7 @@ class CountBy(OfJson):
     def initial(self) -> dict[str, int]:
         return {}
 
-    def fold(self, state: dict[str, int], value: Any) -> dict[str, int]:
+    def fold(self, state: dict[str, int], value: object) -> dict[str, int]:
         text = group_key_text(value)
         text = text if len(text) <= KEY_CHARACTERS_MAX else OTHER
         state[text] = state.get(text, 0) + 1
@@ -105,7 +105,7 @@ class CountBy(OfJson):
     def dump(self, state: dict[str, int]) -> dict[str, int]:
         return state.copy()
 
-    def load(self, data: Any) -> dict[str, int]:
+    def load(self, data: dict[str, int]) -> dict[str, int]:
         return dict(data)
 
     def describe(self) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from typing import Any
 
 from streamflow.aggregates.functions.base import dumped_int
 
-Amount = Any
-"""An int, or (int, tuple of floats)."""
+Amount = int | tuple[int, tuple[float, ...]]
+DumpedAmount = int | str | list[Any]
+"""As JSON: an int (as text beyond 64 bits), or the list of it and of the floats."""
 
 
 def exact(floats: list[float]) -> tuple[float, ...]:
@@ -31,7 +32,7 @@ def exact(floats: list[float]) -> tuple[float, ...]:
 def amount_of(column: Sequence[int | float]) -> Amount:
     kinds = set(map(type, column))
     if float not in kinds:
-        return sum(column)
+        return int(sum(column))
     if len(kinds) == 1:
         return 0, exact(list(column))
     whole = sum(value for value in column if isinstance(value, int))
@@ -39,29 +40,29 @@ def amount_of(column: Sequence[int | float]) -> Amount:
 
 
 def added(amount: Amount, delta: Amount) -> Amount:
-    if type(amount) is type(delta) is int:
+    if isinstance(amount, int) and isinstance(delta, int):
         return amount + delta
-    whole, parts = (amount, ()) if type(amount) is int else amount
-    delta_whole, delta_parts = (delta, ()) if type(delta) is int else delta
+    whole, parts = (amount, ()) if isinstance(amount, int) else amount
+    delta_whole, delta_parts = (delta, ()) if isinstance(delta, int) else delta
     if not parts or not delta_parts:
         return whole + delta_whole, parts or delta_parts
     return whole + delta_whole, exact([*parts, *delta_parts])
 
 
 def fraction_of(amount: Amount) -> Fraction:
-    whole, parts = (amount, ()) if type(amount) is int else amount
+    whole, parts = (amount, ()) if isinstance(amount, int) else amount
     return sum(map(Fraction, parts), Fraction(whole))
 
 
-def dump_amount(amount: Amount) -> Any:
+def dump_amount(amount: Amount) -> DumpedAmount:
     """The amount as a JSON value that 64-bit JSON libraries keep."""
-    if type(amount) is int:
+    if isinstance(amount, int):
         return dumped_int(amount)
     whole, parts = amount
     return [dumped_int(whole), *parts]
 
 
-def load_amount(data: Any) -> Amount:
+def load_amount(data: DumpedAmount) -> Amount:
     """The inverse of `dump_amount`."""
     if isinstance(data, list):
         return int(data[0]), tuple(map(float, data[1:]))

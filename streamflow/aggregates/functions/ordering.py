@@ -20,16 +20,16 @@ from streamflow.aggregates.functions.base import (
     Field,
     G,
     Placed,
-    State,
     checked_field,
     checked_whole,
 )
 
 Place = tuple[int, int, int]
 """(event time in ms, source partition, offset)"""
+_Collected = tuple[list[Placed], Place | None]
 
 
-def whole_event(event: Any) -> Any:
+def whole_event(event: object) -> object:
     """The field of an aggregate that is given none: everything."""
     return event
 
@@ -45,7 +45,7 @@ class OfPlaced(Aggregate):
     def __init__(self, field: Field | None = None) -> None:
         self.field = whole_event if field is None else checked_field(self, field)
 
-    def check(self, value: Any) -> None:
+    def check(self, value: object) -> None:
         try:
             json_of(value)
         except (TypeError, ValueError):
@@ -63,16 +63,16 @@ class _One(OfPlaced):
 
     _latest: bool
 
-    def initial(self) -> State:
+    def initial(self) -> Placed | None:
         return None
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: Placed | None, value: Placed) -> Placed | None:
         return self.merge(state, _kept(value)) if value[3] is not None else state
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, Placed | None]:
         assert values is not None, f"{type(self).__name__} needs a column"
         latest = self._latest
-        states: dict[G, State] = {}
+        states: dict[G, Placed | None] = {}
         for group, placed in zip(groups, values, strict=True):
             if placed[3] is None:
                 states.setdefault(group)
@@ -82,18 +82,18 @@ class _One(OfPlaced):
                 states[group] = placed
         return {group: None if state is None else _kept(state) for group, state in states.items()}
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: Placed | None, delta: Placed | None) -> Placed | None:
         if state is None or delta is None:
             return delta if state is None else state
         return delta if (delta[:3] > state[:3]) is self._latest else state
 
-    def result(self, state: State) -> Any:
+    def result(self, state: Placed | None) -> Any:
         return None if state is None else _shown(state[3])
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: Placed | None) -> Any:
         return None if state is None else _dumped(state)
 
-    def load(self, data: Any) -> State:
+    def load(self, data: Sequence[Any] | None) -> Placed | None:
         return None if data is None else _loaded(data)
 
 
@@ -125,13 +125,13 @@ class Collect(OfPlaced):
         self.max = checked_whole(self, "max", max, 1, 100_000)
         self.bytes_max = checked_whole(self, "bytes_max", bytes_max, 1, 900_000)
 
-    def initial(self) -> State:
+    def initial(self) -> _Collected:
         return [], None
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: _Collected, value: Placed) -> _Collected:
         return self.merge(state, ([_kept(value)] if value[3] is not None else [], None))
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, _Collected]:
         assert values is not None, "Collect needs a column"
         columns: dict[G, list[Placed]] = {}
         for group, placed in zip(groups, values, strict=True):
@@ -140,14 +140,14 @@ class Collect(OfPlaced):
                 column = columns[group] = []
             if placed[3] is not None:
                 column.append(placed)
-        states: dict[G, State] = {}
+        states: dict[G, _Collected] = {}
         for group, column in columns.items():
             column.sort(key=_place)
             cut = column[self.max][:3] if len(column) > self.max else None
             states[group] = self._fitting([_kept(placed) for placed in column[: self.max]], cut)
         return states
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: _Collected, delta: _Collected) -> _Collected:
         (items, cut), (more, other) = state, delta
         if other is not None and (cut is None or other < cut):
             cut = other
@@ -157,7 +157,7 @@ class Collect(OfPlaced):
             items = [placed for placed in items if placed[:3] < cut]
         return self._fitting(items, cut)
 
-    def _fitting(self, items: list[Placed], cut: Place | None) -> State:
+    def _fitting(self, items: list[Placed], cut: Place | None) -> _Collected:
         size = 0
         for index, placed in enumerate(items):
             size += len(_encode(placed[3])) + _PLACE_BYTES
@@ -165,17 +165,17 @@ class Collect(OfPlaced):
                 return items[:index], placed[:3]
         return items, cut
 
-    def copy(self, state: State) -> State:
+    def copy(self, state: _Collected) -> _Collected:
         return list(state[0]), state[1]
 
-    def result(self, state: State) -> list[Any]:
+    def result(self, state: _Collected) -> list[Any]:
         return [_shown(placed[3]) for placed in state[0]]
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: _Collected) -> list[Any]:
         items, cut = state
         return [[_dumped(placed) for placed in items], None if cut is None else list(cut)]
 
-    def load(self, data: Any) -> State:
+    def load(self, data: Sequence[Any]) -> _Collected:
         items, cut = data
         return [_loaded(item) for item in items], None if cut is None else tuple(cut)
 
@@ -183,7 +183,7 @@ class Collect(OfPlaced):
         return {**super().describe(), "max": self.max, "bytes_max": self.bytes_max}
 
 
-def _described(value: Any) -> Any:
+def _described(value: object) -> Any:
     """What msgspec does not know: anything that can describe itself."""
     as_dict = getattr(value, "asdict", None)
     if as_dict is None:
@@ -197,7 +197,7 @@ _PLACE_BYTES = 40
 """About what the place of a value costs in a record."""
 
 
-def json_of(value: Any) -> Any:
+def json_of(value: object) -> Any:
     """The JSON value that a value is written as. Raises TypeError or ValueError."""
     if type(value) in SCALARS and not isinstance(value, str | float):
         return value
@@ -229,12 +229,12 @@ def _loaded(data: Sequence[Any]) -> Placed:
     return (data[0], data[1], data[2], value)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: object) -> Any:
     """As people see it: ints beyond 64 bits as floats."""
     return value if _fits(value) else _within(value)
 
 
-def _fits(value: Any) -> bool:
+def _fits(value: object) -> bool:
     if isinstance(value, int):
         return INT64_MIN <= value <= UINT64_MAX
     if isinstance(value, dict):
@@ -242,7 +242,7 @@ def _fits(value: Any) -> bool:
     return all(map(_fits, value)) if isinstance(value, list) else True
 
 
-def _within(value: Any) -> Any:
+def _within(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _within(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -3,7 +3,7 @@
 Karnin, Lang and Liberty, "Optimal Quantile Approximation in Streams", FOCS 2016. Written here and not
 taken from a library, since those draw the coins of a compaction at random: then a row that is merged on
 each read would read otherwise each time, and a restart would decide otherwise than before. Here a
-coin is a function of the sketch, so the same shares always give the same answer.
+coin is a function of the sketch, so the same partials always give the same answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from streamflow.aggregates.functions.amounts import OfNumbers
-from streamflow.aggregates.functions.base import Field, G, State, columns_by, dumped_int, shown_int
+from streamflow.aggregates.functions.base import Field, G, columns_by, dumped_int, shown_int
 from streamflow.errors import ConfigurationError
 
 K = 256
@@ -116,30 +116,30 @@ class Quantile(OfNumbers):
         if not self.q or not all(type(one) in {int, float} and 0 <= one <= 1 for one in self.q):
             raise ConfigurationError(f"Quantile(q={q!r}) must be one or several numbers from 0 to 1")
 
-    def initial(self) -> State:
+    def initial(self) -> Kll:
         return Kll()
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: Kll, value: float | None) -> Kll:
         if value is not None:
             state.extend([_usual(value)])
         return state
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, Kll]:
         assert values is not None, "Quantile needs a column"
-        states: dict[G, State] = {}
+        states: dict[G, Kll] = {}
         for group, column in columns_by(groups, values).items():
             states[group] = state = Kll()
             state.extend([_usual(value) for value in column] if 0 in column else column)
         return states
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: Kll, delta: Kll) -> Kll:
         state.merge(delta)
         return state
 
-    def copy(self, state: State) -> State:
+    def copy(self, state: Kll) -> Kll:
         return state.copy()
 
-    def result(self, state: State) -> Any:
+    def result(self, state: Kll) -> Any:
         found = self._find(state)
         return found[0] if self.scalar else dict(zip(map(str, self.q), found, strict=True))
 
@@ -157,7 +157,7 @@ class Quantile(OfNumbers):
                     break
         return [shown_int(number) if isinstance(number, int) else number for number in found]
 
-    def agrees(self, state: State, other: State) -> bool:
+    def agrees(self, state: Kll, other: Kll) -> bool:
         if state.count != other.count:
             return False
         if not any(state.coins) and not any(other.coins):  # each has all of its numbers
@@ -171,14 +171,14 @@ class Quantile(OfNumbers):
                 return False
         return True
 
-    def dump(self, state: State) -> Any:
+    def dump(self, state: Kll) -> Any:
         levels = [
             [dumped_int(number) if isinstance(number, int) else number for number in level]
             for level in state.levels
         ]
         return [state.coins, levels]
 
-    def load(self, data: Any) -> State:
+    def load(self, data: Sequence[Any]) -> Kll:
         coins, levels = data
         return Kll(
             [[int(number) if isinstance(number, str) else number for number in level] for level in levels],
@@ -189,11 +189,11 @@ class Quantile(OfNumbers):
         return {**super().describe(), "q": self.q[0] if self.scalar else list(self.q)}
 
 
-def _usual(number: Any) -> Any:
+def _usual(number: float) -> float:
     """0.0 for -0.0."""
     return 0.0 if number == 0 and isinstance(number, float) else number
 
 
-def _of_equals(pairs: list[tuple[Any, int]], number: Any) -> Any:
+def _of_equals(pairs: list[tuple[Any, int]], number: float) -> Any:
     """An int where one of those that are equal to it is one, so that no order of events shows."""
     return next((other for other, _ in pairs if other == number and isinstance(other, int)), number)

@@ -24,14 +24,13 @@ from streamflow.aggregates.functions.base import (
     Field,
     G,
     OfJson,
-    State,
     checked_field,
     checked_whole,
 )
 from streamflow.codecs.canonical import group_key, group_key_value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A text for each JSON value, never empty: a str behind a quote, anything else as canonical JSON.
 
     Invariant: no canonical JSON of anything but a text begins with a quote, so none meets another.
@@ -64,43 +63,43 @@ class ApproxDistinct(OfJson):
         self.field = checked_field(self, field)
         self.precision = checked_whole(self, "precision", precision, 7, 18)
 
-    def initial(self) -> State:
+    def initial(self) -> hll_sketch:
         return hll_sketch(self.precision, tgt_hll_type.HLL_8)
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: hll_sketch, value: object) -> hll_sketch:
         if value is not None:
             state.update(_text(value))
         return state
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, hll_sketch]:
         assert values is not None, "ApproxDistinct needs a column"
-        states: dict[G, State] = {group: self.initial() for group in dict.fromkeys(groups)}
+        states: dict[G, hll_sketch] = {group: self.initial() for group in dict.fromkeys(groups)}
         for group, text in _texts_by(groups, values):
             states[group].update(text)
         return states
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: hll_sketch, delta: hll_sketch) -> hll_sketch:
         union = hll_union(self.precision)
         union.update(state)
         union.update(delta)
         return union.get_result(tgt_hll_type.HLL_8)
 
-    def copy(self, state: State) -> State:
+    def copy(self, state: hll_sketch) -> hll_sketch:
         return hll_sketch.deserialize(state.serialize_updatable())
 
-    def result(self, state: State) -> int:
+    def result(self, state: hll_sketch) -> int:
         # A sketch that saw its values one by one knows a little more than one that was merged. Merged
         # with itself it has the same registers and forgets that: the answer depends on them alone.
         estimate: float = self.merge(state, state).get_estimate()
         return round(estimate)
 
-    def dump(self, state: State) -> str:
+    def dump(self, state: hll_sketch) -> str:
         return b64encode(state.serialize_compact()).decode()
 
-    def load(self, data: Any) -> State:
+    def load(self, data: str) -> hll_sketch:
         return hll_sketch.deserialize(b64decode(data))
 
-    def state_bytes(self, state: State) -> int:
+    def state_bytes(self, state: hll_sketch) -> int:
         return (len(state.serialize_compact()) + 2) // 3 * 4 + 2
 
     def describe(self) -> dict[str, Any]:
@@ -117,10 +116,14 @@ class Frequent:
 
     __slots__ = ("beside", "error", "sketch")
 
-    def __init__(self, counters: int) -> None:
-        self.sketch = frequent_strings_sketch(counters.bit_length() - 1)
-        self.error = 0  # what was in sketches that held nothing any more: their errors, added up,
-        self.beside = 0  # and how many values they had been given
+    def __init__(self, counters: int, held: bytes | None = None, error: int = 0, beside: int = 0) -> None:
+        self.sketch = (
+            frequent_strings_sketch(counters.bit_length() - 1)
+            if held is None
+            else frequent_strings_sketch.deserialize(held)
+        )
+        self.error = error  # what was in sketches that held nothing any more: their errors, added up,
+        self.beside = beside  # and how many values they had been given
 
     def merge(self, other: Frequent) -> None:
         self.error += other.error
@@ -132,12 +135,10 @@ class Frequent:
             self.sketch.merge(other.sketch)
 
     def copy(self, counters: int) -> Frequent:
+        if not self.sketch.is_empty():
+            return Frequent(counters, self.sketch.serialize(), self.error, self.beside)
         copied = Frequent(counters)
-        if self.sketch.is_empty():
-            copied.merge(self)
-        else:
-            copied.sketch = frequent_strings_sketch.deserialize(self.sketch.serialize())
-            copied.error, copied.beside = self.error, self.beside
+        copied.merge(self)
         return copied
 
     @property
@@ -173,34 +174,33 @@ class TopK(OfJson):
             checked_whole(self, "counters (a power of two)", None, 8, 1 << 16)
         self.k = checked_whole(self, "k", k, 1, self.counters * 3 // 4)
 
-    def initial(self) -> State:
+    def initial(self) -> Frequent:
         return Frequent(self.counters)
 
-    def fold(self, state: State, value: Any) -> State:
+    def fold(self, state: Frequent, value: object) -> Frequent:
         if value is not None:
             state.sketch.update(_short(_text(value)), 1)
         return state
 
-    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, State]:
+    def fold_column(self, groups: Sequence[G], values: Sequence[Any] | None) -> dict[G, Frequent]:
         assert values is not None, "TopK needs a column"
-        states: dict[G, State] = {group: self.initial() for group in dict.fromkeys(groups)}
+        states: dict[G, Frequent] = {group: self.initial() for group in dict.fromkeys(groups)}
         for (group, text), count in _texts_by(groups, values).items():
             states[group].sketch.update(_short(text), count)
         return states
 
-    def merge(self, state: State, delta: State) -> State:
+    def merge(self, state: Frequent, delta: Frequent) -> Frequent:
         state.merge(delta)
         return state
 
-    def copy(self, state: State) -> State:
-        copied: Frequent = state.copy(self.counters)
-        return copied
+    def copy(self, state: Frequent) -> Frequent:
+        return state.copy(self.counters)
 
-    def result(self, state: State) -> list[dict[str, Any]]:
+    def result(self, state: Frequent) -> list[dict[str, Any]]:
         found = sorted(state.items(), key=lambda item: (-item[2], item[0]))[: self.k]
         return [{"value": _value(text), "count": high, "error": high - low} for text, low, high in found]
 
-    def agrees(self, state: State, other: State) -> bool:
+    def agrees(self, state: Frequent, other: Frequent) -> bool:
         if state.count != other.count:
             return False
         for text in {text for of in (state, other) for text, *_ in of.items()}:
@@ -209,17 +209,16 @@ class TopK(OfJson):
                 return False
         return True
 
-    def dump(self, state: State) -> Any:
-        kept: Frequent = state.copy(self.counters)
+    def dump(self, state: Frequent) -> Any:
+        kept = state.copy(self.counters)
         text = b64encode(kept.sketch.serialize()).decode()
         return [text, kept.error, kept.beside] if kept.beside else text
 
-    def load(self, data: Any) -> State:
-        text, error, beside = (data, 0, 0) if isinstance(data, str) else data
-        state = Frequent(self.counters)
-        state.sketch = frequent_strings_sketch.deserialize(b64decode(text))
-        state.error, state.beside = error, beside
-        return state
+    def load(self, data: str | list[Any]) -> Frequent:
+        if isinstance(data, str):
+            data = [data, 0, 0]
+        text, error, beside = data
+        return Frequent(self.counters, b64decode(text), error, beside)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "k": self.k, "counters": self.counters}

@@ -1,8 +1,8 @@
-"""Shares on their way to the partition that owns their group key, and closing there.
+"""The final stage of the shuffle: partials at the partition that owns their group key, and closing there.
 
 A source partition's *partial* of a row goes, as a whole state and not as a difference, to the
-compacted topic ``<app>-<table>-shuffle``. Behind its partials each source partition sends a *mark*: its
-watermark and position. The owner keeps the newest partial of each source partition and merges on
+compacted topic ``<app>-<table>-shuffle``. Behind its partials each source partition sends its watermark and
+position. The owner keeps the newest partial of each source partition and merges on
 read. The rules are those of the model of the two-stage checkpoint: whole, order, all watermarks,
 restore, owner; `tests/simulation` switches each off and sees it fail.
 
@@ -32,13 +32,12 @@ from streamflow.aggregates.revisions import Corrections
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.shuffle.partial import SourceWatermark, announced_key, partial_key
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.codecs import group_key, group_key_bytes, json_value
+from streamflow.codecs import GroupKey, group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.state.cut import Cut
-from streamflow.state.stores.base import NO_WINDOW
 from streamflow.transports.base import Batch, Record
 
-RowId = tuple[int, Any]
+RowId = tuple[int, GroupKey]
 """(window's id, group key)"""
 
 
@@ -52,30 +51,31 @@ class Closing:
 
     closed_to_ms: int
     rows: list[RowId] = field(default_factory=list)
-    expired: dict[int, list[Any]] = field(default_factory=dict)  # window's id -> groups whose rows go
-    partials: list[tuple[int, Any, int]] = field(default_factory=list)  # (id, group, source) that go
+    expired: dict[int, list[GroupKey]] = field(default_factory=dict)  # window's id -> groups whose rows go
+    partials: list[tuple[int, GroupKey, int]] = field(default_factory=list)  # (id, group, source) that go
 
 
-Emit = Callable[[int, Any, State], Record]
+Emit = Callable[[int, GroupKey, State], Record]
 """(window start, group key, merged state) -> the record of a closed row"""
 
 
 class FinalStage:
     """The owner's side of one shuffle partition: the newest partial of each source partition, merged on read.
 
-    `begin` makes it ours. `ready` tells that it has read all that stood in the log when it was assigned;
-    before that it shows nothing and closes nothing.
+    `begin` makes it this worker's. `ready` tells that it has read all that stood in the log when it was
+    assigned; before that it shows nothing and closes nothing.
     """
 
     def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         self.spec = spec
+        self._stored = spec.stored
         self.topic = topic
         self.partition = partition
         self.sources = sources
         self.ready_at = sys.maxsize
         self.position = 0
         self.partials: dict[
-            int, dict[Any, dict[int, State]]
+            int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
         self.watermarks: dict[int, SourceWatermark] = {}
         self.closed_to_ms: int | None = None
@@ -96,7 +96,7 @@ class FinalStage:
         self.corrections.hold()
 
     def begin(self, ready_at: int) -> None:
-        """It is ours (again): ready as soon as it has read to ``ready_at``, noted after the assignment."""
+        """It is this worker's (again), ready when it has read to ``ready_at``, noted after the assignment."""
         self.ready_at = ready_at
         if self.ready:
             self._forget_expired()
@@ -126,7 +126,7 @@ class FinalStage:
                 )
         elif kind == "closed":
             if value is not None:
-                # It may be our own of some checkpoints ago: what was closed since stays closed.
+                # It may be its own of some checkpoints ago: what was closed since stays closed.
                 closed_to_ms = orjson.loads(value)["closed_to_ms"]
                 if self.closed_to_ms is None or closed_to_ms > self.closed_to_ms:
                     self.closed_to_ms = closed_to_ms
@@ -149,11 +149,11 @@ class FinalStage:
         else:
             raise ValueError(f"unknown kind {kind!r}")
 
-    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
         partials = self.partials.setdefault(start, {}).setdefault(group, {})
-        partials[source] = self.spec.stored.load(data)
+        partials[source] = self._stored.load(data)
 
-    def _remove(self, source: int, group: Any, start: int) -> None:
+    def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
         partials = groups.get(group, {})
         partials.pop(source, None)
@@ -189,21 +189,26 @@ class FinalStage:
             return None
         if self.closed_to_ms is not None and low <= self.closed_to_ms:
             return None
-        closing = Closing(low)
         first_open = None if self.closed_to_ms is None else window.first_open_start(self.closed_to_ms)
+        rows: list[RowId] = []
         for start in sorted(s for s in self.partials if first_open is None or s >= first_open):
             if not window.closed(start, low):
                 break
-            closing.rows.extend((start, group) for group in in_order(self.partials[start]))
+            rows.extend((start, group) for group in in_order(self.partials[start]))
+        expired: list[int] = []
         if self.partials and window.expired(min(self.partials), low):
             expired = sorted(start for start in self.partials if window.expired(start, low))
-            closing.expired = {start: list(self.partials[start]) for start in expired}
-            closing.partials = [
-                (start, g, source)
+        closing = Closing(
+            low,
+            rows=rows,
+            expired={start: list(self.partials[start]) for start in expired},
+            partials=[
+                (start, group, source)
                 for start in expired
-                for g, of in self.partials[start].items()
+                for group, of in self.partials[start].items()
                 for source in of
-            ]
+            ],
+        )
         return closing if closing.rows or closing.partials else None
 
     def is_closed(self, start: int) -> bool:
@@ -214,7 +219,7 @@ class FinalStage:
         )
 
     def cut(self, cut: Cut, emit: Emit | None) -> None:
-        """Appends the closed rows, the mark "closed up to here", and tombstones for what has expired."""
+        """Appends the closed rows, the record "closed up to here", and tombstones for what has expired."""
         self.closing = self._plan()
         gone = (
             set() if self.closing is None else {(start, group) for start, group, _ in self.closing.partials}
@@ -242,7 +247,7 @@ class FinalStage:
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
-    def _tell(self, start: int, group: Any, records: list[Record]) -> None:
+    def _tell(self, start: int, group: GroupKey, records: list[Record]) -> None:
         revisions = self.corrections.tell((start, group))
         if revisions is not None:
             value = orjson.dumps(revisions)
@@ -275,11 +280,11 @@ class FinalStage:
         """The ids of the windows that have rows, in order."""
         return sorted(self.partials)
 
-    def groups(self, start: int) -> Iterable[Any]:
+    def groups(self, start: int) -> Iterable[GroupKey]:
         """The groups that have a row in this window."""
         return self.partials.get(start, ())
 
-    def state(self, start: int, group: Any) -> State:
+    def state(self, start: int, group: GroupKey) -> Any:
         """The merged state of a row. Raises KeyError."""
         partials = self.partials[start][group]
         return self.spec.values.merge_all([partials[source] for source in sorted(partials)])
@@ -297,18 +302,6 @@ class FinalStage:
         return changed
 
 
-def in_order(groups: dict[Any, Any]) -> list[Any]:
+def in_order(groups: Iterable[GroupKey]) -> list[GroupKey]:
     """Groups by the bytes of their key, so that closed rows are emitted in one order always."""
     return sorted(groups, key=group_key_bytes)
-
-
-__all__ = [
-    "NO_WINDOW",
-    "Closing",
-    "FinalStage",
-    "RowId",
-    "ShuffleError",
-    "SourceWatermark",
-    "in_order",
-    "partial_key",
-]

@@ -12,7 +12,9 @@ from typing import Any
 
 from streamflow.aggregates.shuffle.final import Closing, FinalStage, RowId, in_order
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.state.panes import Pane, Panes, SlidingRows
+from streamflow.codecs import GroupKey
+from streamflow.state.panes import Pane, PaneIndex, SlidingRows
+from streamflow.state.sessions import SessionIndex
 from streamflow.windows import SessionWindow, SlidingWindow
 from streamflow.windows.session import Part, Session, sessions_of
 
@@ -28,23 +30,23 @@ def make_stage(spec: AggregateSpec, topic: str, partition: int, sources: int) ->
 
 
 class SlidingFinalStage(FinalStage):
-    """Shares are panes; windows are put together where somebody reads or closes them."""
+    """Partials are panes; windows are put together where somebody reads or closes them."""
 
     def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         super().__init__(spec, topic, partition, sources)
         assert isinstance(spec.window, SlidingWindow)
         self._pane_window = spec.window.panes()
-        self._panes = Panes()
+        self._panes: PaneIndex[GroupKey] = PaneIndex()
         self._rows = SlidingRows(spec.window, self._panes, self._lookup)
 
-    def _lookup(self, time_ms: int, group: Any) -> Iterable[Pane]:
+    def _lookup(self, time_ms: int, group: GroupKey) -> Iterable[Pane]:
         return self.partials.get(time_ms, {}).get(group, {}).values()
 
-    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
         super()._put(source, group, start, data)
         self._panes.add(start, group)
 
-    def _remove(self, source: int, group: Any, start: int) -> None:
+    def _remove(self, source: int, group: GroupKey, start: int) -> None:
         super()._remove(source, group, start)
         if group not in self.partials.get(start, ()):
             self._panes.drop(start, [group])
@@ -53,31 +55,31 @@ class SlidingFinalStage(FinalStage):
         window, low, before = self.spec.window, self.least_watermark_ms(), self.closed_to_ms
         if window is None or not self.ready or low is None or (before is not None and low <= before):
             return None
-        closing = Closing(low)
-        first = None if before is None else before - window.grace_ms + 1
-        for start, groups in self._rows.ending(first, low - window.grace_ms + 1):
-            closing.rows.extend((start, group) for group in in_order(dict.fromkeys(groups)))
-        kept_ms = window.grace_ms + window.retain_ms
-        first = None if before is None else before - kept_ms + 1
-        closing.expired = dict(self._rows.ending(first, low - kept_ms + 1))
-        first_kept = self._pane_window.first_kept_start(low)
-        closing.partials = [
-            (time_ms, group, source)
-            for time_ms in self._panes.between(-(1 << 62), first_kept)
-            for group, of in self.partials[time_ms].items()
-            for source in of
-        ]
+        closing = Closing(
+            low,
+            rows=[
+                (start, group)
+                for start, groups in self._rows.closing(before, low)
+                for group in in_order(groups)
+            ],
+            expired=dict(self._rows.expiring(before, low)),
+            partials=[
+                (time_ms, group, source)
+                for time_ms in self._panes.before(self._pane_window.first_kept_start(low))
+                for group, of in self.partials[time_ms].items()
+                for source in of
+            ],
+        )
         return closing if closing.rows or closing.expired or closing.partials else None
 
     def _forget_expired(self) -> None:
         if self.closed_to_ms is None:
             return
-        for time_ms in self._panes.between(-(1 << 62), self._pane_window.first_kept_start(self.closed_to_ms)):
+        for time_ms in self._panes.before(self._pane_window.first_kept_start(self.closed_to_ms)):
             self._panes.drop(time_ms, self.partials.pop(time_ms))
 
     def starts(self) -> list[int]:
-        kept = self._first_kept()
-        return [start for start in self._rows.starts() if kept is None or start >= kept]
+        return self._rows.starts(self._first_kept())
 
     def _first_kept(self) -> int | None:
         """Panes outlive the first of the windows that they are part of."""
@@ -85,11 +87,11 @@ class SlidingFinalStage(FinalStage):
         assert window is not None
         return None if self.closed_to_ms is None else window.first_kept_start(self.closed_to_ms)
 
-    def groups(self, start: int) -> Iterable[Any]:
+    def groups(self, start: int) -> Iterable[GroupKey]:
         kept = self._first_kept()
         return self._rows.groups_at(start) if kept is None or start >= kept else ()
 
-    def state(self, start: int, group: Any) -> Any:
+    def state(self, start: int, group: GroupKey) -> Any:
         """The merged state of a row. Raises KeyError."""
         states, kept = self._rows.states(start, group), self._first_kept()
         if not states or (kept is not None and start < kept):
@@ -109,7 +111,7 @@ class SlidingFinalStage(FinalStage):
 
 
 class SessionFinalStage(FinalStage):
-    """Shares are the sessions of each source partition; those that touch are one.
+    """Partials are the sessions of each source partition; those that touch are one.
 
     The sessions of a group are made anew whenever one of its open partials changes. What is closed
     stays as it is and is taken out of that, which changes no result and bounds the work.
@@ -118,17 +120,18 @@ class SessionFinalStage(FinalStage):
     def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         super().__init__(spec, topic, partition, sources)
         # group -> (id, source) of the partials that are in no closed session
-        self._open: dict[Any, dict[tuple[int, int], None]] = {}
-        self._ends: dict[Any, list[int]] = {}  # group -> ends of its open rows
+        self._open: dict[GroupKey, dict[tuple[int, int], None]] = {}
+        self._ends: SessionIndex[GroupKey] = SessionIndex()  # of open rows
         # end -> group -> the session; the state of each part is (id, source, state) of its partial
-        self._open_rows: dict[int, dict[Any, Session]] = {}
-        self._closed_rows: dict[int, dict[Any, Session]] = {}
-        self._stale: dict[Any, None] = {}  # groups whose open rows are to be made anew
+        self._open_rows: dict[int, dict[GroupKey, Session]] = {}
+        self._closed_rows: dict[int, dict[GroupKey, Session]] = {}
+        self._stale: dict[GroupKey, None] = {}  # groups whose open rows are to be made anew
         # (id, group, start) of open rows that the newest reading made part of one with other bounds
-        self.moved: list[tuple[int, Any, int]] = []
+        self.moved: list[tuple[int, GroupKey, int]] = []
         self._gone: dict[RowId, int] = {}  # rows that have expired -> their start
 
-    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+    def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
+        assert isinstance(data, list)
         parts, replaced = data
         super()._put(source, group, start, parts)
         self._open.setdefault(group, {})[start, source] = None
@@ -136,7 +139,7 @@ class SessionFinalStage(FinalStage):
         for old in replaced:
             self._remove(source, group, old)
 
-    def _remove(self, source: int, group: Any, start: int) -> None:
+    def _remove(self, source: int, group: GroupKey, start: int) -> None:
         super()._remove(source, group, start)
         mine = self._open.get(group)
         if mine is not None and (start, source) in mine:
@@ -150,7 +153,7 @@ class SessionFinalStage(FinalStage):
         changed: dict[RowId, None] = {}
         self.moved, self._gone = [], {}
         for group in self._stale:
-            before = {end: self._open_rows[end][group].start for end in self._ends.pop(group, ())}
+            before = {end: self._open_rows[end][group].start for end in self._ends.take(group)}
             for end in before:
                 changed[end, group] = None
                 _take(self._open_rows, end, group)
@@ -163,7 +166,7 @@ class SessionFinalStage(FinalStage):
             for session in sessions:
                 changed[session.end, group] = None
                 self._open_rows.setdefault(session.end, {})[group] = session
-                self._ends.setdefault(group, []).append(session.end)
+                self._ends.add(session.end, group)
             now = {(session.end, session.start) for session in sessions}
             self.moved += [(end, group, start) for end, start in before.items() if (end, start) not in now]
         self._stale = {}
@@ -176,13 +179,11 @@ class SessionFinalStage(FinalStage):
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         return self._refresh()
 
-    def _freeze(self, end: int, group: Any) -> None:
+    def _freeze(self, end: int, group: GroupKey) -> None:
         """An open row is closed from now on: nothing joins it any more."""
         session = self._open_rows[end][group]
         _take(self._open_rows, end, group)
-        self._ends[group].remove(end)
-        if not self._ends[group]:
-            del self._ends[group]
+        self._ends.drop(end, (group,))
         self._closed_rows.setdefault(end, {})[group] = session
         mine = self._open.get(group, {})
         for start, source in _members(session):
@@ -235,14 +236,14 @@ class SessionFinalStage(FinalStage):
                 for start, source in _members(session):
                     self._remove(source, group, start)
 
-    def _session(self, end: int, group: Any) -> Session:
+    def _session(self, end: int, group: GroupKey) -> Session:
         for rows in (self._open_rows, self._closed_rows):
             session = rows.get(end, {}).get(group)
             if session is not None:
                 return session
         raise KeyError((end, group))
 
-    def start_of(self, end: int, group: Any) -> int:
+    def start_of(self, end: int, group: GroupKey) -> int:
         """Where the session began that is kept by this end, also if it has just expired."""
         try:
             return self._session(end, group).start
@@ -253,7 +254,7 @@ class SessionFinalStage(FinalStage):
         self._refresh_for_readers()
         return sorted({*self._open_rows, *self._closed_rows})
 
-    def groups(self, start: int) -> Iterable[Any]:
+    def groups(self, start: int) -> Iterable[GroupKey]:
         self._refresh_for_readers()
         return [*self._open_rows.get(start, ()), *self._closed_rows.get(start, ())]
 
@@ -261,7 +262,7 @@ class SessionFinalStage(FinalStage):
         if self._stale:
             self._refresh()
 
-    def state(self, start: int, group: Any) -> tuple[Part, ...]:
+    def state(self, start: int, group: GroupKey) -> tuple[Part, ...]:
         """What `AggregateSpec.shown` takes: the row as one part. Raises KeyError."""
         session = self._session(start, group)
         merged = self.spec.values.merge_all([part.state[2] for part in session.parts])
@@ -273,7 +274,7 @@ def _members(session: Session) -> dict[tuple[int, int], None]:
     return dict.fromkeys(part.state[:2] for part in session.parts)
 
 
-def _take(rows: dict[int, dict[Any, Session]], end: int, group: Any) -> None:
+def _take(rows: dict[int, dict[GroupKey, Session]], end: int, group: GroupKey) -> None:
     del rows[end][group]
     if not rows[end]:
         del rows[end]

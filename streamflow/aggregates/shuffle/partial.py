@@ -1,21 +1,21 @@
-"""Partial results on their way to the owner."""
+"""The partial side of the shuffle: what a source partition sends to the owners of its rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
 from streamflow.aggregates.revisions import Revisions
 from streamflow.aggregates.spec import AggregateSpec
-from streamflow.codecs import group_key_bytes, group_key_value, json_bytes
+from streamflow.codecs import GroupKey, group_key_bytes, group_key_value, json_bytes
 from streamflow.partitioner import fnv1a
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED
 from streamflow.transports.base import Record
 from streamflow.windows import SessionWindow, SlidingWindow
+from streamflow.windows.session import first_start
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class PartialSender:
         self._sent: SourceWatermark | None = None
         self._sent_ms = 0.0
 
-    def target(self, start: int, group: Any) -> int:
+    def target(self, start: int, group: GroupKey) -> int:
         """The shuffle partition that owns a row: by group key, or by window start where there is none.
 
         Sessions and sliding windows of one group are made together, so they lie together.
@@ -75,7 +75,7 @@ class PartialSender:
     def _session_partials(self, part: TablePartition, records: list[Record]) -> None:
         assert part.cut is not None
         encode = part.spec.codec.encode_value
-        gone: dict[Any, list[int]] = {}  # group -> ids of the partials that sessions have grown out of
+        gone: dict[GroupKey, list[int]] = {}  # group -> ids of the partials that sessions have grown out of
         for end, rows in part.cut.items():
             for group, stored in rows.items():
                 if stored is DELETED:
@@ -83,7 +83,7 @@ class PartialSender:
         for end, rows in part.cut.items():
             for group, stored in rows.items():
                 if stored is not DELETED:
-                    first = min(p.start for p in stored)
+                    first = first_start(stored)
                     replaced = [old for old in gone.get(group, ()) if first < old < end]
                     value = b"[" + encode(stored) + b"," + orjson.dumps(replaced) + b"]"
                     key = partial_key(self.partition, group, end)
@@ -96,7 +96,7 @@ class PartialSender:
     def send_watermarks(
         self, progress: Progress, lag: int | None, now_ms: float, records: list[Record], *, now: bool
     ) -> None:
-        """Appends the mark for every shuffle partition, behind the partials, when it has moved.
+        """Appends the watermark for every shuffle partition, behind the partials, when it has moved.
 
         At most once a second, unless ``now``.
         """
@@ -111,7 +111,7 @@ class PartialSender:
         records.extend(Record(self.topic, q, key, value) for q in range(self.sources))
 
     def due(self, progress: Progress, lag: int | None, now_ms: float) -> bool:
-        """Has the mark moved, and may it be sent again?"""
+        """Has the watermark moved, and may it be sent again?"""
         if self._sent is None:
             return progress.watermark_ms is not None
         return now_ms - self._sent_ms >= 1_000 and self._sent != SourceWatermark(
@@ -119,11 +119,11 @@ class PartialSender:
         )
 
 
-def partial_key(source: int, group: Any, start: int) -> bytes:
+def partial_key(source: int, group: GroupKey, start: int) -> bytes:
     """The record key of a partial."""
     return json_bytes(["share", source, group_key_value(group), start])
 
 
-def announced_key(group: Any, start: int) -> bytes:
+def announced_key(group: GroupKey, start: int) -> bytes:
     """The record key of the note how many revisions of a row were told of."""
     return json_bytes(["told", group_key_value(group), start])

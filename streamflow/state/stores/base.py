@@ -12,7 +12,7 @@ on a disk. ``tests/contract/store_contract.py`` is the suite that every store pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 NO_WINDOW: Final = 0
@@ -45,7 +45,7 @@ class Store(Protocol):
         """Next offset of the changelog partition; 0: nothing was read yet."""
         ...
 
-    def get(self, start: int, key: Any) -> Any:
+    def get(self, start: int, key: Hashable) -> Any:
         """The row's value, or `MISSING`. The caller must not change it."""
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from streamflow.state.stores.base import DELETED, MISSING, Rows
@@ -17,7 +17,7 @@ class MemoryStore:
         self._rows: Rows = {}
         self.offset = 0
 
-    def get(self, start: int, key: Any) -> Any:
+    def get(self, start: int, key: Hashable) -> Any:
         rows = self._rows.get(start)
         return MISSING if rows is None else rows.get(key, MISSING)
 

@@ -18,16 +18,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StoreError
 from streamflow.state.stores.base import DELETED, MISSING
+
+if TYPE_CHECKING:
+    from rocksdict import WriteBatch
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +46,11 @@ FORMAT = 1
 class RowBytes(Protocol):
     """Rows of one table as bytes: `streamflow.changelog.RowCodec`."""
 
-    def key_bytes(self, key: Any) -> bytes: ...
+    def key_bytes(self, key: Hashable) -> bytes: ...
 
     def key_of(self, data: bytes) -> Any: ...
 
-    def encode_value(self, value: Any) -> bytes: ...
+    def encode_value(self, value: object) -> bytes: ...
 
     def decode_value(self, data: bytes) -> Any: ...
 
@@ -176,7 +179,7 @@ class RocksStore:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def get(self, start: int, key: Any) -> Any:
+    def get(self, start: int, key: Hashable) -> Any:
         if start not in self._counts:
             return MISSING
         raw = self._read(_prefix(start) + self._codec.key_bytes(key))
@@ -257,7 +260,7 @@ class RocksStore:
             else:
                 self._counts.pop(start, None)
 
-    def _put(self, batch: Any, start: int, changed: Mapping[Any, Any]) -> int:
+    def _put(self, batch: WriteBatch, start: int, changed: Mapping[Any, Any]) -> int:
         """Adds the rows of one window to the batch; returns by how many rows it grows."""
         prefix, codec = _prefix(start), self._codec
         keys = [prefix + codec.key_bytes(key) for key in changed]
@@ -272,7 +275,7 @@ class RocksStore:
                 grown += before is None
         return grown
 
-    def _write(self, batch: Any) -> None:
+    def _write(self, batch: WriteBatch) -> None:
         if self._db is None:
             raise StoreError(f"the store {self.folder} is closed")
         try:
@@ -308,7 +311,7 @@ class WindowRows(Mapping[Any, Any]):
         self._start_ms = start
         self._count = count
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Hashable) -> Any:
         value = self._store.get(self._start_ms, key)
         if value is MISSING:
             raise KeyError(key)
