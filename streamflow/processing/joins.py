@@ -22,6 +22,7 @@ from streamflow.processing.feed import EventFeed
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import EventRef, InFlight
 from streamflow.state.agent_table import AgentTable
+from streamflow.state.event_context import Sent
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
@@ -78,6 +79,10 @@ class PartitionState:
     waiting: list[Waiting] = field(default_factory=list)  # a heap
     closed_ms: int | None = None
 
+    def close_to(self, joint_ms: int) -> None:
+        """Nothing that comes may be matched with what a time before this has closed."""
+        self.closed_ms = joint_ms
+
 
 class Join:
     """Of two sides; `take` is told each event, in turn, and gives the pairs that come of it.
@@ -102,7 +107,7 @@ class Join:
         state.moved_ms[side] = self._clock.monotonic_ms()
         pairs = await self._expire(state, self._joint_ms(state))
         if state.closed_ms is not None and time_ms + self.spec.stays_ms < state.closed_ms:
-            unit.ref.outcome = "late"
+            unit.ref.become("late")
             return pairs
         key = self._key(unit, side, value)
         return pairs + await self._match(unit, state, side, key, value)
@@ -129,10 +134,10 @@ class Join:
         if any(not entry[3] for entry in fitting):
             told = [[*entry[:3], True] if entry in fitting else entry for entry in found]
             other.table.write(key, told, NO_WINDOW)
-        place = unit.ref
-        chunk = place.chunk_acks.chunk
-        number = chunk.offsets[place.index]
-        entry = [time_ms, number, _text(chunk.raw_values[place.index]), bool(fitting)]
+        ref = unit.ref
+        chunk = ref.chunk_acks.chunk
+        number = chunk.offsets[ref.index]
+        entry = [time_ms, number, _text(chunk.raw_values[ref.index]), bool(fitting)]
         own = self.sides[side].table
         own.write(key, [*_entries(own, key), entry], NO_WINDOW)
         heappush(state.waiting, (time_ms, number, side, key))
@@ -143,7 +148,7 @@ class Join:
         pairs: list[tuple[Any, Any]] = []
         if joint_ms is None or (state.closed_ms is not None and joint_ms < state.closed_ms):
             return pairs
-        state.closed_ms = joint_ms
+        state.close_to(joint_ms)
         while state.waiting and state.waiting[0][0] + self.spec.stays_ms < joint_ms:
             time_ms, number, side, key = heappop(state.waiting)
             table = self.sides[side].table
@@ -219,9 +224,9 @@ class Join:
     def _mark_ms(self, side: Side, partition: int) -> int | None:
         side.feed.settle()  # what is done counts, also since the last checkpoint
         marks = [
-            acks.progress.watermark_ms
-            for (_, number), acks in side.feed.trackers.items()
-            if number == partition and acks.progress.watermark_ms is not None
+            tracker.progress.watermark_ms
+            for (_, number), tracker in side.feed.trackers.items()
+            if number == partition and tracker.progress.watermark_ms is not None
         ]
         return max(marks, default=None)
 
@@ -257,7 +262,6 @@ class TickFeed(EventFeed):
     def __init__(
         self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Any, int] | None]
     ) -> None:
-        self._main = main
         super().__init__(
             main.consumer,
             lambda: None,
@@ -266,17 +270,13 @@ class TickFeed(EventFeed):
             give_up=_not_at_all,
             pause_ms=clock.sleep_ms,
         )
+        self._main = main
         self.units = main.units
         self.tick_ms = TICK_MS
         self._next_tick = next_tick
 
-    @property
-    def outbox(self) -> Any:
-        return self._main.outbox
-
-    @outbox.setter
-    def outbox(self, _: Any) -> None:
-        """Made by the base class, too."""
+    def keep(self, sends: Sequence[Sent]) -> None:
+        self._main.keep(sends)
 
     def pop(self, lane: int) -> EventRef | None:
         tick = self._next_tick()
@@ -295,15 +295,15 @@ class TickFeed(EventFeed):
             raw=([None], [None], None),
             next_offset=-1,
         )
-        acks = AckTracker(Progress(self.consumer, "", partition))
-        return EventRef(self, acks, ChunkAcks(chunk, None, (), 0), 0)
+        tracker = AckTracker(Progress(self.consumer, "", partition))
+        return EventRef(self, tracker, ChunkAcks(chunk, None, (), 0), 0)
 
-    def put_back(self, places: Sequence[EventRef], lane: int) -> None:
+    def put_back(self, refs: Sequence[EventRef], lane: int) -> None:
         """It comes again by itself while it is due."""
 
-    def finish(self, place: EventRef) -> None:
-        for acks in self._main.trackers.values():
-            acks.moved = True  # so that there is a checkpoint, though no event was done
+    def finish(self, ref: EventRef) -> None:
+        for tracker in self._main.trackers.values():
+            tracker.touch()  # so that there is a checkpoint, though no event was done
             return
 
 

@@ -1,4 +1,4 @@
-"""How actors take units on the concurrent path: one by one or in batches; and what happens when one fails."""
+"""How actors take units on the concurrent path: one by one or in batches."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class UnitStream:
                 actor.ack(unit)
                 continue
             for each in value if isinstance(value, FlatValues) else (value,):
-                unit.values = [each]
+                unit.values[:] = (each,)
                 yield unit
 
     async def batches(
