@@ -71,7 +71,7 @@ class EventStream:
         return chunk, range(first, min(first + self._block, len(chunk)))
 
     async def _finish_block(self, events: int, began_ms: float) -> None:
-        self.context.in_flight = False
+        self.context.release()
         self._path.finish_block(self.context)
         took_ms = self._agent.now_ms() - began_ms
         if took_ms > BLOCK_MS:

@@ -340,7 +340,7 @@ class EventFeed:
 
     def finish(self, ref: EventRef) -> None:
         """The event is done, with the outcome that it has."""
-        ref.acks.finish(ref.chunk_acks, ref.index, ref.outcome)
+        ref.tracker.finish(ref.chunk_acks, ref.index, ref.outcome)
         self.processed += ref.outcome != "failed"
         if self.attempts or self._single or self._exclusive:
             self.attempts.pop(ref.at, None)

@@ -9,7 +9,7 @@ nothing. A side that has been silent for ``idle`` holds nothing back.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -32,8 +32,12 @@ TICK_MS = 250.0
 """So often somebody looks whether anything expires while nothing comes."""
 Entry = list[Any]
 """[event time in ms, number, value as on the wire, did it match?]; a number is there once on its side"""
-Waiting = tuple[int, int, int, Any]
+Waiting = tuple[int, int, int, Hashable]
 """(event time in ms, number, side, key) of an entry, in the order in which entries expire"""
+Pair = tuple[object, object]
+"""(left value, right value), ``None`` where nothing matches"""
+Text = str | list[str] | None
+"""A record's value as JSON holds it: a text, or a list with the base64 of what is none"""
 
 
 class JoinKeyError(StreamflowError):
@@ -59,13 +63,13 @@ class JoinSpec:
 class Side:
     """One side: its consumer's feed, its table, and how a value comes back from the wire form.
 
-    ``key_of`` is (value, event key) -> the key to join by; ``ref`` gives the partition of such a key.
+    ``key_of`` is (value, event key) -> the key to join by; ``place`` gives the partition of such a key.
     """
 
     feed: EventFeed
     table: AgentTable
     decode: Callable[[bytes | None], Awaitable[Any]]
-    key_of: Callable[[Any, Any], Any]
+    key_of: Callable[[Any, Any], Hashable]
     place: Callable[[Any], int]
 
 
@@ -96,7 +100,7 @@ class Join:
         self._clock = clock
         self._states: dict[int, PartitionState] = {}
 
-    async def take(self, unit: InFlight, value: Any) -> list[tuple[Any, Any]]:
+    async def take(self, unit: InFlight, value: object) -> list[Pair]:
         """The pairs of one event: those that it ends the waiting of, alone, and then its own matches."""
         partition, time_ms = unit.partition, unit.times[unit.position]
         state = self._state(partition)
@@ -112,7 +116,7 @@ class Join:
         key = self._key(unit, side, value)
         return pairs + await self._match(unit, state, side, key, value)
 
-    def _key(self, unit: InFlight, side: int, value: Any) -> Any:
+    def _key(self, unit: InFlight, side: int, value: object) -> Hashable:
         own = unit.keys[unit.position]
         key = self.sides[side].key_of(value, own)
         if key != own and self.sides[side].place(key) != unit.partition:
@@ -123,17 +127,17 @@ class Join:
         return key
 
     async def _match(
-        self, unit: InFlight, state: PartitionState, side: int, key: Any, value: Any
-    ) -> list[tuple[Any, Any]]:
+        self, unit: InFlight, state: PartitionState, side: int, key: Hashable, value: object
+    ) -> list[Pair]:
         time_ms, other = unit.times[unit.position], self.sides[1 - side]
-        pairs: list[tuple[Any, Any]] = []
+        pairs: list[Pair] = []
         found = _entries(other.table, key)
         fitting = [entry for entry in found if abs(entry[0] - time_ms) <= self.spec.within_ms]
         for entry in fitting:
             pairs.append(_pair(side, value, await other.decode(_wire(entry[2]))))
         if any(not entry[3] for entry in fitting):
-            told = [[*entry[:3], True] if entry in fitting else entry for entry in found]
-            other.table.write(key, told, NO_WINDOW)
+            matched = [[*entry[:3], True] if entry in fitting else entry for entry in found]
+            other.table.write(key, matched, NO_WINDOW)
         ref = unit.ref
         chunk = ref.chunk_acks.chunk
         number = chunk.offsets[ref.index]
@@ -143,9 +147,9 @@ class Join:
         heappush(state.waiting, (time_ms, number, side, key))
         return pairs
 
-    async def _expire(self, state: PartitionState, joint_ms: int | None) -> list[tuple[Any, Any]]:
+    async def _expire(self, state: PartitionState, joint_ms: int | None) -> list[Pair]:
         """Takes away what nothing can match any more; what never matched comes out alone."""
-        pairs: list[tuple[Any, Any]] = []
+        pairs: list[Pair] = []
         if joint_ms is None or (state.closed_ms is not None and joint_ms < state.closed_ms):
             return pairs
         state.close_to(joint_ms)
@@ -172,14 +176,14 @@ class Join:
             for side in (LEFT, RIGHT)
             if now_ms - state.moved_ms[side] < self.spec.idle_ms
         ]
-        known = [mark for mark in state.watermarks_ms if mark is not None]
+        known = [seen_ms for seen_ms in state.watermarks_ms if seen_ms is not None]
         if not known or None in live:
             return None
         if live:
-            return min(mark for mark in live if mark is not None)
+            return min(seen_ms for seen_ms in live if seen_ms is not None)
         return max(known) + int(now_ms - max(state.moved_ms))
 
-    def idle_tick(self) -> tuple[int, Any, int] | None:
+    def idle_tick(self) -> tuple[int, Hashable, int] | None:
         """(partition, key, time) of what expires without an event, since nothing has come for a while."""
         for partition, state in self._states.items():
             self._state(partition)
@@ -211,36 +215,36 @@ class Join:
         ]
         heapify(waiting)
         now_ms = self._clock.monotonic_ms()
-        marks = [self._mark_ms(side, partition) for side in self.sides]
-        state = self._states[partition] = PartitionState((left, right), marks, [now_ms, now_ms], waiting)
+        watermarks = [self._watermark_ms(side, partition) for side in self.sides]
+        state = self._states[partition] = PartitionState((left, right), watermarks, [now_ms, now_ms], waiting)
         return state
 
-    def _keys(self, part: TablePartition) -> set[Any]:
+    def _keys(self, part: TablePartition) -> set[Hashable]:
         layers = (part.changes, part.cut or {})
-        keys = {key for layer in layers for key in layer.get(NO_WINDOW, {})}
+        keys: set[Hashable] = {key for layer in layers for key in layer.get(NO_WINDOW, {})}
         keys.update(key for _, key, _ in part.store.scan())
         return {key for key in keys if part.get(NO_WINDOW, key) is not MISSING}
 
-    def _mark_ms(self, side: Side, partition: int) -> int | None:
+    def _watermark_ms(self, side: Side, partition: int) -> int | None:
         side.feed.settle()  # what is done counts, also since the last checkpoint
-        marks = [
+        found = [
             tracker.progress.watermark_ms
             for (_, number), tracker in side.feed.trackers.items()
             if number == partition and tracker.progress.watermark_ms is not None
         ]
-        return max(marks, default=None)
+        return max(found, default=None)
 
 
-def _entries(table: AgentTable, key: Any) -> list[Entry]:
+def _entries(table: AgentTable, key: Hashable) -> list[Entry]:
     found = table.read(key, NO_WINDOW)
     return [] if found is MISSING else found
 
 
-def _pair(side: int, own: Any, other: Any) -> tuple[Any, Any]:
+def _pair(side: int, own: object, other: object) -> Pair:
     return (own, other) if side == LEFT else (other, own)
 
 
-def _text(raw: bytes | None) -> Any:
+def _text(raw: bytes | None) -> Text:
     """Bytes as JSON: a text, or where they are none a list with their base64."""
     if raw is None:
         return None
@@ -250,17 +254,17 @@ def _text(raw: bytes | None) -> Any:
         return [base64.b64encode(raw).decode()]
 
 
-def _wire(text: Any) -> bytes | None:
+def _wire(text: Text) -> bytes | None:
     if isinstance(text, list):
         return base64.b64decode(text[0])
-    return None if text is None else str(text).encode()
+    return None if text is None else text.encode()
 
 
 class TickFeed(EventFeed):
     """Gives a unit without an event when something expires while nothing comes; part of ``main``'s."""
 
     def __init__(
-        self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Any, int] | None]
+        self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Hashable, int] | None]
     ) -> None:
         super().__init__(
             main.consumer,

@@ -69,11 +69,11 @@ class Feed(Protocol):
 class EventRef:
     """One event of a feed: its chunk and its index there."""
 
-    __slots__ = ("acks", "chunk_acks", "feed", "index", "outcome")
+    __slots__ = ("chunk_acks", "feed", "index", "outcome", "tracker")
 
-    def __init__(self, feed: Feed, acks: AckTracker, chunk_acks: ChunkAcks, index: int) -> None:
+    def __init__(self, feed: Feed, tracker: AckTracker, chunk_acks: ChunkAcks, index: int) -> None:
         self.feed = feed
-        self.acks = acks
+        self.tracker = tracker
         self.chunk_acks = chunk_acks
         self.index = index
         self.outcome: Outcome = "counted"
@@ -133,7 +133,7 @@ class InFlight(EventContext):
         self.uncommitted_writes.clear()
         self.conflicting = False
 
-    def move_to(self, key: Any) -> bool:
+    def move_to(self, key: object) -> bool:
         """The last event with the key."""
         if self.keys[self.position] == key:
             return True
