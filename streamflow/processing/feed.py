@@ -230,7 +230,7 @@ class EventFeed:
     ) -> None:
         self.consumer = consumer
         self.retries = 0
-        self.isolated = isolated
+        self._isolated = isolated
         self.trackers: dict[TopicPartition, AckTracker] = {}
         self.units: dict[InFlight, None] = {}
         self.actors: list[Actor] = []
@@ -307,9 +307,9 @@ class EventFeed:
         chunk_acks = tracker.enter(chunk, dropped)
         if len(chunk):
             self._on_open(chunk)
-            lane = chunk.partition if self.isolated else SHARED
+            lane = chunk.partition if self._isolated else SHARED
             self._lanes.setdefault(lane, deque()).append((tracker, chunk_acks))
-            if self.isolated:
+            if self._isolated:
                 self.wake()
         return True
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.units import Batch, EventRef, InFlight
-
-logger = logging.getLogger(__name__)
 
 FILTERED = object()
 """What processing gives for an event that its consumer does not want to see: it is done."""
