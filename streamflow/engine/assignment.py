@@ -135,8 +135,7 @@ class ActiveAssignment:
         records = cut.effects
         for agent in self.agents:
             agent.settle()
-            self._sent.extend(agent.outbox)
-            agent.outbox = []
+            self._sent.extend(agent.take_outbox())
         self._sent.extend(self.closing_sends)
         self.closing_sends = []
         self._cut_tables(cut)

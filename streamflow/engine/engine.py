@@ -92,7 +92,6 @@ class Engine(Declarations):
         self._stages: dict[TopicPartition, FinalStage] = {}
         self._paused: set[TopicPartition] = set()
         self._early = asyncio.Event()  # the next checkpoint comes before its time
-        self.gate.on_invalidated = self._early.set
         self._tail: LogTail | None = None
         self._stopping = False
         # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
@@ -379,6 +378,9 @@ class Engine(Declarations):
         most, most_bytes = self.settings.commit_events_max, self.settings.commit_bytes_max
         while self.live and self.active is not None and self.active.full(most, most_bytes):
             await self.clock.sleep_ms(5)
+
+    def on_invalidated(self) -> None:
+        self._early.set()
 
     def make_room(self) -> None:
         """Partitions that full buffers have paused go on, at once: a fetch may be waiting for them alone."""

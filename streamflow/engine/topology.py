@@ -37,7 +37,7 @@ class Declarations:
         self.metrics = metrics
         self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
         self.agents: list[AgentRunner] = []
-        self.gate = Gate(clock, self.agents)
+        self.gate = Gate(clock, self.agents, self.on_invalidated)
         self.tables: dict[str, AgentTable] = {}
         self.global_tables: dict[str, GlobalTableView] = {}  # global table -> its rows of all partitions
         self.aggregates: dict[str, AggregateConsumer] = {}
@@ -52,6 +52,9 @@ class Declarations:
     def make_room(self) -> None:
         """An agent's buffer is no longer full. Nothing is running yet that would wait for it."""
 
+    def on_invalidated(self) -> None:
+        """What is held in memory must be dropped. Nothing is running yet that would hold any."""
+
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
         agent = AgentRunner(
@@ -60,8 +63,8 @@ class Declarations:
             self.gate,
             tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
+            on_room=self.make_room,
         )
-        agent.on_room = self.make_room
         self.agents.append(agent)
         for each in (source, *more):
             agent.topics[each.name] = None

@@ -1,7 +1,8 @@
 """Which events of one partition one consumer has taken, and which of them are done, in any order.
 
-The mark is contiguous: it stands before the first event that is not done. Event time follows the mark
-and not the events, so that an event that is taken again after a crash is late, or not, as it was before.
+The position is contiguous: it stands before the first event that is not done. Event time follows the
+position and not the events, so that an event that is taken again after a crash is late, or not, as it was
+before.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ class ChunkAcks:
             if not self.done[index]:
                 return index
         return None
+
+    def advance(self) -> int | None:
+        """Moves `first` over what is done; returns the highest event time there, if it is anything."""
+        first, end = self.first, self.done.find(0, self.first)
+        self.first = len(self.done) if end < 0 else end
+        return max(self.chunk.times_ms[first : self.first]) if self.first > first else None
+
+    def is_done(self) -> bool:
+        return self.first >= len(self.done)
 
     def watermark_ms(self, index: int) -> int:
         """The consumer's watermark as of this event, that event included."""
@@ -92,6 +102,10 @@ class AckTracker:
         self._outcomes[outcome] += 1
         self.moved = True
 
+    def touch(self) -> None:
+        """There is something for a checkpoint, though no event is done."""
+        self.moved = True
+
     def settle(self) -> None:
         if not self.moved:
             return
@@ -100,23 +114,21 @@ class AckTracker:
         position = progress.position
         while chunks:
             chunk_acks = chunks[0]
-            end = chunk_acks.done.find(0, chunk_acks.first)
-            stop = len(chunk_acks.done) if end < 0 else end
-            if stop > chunk_acks.first:
-                progress.see(max(chunk_acks.chunk.times_ms[chunk_acks.first : stop]))
-                chunk_acks.first = stop
-            if end >= 0:
-                position = max(position, chunk_acks.chunk.offsets[end])
+            time_ms = chunk_acks.advance()
+            if time_ms is not None:
+                progress.see(time_ms)
+            if not chunk_acks.is_done():
+                position = max(position, chunk_acks.chunk.offsets[chunk_acks.first])
                 break
             position = max(position, chunk_acks.chunk.next_offset)
             self._outcomes["dropped"] += chunk_acks.dropped
             chunks.popleft()
-        progress.done = self._ranges()
+        progress.pass_over(self._ranges())
         progress.take(position, **self._outcomes)
         self._outcomes.clear()
 
     def _ranges(self) -> Ranges:
-        """What is done behind the mark, as stretches of offsets without an open event in between."""
+        """What is done behind the position, as stretches of offsets without an open event in between."""
         found: list[tuple[int, int]] = []
         joined = False  # was the event before done?
         for chunk_acks in self._chunks:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.event_stream import EventStream
 from streamflow.processing.retries import Retry
 
-if TYPE_CHECKING:
-    from streamflow.processing.event_stream import EventStream
-
-Run = Callable[["EventStream"], Awaitable[None]]
+Run = Callable[[EventStream], Awaitable[None]]
 Restarts = Literal["one", "all", "never", "crash"]
 """What follows a failure: its coroutine starts again, all of the agent's do, none does, the worker stops."""
 

@@ -24,7 +24,6 @@ class AgentTasks:
     def __init__(
         self, name: str, gate: Gate, clock: Clock, work: Callable[[Actor, Run], Coroutine[Any, Any, None]]
     ) -> None:
-        self.waits = asyncio.Event()  # set when the in-order path waits for its first event
         self._name = name
         self._gate = gate
         self._clock = clock
@@ -59,20 +58,18 @@ class AgentTasks:
         """Cancels them all; what they still take raises StaleEvent. Returns those that have to end."""
         tasks, self._tasks = self._tasks, {}
         for task, (actor, _) in tasks.items():
-            actor.stale = True
-            actor.wake()
+            actor.stop()
             task.cancel()
         return list(tasks)
 
     async def has_begun(self) -> None:
         """Returns when each of them has waited for an event, or has ended."""
         for task, (actor, _) in list(self._tasks.items()):
-            waiting = [asyncio.ensure_future(each.wait()) for each in (self.waits, actor.waits)]
+            waiting = asyncio.ensure_future(actor.waits.wait())
             try:
-                await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for each in waiting:
-                    each.cancel()
+                waiting.cancel()
 
 
 async def have_begun(all_tasks: Iterable[AgentTasks]) -> None:

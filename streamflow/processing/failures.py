@@ -1,14 +1,15 @@
-"""Undo, retry, set aside, on both paths."""
+"""Failures, of both paths: undo, retry, set aside; and what can't be undone in memory."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from streamflow.errors import EventTypeError
-from streamflow.processing.feed import Actor
 from streamflow.processing.gate import Gate
-from streamflow.processing.units import EventRef, InFlight
+from streamflow.processing.units import InFlight
+from streamflow.state.event_context import EventContext
 
 logger = logging.getLogger(__name__)
 
@@ -21,53 +22,61 @@ class MemoryInvalid(Exception):
     """What failed can't be undone in memory: the engine reads everything back from the log."""
 
 
-async def recover_failed(actor: Actor, exc: Exception) -> bool:
-    """Undoes what an actor that raised has in flight; waits and has it tried again, or sets it aside.
+class Failed(Protocol):
+    """What an agent had in flight when it raised. The steps of its recovery are those of its path."""
 
-    False: it had nothing in flight. Raises Torn, and what giving up raises.
+    consumer: str
+
+    def held(self) -> Sequence[EventContext]:
+        """What of it is not done."""
+        ...
+
+    def require_exclusive(self) -> None:
+        """When its events come again, each of them will be the only one in flight."""
+
+    def undo(self) -> bool:
+        """Undoes all of it. False: what the agent raised for was done before, so nothing is at fault."""
+        ...
+
+    def attempt(self) -> int:
+        """What is at fault has failed once more: so often by now."""
+        ...
+
+    def attempts_max(self) -> int | None:
+        """``None``: it was a batch. Which of its events is at fault shows when each is tried again alone."""
+        ...
+
+    def set_aside(self, exc: BaseException) -> None:
+        """The event is given up. Raises where that stops the worker."""
+
+    async def retry(self, attempts: int) -> None:
+        """Waits, and has what is at fault come next."""
+
+
+async def recover_failed(failed: Failed, gate: Gate, exc: Exception) -> None:
+    """Undoes what an agent that raised has in flight; waits and has it tried again, or sets it aside.
+
+    Raises MemoryInvalid, and what giving up raises.
     """
-    held = [unit for unit in actor.units if not unit.acked]
-    if not actor.units:
-        return False
-    if any(actor.gate.is_conflicting(unit) for unit in held):
-        for unit in held:
-            require_exclusive(unit)
-        actor.gate.invalidate(f"{held[0].consumer} failed while another event held the same row: {exc}")
+    if any(gate.is_conflicting(context) for context in failed.held()):
+        failed.require_exclusive()
+        gate.invalidate(f"{failed.consumer} failed while another event held the same row: {exc}")
         raise MemoryInvalid from exc
-    culprit = actor.current if actor.current in held else None
-    refs = actor.undo()
-    at_fault = [] if culprit is None else culprit.refs
-    _put_back([ref for ref in refs if ref not in at_fault], actor)
-    if not at_fault:
+    if not failed.undo():
         logger.warning("an agent raised after it had acknowledged its event: %r", exc, exc_info=exc)
-        return True
-    feed = at_fault[0].feed
-    attempts = feed.attempts[at_fault[0].at] = feed.attempts.get(at_fault[0].at, 0) + 1
-    if len(at_fault) > 1:
-        for ref in at_fault:
-            ref.feed.single.add(ref.at)
-    elif attempts >= feed.retry.attempts or isinstance(exc, EventTypeError) or feed.local:
-        ref = at_fault[0]
-        feed.give_up(ref.chunk_acks.chunk, ref.index, exc)
-        ref.outcome = "failed"
-        feed.finish(ref)
-        return True
-    feed.retries += 1
-    await feed.pause_ms(feed.retry.wait_ms(attempts))
-    if not actor.stale:
-        _put_back(at_fault, actor)
-    return True
+        return
+    attempts, most = failed.attempt(), failed.attempts_max()
+    if most is not None and (attempts >= most or isinstance(exc, EventTypeError)):
+        failed.set_aside(exc)
+    else:
+        await failed.retry(attempts)
 
 
-def _put_back(refs: Sequence[EventRef], actor: Actor) -> None:
-    for feed in {ref.feed: None for ref in refs}:
-        feed.put_back([ref for ref in refs if ref.feed is feed], actor.lane)
-
-
-def require_exclusive(unit: InFlight) -> None:
-    """When its events come again, each of them will be the only one in flight."""
-    for ref in unit.refs:
-        ref.feed.exclusive.add(ref.at)
+def require_exclusive(context: EventContext) -> None:
+    """When the events of a unit come again, each of them will be the only one in flight."""
+    if isinstance(context, InFlight):
+        for ref in context.refs:
+            ref.feed.make_exclusive(ref.at)
 
 
 async def await_conflicts(gate: Gate, is_held: Callable[[], bool]) -> None:
@@ -78,8 +87,7 @@ async def await_conflicts(gate: Gate, is_held: Callable[[], bool]) -> None:
     if await gate.await_conflicts(DRAIN_MAX_MS) or gate.invalidated is not None or not is_held():
         return
     for context in gate.conflicting():
-        if isinstance(context, InFlight):
-            require_exclusive(context)
+        require_exclusive(context)
         logger.warning(
             "%s holds an event for more than %d s, and a row that another event changed: everything since "
             "the last checkpoint is taken again",

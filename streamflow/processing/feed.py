@@ -1,6 +1,6 @@
 """The concurrent path: several events in flight at once, singly or in batches, done in any order.
 
-The in-order path (`EventStream`) has one context that walks over a chunk. Here each event, or each batch
+The in-order path (`InOrder`) has one context that walks over a chunk. Here each event, or each batch
 that was taken together, is a unit (`InFlight`): an event context of its own, with what it wrote and sent. An
 `EventFeed` is one consumer's side of it: where its units come from and what becomes of them. An `Actor` is
 one coroutine that takes units, of one feed or of several. Both paths give the same results.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
@@ -19,13 +18,10 @@ from streamflow.errors import StaleEvent
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
-from streamflow.processing.units import EventRef, InFlight
+from streamflow.processing.units import EventRef, InFlight, Offset
 from streamflow.state.event_context import Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
-
-if TYPE_CHECKING:
-    from streamflow.processing.units import Offset
 
 SHARED = -1
 """The lane of actors that take events of every partition."""
@@ -58,6 +54,11 @@ class Actor:
 
     def wake(self) -> None:
         self._wake.set()
+
+    def stop(self) -> None:
+        """Its next `take` raises StaleEvent."""
+        self.stale = True
+        self.wake()
 
     def throw(self, exc: BaseException) -> None:
         """Its next `take` raises this."""
@@ -143,10 +144,9 @@ class Actor:
     async def begin(self, ref: EventRef, *, manual: bool = False) -> InFlight:
         """Takes an event in flight; what runs from here on runs on its behalf."""
         unit = InFlight(ref.feed.consumer, [ref], manual=manual)
-        unit.in_flight = not ref.feed.local
         self.units[unit] = None
         self.current = unit
-        ref.feed.units[unit] = None
+        ref.feed.enter(unit)
         current_context.set(unit)
         # One that waits for its ack stays in flight while the next is taken: that one must not wait for it.
         cautious = self.gate.cautious and not manual and not ref.feed.local
@@ -169,13 +169,12 @@ class Actor:
         """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
         if unit.acked or unit.stale or unit not in self.units:
             return False
-        unit.acked = True
         self.gate.finished(unit, unit.uncommitted_writes)
-        unit.uncommitted_writes.clear()
-        unit.conflicting = False
+        unit.ack()
         for ref in unit.refs:
             ref.feed.finish(ref)
-        unit.refs[0].feed.outbox.extend(unit.take_sends())
+        if unit.sends:
+            unit.refs[0].feed.keep(unit.take_sends())
         if unit is not self.current:
             self.drop(unit)
         return True
@@ -186,13 +185,13 @@ class Actor:
         return len(unit.asked) >= len(unit.refs) and self.ack(unit)
 
     def drop(self, unit: InFlight) -> None:
-        """The unit leaves the event context. What it did after its ack was kept at once."""
-        if unit.acked and not unit.stale:
-            unit.refs[0].feed.outbox.extend(unit.take_sends())
-        unit.in_flight = False
+        """The unit is no longer in flight. What it did after its ack was kept at once."""
+        if unit.sends and unit.acked and not unit.stale:
+            unit.refs[0].feed.keep(unit.take_sends())
+        unit.release()
         self.units.pop(unit, None)
         for ref in unit.refs:
-            ref.feed.units.pop(unit, None)
+            ref.feed.leave(unit)
         self.gate.leave(unit)
 
     def undo(self) -> list[EventRef]:
@@ -230,19 +229,19 @@ class EventFeed:
         isolated: bool = False,
     ) -> None:
         self.consumer = consumer
-        self.retry = retry
-        self.give_up = give_up
-        self.pause_ms = pause_ms
         self.retries = 0
-        self.isolated = isolated
+        self._isolated = isolated
         self.trackers: dict[TopicPartition, AckTracker] = {}
-        self.outbox: list[Sent] = []
         self.units: dict[InFlight, None] = {}
         self.actors: list[Actor] = []
         self.processed = 0
         self.attempts: dict[Offset, int] = {}
-        self.exclusive: set[Offset] = set()  # events that must be the only one in flight
-        self.single: set[Offset] = set()  # events that must not be in a batch with others
+        self._retry = retry
+        self._give_up = give_up
+        self._pause_ms = pause_ms
+        self._outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
+        self._exclusive: set[Offset] = set()  # events that must be the only one in flight
+        self._single: set[Offset] = set()  # events that must not be in a batch with others
         self._pull = pull
         self._on_open = on_open
         self._lanes: dict[int, deque[tuple[AckTracker, ChunkAcks]]] = {}
@@ -256,8 +255,8 @@ class EventFeed:
         for unit in list(self.units):
             if not unit.acked:
                 unit.revert()
-            unit.in_flight = False
-            unit.stale = True
+            unit.release()
+            unit.expire()
             for actor in self.actors:
                 actor.forget(unit)
         self.units.clear()
@@ -266,10 +265,10 @@ class EventFeed:
     def clear(self) -> None:
         """Everything but what is remembered of events that failed."""
         for unit in self.units:
-            unit.stale = True
+            unit.expire()
         self.units.clear()
         self.trackers.clear()
-        self.outbox = []
+        self._outbox = []
         self._lanes.clear()
         self._again.clear()
 
@@ -279,7 +278,9 @@ class EventFeed:
 
     def open_events(self) -> int:
         """Events that were taken from the queue and are not done."""
-        return sum(acks.open for acks in self.trackers.values())
+        return sum(tracker.open for tracker in self.trackers.values())
+
+    # -- what actors take --------------------------------------------------------------------------
 
     def pop(self, lane: int) -> EventRef | None:
         """The next event for an actor of this lane."""
@@ -287,13 +288,13 @@ class EventFeed:
         if again:
             return again.popleft()
         while True:
-            chunks = self._lanes.get(lane)
-            while chunks:
-                acks, chunk_acks = chunks[0]
+            waiting = self._lanes.get(lane)
+            while waiting:
+                tracker, chunk_acks = waiting[0]
                 index = chunk_acks.take()
                 if index is not None:
-                    return EventRef(self, acks, chunk_acks, index)
-                chunks.popleft()
+                    return EventRef(self, tracker, chunk_acks, index)
+                waiting.popleft()
             if not self._fill():
                 return None
 
@@ -302,13 +303,13 @@ class EventFeed:
         if found is None:
             return False
         chunk, dropped = found
-        acks = self.trackers[chunk.topic, chunk.partition]
-        chunk_acks = acks.enter(chunk, dropped)
+        tracker = self.trackers[chunk.topic, chunk.partition]
+        chunk_acks = tracker.enter(chunk, dropped)
         if len(chunk):
             self._on_open(chunk)
-            lane = chunk.partition if self.isolated else SHARED
-            self._lanes.setdefault(lane, deque()).append((acks, chunk_acks))
-            if self.isolated:
+            lane = chunk.partition if self._isolated else SHARED
+            self._lanes.setdefault(lane, deque()).append((tracker, chunk_acks))
+            if self._isolated:
                 self.wake()
         return True
 
@@ -321,24 +322,67 @@ class EventFeed:
         self._again.setdefault(lane, deque()).extendleft(reversed(refs))
         self.wake()
 
-    def is_exclusive(self, ref: EventRef) -> bool:
-        return bool(self.exclusive) and ref.at in self.exclusive
+    # -- what becomes of them ------------------------------------------------------------------------
 
-    def is_single(self, ref: EventRef) -> bool:
-        return bool(self.single) and ref.at in self.single
+    def enter(self, unit: InFlight) -> None:
+        self.units[unit] = None
+
+    def leave(self, unit: InFlight) -> None:
+        self.units.pop(unit, None)
+
+    def keep(self, sends: Sequence[Sent]) -> None:
+        """What a unit that is done has sent: it goes with the next checkpoint."""
+        self._outbox.extend(sends)
+
+    def take_outbox(self) -> list[Sent]:
+        outbox, self._outbox = self._outbox, []
+        return outbox
 
     def finish(self, ref: EventRef) -> None:
         """The event is done, with the outcome that it has."""
-        ref.acks.finish(ref.chunk_acks, ref.index, ref.outcome)
+        ref.tracker.finish(ref.chunk_acks, ref.index, ref.outcome)
         self.processed += ref.outcome != "failed"
-        if self.attempts or self.single or self.exclusive:
+        if self.attempts or self._single or self._exclusive:
             self.attempts.pop(ref.at, None)
-            self.single.discard(ref.at)
-            self.exclusive.discard(ref.at)
+            self._single.discard(ref.at)
+            self._exclusive.discard(ref.at)
 
     def settle(self) -> None:
-        for acks in self.trackers.values():
-            acks.settle()
+        for tracker in self.trackers.values():
+            tracker.settle()
 
     def due(self) -> bool:
-        return bool(self.outbox) or any(acks.moved for acks in self.trackers.values())
+        return bool(self._outbox) or any(tracker.moved for tracker in self.trackers.values())
+
+    # -- what fails ----------------------------------------------------------------------------------
+
+    def attempt(self, ref: EventRef) -> int:
+        """The event has failed once more: so often by now."""
+        attempts = self.attempts[ref.at] = self.attempts.get(ref.at, 0) + 1
+        return attempts
+
+    def attempts_max(self) -> int:
+        return 1 if self.local else self._retry.attempts
+
+    async def await_retry(self, attempts: int) -> None:
+        """Waits until it is tried again."""
+        self.retries += 1
+        await self._pause_ms(self._retry.wait_ms(attempts))
+
+    def set_aside(self, ref: EventRef, error: BaseException) -> None:
+        """The event is given up: it is done, as failed. Raises where that stops the worker."""
+        self._give_up(ref.chunk_acks.chunk, ref.index, error)
+        ref.become("failed")
+        self.finish(ref)
+
+    def make_exclusive(self, at: Offset) -> None:
+        self._exclusive.add(at)
+
+    def make_single(self, at: Offset) -> None:
+        self._single.add(at)
+
+    def is_exclusive(self, ref: EventRef) -> bool:
+        return bool(self._exclusive) and ref.at in self._exclusive
+
+    def is_single(self, ref: EventRef) -> bool:
+        return bool(self._single) and ref.at in self._single

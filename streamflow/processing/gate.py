@@ -46,22 +46,25 @@ class Holder(Protocol):
 class Gate:
     """Every event of every agent of one engine passes here before it is handed out.
 
-    ``holders`` are the agents. ``invalidated`` says why what is held in memory must be dropped, or ``None``.
+    ``holders`` are the agents. ``invalidated`` says why what is held in memory must be dropped, or ``None``;
+    ``on_invalidated`` is told of it.
     """
 
-    def __init__(self, clock: Clock, holders: Sequence[Holder]) -> None:
+    def __init__(
+        self, clock: Clock, holders: Sequence[Holder], on_invalidated: Callable[[], None] = _nobody
+    ) -> None:
         self.closed = False
         self.invalidated: ConflictingWrites | None = None
         self.cautious = False  # since it was invalidated, until a checkpoint has held
-        self.on_invalidated: Callable[[], None] = _nobody
         self._passes = 0
         self._exclusive_before: EventContext | None = None
+        self._on_invalidated = on_invalidated
         self._clock = clock
         self._holders = holders
         self._exclusive: EventContext | None = None
         self._opened = asyncio.Event()
         self._changed = asyncio.Event()
-        self._alone_lock = asyncio.Lock()
+        self._exclusive_lock = asyncio.Lock()
 
     def clear(self) -> None:
         """Everything was dropped."""
@@ -94,7 +97,7 @@ class Gate:
 
     async def enter_exclusively(self, context: EventContext) -> None:
         """Waits until nobody else holds an event, and keeps it so until `leave`."""
-        async with self._alone_lock:
+        async with self._exclusive_lock:
             while self._exclusive is not None:
                 await self._change()
             self._exclusive = context
@@ -130,7 +133,7 @@ class Gate:
                 continue
             rows = rows_of(undo) if rows is None else rows
             if not rows.isdisjoint(rows_of(other.writes())):
-                other.conflicting = True
+                other.conflict()
 
     def is_conflicting(self, context: EventContext) -> bool:
         """Can what the event in this context wrote no longer be told from what others did?"""
@@ -158,7 +161,7 @@ class Gate:
             self.invalidated = ConflictingWrites(why)
         self.cautious = True
         self._changed.set()
-        self.on_invalidated()
+        self._on_invalidated()
 
     def checkpointed(self, *, written: bool) -> None:
         """A checkpoint has held; ``written``: there was something to write."""

@@ -9,7 +9,7 @@ nothing. A side that has been silent for ``idle`` holds nothing back.
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -22,6 +22,7 @@ from streamflow.processing.feed import EventFeed
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import EventRef, InFlight
 from streamflow.state.agent_table import AgentTable
+from streamflow.state.event_context import Sent
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
@@ -31,8 +32,12 @@ TICK_MS = 250.0
 """So often somebody looks whether anything expires while nothing comes."""
 Entry = list[Any]
 """[event time in ms, number, value as on the wire, did it match?]; a number is there once on its side"""
-Waiting = tuple[int, int, int, Any]
+Waiting = tuple[int, int, int, Hashable]
 """(event time in ms, number, side, key) of an entry, in the order in which entries expire"""
+Pair = tuple[object, object]
+"""(left value, right value), ``None`` where nothing matches"""
+Text = str | list[str] | None
+"""A record's value as JSON holds it: a text, or a list with the base64 of what is none"""
 
 
 class JoinKeyError(StreamflowError):
@@ -58,13 +63,13 @@ class JoinSpec:
 class Side:
     """One side: its consumer's feed, its table, and how a value comes back from the wire form.
 
-    ``key_of`` is (value, event key) -> the key to join by; ``ref`` gives the partition of such a key.
+    ``key_of`` is (value, event key) -> the key to join by; ``place`` gives the partition of such a key.
     """
 
     feed: EventFeed
     table: AgentTable
     decode: Callable[[bytes | None], Awaitable[Any]]
-    key_of: Callable[[Any, Any], Any]
+    key_of: Callable[[Any, Any], Hashable]
     place: Callable[[Any], int]
 
 
@@ -77,6 +82,10 @@ class PartitionState:
     moved_ms: list[float]  # when each side's last event came, monotonic
     waiting: list[Waiting] = field(default_factory=list)  # a heap
     closed_ms: int | None = None
+
+    def close_to(self, joint_ms: int) -> None:
+        """Nothing that comes may be matched with what a time before this has closed."""
+        self.closed_ms = joint_ms
 
 
 class Join:
@@ -91,7 +100,7 @@ class Join:
         self._clock = clock
         self._states: dict[int, PartitionState] = {}
 
-    async def take(self, unit: InFlight, value: Any) -> list[tuple[Any, Any]]:
+    async def take(self, unit: InFlight, value: object) -> list[Pair]:
         """The pairs of one event: those that it ends the waiting of, alone, and then its own matches."""
         partition, time_ms = unit.partition, unit.times[unit.position]
         state = self._state(partition)
@@ -102,12 +111,12 @@ class Join:
         state.moved_ms[side] = self._clock.monotonic_ms()
         pairs = await self._expire(state, self._joint_ms(state))
         if state.closed_ms is not None and time_ms + self.spec.stays_ms < state.closed_ms:
-            unit.ref.outcome = "late"
+            unit.ref.become("late")
             return pairs
         key = self._key(unit, side, value)
         return pairs + await self._match(unit, state, side, key, value)
 
-    def _key(self, unit: InFlight, side: int, value: Any) -> Any:
+    def _key(self, unit: InFlight, side: int, value: object) -> Hashable:
         own = unit.keys[unit.position]
         key = self.sides[side].key_of(value, own)
         if key != own and self.sides[side].place(key) != unit.partition:
@@ -118,32 +127,32 @@ class Join:
         return key
 
     async def _match(
-        self, unit: InFlight, state: PartitionState, side: int, key: Any, value: Any
-    ) -> list[tuple[Any, Any]]:
+        self, unit: InFlight, state: PartitionState, side: int, key: Hashable, value: object
+    ) -> list[Pair]:
         time_ms, other = unit.times[unit.position], self.sides[1 - side]
-        pairs: list[tuple[Any, Any]] = []
+        pairs: list[Pair] = []
         found = _entries(other.table, key)
         fitting = [entry for entry in found if abs(entry[0] - time_ms) <= self.spec.within_ms]
         for entry in fitting:
             pairs.append(_pair(side, value, await other.decode(_wire(entry[2]))))
         if any(not entry[3] for entry in fitting):
-            told = [[*entry[:3], True] if entry in fitting else entry for entry in found]
-            other.table.write(key, told, NO_WINDOW)
-        place = unit.ref
-        chunk = place.chunk_acks.chunk
-        number = chunk.offsets[place.index]
-        entry = [time_ms, number, _text(chunk.raw_values[place.index]), bool(fitting)]
+            matched = [[*entry[:3], True] if entry in fitting else entry for entry in found]
+            other.table.write(key, matched, NO_WINDOW)
+        ref = unit.ref
+        chunk = ref.chunk_acks.chunk
+        number = chunk.offsets[ref.index]
+        entry = [time_ms, number, _text(chunk.raw_values[ref.index]), bool(fitting)]
         own = self.sides[side].table
         own.write(key, [*_entries(own, key), entry], NO_WINDOW)
         heappush(state.waiting, (time_ms, number, side, key))
         return pairs
 
-    async def _expire(self, state: PartitionState, joint_ms: int | None) -> list[tuple[Any, Any]]:
+    async def _expire(self, state: PartitionState, joint_ms: int | None) -> list[Pair]:
         """Takes away what nothing can match any more; what never matched comes out alone."""
-        pairs: list[tuple[Any, Any]] = []
+        pairs: list[Pair] = []
         if joint_ms is None or (state.closed_ms is not None and joint_ms < state.closed_ms):
             return pairs
-        state.closed_ms = joint_ms
+        state.close_to(joint_ms)
         while state.waiting and state.waiting[0][0] + self.spec.stays_ms < joint_ms:
             time_ms, number, side, key = heappop(state.waiting)
             table = self.sides[side].table
@@ -167,14 +176,14 @@ class Join:
             for side in (LEFT, RIGHT)
             if now_ms - state.moved_ms[side] < self.spec.idle_ms
         ]
-        known = [mark for mark in state.watermarks_ms if mark is not None]
+        known = [seen_ms for seen_ms in state.watermarks_ms if seen_ms is not None]
         if not known or None in live:
             return None
         if live:
-            return min(mark for mark in live if mark is not None)
+            return min(seen_ms for seen_ms in live if seen_ms is not None)
         return max(known) + int(now_ms - max(state.moved_ms))
 
-    def idle_tick(self) -> tuple[int, Any, int] | None:
+    def idle_tick(self) -> tuple[int, Hashable, int] | None:
         """(partition, key, time) of what expires without an event, since nothing has come for a while."""
         for partition, state in self._states.items():
             self._state(partition)
@@ -206,36 +215,36 @@ class Join:
         ]
         heapify(waiting)
         now_ms = self._clock.monotonic_ms()
-        marks = [self._mark_ms(side, partition) for side in self.sides]
-        state = self._states[partition] = PartitionState((left, right), marks, [now_ms, now_ms], waiting)
+        watermarks = [self._watermark_ms(side, partition) for side in self.sides]
+        state = self._states[partition] = PartitionState((left, right), watermarks, [now_ms, now_ms], waiting)
         return state
 
-    def _keys(self, part: TablePartition) -> set[Any]:
+    def _keys(self, part: TablePartition) -> set[Hashable]:
         layers = (part.changes, part.cut or {})
-        keys = {key for layer in layers for key in layer.get(NO_WINDOW, {})}
+        keys: set[Hashable] = {key for layer in layers for key in layer.get(NO_WINDOW, {})}
         keys.update(key for _, key, _ in part.store.scan())
         return {key for key in keys if part.get(NO_WINDOW, key) is not MISSING}
 
-    def _mark_ms(self, side: Side, partition: int) -> int | None:
+    def _watermark_ms(self, side: Side, partition: int) -> int | None:
         side.feed.settle()  # what is done counts, also since the last checkpoint
-        marks = [
-            acks.progress.watermark_ms
-            for (_, number), acks in side.feed.trackers.items()
-            if number == partition and acks.progress.watermark_ms is not None
+        found = [
+            tracker.progress.watermark_ms
+            for (_, number), tracker in side.feed.trackers.items()
+            if number == partition and tracker.progress.watermark_ms is not None
         ]
-        return max(marks, default=None)
+        return max(found, default=None)
 
 
-def _entries(table: AgentTable, key: Any) -> list[Entry]:
+def _entries(table: AgentTable, key: Hashable) -> list[Entry]:
     found = table.read(key, NO_WINDOW)
     return [] if found is MISSING else found
 
 
-def _pair(side: int, own: Any, other: Any) -> tuple[Any, Any]:
+def _pair(side: int, own: object, other: object) -> Pair:
     return (own, other) if side == LEFT else (other, own)
 
 
-def _text(raw: bytes | None) -> Any:
+def _text(raw: bytes | None) -> Text:
     """Bytes as JSON: a text, or where they are none a list with their base64."""
     if raw is None:
         return None
@@ -245,19 +254,18 @@ def _text(raw: bytes | None) -> Any:
         return [base64.b64encode(raw).decode()]
 
 
-def _wire(text: Any) -> bytes | None:
+def _wire(text: Text) -> bytes | None:
     if isinstance(text, list):
         return base64.b64decode(text[0])
-    return None if text is None else str(text).encode()
+    return None if text is None else text.encode()
 
 
 class TickFeed(EventFeed):
     """Gives a unit without an event when something expires while nothing comes; part of ``main``'s."""
 
     def __init__(
-        self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Any, int] | None]
+        self, main: EventFeed, clock: Clock, next_tick: Callable[[], tuple[int, Hashable, int] | None]
     ) -> None:
-        self._main = main
         super().__init__(
             main.consumer,
             lambda: None,
@@ -266,17 +274,13 @@ class TickFeed(EventFeed):
             give_up=_not_at_all,
             pause_ms=clock.sleep_ms,
         )
+        self._main = main
         self.units = main.units
         self.tick_ms = TICK_MS
         self._next_tick = next_tick
 
-    @property
-    def outbox(self) -> Any:
-        return self._main.outbox
-
-    @outbox.setter
-    def outbox(self, _: Any) -> None:
-        """Made by the base class, too."""
+    def keep(self, sends: Sequence[Sent]) -> None:
+        self._main.keep(sends)
 
     def pop(self, lane: int) -> EventRef | None:
         tick = self._next_tick()
@@ -295,15 +299,15 @@ class TickFeed(EventFeed):
             raw=([None], [None], None),
             next_offset=-1,
         )
-        acks = AckTracker(Progress(self.consumer, "", partition))
-        return EventRef(self, acks, ChunkAcks(chunk, None, (), 0), 0)
+        tracker = AckTracker(Progress(self.consumer, "", partition))
+        return EventRef(self, tracker, ChunkAcks(chunk, None, (), 0), 0)
 
-    def put_back(self, places: Sequence[EventRef], lane: int) -> None:
+    def put_back(self, refs: Sequence[EventRef], lane: int) -> None:
         """It comes again by itself while it is due."""
 
-    def finish(self, place: EventRef) -> None:
-        for acks in self._main.trackers.values():
-            acks.moved = True  # so that there is a checkpoint, though no event was done
+    def finish(self, ref: EventRef) -> None:
+        for tracker in self._main.trackers.values():
+            tracker.touch()  # so that there is a checkpoint, though no event was done
             return
 
 

@@ -1,15 +1,12 @@
-"""How actors take units on the concurrent path: one by one or in batches; and what happens when one fails."""
+"""How actors take units on the concurrent path: one by one or in batches."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.units import Batch, EventRef, InFlight
-
-logger = logging.getLogger(__name__)
 
 FILTERED = object()
 """What processing gives for an event that its consumer does not want to see: it is done."""
@@ -64,7 +61,7 @@ class UnitStream:
                 actor.ack(unit)
                 continue
             for each in value if isinstance(value, FlatValues) else (value,):
-                unit.values = [each]
+                unit.values[:] = (each,)
                 yield unit
 
     async def batches(

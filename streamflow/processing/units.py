@@ -1,31 +1,86 @@
-"""Events in flight and what they wrote."""
+"""Units: one event or one batch of the concurrent path, done or undone together, and what it wrote.
+
+Kafka Streams has no word for it: its tasks process one record at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.state.event_context import EventContext, Sent, UncommittedWrite
 
-if TYPE_CHECKING:
-    from streamflow.processing.feed import EventFeed
-
 Offset = tuple[str, int, int]
 """(topic, partition, offset)"""
+Outcome = Literal["counted", "late", "failed"]
+"""What becomes of an event in the progress, as far as it is known while it is in flight."""
+
+
+class Feed(Protocol):
+    """Where an event comes from, as those see it who take it in flight: told what becomes of it.
+
+    ``local``: its events come from no log, so nothing is checkpointed.
+    """
+
+    consumer: str
+    local: bool
+
+    def enter(self, unit: InFlight) -> None:
+        """The unit is in flight, with events of this feed."""
+
+    def leave(self, unit: InFlight) -> None:
+        """It no longer is."""
+
+    def keep(self, sends: Sequence[Sent]) -> None:
+        """What a unit that is done has sent: it goes with the next checkpoint."""
+
+    def finish(self, ref: EventRef) -> None:
+        """The event is done, with the outcome that it has."""
+
+    def put_back(self, refs: Sequence[EventRef], lane: int) -> None:
+        """These come next in their lane."""
+
+    def set_aside(self, ref: EventRef, error: BaseException) -> None:
+        """The event is given up: it is done, as failed. Raises where that stops the worker."""
+
+    def attempt(self, ref: EventRef) -> int:
+        """The event has failed once more: so often by now."""
+        ...
+
+    def attempts_max(self) -> int: ...
+
+    async def await_retry(self, attempts: int) -> None:
+        """Waits until it is tried again."""
+
+    def is_exclusive(self, ref: EventRef) -> bool:
+        """Must it be the only event in flight?"""
+        ...
+
+    def is_single(self, ref: EventRef) -> bool:
+        """Must it not be in a batch with others?"""
+        ...
+
+    def make_exclusive(self, at: Offset) -> None: ...
+
+    def make_single(self, at: Offset) -> None: ...
 
 
 class EventRef:
     """One event of a feed: its chunk and its index there."""
 
-    __slots__ = ("acks", "chunk_acks", "feed", "index", "outcome")
+    __slots__ = ("chunk_acks", "feed", "index", "outcome", "tracker")
 
-    def __init__(self, feed: EventFeed, acks: AckTracker, chunk_acks: ChunkAcks, index: int) -> None:
+    def __init__(self, feed: Feed, tracker: AckTracker, chunk_acks: ChunkAcks, index: int) -> None:
         self.feed = feed
-        self.acks = acks
+        self.tracker = tracker
         self.chunk_acks = chunk_acks
         self.index = index
-        self.outcome = "counted"
+        self.outcome: Outcome = "counted"
+
+    def become(self, outcome: Outcome) -> None:
+        """What it will count as when it is done."""
+        self.outcome = outcome
 
     @property
     def at(self) -> Offset:
@@ -40,7 +95,7 @@ class EventRef:
 
 
 class InFlight(EventContext):
-    """One event, or the events of one batch, in flight: all of it is done, or undone, together.
+    """A unit: one event, or the events of one batch, in flight: all of it is done, or undone, together.
 
     It stands at one of its events: that one's partition and time are those of a table that is used.
     ``manual``: it is done when it is acknowledged, not when the next one is taken.
@@ -55,9 +110,9 @@ class InFlight(EventContext):
         self.manual = manual
         self.acked = False
         self.asked: set[EventRef] = set()  # of a batch: events that were acknowledged
-        self.in_flight = True
         for ref in refs:
             self.add(ref)
+        self.in_flight = not self.ref.feed.local  # what is local can't be undone, so it writes no tables
 
     def add(self, ref: EventRef) -> None:
         self.refs.append(ref)
@@ -72,7 +127,13 @@ class InFlight(EventContext):
         self.keys = chunk.keys
         self.times = chunk.times_ms
 
-    def move_to(self, key: Any) -> bool:
+    def ack(self) -> None:
+        """It is done: what it wrote can't be undone any more."""
+        self.acked = True
+        self.uncommitted_writes.clear()
+        self.conflicting = False
+
+    def move_to(self, key: object) -> bool:
         """The last event with the key."""
         if self.keys[self.position] == key:
             return True
@@ -97,7 +158,7 @@ class InFlight(EventContext):
                 future.cancel()
         self.sends.clear()
         for ref in self.refs:
-            ref.outcome = "counted"
+            ref.become("counted")
 
     def take_sends(self) -> list[Sent]:
         sends, self.sends = self.sends, []
@@ -121,7 +182,7 @@ class Batch(list[Any]):
         self._refs = list(refs)
 
     def mapped(self, change: Callable[[Any, EventRef], Any]) -> Batch:
-        """The same batch with other values, each of the one before and of its place."""
+        """The same batch with other values, each made of the one before and of its event."""
         values = list.__iter__(self)
         changed = [change(value, ref) for value, ref in zip(values, self._refs, strict=True)]
         return Batch(self._unit, changed, self._refs)

@@ -172,6 +172,47 @@ class EventContext:
             else []
         )
 
+    # -- what becomes of the event in flight -----------------------------------------------------
+
+    def release(self) -> None:
+        """It is done, or undone: no event is in flight."""
+        self.in_flight = False
+
+    def undo(self) -> None:
+        """Undoes it; it is the next one to be taken."""
+        self.revert()
+        self.in_flight = False
+        self.position -= 1
+
+    def pass_over(self) -> None:
+        """The next event is done without being taken."""
+        self.position += 1
+        self._leave_when_done()
+
+    def finish_block(self) -> None:
+        """What events up to the last one that is done have written can't be undone any more."""
+        self.uncommitted_writes.clear()
+        self.conflicting = False
+        self._leave_when_done()
+
+    def _leave_when_done(self) -> None:
+        if self.chunk is not None and self.position + 1 >= len(self.chunk):
+            self.chunk = None
+
+    def leave(self) -> None:
+        """Walks over its chunk no longer."""
+        self.chunk = None
+
+    def conflict(self) -> None:
+        """Another event wrote, and kept, over what this one wrote."""
+        self.conflicting = True
+
+    def expire(self) -> None:
+        """Its partition was taken away."""
+        self.stale = True
+
+    # -- the checkpoint's side -------------------------------------------------------------------
+
     def exclude_from_cut(self) -> None:
         """Puts what the event in flight wrote back from the cuts to the changes, as if written after them."""
         kept: list[UncommittedWrite] = []

@@ -52,6 +52,10 @@ class Progress:
                 counters["in"] = counters.get("in", 0) + amount
                 counters[name] = counters.get(name, 0) + amount
 
+    def pass_over(self, done: tuple[tuple[int, int], ...]) -> None:
+        """Takes note of what is done behind the position."""
+        self.done = done
+
     def note(self, name: str, amount: int) -> None:
         """Adds to a counter that is no outcome of taking an event."""
         self.counters[name] = self.counters.get(name, 0) + amount

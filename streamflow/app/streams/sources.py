@@ -24,7 +24,7 @@ from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
 from streamflow.processing.retries import Retry
 from streamflow.processing.unit_stream import FILTERED, FlatValues
-from streamflow.processing.units import EventRef, InFlight
+from streamflow.processing.units import EventRef, Feed, InFlight
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
@@ -73,7 +73,9 @@ class Own(Origin):
     is_agents = True
 
     def __init__(self, source: EventStream) -> None:
+        assert isinstance(source.agent, AgentRunner)
         self.source = source
+        self._agent = source.agent
         self.shared = source.agent.spec.concurrency > 1
 
     @property
@@ -81,7 +83,7 @@ class Own(Origin):
         return self.source.actor
 
     async def agents(self) -> Sequence[AgentRunner]:
-        return [self.source.agent]
+        return [self._agent]
 
 
 class OfTopic(Origin):
@@ -205,7 +207,7 @@ class Merged(Origin):
 
     def __init__(self, streams: Sequence[AgentStream]) -> None:
         self.streams = list(streams)
-        self._of: dict[EventFeed, AgentStream] = {}
+        self._of: dict[Feed, AgentStream] = {}
         self.is_agents = any(stream.origin.is_agents for stream in streams)
         self.shared = any(stream.origin.shared for stream in streams)
 

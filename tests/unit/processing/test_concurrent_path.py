@@ -33,20 +33,20 @@ def chunk(offsets: list[int], times_ms: list[int], next_offset: int) -> Chunk:
     )
 
 
-def test_the_mark_stops_at_a_hole_and_what_is_done_behind_it_is_told_apart() -> None:
+def test_the_position_stops_at_a_hole_and_what_is_done_behind_it_is_told_apart() -> None:
     progress = Progress("agent:a", "in", 0)
-    acks = AckTracker(progress)
-    first = acks.enter(chunk([10, 11, 13], [100, 300, 200], 15), 0)
-    second = acks.enter(chunk([15, 16], [50, 60], 20), 0)
+    tracker = AckTracker(progress)
+    first = tracker.enter(chunk([10, 11, 13], [100, 300, 200], 15), 0)
+    second = tracker.enter(chunk([15, 16], [50, 60], 20), 0)
     for chunk_acks, index in ((first, 1), (first, 2), (second, 0)):
-        acks.finish(chunk_acks, index, "counted")
-    acks.settle()
+        tracker.finish(chunk_acks, index, "counted")
+    tracker.settle()
     assert (progress.position, progress.done, progress.watermark_ms) == (10, ((11, 15),), None)
-    acks.finish(first, 0, "late")
-    acks.settle()
+    tracker.finish(first, 0, "late")
+    tracker.settle()
     assert (progress.position, progress.done, progress.watermark_ms) == (16, (), 300)
-    acks.finish(second, 1, "failed")
-    acks.settle()
+    tracker.finish(second, 1, "failed")
+    tracker.settle()
     assert (progress.position, progress.counters) == (20, {"in": 5, "counted": 3, "late": 1, "failed": 1})
 
 
@@ -54,26 +54,26 @@ def test_what_was_done_behind_the_mark_is_not_handed_out_again() -> None:
     before = Progress("agent:a", "in", 0, position=10, done=((11, 15), (30, 31)))
     progress = progress_from_record(before.record_key(), before.record_value())
     assert progress == before
-    acks = AckTracker(progress)
-    chunk_acks = acks.enter(chunk([10, 11, 13, 15, 16], [1, 2, 3, 4, 5], 17), 0)
+    tracker = AckTracker(progress)
+    chunk_acks = tracker.enter(chunk([10, 11, 13, 15, 16], [1, 2, 3, 4, 5], 17), 0)
     assert [chunk_acks.take(), chunk_acks.take(), chunk_acks.take()] == [0, 4, None]
-    acks.finish(chunk_acks, 0, "counted")
-    acks.settle()
+    tracker.finish(chunk_acks, 0, "counted")
+    tracker.settle()
     assert (progress.position, progress.done) == (16, ((30, 31),))
     assert progress.counters == {"in": 1, "counted": 1}
-    chunk_acks = acks.enter(chunk([17, 30, 31, 32], [6, 7, 8, 9], 33), 0)
+    chunk_acks = tracker.enter(chunk([17, 30, 31, 32], [6, 7, 8, 9], 33), 0)
     assert [chunk_acks.take(), chunk_acks.take(), chunk_acks.take()] == [0, 3, None]
 
 
 def test_an_event_is_late_by_the_log_and_not_by_who_was_faster() -> None:
-    acks = AckTracker(Progress("agent:a", "in", 0, watermark_ms=150))
-    chunk_acks = acks.enter(chunk([0, 1, 2], [100, 300, 200], 3), 0)
+    tracker = AckTracker(Progress("agent:a", "in", 0, watermark_ms=150))
+    chunk_acks = tracker.enter(chunk([0, 1, 2], [100, 300, 200], 3), 0)
     assert [chunk_acks.watermark_ms(index) for index in range(3)] == [150, 300, 300]
-    assert acks.enter(chunk([3], [10], 4), 0).watermark_ms(0) == 300
+    assert tracker.enter(chunk([3], [10], 4), 0).watermark_ms(0) == 300
 
 
 class Holder:
-    """Hands of agents that write one row each when they are told to."""
+    """Contexts of agents that write one row each when they are told to."""
 
     def __init__(self) -> None:
         self.all = [EventContext("a"), EventContext("b")]
@@ -93,7 +93,7 @@ class Holder:
         self.part.put(self.all[which], 0, key, 1)
 
 
-def test_events_in_hand_that_wrote_one_row_are_entangled_and_others_are_not() -> None:
+def test_events_in_flight_that_wrote_one_row_are_conflicting_and_others_are_not() -> None:
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     holder.write(0, "x")
@@ -103,7 +103,7 @@ def test_events_in_hand_that_wrote_one_row_are_entangled_and_others_are_not() ->
     assert gate.conflicting() == holder.all
 
 
-def test_an_event_stays_entangled_with_one_that_is_done() -> None:
+def test_an_event_stays_conflicting_with_one_that_is_done() -> None:
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     first, second = holder.all
@@ -115,21 +115,21 @@ def test_an_event_stays_entangled_with_one_that_is_done() -> None:
     assert gate.conflicting() == [first]
 
 
-async def test_untangling_holds_new_events_back_until_the_gate_is_opened() -> None:
+async def test_awaiting_conflicts_holds_new_events_back_until_the_gate_is_opened() -> None:
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     first, second = holder.all
     holder.write(0, "x")
     holder.write(1, "x")
-    untangling = asyncio.ensure_future(gate.await_conflicts(10_000))
-    passing = asyncio.ensure_future(_pass(gate, untangling))
+    awaiting = asyncio.ensure_future(gate.await_conflicts(10_000))
+    passing = asyncio.ensure_future(_pass(gate, awaiting))
     await asyncio.sleep(0)
     for context in (second, first):
         gate.finished(context, context.uncommitted_writes)
         context.in_flight = False
         context.uncommitted_writes.clear()
         gate.leave(context)
-    assert await untangling
+    assert await awaiting
     assert not passing.done()
     gate.open()
     await passing
@@ -141,7 +141,7 @@ async def _pass(gate: Gate, first: asyncio.Future[bool]) -> None:
     assert first.done()
 
 
-async def test_what_does_not_end_in_time_is_not_untangled() -> None:
+async def test_what_does_not_end_in_time_stays_conflicting() -> None:
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     holder.write(0, "x")
@@ -154,7 +154,7 @@ async def test_what_does_not_end_in_time_is_not_untangled() -> None:
     assert not gate.closed
 
 
-async def test_one_event_alone_waits_for_the_others_and_keeps_new_ones_back() -> None:
+async def test_an_exclusive_event_waits_for_the_others_and_keeps_new_ones_back() -> None:
     holder = Holder()
     gate = Gate(SystemClock(), [holder])
     first, second = holder.all
@@ -173,8 +173,8 @@ async def test_one_event_alone_waits_for_the_others_and_keeps_new_ones_back() ->
 
 
 def test_an_event_is_done_once() -> None:
-    acks = AckTracker(Progress("agent:a", "in", 0))
-    chunk_acks = acks.enter(chunk([0], [0], 1), 0)
-    acks.finish(chunk_acks, 0, "counted")
+    tracker = AckTracker(Progress("agent:a", "in", 0))
+    chunk_acks = tracker.enter(chunk([0], [0], 1), 0)
+    tracker.finish(chunk_acks, 0, "counted")
     with pytest.raises(AssertionError, match="once"):
-        acks.finish(chunk_acks, 0, "counted")
+        tracker.finish(chunk_acks, 0, "counted")

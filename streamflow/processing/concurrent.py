@@ -1,0 +1,131 @@
+"""The concurrent path of one agent: its feed, and what its actors have in flight as units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamflow.codecs.chunk import Chunk
+from streamflow.processing.failures import Failed, require_exclusive
+from streamflow.processing.feed import Actor, EventFeed
+from streamflow.processing.in_order import InOrder
+from streamflow.processing.units import EventRef, InFlight, Offset
+from streamflow.state.event_context import EventContext, Sent
+from streamflow.state.progress import Progress
+
+
+class Concurrent:
+    """A `Path`. It goes on for good where the in-order path has ended, with its context and counters."""
+
+    def __init__(self, feed: EventFeed, before: InOrder) -> None:
+        self.feed = feed
+        self.context = before.context  # never in flight here
+        self._before = before
+        feed.keep(before.take_outbox())
+        feed.attempts.update(before.attempts())
+
+    @property
+    def processed(self) -> int:
+        return self._before.processed + self.feed.processed
+
+    @property
+    def retries(self) -> int:
+        return self._before.retries + self.feed.retries
+
+    def hold(self, progress: Progress) -> None:
+        self.feed.hold(progress)
+
+    def contexts(self) -> list[InFlight]:
+        return list(self.feed.units)
+
+    def wake(self) -> None:
+        self.feed.wake()
+
+    # -- the checkpoint's side -------------------------------------------------------------------
+
+    def due(self) -> bool:
+        return self.feed.due()
+
+    def settle(self) -> None:
+        self.feed.settle()
+
+    def take_outbox(self) -> list[Sent]:
+        return self.feed.take_outbox()
+
+    def attempts(self) -> dict[Offset, int]:
+        return self.feed.attempts
+
+    def open_events(self) -> int:
+        return self.feed.open_events()
+
+    def abandon(self) -> None:
+        self.feed.abandon()
+        self.context.expire()
+
+    def clear(self, *, running: bool) -> None:
+        self.feed.clear()
+        if running:
+            self.context.clear()
+        else:
+            self.context = EventContext(self.feed.consumer)
+
+    # -- the agent's side ------------------------------------------------------------------------
+
+    def note_late(self, context: EventContext) -> None:
+        if isinstance(context, InFlight) and context.ref.feed is self.feed:
+            context.ref.become("late")
+
+    async def next_chunk(self, context: EventContext, actor: Actor) -> Chunk | None:
+        return None
+
+    def finish_block(self, context: EventContext) -> None:
+        """Units are done one by one."""
+
+    def failed(self) -> Failed | None:
+        return None
+
+
+class FailedUnits:
+    """What has `Failed`: all that an actor has in flight, of this agent's feed and of others."""
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self._at_fault: list[EventRef] = []
+        self.consumer = next(iter(actor.units)).consumer
+
+    def held(self) -> list[InFlight]:
+        return [unit for unit in self._actor.units if not unit.acked]
+
+    def require_exclusive(self) -> None:
+        for unit in self.held():
+            require_exclusive(unit)
+
+    def undo(self) -> bool:
+        """What is not at fault comes again before it."""
+        actor, current = self._actor, self._actor.current
+        self._at_fault = current.refs if current is not None and current in self.held() else []
+        refs = actor.undo()
+        self._put_back([ref for ref in refs if ref not in self._at_fault])
+        return bool(self._at_fault)
+
+    def attempt(self) -> int:
+        return self._at_fault[0].feed.attempt(self._at_fault[0])
+
+    def attempts_max(self) -> int | None:
+        return self._at_fault[0].feed.attempts_max() if len(self._at_fault) == 1 else None
+
+    def set_aside(self, exc: BaseException) -> None:
+        (ref,) = self._at_fault
+        ref.feed.set_aside(ref, exc)
+
+    async def retry(self, attempts: int) -> None:
+        if len(self._at_fault) > 1:
+            for ref in self._at_fault:
+                ref.feed.make_single(ref.at)
+        await self._at_fault[0].feed.await_retry(attempts)
+        if not self._actor.stale:
+            self._put_back(self._at_fault)
+
+    def _put_back(self, refs: Iterable[EventRef]) -> None:
+        refs = list(refs)
+        for feed in {ref.feed: None for ref in refs}:
+            feed.put_back([ref for ref in refs if ref.feed is feed], self._actor.lane)

@@ -1,0 +1,220 @@
+"""The in-order path: one event context that walks over one chunk after the other.
+
+`EventStream` has its loop, the HOT PATH: taking the next event says that the last one is done. Here is what
+happens between blocks of events, and when an event fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+from streamflow.codecs.chunk import Chunk
+from streamflow.errors import StaleEvent
+from streamflow.processing.feed import Actor, EventFeed, Pull
+from streamflow.processing.gate import Gate
+from streamflow.processing.retries import Retry
+from streamflow.processing.units import Offset
+from streamflow.state.event_context import EventContext, Sent
+from streamflow.state.progress import Progress
+from streamflow.transports.base import TopicPartition
+
+
+class InOrder:
+    """A `Path`; and, as there is one event in flight at most, itself what has `Failed`.
+
+    ``pull`` gives what the agent's queue has, ``on_open`` is told of each chunk that is begun. ``give_up``
+    sets an event aside, or raises. ``concurrent`` moves the agent to the concurrent path.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        pull: Pull,
+        on_open: Callable[[Chunk], None],
+        gate: Gate,
+        *,
+        retry: Retry,
+        give_up: Callable[[Chunk, int, BaseException], None],
+        pause_ms: Callable[[float], Awaitable[None]],
+        concurrent: Callable[[], EventFeed],
+    ) -> None:
+        self.consumer = consumer
+        self.context = EventContext(consumer)
+        self.processed = 0
+        self.retries = 0
+        self._pull = pull
+        self._on_open = on_open
+        self._gate = gate
+        self._retry = retry
+        self._give_up = give_up
+        self._pause_ms = pause_ms
+        self._concurrent = concurrent
+        self._progress: dict[TopicPartition, Progress] = {}
+        self._outbox: list[Sent] = []
+        self._wake = asyncio.Event()
+        self._accounted = -1  # index of the last event that the progress covers
+        self._late: set[int] = set()  # indexes of events that came too late for a table
+        self._attempts: tuple[Offset, int] | None = None  # of the last event that failed
+        self._is_over = False
+
+    def hold(self, progress: Progress) -> None:
+        self._progress[progress.topic, progress.partition] = progress
+
+    def contexts(self) -> Iterator[EventContext]:
+        yield self.context
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    # -- the checkpoint's side -------------------------------------------------------------------
+
+    def due(self) -> bool:
+        return bool(self._outbox) or self.context.chunk is not None
+
+    def settle(self) -> None:
+        context, chunk = self.context, self.context.chunk
+        if chunk is None:
+            return
+        done = context.settled()
+        if done > self._accounted:
+            self._account(chunk, done)
+        if context.sends:
+            self._outbox.extend(context.take_sends())
+
+    def _account(self, chunk: Chunk, done: int, *, failed: int = 0) -> None:
+        first = self._accounted + 1
+        late = sum(1 for index in self._late if index <= done) if self._late else 0
+        self._late = {index for index in self._late if index > done} if self._late else self._late
+        count = done + 1 - first
+        position = chunk.offsets[done + 1] if done + 1 < len(chunk) else chunk.next_offset
+        progress = self._progress[chunk.topic, chunk.partition]
+        progress.see(max(chunk.times_ms[first : done + 1]))
+        progress.take(position, counted=count - late - failed, late=late, failed=failed)
+        self._accounted = done
+        self.processed += count - failed
+
+    def take_outbox(self) -> list[Sent]:
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def attempts(self) -> dict[Offset, int]:
+        return {} if self._attempts is None else dict([self._attempts])
+
+    def open_events(self) -> int:
+        return 0
+
+    def abandon(self) -> None:
+        if self.context.in_flight:
+            self.context.undo()
+        self.context.expire()
+
+    def clear(self, *, running: bool) -> None:
+        if running:
+            self.context.clear()
+        else:
+            self.context = EventContext(self.consumer)
+        self._progress.clear()
+        self._outbox = []
+        self._accounted = -1
+        self._late.clear()
+        self._attempts = None
+
+    def end(self) -> Chunk | None:
+        """What is in flight is done; returns what is left of its chunk. From here on it gives no events."""
+        context, chunk = self.context, self.context.chunk
+        self._is_over = True
+        self._wake.set()
+        if chunk is None:
+            return None
+        next_index = context.position + 1
+        context.release()
+        self.finish_block(context)
+        context.leave()
+        return chunk.select(range(next_index, len(chunk))) if next_index < len(chunk) else None
+
+    # -- the agent's side ------------------------------------------------------------------------
+
+    def note_late(self, context: EventContext) -> None:
+        if context is self.context:
+            self._late.add(context.position)
+
+    async def next_chunk(self, context: EventContext, actor: Actor) -> Chunk | None:
+        """The chunk to go on with: the one in flight after a failure, else the next of the queue."""
+        if context.stale:
+            raise StaleEvent("the stream's partitions are no longer assigned to this worker")
+        chunk = context.chunk
+        if chunk is not None and context.position + 1 < len(chunk):
+            return chunk
+        while not self._is_over:
+            if self._gate.closed:
+                await self._gate.passage()
+                continue
+            found = self._pull()
+            if found is None:
+                self._wake.clear()
+                actor.waits.set()
+                await self._wake.wait()
+                continue
+            chunk, dropped = found
+            progress = self._progress[chunk.topic, chunk.partition]
+            if not len(chunk):
+                progress.take(chunk.next_offset, dropped=dropped)
+                continue
+            assert chunk.events is not None
+            self._accounted = -1
+            context.open(chunk, progress.watermark_ms)
+            self._on_open(chunk)
+            return chunk
+        return None
+
+    def finish_block(self, context: EventContext) -> None:
+        if context.stale or context.chunk is None:
+            return
+        self._gate.finished(context, context.uncommitted_writes)
+        self.settle()
+        context.finish_block()
+
+    # -- what fails ------------------------------------------------------------------------------
+
+    def failed(self) -> InOrder | None:
+        context = self.context
+        return self if context.chunk is not None and context.in_flight else None
+
+    def held(self) -> list[EventContext]:
+        return [self.context]
+
+    def require_exclusive(self) -> None:
+        """Only units can be: it moves to the concurrent path."""
+        _, _, at = self._at(self.context.position)
+        self._concurrent().make_exclusive(at)
+
+    def undo(self) -> bool:
+        self._late.discard(self.context.position)  # its outcome is still open: late again, counted, or failed
+        self.context.undo()
+        self.finish_block(self.context)
+        return True
+
+    def attempt(self) -> int:
+        _, _, at = self._at(self.context.position + 1)
+        before = self._attempts
+        self._attempts = at, before[1] + 1 if before is not None and before[0] == at else 1
+        return self._attempts[1]
+
+    def attempts_max(self) -> int:
+        return self._retry.attempts
+
+    def set_aside(self, exc: BaseException) -> None:
+        chunk, index, _ = self._at(self.context.position + 1)
+        self._give_up(chunk, index, exc)
+        self._account(chunk, index, failed=1)
+        self.context.pass_over()
+
+    async def retry(self, attempts: int) -> None:
+        self.retries += 1
+        await self._pause_ms(self._retry.wait_ms(attempts))
+
+    def _at(self, index: int) -> tuple[Chunk, int, Offset]:
+        chunk = self.context.chunk
+        assert chunk is not None, "an event that failed is one of the chunk's"
+        return chunk, index, (chunk.topic, chunk.partition, chunk.offsets[index])
