@@ -54,6 +54,7 @@ class AgentRunner:
         *,
         tables: Callable[[], list[AgentTable]],
         give_up: GiveUp,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec = spec
         self.topics = {spec.topic: None}  # all that it reads, in order
@@ -65,12 +66,12 @@ class AgentRunner:
         self.outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
         self.failure: BaseException | None = None
         self.queued = 0  # events in the queue
-        self.on_room: Callable[[], None] = lambda: None  # told when it is no longer `full`
         self.processed = 0
         self.retries = 0
         self._clock = clock
         self._tables = tables
         self._give_up = give_up
+        self._on_room = on_room  # told when it is no longer `full`
         self._queue: deque[tuple[Chunk, int]] = deque()  # (chunk, events dropped from it by policy)
         self._wake = asyncio.Event()
         self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
@@ -288,7 +289,7 @@ class AgentRunner:
         was_full = self.full()
         self.queued -= len(chunk)
         if was_full and not self.full():
-            self.on_room()
+            self._on_room()
         return chunk, dropped
 
     def _open_chunk(self, chunk: Chunk) -> None:

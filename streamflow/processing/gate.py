@@ -46,16 +46,19 @@ class Holder(Protocol):
 class Gate:
     """Every event of every agent of one engine passes here before it is handed out.
 
-    ``holders`` are the agents. ``invalidated`` says why what is held in memory must be dropped, or ``None``.
+    ``holders`` are the agents. ``invalidated`` says why what is held in memory must be dropped, or ``None``;
+    ``on_invalidated`` is told of it.
     """
 
-    def __init__(self, clock: Clock, holders: Sequence[Holder]) -> None:
+    def __init__(
+        self, clock: Clock, holders: Sequence[Holder], on_invalidated: Callable[[], None] = _nobody
+    ) -> None:
         self.closed = False
         self.invalidated: ConflictingWrites | None = None
         self.cautious = False  # since it was invalidated, until a checkpoint has held
-        self.on_invalidated: Callable[[], None] = _nobody
         self._passes = 0
         self._exclusive_before: EventContext | None = None
+        self._on_invalidated = on_invalidated
         self._clock = clock
         self._holders = holders
         self._exclusive: EventContext | None = None
@@ -158,7 +161,7 @@ class Gate:
             self.invalidated = ConflictingWrites(why)
         self.cautious = True
         self._changed.set()
-        self.on_invalidated()
+        self._on_invalidated()
 
     def checkpointed(self, *, written: bool) -> None:
         """A checkpoint has held; ``written``: there was something to write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import replace
 from operator import add as operator_add
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from streamflow.windows import TumblingWindow
 if TYPE_CHECKING:
     from streamflow.state.partition import TablePartition, TableSpec
 
+OnClose = Callable[[int, Any, Any], Awaitable[None]]
+"""(window start, key, value): told of a row of a window that has expired"""
+
 _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
 
 
@@ -24,7 +28,8 @@ class AgentTable:
     Where events make the windows it is one of `merging`.
 
     ``hash_partition`` gives the partition that a key's bytes hash to; ``on_late`` and ``on_scattered``
-    are told of what they name.
+    are told of what they name. ``key_codec``: of its own, where its keys are not the topic's. With
+    `TableSpec.closes` ``on_close`` is told of each row of a window that has expired.
     """
 
     merging = False
@@ -37,17 +42,22 @@ class AgentTable:
         hash_partition: Callable[[Any], int],
         on_late: Callable[[EventContext, int], None],
         on_scattered: Callable[[int, Any], None],
+        key_codec: KeyCodec | None = None,
+        on_close: OnClose | None = None,
     ) -> None:
         self.spec = spec
         self.default = default
         self.parts: dict[int, TablePartition] = {}
-        # With `TableSpec.closes`: told of each row of a window that has expired: start, key, value.
-        self.on_close: Callable[[int, Any, Any], Awaitable[None]] | None = None
-        self.key_codec: KeyCodec | None = None  # of its own, where its keys are not the topic's
+        self.key_codec = key_codec
+        self.on_close = on_close
         self._hash_partition = hash_partition
         self._on_late = on_late
         self._on_scattered = on_scattered
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
+
+    def size(self, changelog: str, partitions: int) -> None:
+        """Told, at the start, where its rows are rebuilt from."""
+        self.spec = replace(self.spec, changelog=changelog, partitions=partitions)
 
     def context(self) -> EventContext:
         """The event context of the calling agent. Raises TypeError outside an event."""

@@ -36,7 +36,12 @@ class MergingWindowTable(AgentTable):
     """What both share: one event is looked at as a whole, since no window is known beforehand."""
 
     merging = True
-    merge: Merge = staticmethod(merged)
+
+    def __init__(
+        self, spec: TableSpec, default: Callable[[], Any] | None, *, merge: Merge | None = None, **told: Any
+    ) -> None:
+        self.merge = merge or merged
+        super().__init__(spec, default, **told)
 
     def change(self, key: Any, operator: Callable[[Any, Any], Any], operand: Any) -> None:
         context = current_context.get()
@@ -272,18 +277,20 @@ class SlidingTable(MergingWindowTable):
         return dict(self.rows(part, durable=True).ending(first, part.expired_to_ms - kept_ms + 1))
 
 
-def merging_table(spec: TableSpec, default: Callable[[], Any] | None, **told: Any) -> AgentTable:
+def merging_table(
+    spec: TableSpec, default: Callable[[], Any] | None, merge: Merge | None = None, **told: Any
+) -> AgentTable:
     """A table in Faust's form, by the kind of its window."""
     codec = spec.codec
     if isinstance(spec.window, SessionWindow):
         codec = codec.mapped(lambda row, out: [row[0].start, row[0].end, out(row[0].state)], _session_in)
-        return SessionTable(replace(spec, codec=codec), default, **told)
+        return SessionTable(replace(spec, codec=codec), default, merge=merge, **told)
     if isinstance(spec.window, SlidingWindow):
         codec = codec.mapped(
             lambda pane, out: [[after_ms, out(value)] for after_ms, value in pane.items()],
             lambda data, into: {after_ms: into(value) for after_ms, value in data},
         )
-        return SlidingTable(replace(spec, codec=codec), default, **told)
+        return SlidingTable(replace(spec, codec=codec), default, merge=merge, **told)
     return AgentTable(spec, default, **told)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiokafka.protocol.produce import ProduceRequest
 
-from streamflow.engine import engine
+from streamflow.engine import rebalance
 from streamflow.state import restore as recovery
 from streamflow.transports.kafka.commits import Transactions
 from streamflow.transports.kafka.connection import Connection
@@ -130,7 +130,7 @@ class Points:
         put(Transactions, "_end", ending)
 
     def _around_the_assignment(self) -> None:
-        fill, revoke = recovery.fill, engine.Engine._revoke
+        fill, revoke = recovery.fill, rebalance.Rebalance._revoke
 
         def filling(*rest: Any) -> None:
             fill(*rest)
@@ -146,7 +146,7 @@ class Points:
                 self._revoking = False
 
         put(recovery, "fill", filling)
-        put(engine.Engine, "_revoke", revoking)
+        put(rebalance.Rebalance, "_revoke", revoking)
 
 
 def put(owner: object, name: str, function: object) -> None:
