@@ -37,6 +37,7 @@ from streamflow.app.worker.service import BootStrategy, EngineService
 from streamflow.clock import Clock, SystemClock
 from streamflow.codecs import KeyCodec
 from streamflow.engine.engine import Engine
+from streamflow.engine.hooks import AssignmentHooks
 from streamflow.errors import ConfigurationError
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.gate import Gate
@@ -240,7 +241,7 @@ class App(faust.App):
         """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
         engine = self.engine_service_engine
         if engine is not None:
-            return engine.gate, engine.clock
+            return engine.topology.gate, engine.clock
         clock = SystemClock()
         return Gate(clock, []), clock
 
@@ -300,11 +301,16 @@ class App(faust.App):
             self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka, redis=redis
         )
 
-    def prepare_engine(self, url: str = "") -> Engine:
-        """Makes the engine of everything declared; it is not started yet."""
+    def prepare_engine(self, url: str = "", hooks: AssignmentHooks | None = None) -> Engine:
+        """Makes the engine of everything declared; not started yet. ``hooks`` are told of rebalances."""
         self.bench = None
-        engine = Engine(self.engine_settings, self.connect(url), SystemClock())
-        engine.partitioner_chosen = self.settings.chose_partitioner
+        engine = Engine(
+            self.engine_settings,
+            self.connect(url),
+            SystemClock(),
+            hooks=hooks,
+            partitioner_chosen=self.settings.chose_partitioner,
+        )
         keys: dict[str, KeyCodec] = {}
         for agent in self.agents.values():
             channel = agent.channel
@@ -313,17 +319,17 @@ class App(faust.App):
             source, *more = channel.sources()
             keys[source.name] = source.key
             spec = spec_of(agent, source.name, self._agent_options[agent.name])
-            engine.add_agent(spec, source, *more)
+            engine.topology.add_agent(spec, source, *more)
         key = keys[min(keys)] if keys else KeyCodec(str)
         for table in self._own_tables.values():
             table.attach(engine, key)
         for aggregate, topic in self._aggregates.values():
-            engine.add_aggregate(aggregate.spec, topic.source())
+            engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
         if self.conf.topic_allow_declare:
             for topic in self.declared_topics:
                 retention_ms = None if topic.retention_s is None else int(topic.retention_s * 1_000)
-                engine.topics.want(
+                engine.topology.topics.want(
                     topic.topics[0],
                     topic.partitions,
                     compacted=bool(topic.compacting),
@@ -458,7 +464,7 @@ class App(faust.App):
         engine = self.engine_service_engine
         if engine is None or engine.active is None:
             return False
-        every = [at for member in engine.members for at in member.partitions]
+        every = [at for member in engine.rebalance.members for at in member.partitions]
         return bool(every) and min(every) in engine.active.assignment.partitions
 
     @property

@@ -150,8 +150,10 @@ async def _read(app: App, reason: str | None) -> list[Letter]:
 
 def _topics(engine: Engine) -> list[str]:
     """Where an app's events may have been set aside."""
-    sources = {source.name for source in engine.sources.values()}
-    targets = {agent.spec.dead_letter for agent in engine.agents if agent.spec.dead_letter is not None}
+    sources = {source.name for source in engine.topology.sources.values()}
+    targets = {
+        agent.spec.dead_letter for agent in engine.topology.agents if agent.spec.dead_letter is not None
+    }
     return sorted(targets | {dead_letter_topic(source) for source in sources})
 
 

@@ -105,8 +105,8 @@ async def _broker(app: App, records: int) -> list[Finding]:
 
 
 async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
-    topics, transport = engine.topics, engine.transport
-    sources = sorted({source.name for source in engine.sources.values()})
+    topics, transport = engine.topology.topics, engine.transport
+    sources = sorted({source.name for source in engine.topology.sources.values()})
     counts = await transport.partition_counts(sources)
     for name in sources:
         if name not in counts:
@@ -115,7 +115,7 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
         topics.counts[name] = counts[name]
         yield Finding(f"topic {name}", "ok", f"{counts[name]} partitions")
         yield await _keys(engine, name, counts[name], records)
-    for table in [*engine.tables, *engine.aggregates]:
+    for table in [*engine.topology.tables, *engine.topology.aggregates]:
         changelog = topics.changelog(table)
         found = (await transport.partition_counts([changelog])).get(changelog)
         wanted = _partitions_of(engine, table, counts)
@@ -129,9 +129,9 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
 
 
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:
-    if table in engine.aggregates:
-        return counts.get(engine.aggregates[table].spec.topic)
-    found = {counts[topic] for agent in engine.agents for topic in agent.topics if topic in counts}
+    if table in engine.topology.aggregates:
+        return counts.get(engine.topology.aggregates[table].spec.topic)
+    found = {counts[topic] for agent in engine.topology.agents for topic in agent.topics if topic in counts}
     return found.pop() if len(found) == 1 else None
 
 
@@ -142,7 +142,7 @@ async def _keys(engine: Engine, topic: str, partitions: int, records: int) -> Fi
         for key in batch.keys:
             if key is not None:
                 seen += 1
-                misrouted += engine.topics.place(topic, key) != batch.partition
+                misrouted += engine.topology.topics.place(topic, key) != batch.partition
         if seen >= records:
             break
     name = f"keys of {topic}"

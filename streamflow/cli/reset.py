@@ -40,9 +40,13 @@ def command(module: str, yes: bool, as_json: bool) -> None:
 async def _internal(app: App) -> list[str]:
     """The topics of the app's own that are there."""
     async with engine_of(app) as engine:
-        topics = engine.topics
-        tables = [*engine.tables, *engine.aggregates]
-        wanted = [topics.progress, *map(topics.changelog, tables), *map(topics.shuffle, engine.aggregates)]
+        topics = engine.topology.topics
+        tables = [*engine.topology.tables, *engine.topology.aggregates]
+        wanted = [
+            topics.progress,
+            *map(topics.changelog, tables),
+            *map(topics.shuffle, engine.topology.aggregates),
+        ]
         return sorted(await engine.transport.partition_counts(wanted))
 
 

@@ -49,9 +49,9 @@ def command(module: str, table: str, as_json: bool) -> None:
 
 async def _verify(app: App, table: str, as_json: bool) -> Report:
     engine = app.prepare_engine()
-    aggregate = engine.aggregates.get(table)
-    if aggregate is None and table not in engine.tables:
-        names = ", ".join(sorted([*engine.aggregates, *engine.tables])) or "none"
+    aggregate = engine.topology.aggregates.get(table)
+    if aggregate is None and table not in engine.topology.tables:
+        names = ", ".join(sorted([*engine.topology.aggregates, *engine.topology.tables])) or "none"
         raise click.UsageError(f"no table {table!r} (there are: {names})")
     clock = SystemClock()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -70,7 +70,7 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
             if aggregate is None:
                 return await verify_agents(table, _writers(engine), of_agent)
             bar.update(task, description=f"recounting {aggregate.spec.topic}")
-            source = engine.sources[aggregate.spec.consumer]
+            source = engine.topology.sources[aggregate.spec.consumer]
             verifier = Verifier(engine.transport, engine.settings, clock, aggregate.spec, source, progressed)
             return await verifier.run()
         finally:
@@ -79,8 +79,8 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
 
 def _writers(engine: Engine) -> dict[str, TopicSource]:
     """Agent that may write tables -> what it reads, of those that read one topic."""
-    agents = [each for each in engine.agents if each.writes_tables and len(each.topics) == 1]
-    return {each.spec.name: engine.sources[each.spec.consumer] for each in agents}
+    agents = [each for each in engine.topology.agents if each.writes_tables and len(each.topics) == 1]
+    return {each.spec.name: engine.topology.sources[each.spec.consumer] for each in agents}
 
 
 def report_object(report: Report) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from streamflow.state.merging_table import SlidingTable
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey
 from streamflow.state.stores.base import MISSING
-from streamflow.transports.base import Assignment, Record, TopicPartition
+from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
 
 if TYPE_CHECKING:
     from streamflow.aggregates.partition import AggregatePartition, Emit
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 class ActiveAssignment:
     """Everything held for one assignment.
 
-    ``clock_ms`` is a monotonic time. ``counts`` is topic -> number of partitions, ``progress_topic``
-    where progress goes. ``emit`` makes the record of a closed row.
+    ``clock_ms`` is a monotonic time, ``progress_topic`` where progress goes and its number of partitions.
+    ``emit`` makes the record of a closed row. ``end_offsets`` are those of the source partitions as far as
+    they are known; ``records_between`` is `Transport.records_between`, for offsets are never counted here.
     """
 
     def __init__(
@@ -43,16 +44,20 @@ class ActiveAssignment:
         progress_topic: tuple[str, int],
         emit: Emit,
         clock_ms: Callable[[], float],
+        end_offsets: Mapping[TopicPartition, int] | None = None,
+        records_between: Callable[[TopicPartition, int, int], int | None] = lambda *_: None,
     ) -> None:
         self.assignment = assignment
         self.agents = list(agents)
         self.tables = list(tables)
         self.aggregate_parts: list[AggregatePartition] = []
         self.stages: list[FinalStage] = []
-        self.unopened: set[int] = set()  # partition numbers whose tables are on their way back
+        # Partition numbers whose tables are on their way back.
+        self.unopened = {partition for _, partition in assignment.partitions}
+        self.paused: set[TopicPartition] = set()  # because an agent's buffer was full
         self.progress: dict[ProgressKey, Progress] = {}
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
-        self.end_offsets: dict[TopicPartition, int] = {}  # last stable offset that a fetch told
+        self.end_offsets = dict(end_offsets or {})  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
         self.dead_letters: list[Record] = []
         self.notes: list[Record] = []  # declarations and the like, written with the next checkpoint
@@ -66,9 +71,7 @@ class ActiveAssignment:
         self._sent_from = 0  # index of the first of them among the records of the cut
         self._cut: list[Progress] = []  # copies of what the cut in flight makes durable
         self._hurry = False
-        self.on_cut: Callable[[], None] = lambda: None  # events may be handed out again
-        # `Transport.records_between`, for offsets are never counted here.
-        self.between: Callable[[TopicPartition, int, int], int | None] = lambda *_: None
+        self._records_between = records_between
 
     def source_partitions(self) -> list[TopicPartition]:
         return sorted(self.assignment.partitions)
@@ -80,7 +83,19 @@ class ActiveAssignment:
     def lag_at(self, at: TopicPartition, position: int) -> int | None:
         """Records of a source partition from ``position`` on; ``None`` while it is not known."""
         end = self.end_offsets.get(at)
-        return None if end is None else self.between(at, position, end)
+        return None if end is None else self._records_between(at, position, end)
+
+    def fetched(self, batch: Batch, now_ms: float) -> None:
+        """A batch has come; it is dispatched next."""
+        at = (batch.topic, batch.partition)
+        self.end_offsets[at] = batch.end_offset
+        if batch.offsets:
+            self.moved_ms[at] = now_ms
+            self.taken_bytes += sum(map(len, filter(None, batch.values)))
+
+    def dispatched(self, records: int) -> None:
+        """So many records of it are with their consumers."""
+        self.taken += records
 
     def full(self, records: int, value_bytes: int) -> bool:
         """Has so much been taken since the newest cut?"""
@@ -158,7 +173,6 @@ class ActiveAssignment:
             stage.cut(cut, self._stage_emit(stage) if stage.spec.emit_closed is not None else None)
         self._cut_progress(cut.facts)
         self.dead_letters, self.notes, self.taken, self.taken_bytes = [], [], 0, 0
-        self.on_cut()
         return cut, self.offsets()
 
     def sent_at(self, index: int) -> Sent | None:

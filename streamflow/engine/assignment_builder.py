@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import orjson
 
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.late_events import LateEventStore, late_event_table
-from streamflow.aggregates.partition import AggregatePartition, Emit, aggregate_table
+from streamflow.aggregates.partition import AggregatePartition, aggregate_table
 from streamflow.aggregates.revisions import Revisions
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import make_stage
@@ -26,19 +25,16 @@ from streamflow.aggregates.shuffle.partial import PartialSender
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
-from streamflow.engine.internal_topics import Topics
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.restoring_partition import PartitionTask
+from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress
 from streamflow.state.restore import end_of_logs
 from streamflow.state.store_manager import StoreManager
 from streamflow.transports.base import Assignment, Record, TopicPartition, Transport
-
-if TYPE_CHECKING:
-    from streamflow.engine.topology import Declared
 
 
 @dataclass(slots=True)
@@ -54,23 +50,20 @@ class AssignmentBuilder:
 
     def __init__(
         self,
-        declared: Declared,
+        topology: Topology,
         *,
         transport: Transport,
-        topics: Topics,
         board: ProgressBoard,
         tail: LogTail,
         clock: Clock,
-        emit: Emit,
         store_manager: StoreManager,
     ) -> None:
-        self._declared = declared
+        self._topology = topology
+        self._topics = topology.topics
         self._transport = transport
-        self._topics = topics
         self._board = board
         self._tail = tail
         self._clock = clock
-        self._emit = emit
         self._store_manager = store_manager
         self.kept = 0  # partitions of the newest assignment whose rows we still had
         self.standbys = StandbyTasks()  # of the newest assignment
@@ -86,47 +79,40 @@ class AssignmentBuilder:
         at_source = sorted(assignment.partitions)
         committed = await self._transport.committed(at_source)
         await self._read_progress(at_source)
-        active = ActiveAssignment(
-            assignment,
-            agents=self._declared.agents,
-            tables=self._declared.tables.values(),
-            progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
-            emit=self._emit,
-            clock_ms=self._clock.monotonic_ms,
-        )
         starts = await self._starts(committed)
-        partition_tasks = {number: PartitionTask(number) for number in sorted({p for _, p in at_source})}
+        tasks = {number: PartitionTask(number) for number in sorted({p for _, p in at_source})}
         for at in at_source:
-            partition_tasks[at[1]].sources.append(at)
+            tasks[at[1]].sources.append(at)
         shuffles = self._shuffles(at_source)
         ends = await end_of_logs(self._transport, [*self._logs(at_source), *shuffles])
-        active.end_offsets = await end_of_logs(self._transport, at_source)
-        active.between = self._transport.records_between
+        source_ends = await end_of_logs(self._transport, at_source)
         # From here on nothing is awaited, and nothing can fail that a retry would cure.
-        self._make_progress(active, partition_tasks, starts)
-        self._make_parts(active, partition_tasks)
-        self._make_standbys(assignment, partition_tasks, stages)
+        active = ActiveAssignment(
+            assignment,
+            agents=self._topology.agents,
+            tables=self._topology.tables.values(),
+            progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
+            emit=self._topology.closed_record,
+            clock_ms=self._clock.monotonic_ms,
+            end_offsets=source_ends,
+            records_between=self._transport.records_between,
+        )
+        self._make_progress(active, tasks, starts)
+        self._make_parts(active, tasks)
+        self._make_standbys(assignment, tasks, stages)
         self.kept = 0
-        for partition_task in partition_tasks.values():
-            for part in partition_task.parts():
+        for task in tasks.values():
+            for part in task.parts():
                 if part.store.offset > ends.get((part.spec.changelog, part.partition), 0):
                     part.store.clear()  # of a log that is no more: the topic was made anew
-            held = [
-                self._store_manager.is_warm((part.spec.name, part.partition))
-                for part in partition_task.parts()
-            ]
+            held = [self._store_manager.is_warm((part.spec.name, part.partition)) for part in task.parts()]
             self.kept += any(held)
         for at, (spec, count) in shuffles.items():
             stage = stages.get(at) or make_stage(spec, at[0], at[1], count)
             stage.begin(ends.get(at, 0))
-            partition_tasks[at[1]].stages.append(stage)
-        for partition_task in partition_tasks.values():
-            partition_task.logs = {
-                (part.spec.changelog, part.partition): part for part in partition_task.parts()
-            }
-        active.unopened = set(partition_tasks)
+            tasks[at[1]].stages.append(stage)
         self._check_declarations(active)
-        return active, list(partition_tasks.values()), ends
+        return active, list(tasks.values()), ends
 
     async def _read_progress(self, at_source: list[TopicPartition]) -> None:
         topic = self._topics.progress
@@ -141,38 +127,38 @@ class AssignmentBuilder:
         return {at: earliest.get(at, 0) if offset is None else offset for at, offset in committed.items()}
 
     def _progress(
-        self, partition_task: PartitionTask, consumer: str, topic: str, partition: int, start: int
+        self, task: PartitionTask, consumer: str, topic: str, partition: int, start: int
     ) -> Progress:
         known = self._board.get(consumer, topic, partition)
         if known is None:
             progress = Progress(consumer, topic, partition, position=start)
         else:
             progress = replace(known, counters=dict(known.counters), changed=False)
-        partition_task.progress[consumer, topic, partition] = progress
+        task.progress[consumer, topic, partition] = progress
         return progress
 
     def _make_progress(
         self,
         active: ActiveAssignment,
-        partition_tasks: Mapping[int, PartitionTask],
+        tasks: Mapping[int, PartitionTask],
         starts: Mapping[TopicPartition, int],
     ) -> None:
         for agent in active.agents:
             agent.clear()
-        for decoder in self._declared.decoders:
+        for decoder in self._topology.decoders.values():
             for (topic, partition), start in starts.items():
                 if topic != decoder.source.name:
                     continue
-                partition_task = partition_tasks[partition]
-                self._progress(partition_task, decoder.consumer, topic, partition, start)
+                task = tasks[partition]
+                self._progress(task, decoder.consumer, topic, partition, start)
                 for agent in decoder.agents:
-                    agent.hold(self._progress(partition_task, agent.spec.consumer, topic, partition, start))
+                    agent.hold(self._progress(task, agent.spec.consumer, topic, partition, start))
                 for aggregate in decoder.aggregates:
-                    self._progress(partition_task, aggregate.spec.consumer, topic, partition, start)
+                    self._progress(task, aggregate.spec.consumer, topic, partition, start)
 
     def _fed(self, at_source: Iterable[TopicPartition]) -> set[int]:
         """Partitions of tables in Faust's form that come with these."""
-        topics = {topic for agent in self._declared.agents if agent.writes_tables for topic in agent.topics}
+        topics = {topic for agent in self._topology.agents if agent.writes_tables for topic in agent.topics}
         return {partition for topic, partition in at_source if topic in topics}
 
     def _logs(self, at_source: list[TopicPartition]) -> list[TopicPartition]:
@@ -180,56 +166,50 @@ class AssignmentBuilder:
         fed = self._fed(at_source)
         return [
             (table.spec.changelog, partition)
-            for table in self._declared.tables.values()
+            for table in self._topology.tables.values()
             for partition in sorted(fed)
             if partition < table.spec.partitions
         ] + [
             (log, partition)
-            for aggregate in self._declared.aggregates.values()
+            for aggregate in self._topology.aggregates.values()
             for topic, partition in at_source
             if topic == aggregate.spec.topic
             for log in (self._topics.changelog(aggregate.spec.name), self._topics.late(aggregate.spec.name))
             if aggregate.spec.window is not None or log != self._topics.late(aggregate.spec.name)
         ]
 
-    def _make_parts(self, active: ActiveAssignment, partition_tasks: Mapping[int, PartitionTask]) -> None:
+    def _make_parts(self, active: ActiveAssignment, tasks: Mapping[int, PartitionTask]) -> None:
         """Partitions of tables, over the rows that the store manager still has of them."""
         at_source = sorted(active.assignment.partitions)
         fed = self._fed(at_source)
-        consumers = {agent.spec.consumer for agent in self._declared.agents}
-        for name, table in self._declared.tables.items():
+        consumers = {agent.spec.consumer for agent in self._topology.agents}
+        for name, table in self._topology.tables.items():
             table.parts.clear()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
-                partition_task = partition_tasks[partition]
+                task = tasks[partition]
                 part = TablePartition(table.spec, partition, self._store_manager.open(table.spec, partition))
-                partition_task.tables.append((table, part))
-                progress = self._progress(partition_task, table_consumer(name), "", partition, 0)
+                task.tables.append((table, part))
+                progress = self._progress(task, table_consumer(name), "", partition, 0)
                 part.closed_to_ms = progress.closed_to_ms
                 # Whoever wrote before a restart counts, unless the app has no such agent any more.
                 part.writers.update(consumers.intersection(progress.writers))
-        for aggregate in self._declared.aggregates.values():
+        for aggregate in self._topology.aggregates.values():
             aggregate.parts.clear()
             aggregate.late_stores.clear()
             for topic, partition in at_source:
                 if topic == aggregate.spec.topic:
-                    partition_task = partition_tasks[partition]
-                    partition_task.aggregate_parts.append(
-                        self._make_aggregate_partition(partition_task, aggregate, partition)
-                    )
+                    task = tasks[partition]
+                    task.aggregate_parts.append(self._make_aggregate_partition(task, aggregate, partition))
 
     def _make_standbys(
         self,
         assignment: Assignment,
-        partition_tasks: Mapping[int, PartitionTask],
+        tasks: Mapping[int, PartitionTask],
         stages: Mapping[TopicPartition, FinalStage],
     ) -> None:
         """Of what we stand by for, over the rows that the store manager still has; all others are closed."""
         at_source = sorted(assignment.standbys)
-        active = {
-            (part.spec.name, part.partition)
-            for partition_task in partition_tasks.values()
-            for part in partition_task.parts()
-        }
+        active = {(part.spec.name, part.partition) for task in tasks.values() for part in task.parts()}
         self.standbys = StandbyTasks(
             [
                 (spec, partition)
@@ -247,10 +227,10 @@ class AssignmentBuilder:
     def _tables_at(self, at_source: list[TopicPartition]) -> Iterator[tuple[TableSpec, int]]:
         """The partitions of everything that has a changelog and comes with these source partitions."""
         for partition in sorted(self._fed(at_source)):
-            for table in self._declared.tables.values():
+            for table in self._topology.tables.values():
                 if partition < table.spec.partitions:
                     yield table.spec, partition
-        for aggregate in self._declared.aggregates.values():
+        for aggregate in self._topology.aggregates.values():
             for topic, partition in at_source:
                 if topic == aggregate.spec.topic:
                     spec, late_store = self._aggregate_tables(aggregate.spec)
@@ -267,13 +247,13 @@ class AssignmentBuilder:
         )
 
     def _make_aggregate_partition(
-        self, partition_task: PartitionTask, aggregate: AggregateConsumer, partition: int
+        self, task: PartitionTask, aggregate: AggregateConsumer, partition: int
     ) -> AggregatePartition:
         spec = aggregate.spec
         count = self._topics.partitions(spec.topic)
         table, own = self._aggregate_tables(spec)
         part = TablePartition(table, partition, self._store_manager.open(table, partition))
-        progress = partition_task.progress[spec.consumer, spec.topic, partition]
+        progress = task.progress[spec.consumer, spec.topic, partition]
         sender = (
             PartialSender(spec, self._topics.shuffle(spec.name), partition, count)
             if spec.is_shuffled
@@ -292,7 +272,7 @@ class AssignmentBuilder:
                 aggregate.spec,
                 self._topics.partitions(topic),
             )
-            for aggregate in self._declared.aggregates.values()
+            for aggregate in self._topology.aggregates.values()
             if aggregate.spec.is_shuffled
             for topic, partition in at_source
             if topic == aggregate.spec.topic
@@ -300,7 +280,7 @@ class AssignmentBuilder:
 
     def _check_declarations(self, active: ActiveAssignment) -> None:
         """Old state under a changed declaration would be read as something that it is not."""
-        for name, aggregate in self._declared.aggregates.items():
+        for name, aggregate in self._topology.aggregates.items():
             now = aggregate.spec.describe()
             before = self._board.declarations.get(name)
             if before is None:

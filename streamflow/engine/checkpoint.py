@@ -26,9 +26,9 @@ RETRY_MAX_MS = 2_000.0
 class Checkpoint:
     """Runs the checkpoints of one assignment, one at a time.
 
-    ``watcher`` is told, synchronously, what each one made visible. ``refused`` is given the records of a cut
-    some of which the broker never takes, and returns what is to be written instead, or raises.
-    ``attempts_max`` bounds how often a commit that had no effect is tried (``None``: until it works).
+    ``on_cut`` is told, synchronously, that the cut is taken and events may be handed out again, and
+    ``on_committed`` what each checkpoint made visible. ``refused`` is given the records of a cut some of
+    which the broker never takes, and returns what is to be written instead, or raises.
     """
 
     def __init__(
@@ -36,21 +36,28 @@ class Checkpoint:
         active: ActiveAssignment,
         transport: Transport,
         clock: Clock,
-        watcher: Callable[[list[CommittedChanges]], None],
+        *,
+        on_cut: Callable[[], None],
+        on_committed: Callable[[Sequence[CommittedChanges]], None],
         refused: Callable[[Sequence[Record], RecordRefused], Sequence[Record]],
     ) -> None:
-        self.attempts_max: int | None = None
         self.in_flight = False
         self.closed = False
         self.last_seconds = 0.0
         self._active = active
         self._transport = transport
         self._clock = clock
-        self._watcher = watcher
+        self._on_cut = on_cut
+        self._on_committed = on_committed
         self._refused = refused
+        self._attempts_max: int | None = None
         self._lock = asyncio.Lock()
         self._committed: dict[TopicPartition, int] = {}
         self._failing: dict[tuple[str, int, int], int] = {}
+
+    def limit_attempts(self, attempts: int) -> None:
+        """A commit that had no effect, one on its way too, is tried so often; else until it works."""
+        self._attempts_max = attempts
 
     async def run(self) -> bool:
         """One checkpoint; False if there was nothing to make durable, or if no more may be made.
@@ -73,6 +80,7 @@ class Checkpoint:
         began_ms = self._clock.monotonic_ms()
         # Step 1. Cut: everything of this assignment in one synchronous step, so that no event is invalidated.
         cut, offsets = self._active.cut()
+        self._on_cut()
         records = cut.records()
         written: dict[TopicPartition, int] = {}
         failing = self._active.failing()
@@ -91,7 +99,7 @@ class Checkpoint:
         # Step 5. It is durable: fold the cut into what may be shown; no await before all of it is.
         changes = self._active.committed(written)
         # Step 6. Tell the live subscribers.
-        self._watcher(changes)
+        self._on_committed(changes)
         self.last_seconds = (self._clock.monotonic_ms() - began_ms) / 1_000
 
     async def _commit(self, commit: Commit) -> dict[TopicPartition, int]:
@@ -106,7 +114,7 @@ class Checkpoint:
                 continue
             except CommitAborted as exc:
                 # It had no effect: the very same cut is tried again, while work goes on over it.
-                if self.attempts_max is not None and attempt >= self.attempts_max:
+                if self._attempts_max is not None and attempt >= self._attempts_max:
                     raise
                 logger.warning("checkpoint aborted, trying again in %d ms: %s", wait_ms, exc)
             await self._clock.sleep_ms(wait_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +27,6 @@ class CommittedChanges:
     # of those that have become, or become part of, one with other bounds.
     starts: dict[RowId, int] = field(default_factory=dict)
     moved: list[tuple[int, Any, int]] = field(default_factory=list)
-
-
-WorkerView = Callable[[list[CommittedChanges]], None]
 
 
 def apply_cut(part: TablePartition, written: Mapping[TopicPartition, int]) -> CommittedChanges:

@@ -89,7 +89,7 @@ class Dispatcher:
                 if agent.full():
                     full.append(agent)
         count = len(batch.offsets)
-        active.taken += count
+        active.dispatched(count)
         self._metrics.records_total.inc(count)
         return full
 

@@ -1,168 +1,162 @@
-"""The running engine: declarations, one assignment at a time, and the loops that move it.
+"""The running engine: what an app declared, and the loops that move it.
 
 It knows neither Faust nor Kafka: it is given a Transport, a Clock and declarations. Three loops run
 from start to stop: *fetch* dispatches batches, *tail* reads progress and shuffles, *checkpoint*
-makes progress durable; *recovery* brings each new assignment to life beside them. What one of them
-raises ends the engine: `failed` tells.
+makes progress durable; *recovery* brings each new assignment to life beside them (see `rebalance`). What one
+of them raises ends the engine: `failed` tells.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
+from collections.abc import Coroutine
 from typing import Any
 
-from streamflow.aggregates.closed_rows import closed_row
-from streamflow.aggregates.row_values import State
-from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock, sleep_unless
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.assignment_builder import AssignmentBuilder
-from streamflow.engine.checkpoint import Checkpoint
-from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.dispatch import Dispatcher, Limits
-from streamflow.engine.extending import begin_early, extend
-from streamflow.engine.hooks import AssignmentHooks
+from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
 from streamflow.engine.idleness import idle_ticks
 from streamflow.engine.internal_topics import refuse_foreign_rows
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
-from streamflow.engine.rejected_records import set_aside
-from streamflow.engine.restoration import Restoration, Turns
-from streamflow.engine.restoring_partition import PartitionTask
-from streamflow.engine.standbys import Standbys
-from streamflow.engine.topology import Declarations, size_tables
+from streamflow.engine.rebalance import Rebalance
+from streamflow.engine.topology import Topology
 from streamflow.engine.window_expiry import close_windows
-from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.metrics import Metrics
 from streamflow.processing.failures import await_conflicts
 from streamflow.settings import Settings
 from streamflow.state.event_context import current_context
 from streamflow.state.global_table import global_logs
-from streamflow.state.partition import TablePartition, TableSpec
-from streamflow.state.restore import end_of_logs
+from streamflow.state.partition import TableSpec
 from streamflow.state.store_manager import StoreManager
 from streamflow.state.stores.base import Store
 from streamflow.state.stores.opening import Stores
-from streamflow.transports.base import Assignment, Batch, Member, Record, TopicPartition, Transport
+from streamflow.transports.base import Batch, Record, Transport
 
 logger = logging.getLogger(__name__)
 
-RESTART_WAIT_MS = 200.0
-LAST_COMMIT_ATTEMPTS = 3
-CALM_MS = 500.0
+FETCH_RETRY_MS = 200.0
 
 
-class Engine(Declarations):
-    """One worker's engine. Declare with the ``add_`` methods, then `start`; `stop` ends it for good.
+class Engine:
+    """One worker's engine. Declare in its ``topology``, then `start`; `stop` ends it for good.
 
-    ``watch`` is told what each checkpoint made visible, ``watch_stage`` which rows of a final stage
-    the reading of its shuffle changed, ``watch_ours`` that all rows have gone or come back.
+    ``hooks`` are waited for when partitions come and go. ``partitioner_chosen``: did somebody say which, or
+    is it the default?
     """
 
     def __init__(
-        self, settings: Settings, transport: Transport, clock: Clock, metrics: Metrics | None = None
+        self,
+        settings: Settings,
+        transport: Transport,
+        clock: Clock,
+        metrics: Metrics | None = None,
+        *,
+        hooks: AssignmentHooks | None = None,
+        partitioner_chosen: bool = True,
     ) -> None:
-        super().__init__(settings, clock, metrics or Metrics())
+        self.settings = settings
         self.transport = transport
-        self.stores = Stores(settings, clock)
-        self.store_manager = StoreManager(self.open_store, clock, settings.store_age_max_s * 1_000)
-        self.board = ProgressBoard()
-        self.live = False
-        self.lifecycle = AssignmentHooks()
-        self.partitioner_chosen = True  # did somebody say it, or is it the default?
-        self.epoch = 0  # grows whenever rows were dropped or restored
-        self.members: tuple[Member, ...] = ()
+        self.clock = clock
+        self.metrics = metrics or Metrics()
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
-        self.watch: Callable[[list[CommittedChanges]], None] = _ignore
-        self.watch_stage: Callable[[FinalStage, list[RowId]], None] = _ignore
-        self.watch_active: Callable[[], None] = _ignore
-        self.subscribed: set[str] | None = None  # topics; None: the group was not joined yet
-        self.url = ""
-        self._assignment: Assignment | None = None
-        self.extending: set[asyncio.Future[None]] = set()
-        self._checkpoint: Checkpoint | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._recovery: asyncio.Task[None] | None = None
-        self._standbys = Standbys(transport, self.store_manager, clock, self.metrics)
-        self._stages: dict[TopicPartition, FinalStage] = {}
-        self._paused: set[TopicPartition] = set()
+        self.board = ProgressBoard()
+        self.store_manager = StoreManager(self._open_store, clock, settings.store_age_max_s * 1_000)
         self._early = asyncio.Event()  # the next checkpoint comes before its time
+        self.topology = Topology(
+            settings,
+            clock,
+            self.metrics,
+            active=lambda: self.active,
+            on_room=self._make_room,
+            on_invalidated=self._early.set,
+        )
+        self._hooks = hooks or AssignmentHooks()
+        self._listeners = EngineListeners()
+        self.rebalance = Rebalance(
+            self.topology,
+            transport,
+            self.store_manager,
+            clock,
+            self.metrics,
+            hooks=self._hooks,
+            listener=self._listeners,
+            fail=self.fail,
+        )
+        self._stores = Stores(settings, clock)
+        self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, self.topology.topics.places)
         self._tail: LogTail | None = None
+        self._partitioner_chosen = partitioner_chosen
+        self._extending: set[asyncio.Future[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        # One at a time: a rebalance may begin while `stop` makes its last checkpoint, and the next
-        # assignment fills the very tables and agents that this checkpoint cuts.
-        self._turning = asyncio.Lock()
+
+    @property
+    def active(self) -> ActiveAssignment | None:
+        """What is held for the newest assignment, once anything is."""
+        return self.rebalance.active
+
+    @property
+    def live(self) -> bool:
+        """Does a partition of it serve?"""
+        return self.rebalance.live
+
+    def listen(self, listener: EngineListener) -> None:
+        """From here on it is told of everything that changes what may be seen."""
+        self._listeners.add(listener)
 
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
-        self.stores.check([table.spec.store for table in self.tables.values()])
-        self.stores.check([aggregate.spec.store for aggregate in self.aggregates.values()])
-        await self.transport.start()
-        await self.topics.create(self.transport)
-        await begin_early(self)
-        size_tables(self.topics, self.declared(), self.table_partitions)
-        if not self.partitioner_chosen:
-            await refuse_foreign_rows(self.transport, self.topics, self.tables)
-        await self.topics.create(self.transport)
-        limits = Limits.of(self.settings)
-        self.dispatcher = Dispatcher(list(self.decoders.values()), limits, self.metrics, self.topics.places)
-        self._tail = tail = LogTail(self.transport.log_reader(), self._on_tail)
-        self._builder = AssignmentBuilder(
-            self.declared(),
-            transport=self.transport,
-            topics=self.topics,
-            board=self.board,
-            tail=tail,
-            clock=self.clock,
-            emit=self.closed_record,
-            store_manager=self.store_manager,
-        )
-        turns = Turns(self._read_global, self._install, self._open)
-        self._restoration = Restoration(self._builder, self.transport, self.clock, self.metrics, turns)
-        tail.follow((self.topics.progress, p) for p in range(self.topics.partitions(self.topics.progress)))
-        tail.follow(global_logs(self.tables[name].spec for name in self.global_tables))
+        topology, transport, topics = self.topology, self.transport, self.topology.topics
+        self._stores.check([table.spec.store for table in topology.tables.values()])
+        self._stores.check([aggregate.spec.store for aggregate in topology.aggregates.values()])
+        await transport.start()
+        await topics.create(transport)
+        await topology.start_early(transport)
+        topology.size_tables()
+        if not self._partitioner_chosen:
+            await refuse_foreign_rows(transport, topics, topology.tables)
+        await topics.create(transport)
+        self._dispatcher.add(topology.decoders.values())
+        self._tail = tail = LogTail(transport.log_reader(), self._on_tail)
+        self.rebalance.prepare(tail, self.board)
+        tail.follow((topics.progress, p) for p in range(topics.partitions(topics.progress)))
+        tail.follow(global_logs(topology.tables[name].spec for name in topology.global_tables))
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
-        self._spawn(self._standbys.run(), "standbys")
-        self.url = url
-        self.subscribed = set(self.source_topics())
-        if self.subscribed:
-            await self.transport.subscribe(sorted(self.subscribed), self, url)
+        self._spawn(self.rebalance.standbys.run(), "standbys")
+        await self.rebalance.join(url)
 
     async def extend(self) -> None:
-        """Consumers were added while the engine runs: they join in."""
-        if self.subscribed is not None:
-            await extend(self)
+        """Consumers were added while the engine runs: streams that tasks and agents make for themselves."""
+        if not self.rebalance.joined:
+            return
+        # A task of its own: what is formed anew cancels the agents, and one of them may be the caller.
+        work = asyncio.ensure_future(self._extend())
+        self._extending.add(work)
+        work.add_done_callback(self._extending.discard)
+        await asyncio.shield(work)
 
-    async def reform(self) -> None:
-        """Everything held becomes durable, and is formed anew with the consumers that there are now."""
-        async with self._turning:
-            assignment = self._assignment
-            if assignment is None or self._stopping:
-                return
-            if self.active is not None:
-                self.transport.pause(self.active.source_partitions())
-            await self._revoke()
-            work = self._recover(assignment, 0.0, told=False)
-            self._recovery = asyncio.create_task(work, name="streamflow-recovery")
+    async def _extend(self) -> None:
+        topology = self.topology
+        await topology.topics.create(self.transport)
+        topology.size_tables()
+        await topology.topics.create(self.transport)
+        self._dispatcher.add(topology.decoders.values())
+        await self.rebalance.extend()
 
-    def open_store(self, spec: TableSpec, partition: int) -> Store:
+    def _open_store(self, spec: TableSpec, partition: int) -> Store:
         """What is kept of a table's partition, or an empty store. Raises StoreError, ConfigurationError."""
-        return self.stores.open(
+        return self._stores.open(
             spec.name, partition, spec.codec, f"{spec.changelog} {spec.window!r}", spec.store
         )
-
-    def standing(self) -> tuple[list[TablePartition], list[FinalStage]]:
-        """What is kept up to date for other workers' partitions."""
-        return list(self._standbys.parts.values()), self._builder.standbys.stages
 
     async def stop(self) -> None:
         """A last checkpoint, then leaves the group. Idempotent."""
@@ -170,7 +164,7 @@ class Engine(Declarations):
             return
         self._stopping = True
         try:
-            await self.on_revoked()
+            await self.rebalance.stop()
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -179,7 +173,7 @@ class Engine(Declarations):
                 await self._tail.close()
             await self.transport.stop()
             self.store_manager.close()
-            self.stores.close()
+            self._stores.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         async def guarded() -> None:
@@ -197,139 +191,6 @@ class Engine(Declarations):
             self.failure = exc
             self.failed.set()
 
-    # -- rebalancing (RebalanceListener) ----------------------------------------------------------
-
-    async def on_revoked(self) -> None:
-        """A final checkpoint under the old assignment; then everything that was held is dropped."""
-        async with self._turning:
-            self._assignment = None
-            await self._revoke()
-
-    async def _revoke(self) -> None:
-        # Not live before anything is awaited: a commit that fails meanwhile must not begin a recovery.
-        active, checkpoint, was_live = self.active, self._checkpoint, self.live
-        self.live = False
-        self._standbys.rest()
-        await self._end_recovery()
-        if active is None or checkpoint is None:
-            return
-        if was_live:
-            # Events that came in each other's way get a moment to end; else there is no last checkpoint.
-            await self.gate.await_conflicts(CALM_MS)
-        for agent in active.agents:
-            await agent.halt()
-        if self.gate.invalidated is not None:
-            logger.warning("no last checkpoint, events are taken again: %s", self.gate.invalidated)
-        elif was_live:
-            checkpoint.attempts_max = LAST_COMMIT_ATTEMPTS
-            active.hurry()
-            try:
-                await checkpoint.run()
-            except (Fenced, CommitUnknown, CommitAborted) as exc:
-                logger.warning(
-                    "the last checkpoint before a revoke failed, its events will be taken again: %s", exc
-                )
-        self._drop()
-        if not self._stopping:
-            await self.lifecycle.revoked(active.assignment.partitions)
-
-    async def on_assigned(self, assignment: Assignment) -> None:
-        """Recovery runs beside it: the partitions start to serve when their tables are back."""
-        self.members = assignment.members
-        async with self._turning:
-            self._assignment = assignment
-            if self._stopping:
-                return
-            await self._end_recovery()
-            self._drop()
-            work = self._recover(assignment, 0.0, told=False)
-            self._recovery = asyncio.create_task(work, name="streamflow-recovery")
-
-    async def _end_recovery(self) -> None:
-        task, self._recovery = self._recovery, None
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    def _drop(self) -> None:
-        """Whatever is not durable goes. The stores stay open, the final stages go on reading."""
-        self.live = False
-        self.epoch += 1
-        self._standbys.rest()
-        for stage in self._stages.values():
-            stage.hold()
-        self._paused.clear()
-        if self.active is not None:
-            self.active.drop()
-            self.gate.clear()
-        self.active = None
-        self._checkpoint = None
-        self.watch_active()
-
-    async def _recover(self, assignment: Assignment, wait_ms: float, *, told: bool = True) -> None:
-        try:
-            if not told:
-                await self.lifecycle.assigned(assignment.partitions)
-            if wait_ms:
-                await self.clock.sleep_ms(wait_ms)
-            await self._restoration.run(assignment, self._stages, self.lifecycle)
-            self._standbys.follow(self._builder.standbys.tables)  # what serves came first
-        except Exception as exc:  # noqa: BLE001 - whatever recovery raises ends the engine
-            self.fail(exc)
-
-    async def _read_global(self) -> None:
-        """Global tables are whole as of now: all that was checkpointed before has been read."""
-        logs = global_logs(self.tables[name].spec for name in self.global_tables)
-        if logs and self._tail is not None:
-            await self._tail.passed(await end_of_logs(self.transport, logs))
-
-    def _install(self, active: ActiveAssignment, stages: Iterable[FinalStage]) -> None:
-        """From here on final stages are read; nothing is taken before it is opened."""
-        assert self._tail is not None
-        stages = [*stages, *self._builder.standbys.stages]
-        before, self._stages = self._stages, {(stage.topic, stage.partition): stage for stage in stages}
-        self._tail.leave([at for at in before if at not in self._stages])
-        self._tail.follow(at for at in self._stages if at not in before)
-        self.active = active
-        refused = partial(set_aside, active, self.dead_letters)
-        self._checkpoint = Checkpoint(active, self.transport, self.clock, self._on_committed, refused)
-
-    def _open(self, active: ActiveAssignment, partition_tasks: list[PartitionTask]) -> None:
-        """No await: from here on these partitions are taken, fetched and checkpointed."""
-        now_ms = self.clock.monotonic_ms()
-        for partition_task in partition_tasks:
-            partition_task.into(active, now_ms)
-        positions = active.offsets()
-        sources = [
-            at for partition_task in partition_tasks for at in partition_task.sources if at in positions
-        ]
-        for at in sources:
-            self.transport.seek(at, positions[at])
-        for agent in active.agents:
-            if not self.live or agent.spec.isolated:
-                agent.start()
-        self.live = True
-        self.epoch += 1
-        self.watch_active()
-        self.transport.resume(sources)
-
-    def _restart(self, exc: BaseException) -> None:
-        """What is held in memory can't be trusted any more: drop it, and read it back from the log."""
-        active = self.active
-        if active is None:
-            return
-        logger.warning("restoring from the log: %s", exc)
-        assignment = active.assignment
-        self.transport.pause(active.source_partitions())
-        if self._recovery is not None:
-            self._recovery.cancel()  # some partitions were open already
-        self._drop()
-        # A broker in trouble is given time; what was invalidated here is read back at once.
-        wait_ms = 0.0 if isinstance(exc, ConflictingWrites) else RESTART_WAIT_MS
-        self._early.clear()
-        work = self._recover(assignment, wait_ms)
-        self._recovery = asyncio.create_task(work, name="streamflow-recovery")
-
     # -- loops ------------------------------------------------------------------------------------
 
     async def _fetch_loop(self) -> None:
@@ -341,14 +202,14 @@ class Engine(Declarations):
                 batches = await self.transport.fetch(self.settings.fetch_wait_ms)
             except TransportError as exc:
                 logger.warning("fetching failed, trying again: %s", exc)
-                await self.clock.sleep_ms(RESTART_WAIT_MS)
+                await self.clock.sleep_ms(FETCH_RETRY_MS)
                 continue
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came
             # then came from there.
             active = self.active
             for batch in batches:
-                # What was fetched for an assignment that is gone, or twice after a seek, is not ours.
-                if self.active is not active or active is None or not self.live:
+                # What was fetched for an assignment that is gone, or twice after a seek, is taken no more.
+                if active is None or not self.rebalance.is_current(active):
                     break
                 self._take(batch, active)
                 await asyncio.sleep(0)
@@ -358,19 +219,16 @@ class Engine(Declarations):
         at = (batch.topic, batch.partition)
         if at not in active.assignment.partitions:
             return
-        active.end_offsets[at] = batch.end_offset
-        self.lifecycle.batch(batch)
-        if batch.offsets:
-            active.moved_ms[at] = self.clock.monotonic_ms()
-            active.taken_bytes += sum(map(len, filter(None, batch.values)))
-        if self.dispatcher.dispatch(batch, active, self.dead_letters):
+        active.fetched(batch, self.clock.monotonic_ms())
+        self._hooks.batch(batch)
+        if self._dispatcher.dispatch(batch, active, self.topology.dead_letters):
             self.transport.pause([at])
-            self._paused.add(at)
-            self.lifecycle.full(at)
+            active.paused.add(at)
+            self._hooks.full(at)
 
     async def _hold_back(self) -> None:
         """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
-        self.make_room()
+        self._make_room()
         if self.active is not None and self.active.full(
             self.settings.commit_every, self.settings.commit_bytes
         ):
@@ -379,14 +237,12 @@ class Engine(Declarations):
         while self.live and self.active is not None and self.active.full(most, most_bytes):
             await self.clock.sleep_ms(5)
 
-    def on_invalidated(self) -> None:
-        self._early.set()
-
-    def make_room(self) -> None:
+    def _make_room(self) -> None:
         """Partitions that full buffers have paused go on, at once: a fetch may be waiting for them alone."""
-        if self._paused and self.active is not None and not any(agent.full() for agent in self.active.agents):
-            self.transport.resume(self._paused)
-            self._paused.clear()
+        active = self.active
+        if active is not None and active.paused and not any(agent.full() for agent in active.agents):
+            self.transport.resume(active.paused)
+            active.paused.clear()
 
     async def _checkpoint_loop(self) -> None:
         while True:
@@ -396,59 +252,50 @@ class Engine(Declarations):
 
     async def checkpoint(self) -> None:
         """One checkpoint now, if partitions are live. What fails beyond repair is restored from the log."""
-        active, checkpoint = self.active, self._checkpoint
+        rebalance, gate = self.rebalance, self.topology.gate
+        active, checkpoint = rebalance.active, rebalance.checkpoint
         if not self.live or active is None or checkpoint is None:
             return
         for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
-        idle_ticks(active, self.board, self.topics.partitions, self.clock.monotonic_ms())
-        if self.gate.invalidated is None:
-            await close_windows(active, lambda: self.active is active and self.live)
-        await await_conflicts(self.gate, lambda: self.active is active)
-        if self.active is not active or not self.live:
+        idle_ticks(active, self.board, self.topology.topics.partitions, self.clock.monotonic_ms())
+        if gate.invalidated is None:
+            await close_windows(active, lambda: rebalance.is_current(active))
+        await await_conflicts(gate, lambda: self.active is active)
+        if not rebalance.is_current(active):
             return
-        if self.gate.invalidated is not None:
-            self._restart(self.gate.invalidated)
+        if gate.invalidated is not None:
+            self._restart(gate.invalidated)
             return
-        active.on_cut = self.gate.open
         try:
             if active.due():
-                self.lifecycle.committing()
+                self._hooks.committing()
             written = await checkpoint.run()
-            self.gate.checkpointed(written=written)
+            gate.checkpointed(written=written)
             if written:
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
-                self.lifecycle.committed()
+                self._hooks.committed()
         except (Fenced, CommitUnknown, CommitAborted) as exc:
-            if self.active is active and self.live:
+            if rebalance.is_current(active):
                 self._restart(exc)
         finally:
-            self.gate.open()
+            gate.open()
+
+    def _restart(self, exc: BaseException) -> None:
+        self.rebalance.restart(exc)
+        self._early.clear()
 
     def _on_tail(self, batch: Batch) -> None:
-        for name, table in self.global_tables.items():
-            if self.tables[name].spec.changelog == batch.topic:
+        topology = self.topology
+        for name, table in topology.global_tables.items():
+            if topology.tables[name].spec.changelog == batch.topic:
                 table.read(batch)
                 return
-        if batch.topic == self.topics.progress:
-            now_ms = self.clock.monotonic_ms()
-            for key, value in zip(batch.keys, batch.values, strict=True):
-                if key is not None:
-                    self.board.read(key, value, now_ms)
+        if batch.topic == topology.topics.progress:
+            self.board.read_batch(batch, self.clock.monotonic_ms())
             return
-        stage = self._stages.get((batch.topic, batch.partition))
-        if stage is not None:
-            changed = stage.read(batch)
-            if stage.ready:
-                self.watch_stage(stage, changed)
-
-    def _on_committed(self, changes: list[CommittedChanges]) -> None:
-        if self.active is not None:
-            self.store_manager.mark_fresh(
-                (part.spec.name, part.partition) for part in self.active.table_partitions()
-            )
-        self.watch(changes)
+        self.rebalance.read_stage(batch)
 
     # -- what agents do -----------------------------------------------------------------------------
 
@@ -465,13 +312,3 @@ class Engine(Declarations):
         await self.transport.send([record])
         (future := asyncio.get_running_loop().create_future()).set_result(record)
         return future
-
-    def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
-        """The record that tells of a closed row."""
-        assert spec.emit_closed is not None
-        raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)
-        return Record(spec.emit_closed, self.topics.place(spec.emit_closed, raw), raw, value)
-
-
-def _ignore(*_: object) -> None:
-    """Nobody watches."""

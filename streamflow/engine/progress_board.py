@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from streamflow.state.progress import Progress, ProgressKey, progress_from_record
+from streamflow.transports.base import Batch
 from streamflow.windows import Window
 
 COARSE_MS = 60_000
@@ -30,6 +31,12 @@ class ProgressBoard:
     def __init__(self) -> None:
         self._seen: dict[ProgressKey, _Seen] = {}
         self.declarations: dict[str, Any] = {}  # aggregate -> its description when its state was made
+
+    def read_batch(self, batch: Batch, now_ms: float) -> None:
+        """Takes what has come of the progress topic."""
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if key is not None:
+                self.read(key, value, now_ms)
 
     def read(self, key: bytes, value: bytes | None, now_ms: float) -> None:
         """Takes a record of the progress topic."""

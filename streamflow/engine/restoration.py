@@ -51,23 +51,21 @@ class Restoration:
         self._turns = turns
 
     async def run(
-        self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage], lifecycle: AssignmentHooks
+        self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage], hooks: AssignmentHooks
     ) -> None:
         """Returns when every partition is open. Raises what no retry cures."""
         began_ms = self._clock.monotonic_ms()
-        active, partition_tasks, ends = await self._begin(assignment, stages)
+        active, tasks, ends = await self._begin(assignment, stages)
         self._metrics.partitions_kept_total.inc(self._builder.kept)
-        self._turns.install(
-            active, [stage for partition_task in partition_tasks for stage in partition_task.stages]
-        )
-        if lifecycle.waits():
+        self._turns.install(active, [stage for task in tasks for stage in task.stages])
+        if hooks.waits():
             whole: list[PartitionTask] = []
-            await self._restore_all(partition_tasks, ends, whole.extend)
-            await lifecycle.recovered()
+            await self._restore_all(tasks, ends, whole.extend)
+            await hooks.recovered()
             self._turns.opened(active, whole)
         else:
-            await self._restore_all(partition_tasks, ends, lambda ready: self._turns.opened(active, ready))
-            await lifecycle.recovered()
+            await self._restore_all(tasks, ends, lambda ready: self._turns.opened(active, ready))
+            await hooks.recovered()
         self._metrics.recovery_seconds.observe((self._clock.monotonic_ms() - began_ms) / 1_000)
 
     async def _begin(
@@ -84,20 +82,18 @@ class Restoration:
 
     async def _restore_all(
         self,
-        partition_tasks: list[PartitionTask],
+        tasks: list[PartitionTask],
         ends: Mapping[TopicPartition, int],
         ready: Callable[[list[PartitionTask]], None],
     ) -> None:
         """Tells ``ready`` of those that are whole, once at the beginning and then as they become so."""
-        whole = [
-            partition_task for partition_task in partition_tasks if not missing(partition_task.logs, ends)
-        ]
+        whole = [task for task in tasks if not missing(task.logs, ends)]
         ready(whole)
         waiting = sorted(
-            (partition_task for partition_task in partition_tasks if missing(partition_task.logs, ends)),
-            key=lambda partition_task: (missing(partition_task.logs, ends), partition_task.number),
+            (task for task in tasks if missing(task.logs, ends)),
+            key=lambda task: (missing(task.logs, ends), task.number),
         )
-        report = Report(self._clock, self._metrics, waiting, len(partition_tasks), ends)
+        report = Report(self._clock, self._metrics, waiting, len(tasks), ends)
         while waiting:
             wave, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
             while wave:
@@ -115,16 +111,16 @@ class Restoration:
         report: Report,
     ) -> None:
         """Restores these; those that are whole are taken out of ``wave``."""
-        parts = {at: part for partition_task in wave for at, part in partition_task.logs.items()}
-        left = {partition_task.number: set(partition_task.logs) for partition_task in wave}
+        parts = {at: part for task in wave for at, part in task.logs.items()}
+        left = {task.number: set(task.logs) for task in wave}
 
         def done(at: TopicPartition) -> None:
-            for partition_task in list(wave):
-                left[partition_task.number].discard(at)
-                if not left[partition_task.number]:
-                    wave.remove(partition_task)
-                    report.opened(partition_task)
-                    ready([partition_task])
+            for task in list(wave):
+                left[task.number].discard(at)
+                if not left[task.number]:
+                    wave.remove(task)
+                    report.opened(task)
+                    ready([task])
 
         reader = self._transport.log_reader()
         try:
@@ -158,7 +154,7 @@ class Report:
         self._show()
 
     def _show(self) -> int:
-        left = sum(missing(partition_task.logs, self._ends) for partition_task in self._waiting)
+        left = sum(missing(task.logs, self._ends) for task in self._waiting)
         self._metrics.restore_records_left.set(left)
         self._metrics.partitions_restoring.set(len(self._waiting))
         return left
@@ -179,8 +175,8 @@ class Report:
                 self._partitions,
             )
 
-    def opened(self, partition_task: PartitionTask) -> None:
-        self._waiting.remove(partition_task)
+    def opened(self, task: PartitionTask) -> None:
+        self._waiting.remove(task)
         self._show()
 
     def end(self) -> None:

@@ -16,7 +16,7 @@ from streamflow.transports.base import TopicPartition
 
 @dataclass(slots=True)
 class PartitionTask:
-    """Partition ``number`` of everything, on its way to being served. ``logs`` are still to be read."""
+    """Partition ``number`` of everything, on its way to being served."""
 
     number: int
     sources: list[TopicPartition] = field(default_factory=list)
@@ -24,13 +24,17 @@ class PartitionTask:
     aggregate_parts: list[AggregatePartition] = field(default_factory=list)
     stages: list[FinalStage] = field(default_factory=list)
     progress: dict[ProgressKey, Progress] = field(default_factory=dict)
-    logs: dict[TopicPartition, TablePartition] = field(default_factory=dict)
 
     def parts(self) -> Iterator[TablePartition]:
         for _, part in self.tables:
             yield part
         for aggregate_part in self.aggregate_parts:
             yield from aggregate_part.parts()
+
+    @property
+    def logs(self) -> dict[TopicPartition, TablePartition]:
+        """What its tables are restored from."""
+        return {(part.spec.changelog, part.partition): part for part in self.parts()}
 
     def expired_to_ms(self, part: TablePartition) -> int | None:
         """The watermark up to which windows have expired, as it was checkpointed."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from streamflow.aggregates.closed_rows import closed_row
 from streamflow.aggregates.fold import AggregateConsumer
+from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import make_consumer
 from streamflow.clock import Clock
+from streamflow.codecs import KeyCodec
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dead_letters import DeadLetterQueue, dead_letter_topic
 from streamflow.engine.decoding import Decoder, TopicSource
@@ -19,51 +22,57 @@ from streamflow.metrics import Metrics
 from streamflow.partitioner import partitioner_named
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.agent_tasks import have_begun
 from streamflow.processing.gate import Gate
 from streamflow.settings import Settings
-from streamflow.state.agent_table import AgentTable
+from streamflow.state.agent_table import AgentTable, OnClose
 from streamflow.state.event_context import EventContext
 from streamflow.state.global_table import GlobalTableView
-from streamflow.state.merging_table import merging_table
+from streamflow.state.merging_table import Merge, merging_table
 from streamflow.state.partition import TableSpec
+from streamflow.transports.base import Record, Transport
 
 
-class Declarations:
-    """The declared part of an engine. ``active`` is what it holds, once it holds anything."""
+class Topology:
+    """What was declared, and the gate and the dead letters that all of it shares.
 
-    def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.metrics = metrics
+    ``active`` tells what the engine holds, ``on_room`` and ``on_invalidated`` are told when an agent's buffer
+    is no longer full, and when what is held in memory must be dropped. Without them nothing runs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        active: Callable[[], ActiveAssignment | None] = lambda: None,
+        on_room: Callable[[], None] = lambda: None,
+        on_invalidated: Callable[[], None] = lambda: None,
+    ) -> None:
         self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
         self.agents: list[AgentRunner] = []
-        self.gate = Gate(clock, self.agents, self.on_invalidated)
+        self.gate = Gate(clock, self.agents, on_invalidated)
         self.tables: dict[str, AgentTable] = {}
         self.global_tables: dict[str, GlobalTableView] = {}  # global table -> its rows of all partitions
         self.aggregates: dict[str, AggregateConsumer] = {}
         self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
-        self.table_partitions: dict[str, int | None] = {}
-        self.active: ActiveAssignment | None = None
-        self.dead_letters = DeadLetterQueue(
-            lambda: self.active, self.topics.partitions, dead_letter_topic, metrics
-        )
-
-    def make_room(self) -> None:
-        """An agent's buffer is no longer full. Nothing is running yet that would wait for it."""
-
-    def on_invalidated(self) -> None:
-        """What is held in memory must be dropped. Nothing is running yet that would hold any."""
+        self.dead_letters = DeadLetterQueue(active, self.topics.partitions, dead_letter_topic, metrics)
+        self._clock = clock
+        self._metrics = metrics
+        self._on_room = on_room
+        self._declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
         agent = AgentRunner(
             spec,
-            self.clock,
+            self._clock,
             self.gate,
             tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
-            on_room=self.make_room,
+            on_room=self._on_room,
         )
         self.agents.append(agent)
         for each in (source, *more):
@@ -84,11 +93,16 @@ class Declarations:
         partitions: int | None = None,
         *,
         is_global: bool = False,
+        key_codec: KeyCodec | None = None,
+        merge: Merge | None = None,
+        on_close: OnClose | None = None,
     ) -> AgentTable:
         """A table in Faust's form. ``spec.partitions`` and ``spec.changelog`` are filled in at the start.
 
         ``is_global``: every worker holds all of its rows. ``key_bytes`` gives the record key of a row's
-        key as the source topic's key codec writes it.
+        key as the source topic's key codec writes it; ``key_codec`` is the table's own, where its keys are
+        not the topic's. ``merge`` puts values of sessions and panes together; with ``TableSpec.closes``
+        ``on_close`` is told of each row of a window that has expired: start, key, value.
         """
         name = spec.name
         self._check_name(name)
@@ -98,19 +112,22 @@ class Declarations:
             return -1 if raw is None else self.topics.place(table.spec.changelog, raw)
 
         def on_late(context: EventContext, start: int) -> None:
-            self.metrics.late_events_total.labels(name).inc()
+            self._metrics.late_events_total.labels(name).inc()
             for agent in self.agents:
                 agent.note_late(context)
 
         table = merging_table(
             spec,
             default,
+            merge,
+            key_codec=key_codec,
+            on_close=on_close,
             hash_partition=place,
             on_late=on_late,
             on_scattered=lambda partition, key: self.dead_letters.note_scattered(name, partition, key),
         )
         self.tables[name] = table
-        self.table_partitions[name] = partitions
+        self._declared_partitions[name] = partitions
         if is_global:
             self.global_tables[name] = GlobalTableView(spec)
         return table
@@ -136,45 +153,44 @@ class Declarations:
             self.topics.want(source.name, source.partitions)
         return self.decoders[source.schema]
 
-    def declared(self) -> Declared:
-        return Declared(self.decoders.values(), self.agents, self.tables, self.aggregates)
-
     def source_topics(self) -> set[str]:
         """Topics that somebody reads."""
         return {decoder.source.name for decoder in self.decoders.values()}
 
+    # -- what a worker makes of it ---------------------------------------------------------------
 
-@dataclass(slots=True)
-class Declared:
-    """Everything that an app declared, as recovery needs it."""
+    async def start_early(self, transport: Transport) -> None:
+        """Agents may ask for streams of their own before their first event: subscribed to at once."""
+        early = [agent for agent in self.agents if agent.spec.early]
+        for agent in early:
+            agent.start()
+        await have_begun([agent.tasks for agent in early])
+        await self.topics.create(transport)
 
-    decoders: Iterable[Decoder]
-    agents: list[AgentRunner]
-    tables: Mapping[str, AgentTable]
-    aggregates: Mapping[str, AggregateConsumer]
+    def size_tables(self) -> None:
+        """Numbers of partitions of everything internal, now that those of the sources are known."""
+        topics, sources = self.topics, self.source_topics()
+        for source in sources:
+            topics.want(dead_letter_topic(source), topics.partitions(source), dead_letters=True)
+        agents_topics = sorted({t for agent in self.agents if agent.writes_tables for t in agent.topics})
+        for name, table in self.tables.items():
+            count = topics.agreed(agents_topics, f"table {name!r}", self._declared_partitions[name])
+            table.size(topics.changelog(name), count)
+            topics.want(table.spec.changelog, count, compacted=True)
+        for name, aggregate in self.aggregates.items():
+            count = topics.partitions(aggregate.spec.topic)
+            topics.want(topics.changelog(name), count, compacted=True)
+            if aggregate.spec.is_shuffled:
+                topics.want(topics.shuffle(name), count, compacted=True)
+            if aggregate.spec.window is not None:
+                topics.want(topics.late(name), count, compacted=True)
+            if aggregate.spec.emit_closed is not None:
+                topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
+        most = max((topics.partitions(source) for source in sources), default=1)
+        topics.want(topics.progress, most, compacted=True)
 
-
-def size_tables(topics: Topics, declared: Declared, partitions: Mapping[str, int | None]) -> None:
-    """Numbers of partitions of everything internal, now that those of the sources are known.
-
-    ``partitions``: table in Faust's form -> what its declaration says.
-    """
-    sources = {decoder.source.name for decoder in declared.decoders}
-    for source in sources:
-        topics.want(dead_letter_topic(source), topics.partitions(source), dead_letters=True)
-    agents_topics = sorted({t for agent in declared.agents if agent.writes_tables for t in agent.topics})
-    for name, table in declared.tables.items():
-        count = topics.agreed(agents_topics, f"table {name!r}", partitions[name])
-        table.spec = replace(table.spec, changelog=topics.changelog(name), partitions=count)
-        topics.want(table.spec.changelog, count, compacted=True)
-    for name, aggregate in declared.aggregates.items():
-        count = topics.partitions(aggregate.spec.topic)
-        topics.want(topics.changelog(name), count, compacted=True)
-        if aggregate.spec.is_shuffled:
-            topics.want(topics.shuffle(name), count, compacted=True)
-        if aggregate.spec.window is not None:
-            topics.want(topics.late(name), count, compacted=True)
-        if aggregate.spec.emit_closed is not None:
-            topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
-    most = max((topics.partitions(source) for source in sources), default=1)
-    topics.want(topics.progress, most, compacted=True)
+    def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
+        """The record that tells of a closed row."""
+        assert spec.emit_closed is not None
+        raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)
+        return Record(spec.emit_closed, self.topics.place(spec.emit_closed, raw), raw, value)

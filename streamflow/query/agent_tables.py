@@ -24,10 +24,12 @@ class AgentReader(TableReaderBase):
 
     def __init__(self, engine: Engine, table: AgentTable) -> None:
         spec = table.spec
-        topics = {topic: agent.spec.consumer for agent in engine.agents for topic in agent.topics}
-        fitting = [topic for topic in sorted(topics) if engine.topics.partitions(topic) == spec.partitions]
+        topics = {topic: agent.spec.consumer for agent in engine.topology.agents for topic in agent.topics}
+        fitting = [
+            topic for topic in sorted(topics) if engine.topology.topics.partitions(topic) == spec.partitions
+        ]
         self._topic = fitting[0] if fitting else ""
-        source = engine.sources.get(topics.get(self._topic, ""))
+        source = engine.topology.sources.get(topics.get(self._topic, ""))
         super().__init__(
             engine,
             spec.name,
@@ -76,7 +78,7 @@ class AgentReader(TableReaderBase):
             raw = self._key_codec.encode(self.stored(key))
         except TypeError:
             return 0
-        return 0 if raw is None else self.engine.topics.place(self._table.spec.changelog, raw)
+        return 0 if raw is None else self.engine.topology.topics.place(self._table.spec.changelog, raw)
 
     def scattered_partitions(self, key: Any) -> tuple[int, ...]:
         home, stored = self.partition_of(key), self.stored(key)
@@ -109,7 +111,7 @@ class AgentReader(TableReaderBase):
 
     def consumers(self) -> list[str]:
         """The agents that were seen to write it; before that, whoever reads its topic."""
-        agents = [agent.spec.consumer for agent in self.engine.agents if self._topic in agent.topics]
+        agents = [agent.spec.consumer for agent in self.engine.topology.agents if self._topic in agent.topics]
         writers = {name for part in self._table.parts.values() for name in part.writers}
         return [name for name in agents if name in writers] or agents
 

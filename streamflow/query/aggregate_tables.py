@@ -38,8 +38,8 @@ class AggregateReader(TableReaderBase):
             spec.name,
             spec.window,
             source_topic=spec.topic,
-            partitions=engine.topics.partitions(spec.topic),
-            key_codec=engine.sources[spec.consumer].key,
+            partitions=engine.topology.topics.partitions(spec.topic),
+            key_codec=engine.topology.sources[spec.consumer].key,
             description=described(spec),
         )
         self.aggregate = aggregate
@@ -117,7 +117,7 @@ class KeyedReader(AggregateReader):
             raw = self._key_codec.encode_json(key if self.aggregate.spec.json_keys else self.stored(key))
         except (TypeError, DecodeError):
             return 0
-        return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
+        return 0 if raw is None else self.engine.topology.topics.place(self.source_topic, raw)
 
     def stored(self, key: Any) -> Any:
         return json_key(key) if self.aggregate.spec.json_keys else super().stored(key)

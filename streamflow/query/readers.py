@@ -17,12 +17,12 @@ from streamflow.state.merging_table import SlidingTable
 
 def make_reader(engine: Engine, name: str) -> TableReaderBase:
     """The reader of one table, once the engine knows its partitions. Raises KeyError."""
-    if name in engine.tables:
-        table = engine.tables[name]
+    if name in engine.topology.tables:
+        table = engine.topology.tables[name]
         if isinstance(table, SlidingTable):
             return SlidingAgentReader(engine, table)
         return AgentReader(engine, table)
-    aggregate = engine.aggregates[name]
+    aggregate = engine.topology.aggregates[name]
     if aggregate.spec.is_shuffled:
         return FinalStageReader(engine, aggregate)
     return (
@@ -34,4 +34,6 @@ def make_reader(engine: Engine, name: str) -> TableReaderBase:
 
 def make_readers(engine: Engine) -> dict[str, TableReaderBase]:
     """A reader for each table."""
-    return {name: make_reader(engine, name) for name in (*engine.tables, *engine.aggregates)}
+    return {
+        name: make_reader(engine, name) for name in (*engine.topology.tables, *engine.topology.aggregates)
+    }

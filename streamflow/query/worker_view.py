@@ -58,20 +58,19 @@ class LazyChanges(Sequence[RowChange]):
 class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
-    To be made before the engine starts, and told by `open` when it has.
+    To be made before the engine starts, and told by `open` when it has. An `EngineListener`; ``on_live`` is
+    called when partitions are live.
     """
 
-    def __init__(self, engine: Engine, url: str) -> None:
+    def __init__(self, engine: Engine, url: str, on_live: Callable[[], None] = lambda: None) -> None:
         self.engine = engine
         self.url = url
-        self.is_live: Callable[[], None] = lambda: None  # called when partitions are live
+        self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
-        engine.watch = self._on_committed
-        engine.watch_stage = self._on_stage
-        engine.watch_active = self._on_ours
+        engine.listen(self)
         engine.metrics.on_collect(self._collect)
 
     def open(self) -> None:
@@ -127,14 +126,14 @@ class WorkerView:
         return done
 
     def members(self) -> tuple[Member, ...]:
-        return self.engine.members
+        return self.engine.rebalance.members
 
     def generation(self) -> int:
         return self._generation
 
     def ready(self) -> bool:
         engine = self.engine
-        if engine.failure is not None or not engine.sources:
+        if engine.failure is not None or not engine.topology.sources:
             return engine.failure is None
         active = engine.active
         if not engine.live or active is None or active.unopened:
@@ -160,14 +159,14 @@ class WorkerView:
                     "retries": agent.retries,
                     "queued": agent.queued,
                 }
-                for agent in engine.agents
+                for agent in engine.topology.agents
             },
-            "workers": len(engine.members),
+            "workers": len(engine.rebalance.members),
         }
 
-    # -- the engine's side ---------------------------------------------------------------------
+    # -- EngineListener --------------------------------------------------------------------------
 
-    def _on_ours(self) -> None:
+    def on_active(self) -> None:
         """Rows went, or came back: what was shown must be read anew."""
         self._generation += 1
         self._ready.clear()
@@ -176,14 +175,14 @@ class WorkerView:
         self.open()
         for reader in self._tables.values():
             if isinstance(reader, AgentReader):
-                parts = self.engine.tables[reader.name].parts
+                parts = self.engine.topology.tables[reader.name].parts
                 reader.closed_to_ms = {p: part.expired_to_ms for p, part in parts.items()}
-        self.is_live()
+        self._on_live()
 
-    def _on_committed(self, aggregate_part: list[CommittedChanges]) -> None:
+    def on_committed(self, committed: Sequence[CommittedChanges]) -> None:
         changes: list[TableChanges] = []
-        by_part = {(change.table, change.partition): change for change in aggregate_part}
-        for name, table in self.engine.tables.items():
+        by_part = {(change.table, change.partition): change for change in committed}
+        for name, table in self.engine.topology.tables.items():
             reader = self._tables[name]
             assert isinstance(reader, AgentReader)
             for partition, part in table.parts.items():
@@ -234,7 +233,7 @@ class WorkerView:
 
         return self._told(reader, partition, make)
 
-    def _on_stage(self, stage: FinalStage, changed: list[RowId]) -> None:
+    def on_stage(self, stage: FinalStage, changed: list[RowId]) -> None:
         reader = self._tables.get(stage.spec.name)
         if not isinstance(reader, FinalStageReader):
             return
@@ -299,9 +298,9 @@ class WorkerView:
                 metrics.consumer_lag_records.labels(topic, partition).set(lag)
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
-        for agent in self.engine.agents:
+        for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).value = agent.processed
-        metrics.retries_total.value = sum(agent.retries for agent in self.engine.agents)
+        metrics.retries_total.value = sum(agent.retries for agent in self.engine.topology.agents)
 
 
 def closed_between(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
 from operator import add as operator_add
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, Unpack
 
 from streamflow.codecs import KeyCodec
 from streamflow.state.event_context import EventContext, current_context
@@ -14,6 +15,9 @@ from streamflow.windows import TumblingWindow
 
 if TYPE_CHECKING:
     from streamflow.state.partition import TablePartition, TableSpec
+
+OnClose = Callable[[int, Any, Any], Awaitable[None]]
+"""(window start, key, value): told of a row of a window that has expired"""
 
 
 class KeyedRow(Protocol):
@@ -32,6 +36,8 @@ class TableHooks(TypedDict):
     hash_partition: Callable[[Any], int]  # key -> the partition that its bytes hash to
     on_late: Callable[[EventContext, int], None]  # the event in flight came too late for this window's id
     on_scattered: Callable[[int, Any], None]  # this partition holds a row of a key that belongs to another
+    on_close: NotRequired[OnClose | None]  # with `TableSpec.closes`: a row of a window has expired
+    key_codec: NotRequired[KeyCodec | None]  # of its own, where its keys are not the topic's
 
 
 _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
@@ -54,13 +60,16 @@ class AgentTable:
         self.spec = spec
         self.default = default
         self.parts: dict[int, TablePartition] = {}
-        # With `TableSpec.closes`: told of each row of a window that has expired: start, key, value.
-        self.on_close: Callable[[int, Any, Any], Awaitable[None]] | None = None
-        self.key_codec: KeyCodec | None = None  # of its own, where its keys are not the topic's
+        self.key_codec = hooks.get("key_codec")
+        self.on_close = hooks.get("on_close")
         self._hash_partition = hooks["hash_partition"]
         self._on_late = hooks["on_late"]
         self._on_scattered = hooks["on_scattered"]
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
+
+    def size(self, changelog: str, partitions: int) -> None:
+        """Told, at the start, where its rows are rebuilt from."""
+        self.spec = replace(self.spec, changelog=changelog, partitions=partitions)
 
     def context(self) -> EventContext:
         """The event context of the calling agent. Raises TypeError outside an event."""

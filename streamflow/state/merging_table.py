@@ -40,7 +40,16 @@ class MergingWindowTable(AgentTable):
     """
 
     merging = True
-    merge: Merge = staticmethod(merged)
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        merge: Merge | None = None,
+        **hooks: Unpack[TableHooks],
+    ) -> None:
+        self.merge = merge or merged
+        super().__init__(spec, default, **hooks)
 
     def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         context = current_context.get()
@@ -173,12 +182,16 @@ class SlidingTable(MergingWindowTable):
     """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
 
     def __init__(
-        self, spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+        self,
+        spec: TableSpec,
+        default: Callable[[], Any] | None,
+        merge: Merge | None = None,
+        **hooks: Unpack[TableHooks],
     ) -> None:
         assert isinstance(spec.window, SlidingWindow)
         self._window = spec.window
         self._behind_ms = spec.window.size_ms
-        super().__init__(replace(spec, window=spec.window.panes()), default, **hooks)
+        super().__init__(replace(spec, window=spec.window.panes()), default, merge, **hooks)
 
     @property
     def window(self) -> SlidingWindow:
@@ -230,19 +243,22 @@ class SlidingTable(MergingWindowTable):
 
 
 def merging_table(
-    spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
+    spec: TableSpec,
+    default: Callable[[], Any] | None,
+    merge: Merge | None = None,
+    **hooks: Unpack[TableHooks],
 ) -> AgentTable:
     """A table in Faust's form, by the kind of its window."""
     codec = spec.codec
     if isinstance(spec.window, SessionWindow):
         codec = codec.mapped(lambda row, out: [row[0].start, row[0].end, out(row[0].state)], _session_in)
-        return SessionTable(replace(spec, codec=codec), default, **hooks)
+        return SessionTable(replace(spec, codec=codec), default, merge, **hooks)
     if isinstance(spec.window, SlidingWindow):
         codec = codec.mapped(
             lambda pane, out: [[after_ms, out(value)] for after_ms, value in pane.items()],
             lambda data, into: {after_ms: into(value) for after_ms, value in data},
         )
-        return SlidingTable(replace(spec, codec=codec), default, **hooks)
+        return SlidingTable(replace(spec, codec=codec), default, merge, **hooks)
     return AgentTable(spec, default, **hooks)
 
 

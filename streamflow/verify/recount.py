@@ -34,7 +34,7 @@ from streamflow.engine.dead_letters import DeadLetterQueue
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.dispatch import Dispatcher, Limits
 from streamflow.engine.progress_board import ProgressBoard
-from streamflow.engine.topology import Declarations
+from streamflow.engine.topology import Topology
 from streamflow.metrics import Metrics
 from streamflow.query.reader import plain
 from streamflow.settings import Settings
@@ -83,11 +83,12 @@ class Verifier:
         self._settings = settings
         self._clock = clock
         self._progressed = progressed
-        self._declared = Declarations(settings, clock, Metrics())
-        self._aggregate = self._declared.add_aggregate(spec, source)
+        self._metrics = Metrics()
+        self._topology = Topology(settings, clock, self._metrics)
+        self._aggregate = self._topology.add_aggregate(spec, source)
         self.spec = self._aggregate.spec
-        self._decoder = next(iter(self._declared.decoders.values()))
-        self._topics = self._declared.topics
+        self._decoder = next(iter(self._topology.decoders.values()))
+        self._topics = self._topology.topics
         self._board = ProgressBoard()
         self._sources = 0
 
@@ -182,9 +183,7 @@ class Verifier:
         raise VerifyError("the app never paused between two checkpoints; try again when it is less busy")
 
     def _read_progress(self, batch: Batch) -> None:
-        for key, value in zip(batch.keys, batch.values, strict=True):
-            if key is not None:
-                self._board.read(key, value, 0.0)
+        self._board.read_batch(batch, 0.0)
 
     def _durable(self, partition: int) -> Progress:
         found = self._board.get(self.spec.consumer, self.spec.topic, partition)
@@ -194,8 +193,8 @@ class Verifier:
 
     async def _recount(self, actual: Image) -> tuple[Image, dict[int, Progress], dict[int, Progress]]:
         """The rows that the source topic makes; by partition what became of events, and of all records."""
-        declared, topic = self._declared, self.spec.topic
-        active = declared.active = ActiveAssignment(
+        topic = self.spec.topic
+        active = ActiveAssignment(
             Assignment(0, frozenset((topic, p) for p in range(self._sources))),
             agents=(),
             tables=(),
@@ -203,9 +202,9 @@ class Verifier:
             emit=_never,
             clock_ms=self._clock.monotonic_ms,
         )
-        dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, declared.metrics)
+        dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, self._metrics)
         decoder = self._decoder
-        dispatcher = Dispatcher([decoder], Limits.of(self._settings), declared.metrics, self._topics.places)
+        dispatcher = Dispatcher([decoder], Limits.of(self._settings), self._metrics, self._topics.places)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = aggregate_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}

@@ -19,7 +19,7 @@ from typing import Any
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import EndTxnRequest
 
-from streamflow.engine import engine
+from streamflow.engine import rebalance
 from streamflow.state import restore as recovery
 from streamflow.transports.base import COMMIT_DECIDED, COMMIT_OFFSETS, COMMIT_WRITTEN
 from streamflow.transports.kafka.commits import Commits
@@ -137,7 +137,7 @@ class Points:
         put(Commits, "reached", reaching)
 
     def _around_the_assignment(self) -> None:
-        fill, revoke = recovery.fill, engine.Engine._revoke
+        fill, revoke = recovery.fill, rebalance.Rebalance._revoke
 
         def filling(*rest: Any) -> None:
             fill(*rest)
@@ -153,7 +153,7 @@ class Points:
                 self._revoking = False
 
         put(recovery, "fill", filling)
-        put(engine.Engine, "_revoke", revoking)
+        put(rebalance.Rebalance, "_revoke", revoking)
 
 
 def put(owner: object, name: str, function: object) -> None:

@@ -92,7 +92,7 @@ class _World:
         source = TopicSource(TOPIC, KeyCodec(str), JsonEvent(), self.partitions)  # type: ignore[arg-type]  # plainer
         values = RowFunctions({name: aggregate for name, (aggregate, _) in AGGREGATES.items()})
         for name, by in BY.items():
-            engine.add_aggregate(
+            engine.topology.add_aggregate(
                 AggregateSpec(name, TOPIC, by, self.window, values, emit_closed=f"{name}-closed"), source
             )
         self.watcher = WorkerView(engine, "")

@@ -82,15 +82,17 @@ class World:
         self.engine = engine = Engine(
             Settings(id="app", commit_interval=0.1, fetch_wait_ms=50), self.client, self.clock
         )
-        engine.topics.want("out", 2)
+        engine.topology.topics.want("out", 2)
         self.tables = [
-            engine.add_table(TableSpec(f"join-{name}", None, RowCodec(None), "", 0), None, str.encode)
+            engine.topology.add_table(
+                TableSpec(f"join-{name}", None, RowCodec(None), "", 0), None, str.encode
+            )
             for name in NAMES
         ]
         sources = [TopicSource(name, KeyCodec(str), JsonEvent(), 2) for name in NAMES]  # type: ignore[arg-type]  # plainer than the real ones
         retry = Retry(attempts=3, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
-        self.right = engine.add_agent(AgentSpec("right", "right", None, retry, "dead"), sources[1])
-        engine.add_agent(AgentSpec("left", "left", self._run, retry, "dead"), sources[0])
+        self.right = engine.topology.add_agent(AgentSpec("right", "right", None, retry, "dead"), sources[1])
+        engine.topology.add_agent(AgentSpec("left", "left", self._run, retry, "dead"), sources[0])
         with self.loop.owned_by(owner):
             self.loop.create_task(engine.start("http://w"), name="main")
         return owner

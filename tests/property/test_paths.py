@@ -100,16 +100,16 @@ class World:
         self.client = client
         engine = Engine(Settings(id="app", commit_interval=0.1, fetch_wait_ms=50), client, self.clock)
         window = TumblingWindow(10, grace_s=20, retain_s=86_400)
-        engine.topics.want("out", SOURCES)
-        self.windows = engine.add_table(
+        engine.topology.topics.want("out", SOURCES)
+        self.windows = engine.topology.add_table(
             TableSpec("windows", window, RowCodec(window), "", 0), lambda: 0, str.encode
         )
-        self.totals = engine.add_table(
+        self.totals = engine.topology.add_table(
             TableSpec("totals", None, RowCodec(None), "", 0), lambda: 0, str.encode
         )
         retry = Retry(attempts=3, first_wait_s=0.01, wait_max_s=0.02, jitter=False)
         spec = AgentSpec("agent", EVENTS, self._run, retry, f"{EVENTS}-dead-letters")
-        engine.add_agent(spec, source())
+        engine.topology.add_agent(spec, source())
         self.engine = engine
         with self.loop.owned_by(owner):
             self.loop.create_task(engine.start("http://w"), name="main")

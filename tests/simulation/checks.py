@@ -256,7 +256,7 @@ def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
     wanted = min(cluster.standby_replicas, len(engines) - 1)
     found: Counter[tuple[str, int]] = Counter()
     for engine in engines:
-        kept = _kept(*engine.standing(), time_ms)
+        kept = _kept(*engine.rebalance.standby_tasks(), time_ms)
         if any(held.get(at) != rows for at, rows in kept.items()):
             return False
         found.update(kept.keys())

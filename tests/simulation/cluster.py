@@ -98,13 +98,13 @@ class Worker:
             SIZE_MS / 1_000, grace_s=GRACE_MS / 1_000, retain_s=RETAIN_MS / 1_000, idle_close_s=idle_close_s
         )
         events = source()
-        self.engine.topics.want(ECHO, SOURCES)
-        self.table = self.engine.add_table(
+        self.engine.topology.topics.want(ECHO, SOURCES)
+        self.table = self.engine.topology.add_table(
             TableSpec("by_user", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
         )
         dice = self._cluster.scenario.dice(f"retry {self.owner}")
         retry = SeededRetry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, dice=dice)
-        self.engine.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
+        self.engine.topology.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
         self.extra: dict[str, AgentTable] = {}
         for name in self._cluster.scenario.trouble.extra:
             self._declare_extra(name, window, retry)
@@ -114,7 +114,7 @@ class Worker:
             ("by_type", type_of, RowFunctions(Count())),
             ("totals", None, RowFunctions(counts)),
         ):
-            self.engine.add_aggregate(
+            self.engine.topology.add_aggregate(
                 AggregateSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
             )
 
@@ -128,23 +128,23 @@ class Worker:
                 RowFunctions(Count()),
                 emit_closed=f"{name}-closed",
             )
-            self.engine.add_aggregate(spec, events)
+            self.engine.topology.add_aggregate(spec, events)
 
     def _declare_extra(self, name: str, window: TumblingWindow, retry: Retry) -> None:
         """An agent on the concurrent path, with a table of its own."""
-        self.engine.topics.want(f"echo-{name}", SOURCES)
-        self.extra[name] = self.engine.add_table(
+        self.engine.topology.topics.want(f"echo-{name}", SOURCES)
+        self.extra[name] = self.engine.topology.add_table(
             TableSpec(f"by_user_{name}", window, RowCodec(window), "", 0), lambda: 0, lambda key: key.encode()
         )
         if name == "many":
             # One row of each partition that all coroutines write: they come in each other's way.
-            self.shared = self.engine.add_table(
+            self.shared = self.engine.topology.add_table(
                 TableSpec("shared", None, RowCodec(None), "", 0), lambda: 0, lambda key: key.encode()
             )
             spec = AgentSpec("many", EVENTS, self._many, retry, LETTERS, concurrency=3)
         else:
             spec = AgentSpec("batches", EVENTS, self._in_batches, retry, LETTERS)
-        self.engine.add_agent(spec, source())
+        self.engine.topology.add_agent(spec, source())
 
     async def _many(self, stream: EventStream) -> None:
         """Three of these run at once, some of their events slow."""

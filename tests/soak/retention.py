@@ -78,7 +78,7 @@ async def soak(count: int, windows: int, samples: int = 10) -> list[Sample]:
     engine = Engine(settings, MemoryTransport(broker, "soak", "worker"), clock)
     source = TopicSource("events", KeyCodec(str), ValueCodec(dict), PARTITIONS)
     for spec in specs():
-        engine.add_aggregate(spec, source)
+        engine.topology.add_aggregate(spec, source)
     await client.start()
     await engine.start("http://worker")
     step_us = windows * WINDOW_MS * 1_000 // count

@@ -43,7 +43,7 @@ class Declared:
             self.clock,
         )
         for spec in self.specs:
-            engine.add_aggregate(spec, self.source)
+            engine.topology.add_aggregate(spec, self.source)
         return engine
 
     async def start(self) -> None:

@@ -92,7 +92,7 @@ class Replies:
             engine = sender.engine
             if not sender.knows(topic):
                 await sender.learn(topic, 1, retention_s=self.app.conf.reply_expires)
-            places = [(topic, partition) for partition in range(engine.topics.partitions(topic))]
+            places = [(topic, partition) for partition in range(engine.topology.topics.partitions(topic))]
             ends = await engine.transport.high_watermarks(places)
             reader = engine.transport.log_reader()
             await reader.assign({at: ends.get(at, 0) for at in places})

@@ -104,7 +104,7 @@ class OfTopic(Origin):
     def actor(self) -> Actor:
         if self._actor is None:
             engine = self._app.engine
-            self._actor = Actor(engine.gate, engine.clock)
+            self._actor = Actor(engine.topology.gate, engine.clock)
         return self._actor
 
     async def agents(self) -> Sequence[AgentRunner]:
@@ -131,10 +131,10 @@ class OfTopic(Origin):
 
 async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> AgentRunner:
     """The consumer of this name; it is made, and joins in, where there is none yet."""
-    for agent in engine.agents:
+    for agent in engine.topology.agents:
         if agent.spec.name == spec.name:
             return agent
-    agent = engine.add_agent(spec, *sources)
+    agent = engine.topology.add_agent(spec, *sources)
     await engine.extend()
     return agent
 
@@ -168,7 +168,7 @@ class Derived(Origin):
         engine: Engine = cast("Any", parent.app).engine
         topic = self._topic
         if topic.partitions is None:
-            topic.partitions = engine.topics.counts.get(before.spec.topic)
+            topic.partitions = engine.topology.topics.counts.get(before.spec.topic)
         retry = before.spec.retry if before.spec.run is not None else Retry()
         name = topic.get_topic_name()
         spec = AgentSpec(f"{before.spec.name}:{name}", name, None, retry, dead_letter_topic(name))
@@ -265,7 +265,7 @@ class Joined(Origin):
     async def agents(self) -> Sequence[AgentRunner | FeedSource]:
         engine: Engine = cast("Any", self._streams[0].app).engine
         sides: list[Side] = []
-        missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
+        missing = [f"{self._spec.name}-{side}" not in engine.topology.tables for side in ("left", "right")]
         for name, stream in zip(("left", "right"), self._streams, strict=True):
             # The tables first: whoever joins in is formed together with them.
             if any(missing):
@@ -274,10 +274,10 @@ class Joined(Origin):
             (agent,) = await stream.origin.agents()
             if not isinstance(agent, AgentRunner):
                 raise ConfigurationError(f"join {self._spec.name}: what is in memory only can't be joined")
-            table = engine.tables[f"{self._spec.name}-{name}"]
+            table = engine.topology.tables[f"{self._spec.name}-{name}"]
             sides.append(self._side(engine, stream, agent, table))
         agents = await self._merged.agents()
-        counts = {agent.spec.topic: engine.topics.counts.get(agent.spec.topic) for agent in agents}  # type: ignore[union-attr]  # checked above
+        counts = {agent.spec.topic: engine.topology.topics.counts.get(agent.spec.topic) for agent in agents}  # type: ignore[union-attr]  # checked above
         if len(set(counts.values())) > 1:
             raise ConfigurationError(
                 f"join {self._spec.name}: both topics need as many partitions, not {counts}"
@@ -291,12 +291,12 @@ class Joined(Origin):
 
     async def _table(self, engine: Engine, name: str, stream: AgentStream) -> None:
         source = cast("Any", stream.channel).source()
-        count = source.partitions or engine.topics.counts.get(source.name)
+        count = source.partitions or engine.topology.topics.counts.get(source.name)
         spec = TableSpec(name, None, RowCodec(None), "", 0)
-        engine.add_table(spec, None, source.key.encode, count)
+        engine.topology.add_table(spec, None, source.key.encode, count)
 
     def _side(self, engine: Engine, stream: AgentStream, agent: AgentRunner, table: AgentTable) -> Side:
-        codec = engine.sources[agent.spec.consumer]
+        codec = engine.topology.sources[agent.spec.consumer]
 
         async def decode(raw: bytes | None) -> Any:
             value = codec.value.decode(raw)
@@ -304,7 +304,7 @@ class Joined(Origin):
 
         def place(key: Any) -> int:
             raw = codec.key.encode(key)
-            return -1 if raw is None else engine.topics.place(agent.spec.topic, raw)
+            return -1 if raw is None else engine.topology.topics.place(agent.spec.topic, raw)
 
         return Side(agent.concurrent(), table, decode, self._key_of, place)
 

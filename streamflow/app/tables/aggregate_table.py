@@ -36,7 +36,7 @@ class AggregateTable(Mapping[Any, Any]):
     @property
     def reader(self) -> TableReaderBase:
         """Raises TypeError before the worker has started."""
-        if self._engine is None or not self._engine.topics.counts:
+        if self._engine is None or not self._engine.topology.topics.counts:
             raise TypeError(f"aggregate {self.name!r} can be read only in a running worker")
         if self._read is None:
             self._read = make_reader(self._engine, self.name)

@@ -22,7 +22,7 @@ class GlobalReads(Table):
     @property
     def _all(self) -> GlobalTableView:
         assert self._engine is not None
-        return self._engine.global_tables[self.name]
+        return self._engine.topology.global_tables[self.name]
 
     def find(self, key: Any, start: int) -> Any:
         if self.app.bench:

@@ -184,12 +184,16 @@ class Table(MutableMapping[Any, Any]):
         spec = replace(spec, own_time=self.own_time, closes=self.closes is not None, store=self.store)
         self._engine = engine
         key_bytes = partial(bytes_of_key, key)
-        table = engine.add_table(spec, self.default, key_bytes, self.partitions, is_global=self.is_global)
-        if self.merge is not None and isinstance(table, MergingWindowTable):
-            table.merge = self.merge
-        table.key_codec = None if self.key_type is None else KeyCodec(self.key_type)
-        if self.closes is not None:
-            table.on_close = self._window_closed
+        table = engine.topology.add_table(
+            spec,
+            self.default,
+            key_bytes,
+            self.partitions,
+            is_global=self.is_global,
+            key_codec=None if self.key_type is None else KeyCodec(self.key_type),
+            merge=self.merge,
+            on_close=None if self.closes is None else self._window_closed,
+        )
         self.bind(table)
 
     def bind(self, table: AgentTable) -> None:

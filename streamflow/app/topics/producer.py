@@ -100,7 +100,7 @@ class Sender:
         return self._engine
 
     def knows(self, topic: str) -> bool:
-        return topic in self._engine.topics.counts
+        return topic in self._engine.topology.topics.counts
 
     async def learn(
         self,
@@ -112,7 +112,7 @@ class Sender:
     ) -> None:
         """Asks the broker for a topic's partitions, and creates it where it is missing."""
         async with self._learning:
-            topics = self._engine.topics
+            topics = self._engine.topology.topics
             if topic in topics.counts:
                 return
             if self._declares:
@@ -134,7 +134,7 @@ class Sender:
         """Places a record of a topic that is known. Raises RecordTooLarge."""
         size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
         size += sum(len(name) + len(text) + 8 for name, text in headers)
-        topics = self._engine.topics
+        topics = self._engine.topology.topics
         limit, said_by = self._record_bytes_max, "setting producer_max_request_size"
         if topics.limits.get(topic, limit) < limit:
             limit, said_by = topics.limits[topic], "the topic's max.message.bytes"

@@ -83,7 +83,7 @@ class NoConsumer:
     def topic_partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, as far as it is known."""
         engine = self.app.engine_service_engine
-        return None if engine is None else engine.topics.counts.get(topic)
+        return None if engine is None else engine.topology.topics.counts.get(topic)
 
     def highwater(self, tp: TP) -> int:
         """The last stable offset as of the newest fetch."""

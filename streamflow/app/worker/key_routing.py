@@ -44,7 +44,7 @@ class Router(FaustRouter):
         served = self._app.engine_service.watcher
         if served is None or table_name not in served.tables:
             raise KeyError(table_name)
-        if table_name in self._engine.global_tables:
+        if table_name in self._engine.topology.global_tables:
             return URL(served.url)  # every worker has it
         reader = served.tables[table_name]
         if isinstance(key, str):
@@ -59,8 +59,8 @@ class Router(FaustRouter):
         name = topic.get_topic_name()
         if isinstance(key, str):
             key = topic.key_codec.parse_text(key)
-        at = (name, self._engine.topics.place(name, bytes_of_key(topic.key_codec, key)))
-        for member in self._engine.members:
+        at = (name, self._engine.topology.topics.place(name, bytes_of_key(topic.key_codec, key)))
+        for member in self._engine.rebalance.members:
             if at in member.partitions:
                 return URL(member.url)
         raise KeyError(key)
@@ -73,13 +73,13 @@ class Router(FaustRouter):
         found: dict[str, dict[str, list[int]]] = {}
         for partition, member in sorted(owners(served, served.tables[table_name]).items()):
             topics = found.setdefault(member.url, {})
-            topics.setdefault(self._engine.topics.changelog(table_name), []).append(partition)
+            topics.setdefault(self._engine.topology.topics.changelog(table_name), []).append(partition)
         return found
 
     def tables_metadata(self) -> Any:
         """`table_metadata` of every table."""
         found: dict[str, dict[str, list[int]]] = {}
-        for name in self._engine.tables:
+        for name in self._engine.topology.tables:
             for url, topics in self.table_metadata(name).items():
                 found.setdefault(url, {}).update(topics)
         return found
@@ -87,7 +87,7 @@ class Router(FaustRouter):
     def external_topics_metadata(self) -> Any:
         """Address -> source topic -> its partitions there."""
         found: dict[str, dict[str, list[int]]] = {}
-        for member in self._engine.members:
+        for member in self._engine.rebalance.members:
             for topic, partition in sorted(member.partitions):
                 found.setdefault(member.url, {}).setdefault(topic, []).append(partition)
         return found

@@ -74,7 +74,7 @@ class Sensors:
             if isinstance(sensor, Monitor):
                 sensor.on_tp_commit({TP(*at): offset for at, offset in offsets.items()})
         self._committing = []
-        for agent in engine.agents:
+        for agent in engine.topology.agents:
             more = agent.processed - self._processed.get(agent.spec.name, 0)
             self._processed[agent.spec.name] = agent.processed
             for monitor in self.plain:

@@ -47,14 +47,12 @@ class EngineService(Service):
             self.web = WebServer(app.settings.web_settings())
             url = self.web.bind()
         # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
-        self.engine = engine = app.prepare_engine(url)
+        self.sensors = Sensors(app)
+        self.engine = engine = app.prepare_engine(url, Rebalances(app, self.sensors))
         self.sender = Sender(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
-        self.sensors = Sensors(app)
-        engine.lifecycle = Rebalances(app, self.sensors)
-        self.watcher = watcher = WorkerView(engine, url)
-        watcher.is_live = self.live.set
+        self.watcher = watcher = WorkerView(engine, url, self.live.set)
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)
@@ -64,7 +62,7 @@ class EngineService(Service):
         # Step 5. Join the group, advertising the address that was bound.
         await engine.start(url)
         watcher.open()
-        if not engine.sources:
+        if not engine.topology.sources:
             self.live.set()
         self.add_future(self._crash_with_engine())
 

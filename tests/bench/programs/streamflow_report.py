@@ -52,7 +52,7 @@ def all_taken(app: App, events: int) -> bool:
     """Everything was fetched, and no agent has any of it left."""
     engine = app.engine
     return engine.metrics.records_total.value >= events and all(
-        agent.processed >= events for agent in engine.agents
+        agent.processed >= events for agent in engine.topology.agents
     )
 
 

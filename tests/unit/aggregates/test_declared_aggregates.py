@@ -167,8 +167,8 @@ async def test_where_is_a_field_test_or_a_function(where: Any, counted: int) -> 
 async def test_a_field_test_decodes_only_its_field() -> None:
     world = await started(spec(Count(), by=Key(), where="data.amount > 1"))
     try:
-        ((_, decoders),) = world.engine.dispatcher.decoders.items()
-        assert decoders[0].projection is not None
+        (decoder,) = world.engine.topology.decoders.values()
+        assert decoder.projection is not None
     finally:
         await world.close()
 

@@ -132,7 +132,7 @@ async def test_windows_that_have_expired_are_revised_no_more() -> None:
         await world.until(lambda: ("a", T0_MS) not in world.rows("table"))
         assert await apply(world) == {"applied": 0, "expired": 1, "unsupported": 0}
         # Nothing of the row is left in any log: not the partials, not the correction, not the note.
-        await world.until(lambda: not world.engine.aggregates["table"].late_stores[0].corrected)
+        await world.until(lambda: not world.engine.topology.aggregates["table"].late_stores[0].corrected)
         for topic in ("app-table-shuffle", "app-table-changelog", "app-table-late"):
             left = [key for key in await world.compacted(topic) if key and str(T0_MS).encode()[:10] in key]
             assert not [key for key in left if b'"a"' in key and str(T0_MS).encode() in key], topic

@@ -48,7 +48,11 @@ def counting(broker: MemoryBroker, tmp_path: Path, **options: Any) -> tuple[App,
 
 def stores_of(app: App, name: str) -> list[Store]:
     engine = app.engine
-    parts = engine.tables[name].parts if name in engine.tables else engine.aggregates[name].parts
+    parts = (
+        engine.topology.tables[name].parts
+        if name in engine.topology.tables
+        else engine.topology.aggregates[name].parts
+    )
     return [part.store for part in parts.values()]
 
 

@@ -90,7 +90,7 @@ async def test_a_batch_counts_in_the_partition_and_window_of_each_event() -> Non
         assert app.engine.metrics.scattered_writes_total.labels("counts").value == 0
         rows = {
             (start, key): value
-            for part in app.engine.tables["minutes"].parts.values()
+            for part in app.engine.topology.tables["minutes"].parts.values()
             for start, key, value in part.store.scan()
         }
         assert sorted(rows.values()) == [3] * 20
@@ -378,7 +378,7 @@ async def test_several_coroutines_of_one_agent_work_at_once_and_count_exactly() 
             await topic.send(key=f"k{number % 3}", value=number)
         await until(lambda: {key: counts.get(key) for key in counts} == {"k0": 34, "k1": 33, "k2": 33})
         sent = sorted(int(value) for _, value, _ in await logged(app, "out", 100))
-        assert app.engine.agents[0].processed == 100
+        assert app.engine.topology.agents[0].processed == 100
     assert most == 4
     assert sent == list(range(100))
 
@@ -490,7 +490,7 @@ async def test_streams_of_several_tasks_over_one_topic_each_see_every_event() ->
     async with running(app):
         tasks = [asyncio.create_task(read(name)) for name in ("one", "two")]
         once = asyncio.create_task(read_one())
-        await until(lambda: len(app.engine.agents) == 3)
+        await until(lambda: len(app.engine.topology.agents) == 3)
         for value in range(3):
             await topic.send(value=value)
         await until(lambda: seen["one"] == seen["two"] == [0, 1, 2])
@@ -501,7 +501,7 @@ async def test_streams_of_several_tasks_over_one_topic_each_see_every_event() ->
         tasks.append(once)
         for task in tasks:
             task.cancel()
-        consumers = {agent.spec.name for agent in app.engine.agents}
+        consumers = {agent.spec.name for agent in app.engine.topology.agents}
         place = (
             f"stream:{test_streams_of_several_tasks_over_one_topic_each_see_every_event.__name__}.<locals>"
         )

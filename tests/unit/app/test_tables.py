@@ -171,7 +171,7 @@ async def test_rows_of_a_model_come_back_as_the_model() -> None:
         assert await harness.each(use) is None
         assert (await harness.each(use)).items == ["lamp"]
         await until(lambda: harness.rows("baskets") == {("ann", None): {"items": ["lamp", "lamp"]}})
-        spec = harness.app.engine.tables["baskets"].spec
+        spec = harness.app.engine.topology.tables["baskets"].spec
         stored = spec.codec.encode_value(Basket(items=["x"]))
         assert spec.codec.decode_value(stored).items == ["x"]
 

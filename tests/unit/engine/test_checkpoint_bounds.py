@@ -42,7 +42,7 @@ async def test_a_checkpoint_comes_before_its_time_when_much_was_taken(bounds: di
     settings = Settings(id="app", commit_interval=NEVER_S, fetch_wait_ms=5, **bounds)
     engine = Engine(settings, MemoryTransport(broker, "app", "worker"), clock)
     source = TopicSource("events", KeyCodec(str), ValueCodec(Event), 1)
-    aggregate = engine.add_aggregate(
+    aggregate = engine.topology.add_aggregate(
         AggregateSpec("counts", "events", Key(), None, RowFunctions(Count())), source
     )
     await client.start()

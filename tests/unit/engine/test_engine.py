@@ -52,13 +52,13 @@ class World:
 
     def table(self, name: str = "counts") -> AgentTable:
         spec = TableSpec(name, None, RowCodec(None), "", 0)
-        return self.engine.add_table(spec, int, KeyCodec(str).encode)
+        return self.engine.topology.add_table(spec, int, KeyCodec(str).encode)
 
     def agent(self, run: Callable[[EventStream], Any], **options: Any) -> None:
         retry = options.pop("retry", Retry(attempts=2, first_wait_s=0.001))
         letters = options.pop("dead_letter", "events-dead-letters")
         spec = AgentSpec("agent", "events", run, retry, letters)
-        self.engine.add_agent(spec, self.source)
+        self.engine.topology.add_agent(spec, self.source)
 
     async def start(self) -> None:
         await self.client.start()
@@ -221,11 +221,11 @@ async def test_what_an_agent_sends_goes_out_with_the_checkpoint_and_not_when_its
             if value.data["n"] == 2:
                 raise ValueError("two")
 
-    world.engine.topics.want("out", 1)
+    world.engine.topology.topics.want("out", 1)
     world.agent(run)
     await world.start()
     await world.write(*map(event, range(5)))
-    await world.until(lambda: world.engine.agents[0].processed == 4)
+    await world.until(lambda: world.engine.topology.agents[0].processed == 4)
     await world.engine.checkpoint()
     assert [value for _, value, _ in await world.read("out")] == [b"0", b"1", b"3", b"4"]
 
@@ -282,7 +282,7 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
         world.agent(counting(table))
     else:
         window = TumblingWindow(10)
-        world.engine.add_aggregate(
+        world.engine.topology.add_aggregate(
             AggregateSpec("counts", "events", Key(), window, RowFunctions(Count())), world.source
         )
     await world.start()
@@ -329,7 +329,7 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
 
 async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs(world: World) -> None:
     window = TumblingWindow(10)
-    world.engine.add_aggregate(
+    world.engine.topology.add_aggregate(
         AggregateSpec("counts", "events", "type", window, RowFunctions(Count())), world.source
     )
     await world.start()
@@ -339,7 +339,7 @@ async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs
 
     world.engine = world.new_engine()
     other = TumblingWindow(60)
-    world.engine.add_aggregate(
+    world.engine.topology.add_aggregate(
         AggregateSpec("counts", "events", "type", other, RowFunctions(Count())), world.source
     )
     await world.engine.start("http://worker")

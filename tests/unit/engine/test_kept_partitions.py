@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import orjson
 import pytest
 
 from streamflow.aggregates import Count
 from streamflow.aggregates.row_values import RowFunctions
+from streamflow.aggregates.shuffle.final import FinalStage, RowId
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
 from streamflow.engine import restoration as recovering
+from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
@@ -37,18 +39,21 @@ KEYS = [f"k{n}" for n in range(40)]
 class Worker:
     """An engine that counts events by key, in an agent and in an aggregate, and how often it took each."""
 
-    def __init__(self, broker: MemoryBroker, name: str, standby_replicas: int = 0) -> None:
+    def __init__(
+        self, broker: MemoryBroker, name: str, standby_replicas: int = 0, hooks: AssignmentHooks | None = None
+    ) -> None:
         self.transport = MemoryTransport(broker, "app", name, standby_replicas=standby_replicas)
-        self.engine = Engine(Settings(id="app", commit_interval=0.02), self.transport, broker.clock)
+        settings = Settings(id="app", commit_interval=0.02)
+        self.engine = Engine(settings, self.transport, broker.clock, hooks=hooks)
         self.taken = 0
         source = TopicSource("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
         spec = TableSpec("counts", None, RowCodec(None), "", 0)
-        self.table: AgentTable = self.engine.add_table(spec, int, KeyCodec(str).encode)
-        self.engine.add_agent(AgentSpec("agent", "events", self._count), source)
-        self.engine.add_aggregate(
+        self.table: AgentTable = self.engine.topology.add_table(spec, int, KeyCodec(str).encode)
+        self.engine.topology.add_agent(AgentSpec("agent", "events", self._count), source)
+        self.engine.topology.add_aggregate(
             AggregateSpec("by_key", "events", Key(), None, RowFunctions(Count())), source
         )
-        self.engine.add_aggregate(
+        self.engine.topology.add_aggregate(
             AggregateSpec("by_type", "events", "type", None, RowFunctions(Count())), source
         )
 
@@ -154,7 +159,7 @@ async def test_rows_that_were_not_committed_are_not_kept(group: Group) -> None:
     assert held is not None
     for part in list(held.table_partitions()):
         part.changes = {NO_WINDOW: {"never committed": 7}}
-    worker.engine._restart(RuntimeError("what is in memory can't be trusted"))
+    worker.engine.rebalance.restart(RuntimeError("what is in memory can't be trusted"))
     await group.until(group.all_open)
     assert worker.engine.active is not held
     assert all(part.get(NO_WINDOW, "never committed") is MISSING for part in worker.table.parts.values())
@@ -167,7 +172,7 @@ async def test_a_store_that_was_left_alone_too_long_is_rebuilt(group: Group) -> 
     await group.write_each_key()
     await group.all_count(1)
     worker.engine.store_manager._age_max_ms = -1.0
-    worker.engine._restart(RuntimeError("a test"))
+    worker.engine.rebalance.restart(RuntimeError("a test"))
     await group.until(group.all_open)
     assert worker.restored() > 0
     assert worker.row(KEYS[0]) == 1
@@ -176,20 +181,39 @@ async def test_a_store_that_was_left_alone_too_long_is_rebuilt(group: Group) -> 
 class Told(AssignmentHooks):
     """Wants to be told before agents begin."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+    def __init__(self) -> None:
+        self.worker: Worker | None = None
         self.open_when_told: list[set[int]] = []
 
     async def recovered(self) -> None:
+        assert self.worker is not None
         self.open_when_told.append(self.worker.owned)
+
+
+class Openings:
+    """Listens to how many partitions a worker serves, and whether some are still to come."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.seen: list[tuple[int, bool]] = []
+        worker.engine.listen(self)
+
+    def on_active(self) -> None:
+        active = self.worker.engine.active
+        if self.worker.engine.live and active is not None:
+            self.seen.append((len(self.worker.owned), bool(active.unopened)))
+
+    def on_committed(self, changes: Sequence[CommittedChanges]) -> None: ...
+
+    def on_stage(self, stage: FinalStage, changed: list[RowId]) -> None: ...
 
 
 async def test_agents_wait_for_all_tables_where_somebody_wants_to_be_told(group: Group) -> None:
     await group.join("first")
     await group.write_each_key()
     await group.all_count(1)
-    second = Worker(group.broker, "second")
-    told = second.engine.lifecycle = Told(second)
+    told = Told()
+    second = told.worker = Worker(group.broker, "second", hooks=told)
     group.workers.append(second)
     await second.engine.start("http://second")
     await group.until(lambda: bool(second.owned) and group.all_open())
@@ -206,21 +230,14 @@ async def test_each_partition_serves_as_soon_as_its_own_tables_are_back(
     await group.workers.pop().engine.stop()
     second = Worker(group.broker, "second")
     group.workers.append(second)
-    seen: list[tuple[int, bool]] = []
-
-    def note() -> None:
-        active = second.engine.active
-        if second.engine.live and active is not None:
-            seen.append((len(second.owned), bool(active.unopened)))
-
-    second.engine.watch_active = note
+    openings = Openings(second)
     await second.engine.start("http://second")
     await group.until(group.all_open)
     assert first is not second
-    opened = [count for count, _ in seen]
+    opened = [count for count, _ in openings.seen]
     assert opened == sorted(opened)
     assert len(set(opened)) >= PARTITIONS
-    assert [waiting for _, waiting in seen] == [count < PARTITIONS for count in opened]
+    assert [waiting for _, waiting in openings.seen] == [count < PARTITIONS for count in opened]
     assert second.engine.metrics.partitions_restoring.value == 0
     assert second.engine.metrics.restore_records_left.value == 0
     await group.all_count(1)

@@ -44,7 +44,7 @@ async def join(group: Group, name: str) -> Worker:
 
 def up_to_date(worker: Worker) -> bool:
     """Is everything there of what it stands by for?"""
-    parts, stages = worker.engine.standing()
+    parts, stages = worker.engine.rebalance.standby_tasks()
     log = worker.transport.broker.log
     return (
         bool(parts)
@@ -97,7 +97,7 @@ async def test_without_replicas_nobody_reads_what_is_not_his(group: Group) -> No
     await group.write_each_key()
     await group.all_count(1)
     for worker in (first, second):
-        assert worker.engine.standing() == ([], [])
+        assert worker.engine.rebalance.standby_tasks() == ([], [])
         assert worker.engine.metrics.standby_records_total.value == 0
 
 

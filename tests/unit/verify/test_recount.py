@@ -250,8 +250,8 @@ async def test_of_a_table_in_fausts_form_each_record_is_accounted_for() -> None:
     async with running(app):
         values = [raw(event(at, kind)) for at, kind in [(0, "a"), (1, "b"), (60_000, "a"), (2, "a")]]
         await client.send([Record("in", 1, b"k", value) for value in [*values, b"no JSON"]])
-        (agent,) = (each.spec for each in app.engine.agents)
-        agents = {agent.name: app.engine.sources[agent.consumer]}
+        (agent,) = (each.spec for each in app.engine.topology.agents)
+        agents = {agent.name: app.engine.topology.sources[agent.consumer]}
 
         async def report() -> Report:
             make = partial(AgentVerifier, client, Settings(id="app"), clock)
