@@ -39,7 +39,6 @@ class MergingWindowTable(AgentTable):
     here a session grows in place (`sessions`), and sliding windows are put together from panes (`panes`).
     """
 
-    merging = True
     merge: Merge = staticmethod(merged)
 
     def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
@@ -170,7 +169,7 @@ class SessionTable(MergingWindowTable):
 
 
 class SlidingTable(MergingWindowTable):
-    """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
+    """Rows are panes of 1 ms; see `panes`."""
 
     def __init__(
         self, spec: TableSpec, default: Callable[[], Any] | None, **hooks: Unpack[TableHooks]
@@ -249,6 +248,3 @@ def merging_table(
 def _session_in(data: tuple[int, int, Any], into: Callable[[Any], Any]) -> SessionRow:
     start, end, value = data
     return (Part(start, end, None, into(value)),)
-
-
-__all__ = ["Merge", "MergingWindowTable", "SessionTable", "SlidingTable", "merged", "merging_table"]
