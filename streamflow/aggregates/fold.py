@@ -183,18 +183,17 @@ class AggregateConsumer:
             suspect = False
         if not suspect and wanted is None:
             return None, 0, 0
-        marks = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
-        next(marks)
+        running = running_watermarks(times, before_ms)
         late_at: set[int] = set()
         if suspect and window is not None:
             # Only what lies further behind than the grace can be late: the rest needs one comparison.
             grace_ms = window.grace_ms
             behind = [
-                (i, t, mark)
-                for i, (t, mark) in enumerate(zip(times, marks, strict=True))
-                if t < mark - grace_ms
+                (i, t, watermark_ms)
+                for i, (t, watermark_ms) in enumerate(zip(times, running, strict=True))
+                if t < watermark_ms - grace_ms
             ]
-            late_at = {i for i, t, mark in behind if t < window.first_open_start(mark)}
+            late_at = {i for i, t, watermark_ms in behind if t < window.first_open_start(watermark_ms)}
         indexes = range(len(times)) if wanted is None else [i for i, want in enumerate(wanted) if want]
         live = [i for i in indexes if i not in late_at] if late_at else list(indexes)
         late = len(indexes) - len(live)
@@ -202,12 +201,14 @@ class AggregateConsumer:
 
     def _note_late(self, partition: int, columns: Columns, live: list[int], before_ms: int | None) -> None:
         """Puts what is wanted and came too late, and so is not ``live``, into the late-event store."""
-        marks = accumulate(columns.times, max, initial=columns.times[0] if before_ms is None else before_ms)
-        next(marks)
         lived, wanted = set(live), columns.wanted
-        late = [(i, mark) for i, mark in enumerate(marks) if i not in lived and (wanted is None or wanted[i])]
+        late = [
+            (i, watermark_ms)
+            for i, watermark_ms in enumerate(running_watermarks(columns.times, before_ms))
+            if i not in lived and (wanted is None or wanted[i])
+        ]
         skipped = max(0, len(late) - EVENTS_MAX)
-        events = [self._late(columns, i, mark) for i, mark in late[skipped:]]
+        events = [self._late(columns, *one) for one in late[skipped:]]
         self.late_stores[partition].add(events, skipped)
 
     def _late(self, columns: Columns, index: int, watermark_ms: int) -> Late:
@@ -306,3 +307,10 @@ class AggregateConsumer:
     def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
         """The rows that go with the cut of a partition, by the id of their window."""
         return {start: list(part.store.window(start)) for start in part.drops}
+
+
+def running_watermarks(times: list[int], before_ms: int | None) -> Iterator[int]:
+    """The watermark as of each event, that event included."""
+    running = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
+    next(running)
+    return running

@@ -25,7 +25,7 @@ from streamflow.state.stores.base import DELETED
 
 
 class Revisions:
-    """The ledger of one source partition, and how its events come back into rows."""
+    """The late events of one source partition, and how they come back into rows."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Revisions:
         progress: Progress,
     ) -> None:
         self.late_store = late_store
-        self._fold = aggregate
+        self._consumer = aggregate
         self._part = part
         self._progress = progress
         self._expired_to_ms: int | None = None
@@ -47,7 +47,7 @@ class Revisions:
         in the late-event store); and how many can't be (``unsupported``). Synchronous.
         """
         done = {"applied": 0, "expired": 0, "unsupported": 0}
-        window, values, spec = self._fold.spec.window, self._fold.spec.values, self._fold.spec
+        window, values, spec = self._consumer.spec.window, self._consumer.spec.values, self._consumer.spec
         assert window is not None
         watermark_ms = self._progress.watermark_ms
         for event in list(self.late_store.waiting()):
@@ -66,7 +66,7 @@ class Revisions:
                     state = values.merge(values.load(dumped), state)
                 self.late_store.correct((start, key), revisions + 1, values.dump(state))
                 if not spec.is_shuffled:
-                    self._fold.merge_one(self._part, start, key, values.load(event.state))
+                    self._consumer.merge_one(self._part, start, key, values.load(event.state))
             self.late_store.applied(event)
             done["applied"] += 1
         if done["applied"]:
@@ -75,7 +75,7 @@ class Revisions:
 
     def begin_cut(self) -> None:
         """Corrections of expired rows go; the late-event store's changes become its cut."""
-        window, watermark_ms = self._fold.spec.window, self._progress.watermark_ms
+        window, watermark_ms = self._consumer.spec.window, self._progress.watermark_ms
         if window is not None and watermark_ms is not None and watermark_ms != self._expired_to_ms:
             self._expired_to_ms = watermark_ms
             gone = [row for row in self.late_store.corrected if window.expired(row[0], watermark_ms)]
@@ -89,7 +89,7 @@ class Revisions:
 
     def revised(self, closed_to_ms: int | None) -> Iterator[tuple[RowKey, Any]]:
         """Row and state of what the cut revises among windows that were closed before it."""
-        window = self._fold.spec.window
+        window = self._consumer.spec.window
         assert window is not None
         for (start, key), _ in self.late_store.corrections_cut():
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
@@ -119,7 +119,7 @@ class Corrections:
         self._revisions.setdefault(row, {})[source] = revisions
         self._check(row)
 
-    def read_told(self, row: RowKey, revisions: int | None) -> None:
+    def read_announced(self, row: RowKey, revisions: int | None) -> None:
         """The note of what was told of has come; ``None``: the row has expired."""
         if revisions is None:
             self.forget(row)
@@ -133,11 +133,11 @@ class Corrections:
         else:
             self._unannounced.pop(row, None)
 
-    def untold(self) -> list[RowKey]:
+    def unannounced(self) -> list[RowKey]:
         """Rows with revisions that nobody was told of, in a fixed order within this worker."""
         return list(self._unannounced)
 
-    def tell(self, row: RowKey) -> int | None:
+    def announce(self, row: RowKey) -> int | None:
         """The checkpoint that is being cut tells of a row as it is; returns what to note, if anything."""
         total = self._total(row)
         if not total:
@@ -146,9 +146,9 @@ class Corrections:
         return total
 
     def committed(self) -> None:
-        telling, self._announcing = self._announcing, {}
-        for row, total in telling.items():
-            self.read_told(row, total)
+        announced, self._announcing = self._announcing, {}
+        for row, total in announced.items():
+            self.read_announced(row, total)
 
     def hold(self) -> None:
         """What became of the checkpoint that was on its way is not known: the log tells."""

@@ -8,10 +8,9 @@ windows that are closed in part, and are looked at one by one.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from itertools import accumulate
 from typing import Any
 
-from streamflow.aggregates.fold import AggregateConsumer, Columns
+from streamflow.aggregates.fold import AggregateConsumer, Columns, running_watermarks
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
@@ -48,8 +47,8 @@ class HoppingConsumer(AggregateConsumer):
         window = self._hopping
         assert after_ms is not None
         if window.oldest_start_of(min(columns.times)) < window.first_open_start(after_ms):
-            marks = _watermarks(columns.times, before_ms)
-            columns.note_closed([window.first_open_start(mark) for mark in marks])
+            running = running_watermarks(columns.times, before_ms)
+            columns.note_closed([window.first_open_start(watermark_ms) for watermark_ms in running])
         return super()._live(columns, before_ms, after_ms)
 
     def _fold(self, part: TablePartition, columns: Columns) -> int:
@@ -89,15 +88,17 @@ class HoppingConsumer(AggregateConsumer):
 
 
 class _LatenessConsumer(AggregateConsumer):
-    """What sliding windows and sessions share: events that came later than the grace are marked."""
+    """What sliding windows and sessions share: of events that came later than the grace it is noted."""
 
     def _mark_behind(self, columns: Columns, before_ms: int | None, after_ms: int | None) -> None:
         assert after_ms is not None
         grace_ms = self.spec.window.grace_ms if self.spec.window is not None else 0
         if min(columns.times) < after_ms - grace_ms:
             behind = [
-                mark - grace_ms if t < mark - grace_ms else None
-                for t, mark in zip(columns.times, _watermarks(columns.times, before_ms), strict=True)
+                watermark_ms - grace_ms if t < watermark_ms - grace_ms else None
+                for t, watermark_ms in zip(
+                    columns.times, running_watermarks(columns.times, before_ms), strict=True
+                )
             ]
             if any(closed_at is not None for closed_at in behind):
                 columns.note_closed(behind)
@@ -266,13 +267,3 @@ class SessionConsumer(_LatenessConsumer):
             rows[group] = DELETED
         if not rows:
             del part.changes[end]
-
-
-def _watermarks(times: list[int], before_ms: int | None) -> list[int]:
-    """The watermark as of each event, that event included."""
-    marks = accumulate(times, max, initial=times[0] if before_ms is None else before_ms)
-    next(marks)
-    return list(marks)
-
-
-__all__ = ["HoppingConsumer", "SessionConsumer", "SlidingConsumer", "make_consumer"]

@@ -49,8 +49,6 @@ class AgentTable:
     Where events make the windows it is a `merging_table.MergingWindowTable`.
     """
 
-    merging = False
-
     def __init__(
         self,
         spec: TableSpec,
@@ -243,7 +241,7 @@ class AgentTable:
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
 
     def _check_key(self, context: EventContext, key: Hashable) -> None:
-        """A key that isn't the event's own may lie elsewhere: then this row holds only a share of it.
+        """A key that isn't the event's own may lie elsewhere: then this row holds only part of it.
 
         A batch in flight stands at its event with the key, if it has one.
         """

@@ -2,7 +2,7 @@
 
 The key is the JSON array that Faust writes, ``[key, [start_s, end_s]]`` for a row of a window and
 the key's own JSON otherwise, so that a table of stock Faust is read as it is. Only the start
-tells windows apart; Faust's end lies 0.1 s before the window's, and so does ours, since compaction
+tells windows apart; Faust's end lies 0.1 s before the window's, and so does this one, since compaction
 knows a row by the bytes of its key. A session is kept by its end, since its start may come twice:
 ``[key, [end_s]]``.
 """

@@ -8,7 +8,8 @@ crash leaves any part of what was on its way, so:
 2. *facts*: how far each consumer has come, what is closed, what was told of. They say that the effects
    need not be made again, so they may stand in the log only when those do.
 3. *consequences*: what is right only once the facts hold. A tombstone of an expired row, written before
-   them, would leave a row of only those events that come again; a mark would close windows that lack them.
+   them, would leave a row of only those events that come again; the watermark of a source partition would
+   close windows that lack them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,3 @@ class Cut:
         """`Commit.barriers` of `records`."""
         effects = len(self.effects)
         return effects, effects + len(self.facts)
-
-
-__all__ = ["Cut"]

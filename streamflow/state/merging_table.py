@@ -39,6 +39,7 @@ class MergingWindowTable(AgentTable):
     here a session grows in place (`sessions`), and sliding windows are put together from panes (`panes`).
     """
 
+<<<<<<< HEAD
     merging = True
 
     def __init__(
@@ -50,6 +51,9 @@ class MergingWindowTable(AgentTable):
     ) -> None:
         self.merge = merge or merged
         super().__init__(spec, default, **hooks)
+=======
+    merge: Merge = staticmethod(merged)
+>>>>>>> stateagg
 
     def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         context = current_context.get()
@@ -179,7 +183,7 @@ class SessionTable(MergingWindowTable):
 
 
 class SlidingTable(MergingWindowTable):
-    """Rows are panes of 1 ms: ``after_ms`` -> value; see `panes`."""
+    """Rows are panes of 1 ms; see `panes`."""
 
     def __init__(
         self,
@@ -265,6 +269,3 @@ def merging_table(
 def _session_in(data: tuple[int, int, Any], into: Callable[[Any], Any]) -> SessionRow:
     start, end, value = data
     return (Part(start, end, None, into(value)),)
-
-
-__all__ = ["Merge", "MergingWindowTable", "SessionTable", "SlidingTable", "merged", "merging_table"]

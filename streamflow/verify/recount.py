@@ -328,9 +328,8 @@ class Verifier:
         spec = self.spec
         if spec.is_shuffled:
             stage = image.stages[partition]
-            for start in stage.starts():
-                for group in stage.groups(start):
-                    yield (start, group), self._shown(start, stage.state(start, group))
+            for start, group in stage.rows():
+                yield (start, group), self._shown(start, stage.state(start, group))
         elif isinstance(spec.window, SlidingWindow):
             assert isinstance(self._aggregate, SlidingConsumer)
             part = image.parts[partition]

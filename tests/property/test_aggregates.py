@@ -165,7 +165,6 @@ def test_states_survive_json(case):
     for state in by_one(aggregate, rows).values():
         loaded = aggregate.load(orjson.loads(orjson.dumps(aggregate.dump(state))))
         assert shape(aggregate, loaded) == shape(aggregate, state)
-        assert aggregate.state_bytes(state) >= len(orjson.dumps(aggregate.dump(state)))
         assert aggregate.result(loaded) == aggregate.result(state)
         orjson.dumps(aggregate.result(state))
 

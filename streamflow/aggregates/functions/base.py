@@ -20,8 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-import orjson
-
 from streamflow.codecs.canonical import group_key_text
 from streamflow.errors import ConfigurationError, DecodeError
 
@@ -89,10 +87,6 @@ class Aggregate(ABC):
     def agrees(self, state: Any, other: Any) -> bool:
         """Can both be states of the same events, however those came and were merged?"""
         return bool(self.result(state) == self.result(other))
-
-    def state_bytes(self, state: Any) -> int:
-        """How large a state is, in bytes of JSON: what a checkpoint writes for it."""
-        return len(orjson.dumps(self.dump(state)))
 
     def describe(self) -> dict[str, Any]:
         """JSON description of the declaration, equal iff old states still mean the same."""

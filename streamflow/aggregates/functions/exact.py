@@ -29,10 +29,12 @@ def exact(floats: list[float]) -> tuple[float, ...]:
     return tuple(parts)
 
 
-def amount_of(column: Sequence[int | float]) -> Amount:
+def amount_of(column: Sequence[Any]) -> Amount:
+    """The exact sum of ints and floats."""
     kinds = set(map(type, column))
     if float not in kinds:
-        return int(sum(column))
+        whole: int = sum(column)
+        return whole
     if len(kinds) == 1:
         return 0, exact(list(column))
     whole = sum(value for value in column if isinstance(value, int))

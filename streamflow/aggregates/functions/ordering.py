@@ -253,6 +253,3 @@ def _within(value: object) -> Any:
         return float(value)
     except OverflowError:
         return str(value)
-
-
-__all__ = ["Collect", "First", "Last", "OfPlaced", "json_of", "whole_event"]

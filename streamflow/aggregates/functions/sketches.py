@@ -99,9 +99,6 @@ class ApproxDistinct(OfJson):
     def load(self, data: str) -> hll_sketch:
         return hll_sketch.deserialize(b64decode(data))
 
-    def state_bytes(self, state: hll_sketch) -> int:
-        return (len(state.serialize_compact()) + 2) // 3 * 4 + 2
-
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "precision": self.precision}
 

@@ -143,7 +143,7 @@ class FinalStage:
                 self._put(source, group, start, json_value(value))
             changed[start, group] = None
         elif kind == "told":
-            self.corrections.read_told(
+            self.corrections.read_announced(
                 (rest[1], group_key(rest[0])), None if value is None else orjson.loads(value)
             )
         else:
@@ -180,7 +180,7 @@ class FinalStage:
         """Rows that were revised after they had been closed, and that nobody was told of anew."""
         if not self.ready:
             return []
-        return [row for row in self.corrections.untold() if self.is_closed(row[0])]
+        return [row for row in self.corrections.unannounced() if self.is_closed(row[0])]
 
     def _plan(self) -> Closing | None:
         window = self.spec.window
@@ -229,7 +229,7 @@ class FinalStage:
                 continue
             if emit is not None:
                 cut.effects.append(revised_record(emit(start, group, self.state(start, group))))
-            self._tell(start, group, cut.facts)
+            self._announce(start, group, cut.facts)
         if self.closing is None:
             return
         if emit is not None:
@@ -237,7 +237,7 @@ class FinalStage:
                 emit(start, group, self.state(start, group)) for start, group in self.closing.rows
             )
         for start, group in self.closing.rows:
-            self._tell(start, group, cut.facts)  # with what was applied before it was closed
+            self._announce(start, group, cut.facts)  # with what was applied before it was closed
         for start, group in gone:
             if (start, group) in self.corrections:
                 cut.consequences.append(Record(self.topic, self.partition, announced_key(group, start), None))
@@ -247,8 +247,8 @@ class FinalStage:
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
-    def _tell(self, start: int, group: GroupKey, records: list[Record]) -> None:
-        revisions = self.corrections.tell((start, group))
+    def _announce(self, start: int, group: GroupKey, records: list[Record]) -> None:
+        revisions = self.corrections.announce((start, group))
         if revisions is not None:
             value = orjson.dumps(revisions)
             records.append(Record(self.topic, self.partition, announced_key(group, start), value))

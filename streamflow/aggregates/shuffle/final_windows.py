@@ -278,6 +278,3 @@ def _take(rows: dict[int, dict[GroupKey, Session]], end: int, group: GroupKey) -
     del rows[end][group]
     if not rows[end]:
         del rows[end]
-
-
-__all__ = ["SessionFinalStage", "SlidingFinalStage", "make_stage"]

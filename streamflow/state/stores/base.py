@@ -83,7 +83,7 @@ class Store(Protocol):
         ...
 
     def touch(self) -> None:
-        """Notes that it was up to date now: it may be caught up from ``offset`` for some time from here."""
+        """Notes that it was up to date now: it may be caught up from `offset` for some time from here."""
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from streamflow.state.stores.base import DELETED, MISSING, Rows
 
 
 class MemoryStore:
-    """See `streamflow.stores.base.Store`."""
+    """See `stores.base.Store`."""
 
     __slots__ = ("_rows", "offset")
 

@@ -44,7 +44,7 @@ FORMAT = 1
 
 
 class RowBytes(Protocol):
-    """Rows of one table as bytes: `streamflow.changelog.RowCodec`."""
+    """Rows of one table as bytes: `state.changelog.RowCodec`."""
 
     def key_bytes(self, key: Hashable) -> bytes: ...
 
@@ -85,7 +85,7 @@ def rocksdict() -> Any:
 
 
 class RocksStore:
-    """See `streamflow.stores.base.Store`.
+    """See `stores.base.Store`.
 
     ``owner`` names app, table, partition and declaration: a folder of another is rebuilt, as is one that is
     damaged, or was not kept up for longer than ``age_max_ms``. Raises StoreError where the folder can't be
