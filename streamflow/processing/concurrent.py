@@ -77,6 +77,9 @@ class Concurrent:
     async def next_chunk(self, context: EventContext, actor: Actor) -> Chunk | None:
         return None
 
+    def move(self) -> None:
+        """It is there."""
+
     def finish_block(self, context: EventContext) -> None:
         """Units are done one by one."""
 

@@ -62,6 +62,11 @@ class EventStream:
         """Its events on the concurrent path; from here on there is no other."""
         return UnitStream([self._agent.concurrent()], self.actor, process, manual=manual)
 
+    def throw(self, exc: BaseException) -> None:
+        """Whoever iterates gets the exception: before the next event, or in order before the next block."""
+        self._path.move()
+        self.actor.throw(exc)
+
     async def _next_block(self) -> tuple[Chunk, range] | None:
         """The next stretch of indexes; gives the event loop its turn first. ``None``: on the other path."""
         chunk = await self._path.next_chunk(self.context, self.actor)

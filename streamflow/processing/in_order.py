@@ -56,6 +56,7 @@ class InOrder:
         self._accounted = -1  # index of the last event that the progress covers
         self._late: set[int] = set()  # indexes of events that came too late for a table
         self._attempts: tuple[Offset, int] | None = None  # of the last event that failed
+        self._moves = False  # to the other path, as soon as no event is in flight
         self._is_over = False
 
     def hold(self, progress: Progress) -> None:
@@ -143,6 +144,8 @@ class InOrder:
         """The chunk to go on with: the one in flight after a failure, else the next of the queue."""
         if context.stale:
             raise StaleEvent("the stream's partitions are no longer assigned to this worker")
+        if self._moves:
+            self._concurrent()
         chunk = context.chunk
         if chunk is not None and context.position + 1 < len(chunk):
             return chunk
@@ -155,6 +158,8 @@ class InOrder:
                 self._wake.clear()
                 actor.waits.set()
                 await self._wake.wait()
+                if self._moves:
+                    self._concurrent()
                 continue
             chunk, dropped = found
             progress = self._progress[chunk.topic, chunk.partition]
@@ -167,6 +172,11 @@ class InOrder:
             self._on_open(chunk)
             return chunk
         return None
+
+    def move(self) -> None:
+        """The agent moves to the concurrent path before the next block of events."""
+        self._moves = True
+        self._wake.set()
 
     def finish_block(self, context: EventContext) -> None:
         if context.stale or context.chunk is None:

@@ -80,6 +80,9 @@ class Path(Protocol):
         """
         ...
 
+    def move(self) -> None:
+        """The loop over the agent's events goes on concurrently, once no event is in flight in order."""
+
     def finish_block(self, context: EventContext) -> None:
         """Everything up to where the context stands is done."""
 

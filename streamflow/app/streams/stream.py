@@ -238,8 +238,9 @@ class AgentStream(Joining, faust.Stream[Any]):
     async def throw(self, exc: BaseException) -> None:
         """Whoever iterates this stream gets the exception, next."""
         if self._source is not None:
-            self._source.agent.concurrent()
-        self.actor.throw(exc)
+            self._source.throw(exc)
+        else:
+            self.actor.throw(exc)
 
     # -- in batches ---------------------------------------------------------------------------------
 

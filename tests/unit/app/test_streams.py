@@ -452,7 +452,8 @@ async def test_sinks_are_functions_coroutines_topics_and_other_agents() -> None:
         assert [value for _, value, _ in await logged(app, "out", 1)] == [b"2"]
 
 
-async def test_an_exception_that_is_thrown_into_a_stream_comes_out_of_its_loop() -> None:
+@pytest.mark.parametrize("noack", [True, False])
+async def test_an_exception_that_is_thrown_into_a_stream_comes_out_of_its_loop(noack: bool) -> None:
     app = make_app()
     topic = app.topic("in", value_type=int, partitions=1)
     streams: list[Any] = []
@@ -462,7 +463,7 @@ async def test_an_exception_that_is_thrown_into_a_stream_comes_out_of_its_loop()
     async def agent(stream: Any) -> None:
         streams.append(stream)
         try:
-            async for _ in stream.noack():
+            async for _ in stream.noack() if noack else stream:
                 pass
         except KeyError as exc:
             raised.append(str(exc))
@@ -471,6 +472,38 @@ async def test_an_exception_that_is_thrown_into_a_stream_comes_out_of_its_loop()
         await until(lambda: streams)
         await streams[0].throw(KeyError("thrown"))
         await until(lambda: raised == ["'thrown'"])
+
+
+async def test_an_exception_that_is_thrown_while_an_event_is_in_flight_comes_after_it() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    table = app.Table("sums", default=int, partitions=1)
+    streams: list[Any] = []
+    raised: list[str] = []
+    sums: list[int] = []
+    go_on = asyncio.Event()
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        streams.append(stream)
+        try:
+            async for value in stream:
+                if value == 1:
+                    streams.append("in flight")
+                    await go_on.wait()
+                table["sum"] += value
+                sums.append(table["sum"])
+        except KeyError as exc:
+            raised.append(str(exc))
+
+    async with running(app):
+        for value in range(5):
+            await topic.send(key="sum", value=value)
+        await until(lambda: "in flight" in streams)
+        await streams[0].throw(KeyError("thrown"))
+        go_on.set()
+        await until(lambda: sums[-1:] == [10])
+        assert raised == ["'thrown'"]
 
 
 async def test_streams_of_several_tasks_over_one_topic_each_see_every_event() -> None:

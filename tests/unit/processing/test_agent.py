@@ -174,10 +174,10 @@ async def test_what_is_left_of_a_chunk_comes_next_when_the_agent_moves() -> None
 
 async def test_an_exception_that_is_thrown_comes_out_of_a_loop_that_waits_in_order() -> None:
     caught: list[BaseException] = []
-    actors: list[Any] = []
+    streams: list[EventStream] = []
 
     async def run(stream: EventStream) -> None:
-        actors.append(stream.actor)
+        streams.append(stream)
         try:
             async for _ in stream.values():
                 pass
@@ -185,9 +185,8 @@ async def test_an_exception_that_is_thrown_comes_out_of_a_loop_that_waits_in_ord
             caught.append(exc)
 
     bench = Bench(run)
-    await until(lambda: bool(actors))
+    await until(lambda: bool(streams))
     await asyncio.sleep(0)
-    bench.agent.concurrent()
-    actors[0].throw(KeyError("thrown"))
+    streams[0].throw(KeyError("thrown"))
     await until(lambda: bool(caught))
     await bench.agent.halt()
