@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import orjson
 
@@ -92,7 +93,6 @@ class AssignmentBuilder:
             agents=self._topology.agents,
             tables=self._topology.tables.values(),
             progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
-            emit=self._topology.closed_record,
             clock_ms=self._clock.monotonic_ms,
             end_offsets=source_ends,
             records_between=self._transport.records_between,
@@ -108,7 +108,7 @@ class AssignmentBuilder:
             held = [self._store_manager.is_warm((part.spec.name, part.partition)) for part in task.parts()]
             self.kept += any(held)
         for at, (spec, count) in shuffles.items():
-            stage = stages.get(at) or make_stage(spec, at[0], at[1], count)
+            stage = stages.get(at) or self._make_stage(spec, at, count)
             stage.begin(ends.get(at, 0))
             tasks[at[1]].stages.append(stage)
         self._check_declarations(active)
@@ -184,22 +184,22 @@ class AssignmentBuilder:
         fed = self._fed(at_source)
         consumers = {agent.spec.consumer for agent in self._topology.agents}
         for name, table in self._topology.tables.items():
-            table.parts.clear()
+            table.drop()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
                 task = tasks[partition]
                 part = TablePartition(table.spec, partition, self._store_manager.open(table.spec, partition))
-                task.tables.append((table, part))
                 progress = self._progress(task, table_consumer(name), "", partition, 0)
-                part.closed_to_ms = progress.closed_to_ms
+                task.tables.append((table, part, progress))
                 # Whoever wrote before a restart counts, unless the app has no such agent any more.
-                part.writers.update(consumers.intersection(progress.writers))
+                part.take_up(progress.closed_to_ms, consumers.intersection(progress.writers))
         for aggregate in self._topology.aggregates.values():
-            aggregate.parts.clear()
-            aggregate.late_stores.clear()
+            aggregate.drop()
             for topic, partition in at_source:
                 if topic == aggregate.spec.topic:
                     task = tasks[partition]
-                    task.aggregate_parts.append(self._make_aggregate_partition(task, aggregate, partition))
+                    task.aggregate_partitions.append(
+                        self._make_aggregate_partition(active, task, aggregate, partition)
+                    )
 
     def _make_standbys(
         self,
@@ -217,7 +217,7 @@ class AssignmentBuilder:
                 if (spec.name, partition) not in active
             ],
             [
-                stages.get(at) or make_stage(spec, at[0], at[1], count)
+                stages.get(at) or self._make_stage(spec, at, count)
                 for at, (spec, count) in self._shuffles(at_source).items()
                 if (spec.topic, at[1]) not in assignment.partitions
             ],
@@ -247,7 +247,7 @@ class AssignmentBuilder:
         )
 
     def _make_aggregate_partition(
-        self, task: PartitionTask, aggregate: AggregateConsumer, partition: int
+        self, active: ActiveAssignment, task: PartitionTask, aggregate: AggregateConsumer, partition: int
     ) -> AggregatePartition:
         spec = aggregate.spec
         count = self._topics.partitions(spec.topic)
@@ -263,7 +263,21 @@ class AssignmentBuilder:
         if spec.window is not None:
             late_store = LateEventStore(own, partition, self._store_manager.open(own, partition), table.codec)
             late = Revisions(aggregate, part, late_store, progress)
-        return AggregatePartition(aggregate, part, progress, sender, late, progress.closed_to_ms)
+        return AggregatePartition(
+            aggregate,
+            part,
+            progress,
+            sender,
+            late,
+            emit=None if spec.emit_closed is None else self._topology.closed_record,
+            lag=active.lag,
+            clock_ms=self._clock.monotonic_ms,
+            shown_closed_to_ms=progress.closed_to_ms,
+        )
+
+    def _make_stage(self, spec: AggregateSpec, at: TopicPartition, sources: int) -> FinalStage:
+        emit = None if spec.emit_closed is None else partial(self._topology.closed_record, spec)
+        return make_stage(spec, *at, sources, emit)
 
     def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[AggregateSpec, int]]:
         """Shuffle partitions that are ours: partition q follows partition q of the source topic."""

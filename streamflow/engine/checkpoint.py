@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.committed import CommittedChanges
 from streamflow.errors import CommitAborted, RecordRefused
+from streamflow.state.committed import CommittedChanges
 from streamflow.transports.base import Commit, Record, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)

@@ -32,9 +32,9 @@ def idle_ticks(
 
 
 def _of_folds(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
-    for aggregate_part in active.aggregate_parts:
-        if aggregate_part.aggregate.spec.window is not None:
-            yield aggregate_part.progress, aggregate_part.aggregate.spec.window
+    for aggregate_partition in active.aggregate_partitions:
+        if aggregate_partition.aggregate.spec.window is not None:
+            yield aggregate_partition.progress, aggregate_partition.aggregate.spec.window
 
 
 def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:

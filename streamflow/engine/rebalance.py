@@ -17,7 +17,6 @@ from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.checkpoint import Checkpoint
-from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.hooks import AssignmentHooks, EngineListener
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
@@ -28,6 +27,7 @@ from streamflow.engine.standbys import Standbys
 from streamflow.engine.topology import Topology
 from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced
 from streamflow.metrics import Metrics
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.global_table import global_logs
 from streamflow.state.partition import TablePartition
 from streamflow.state.restore import end_of_logs
