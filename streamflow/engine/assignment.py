@@ -8,29 +8,26 @@ a `Checkpointable`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.processing.agent import AgentRunner
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.checkpointable import Checkpointable
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import Sent
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey
 from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
 
-if TYPE_CHECKING:
-    from streamflow.aggregates.partition import AggregatePartition
-    from streamflow.state.committed import CommittedChanges
-
 
 class ActiveAssignment:
     """Everything held for one assignment.
 
     ``clock_ms`` is a monotonic time, ``progress_topic`` where progress goes and its number of partitions.
-    ``end_offsets`` are those of the source partitions as far as
-    they are known; ``records_between`` is `Transport.records_between`, for offsets are never counted here.
+    ``end_offsets`` are those of the source partitions as far as they are known; ``records_between``
+    is `Transport.records_between`, for offsets are never counted here.
     """
 
     def __init__(
@@ -57,7 +54,7 @@ class ActiveAssignment:
         self.end_offsets = dict(end_offsets or {})  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
         self.dead_letters: list[Record] = []
-        self.notes: list[Record] = []  # declarations and the like, written with the next checkpoint
+        self.declarations: list[Record] = []  # of aggregates whose state begins, for the next checkpoint
         self.closing_sends: list[Sent] = []  # sent for windows that the next cut drops
         self.taken = 0  # records taken since the newest cut
         self.taken_bytes = 0  # of their values
@@ -104,7 +101,7 @@ class ActiveAssignment:
         """Is there anything that a checkpoint would make durable?"""
         if not self.progress:
             return False  # without partitions nothing is held, and nothing would fence the commit
-        if self.dead_letters or self.notes or any(p.changed for p in self.progress.values()):
+        if self.dead_letters or self.declarations or any(p.changed for p in self.progress.values()):
             return True
         return any(each.due() for each in self._checkpointables())
 
@@ -144,12 +141,12 @@ class ActiveAssignment:
             each.cut(cut)
         cut.sent.extend(self.closing_sends)
         cut.dead_letters.extend(self.dead_letters)
-        cut.declarations.extend(self.notes)
+        cut.declarations.extend(self.declarations)
         for progress in self.progress.values():
             if (changed := progress.cut()) is not None:
                 self._cut_progress.append(changed)
                 cut.progress.append(self._progress_record(changed))
-        self.closing_sends, self.dead_letters, self.notes = [], [], []
+        self.closing_sends, self.dead_letters, self.declarations = [], [], []
         self.taken = self.taken_bytes = 0
         return cut, self.offsets()
 

@@ -1,7 +1,7 @@
-"""Forms what is held for a new assignment: progress read back, tables restored, final stages begun.
+"""Makes what is held for a new assignment: progress read back, tables restored, final stages begun.
 
-What a rebalance left with us is kept: the stores, which are as good as their offset in the changelog says,
-and the final stages, which go on reading all the time. So only what was written since is read again.
+What a rebalance left with this worker is kept: the stores, which are as good as their offset in the changelog
+says, and the final stages, which go on reading all the time. So only what was written since is read again.
 
 The order matters. First `committed`, which waits until no commit of a predecessor is undecided; then
 the ends of the logs, uncommitted records included; then everything below those ends is read. So
@@ -27,8 +27,8 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
 from streamflow.engine.log_tail import LogTail
+from streamflow.engine.partition_task import PartitionTask
 from streamflow.engine.progress_board import ProgressBoard
-from streamflow.engine.restoring_partition import PartitionTask
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.state.partition import TablePartition, TableSpec
@@ -66,13 +66,13 @@ class AssignmentBuilder:
         self._tail = tail
         self._clock = clock
         self._store_manager = store_manager
-        self.kept = 0  # partitions of the newest assignment whose rows we still had
+        self.kept = 0  # partitions of the newest assignment whose rows were still here
         self.standbys = StandbyTasks()  # of the newest assignment
 
     async def begin(
         self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage]
     ) -> tuple[ActiveAssignment, list[PartitionTask], dict[TopicPartition, int]]:
-        """What is ours, with nothing in it yet; what is to be opened; how far each log is to be read.
+        """What is held, with nothing in it yet; what is to be opened; how far each log is to be read.
 
         ``stages`` are final stages that have been followed all the time. Raises TransportError for what a
         retry may cure, ConfigurationError for a changed declaration, StoreError.
@@ -207,7 +207,7 @@ class AssignmentBuilder:
         tasks: Mapping[int, PartitionTask],
         stages: Mapping[TopicPartition, FinalStage],
     ) -> None:
-        """Of what we stand by for, over the rows that the store manager still has; all others are closed."""
+        """Of what this worker stands by for, over the rows that are still here; all others are closed."""
         at_source = sorted(assignment.standbys)
         active = {(part.spec.name, part.partition) for task in tasks.values() for part in task.parts()}
         self.standbys = StandbyTasks(
@@ -280,7 +280,7 @@ class AssignmentBuilder:
         return make_stage(spec, *at, sources, emit)
 
     def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[AggregateSpec, int]]:
-        """Shuffle partitions that are ours: partition q follows partition q of the source topic."""
+        """The shuffle partitions that come with them: partition q follows partition q of the source topic."""
         return {
             (self._topics.shuffle(aggregate.spec.name), partition): (
                 aggregate.spec,
@@ -299,7 +299,7 @@ class AssignmentBuilder:
             before = self._board.declarations.get(name)
             if before is None:
                 key = orjson.dumps(["declaration", name])
-                active.notes.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
+                active.declarations.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
             elif before != orjson.loads(orjson.dumps(now)):
                 differs = ", ".join(
                     f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"

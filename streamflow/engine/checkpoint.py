@@ -26,7 +26,7 @@ RETRY_MAX_MS = 2_000.0
 class Checkpoint:
     """Runs the checkpoints of one assignment, one at a time.
 
-    ``on_cut`` is told, synchronously, that the cut is taken and events may be handed out again, and
+    ``on_cut`` is told, synchronously, that the cut is taken and agents may take events again, and
     ``on_committed`` what each checkpoint made visible. ``refused`` is given the records of a cut some of
     which the broker never takes, and returns what is to be written instead, or raises.
     """

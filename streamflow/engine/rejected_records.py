@@ -2,7 +2,7 @@
 
 What an agent sent is replaced, in the very same cut, by a dead letter of the event for which it was
 sent: so the position that passes the event and the letter that tells of it are durable together. The
-event's writes stand: later events have built on them. A record of our own cannot be left out without
+event's writes stand: later events have built on them. One of streamflow's own cannot be left out without
 breaking what the checkpoint promises, so it ends the worker, with what it would take.
 """
 
