@@ -84,6 +84,18 @@ class AggregateConsumer:
         """The field paths that folding needs; ``None`` if it needs whole events, for somebody's function."""
         return None if self._whole_events else self._paths
 
+    def hold(self, part: TablePartition, late_store: LateEventStore | None) -> None:
+        """One of its partitions is this worker's, with the rows that are durable."""
+        if late_store is not None:
+            late_store.committed()
+            self.late_stores[part.partition] = late_store
+        self.parts[part.partition] = part
+
+    def drop(self) -> None:
+        """The partitions are gone."""
+        self.parts.clear()
+        self.late_stores.clear()
+
     def take(self, chunk: Chunk, progress: Progress) -> list[Bad]:
         """Folds a chunk and moves the progress past it, in one step. Returns what could not be folded.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,9 +14,11 @@ from streamflow.aggregates.shuffle.partial import PartialSender
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import group_key, group_key_value
 from streamflow.state.changelog import RowCodec
+from streamflow.state.committed import CommittedChanges, apply_cut
+from streamflow.state.cut import Cut
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress
-from streamflow.transports.base import Record
+from streamflow.transports.base import Record, TopicPartition
 from streamflow.windows import SlidingWindow
 
 Emit = Callable[[AggregateSpec, int, Any, State], Record]
@@ -25,13 +27,20 @@ Emit = Callable[[AggregateSpec, int, Any, State], Record]
 
 @dataclass(slots=True)
 class AggregatePartition:
-    """One source partition of a declared aggregate. ``sender`` is ``None`` where nothing moves."""
+    """One source partition of a declared aggregate. ``sender`` is ``None`` where nothing moves.
+
+    ``emit`` makes closed rows, where somebody is told of them. ``lag`` gives the records still to be taken,
+    as far as it is known, and ``clock_ms`` a monotonic time.
+    """
 
     aggregate: AggregateConsumer
     part: TablePartition
     progress: Progress
     sender: PartialSender | None
-    late: Revisions | None = None  # where there are windows
+    late: Revisions | None  # where there are windows
+    emit: Emit | None
+    lag: Callable[[Progress], int | None]
+    clock_ms: Callable[[], float]
     shown_closed_to_ms: int | None = None  # as of the newest durable checkpoint
     closed: list[int] = field(default_factory=list)  # starts that the cut closes
 
@@ -41,27 +50,62 @@ class AggregatePartition:
         if self.late is not None:
             yield self.late.late_store.part
 
-    def revise(self, emit: Emit | None, records: list[Record]) -> None:
+    def open(self) -> None:
+        """Its rows are whole: from now on its aggregate folds into them."""
+        self.aggregate.hold(self.part, None if self.late is None else self.late.late_store)
+
+    # -- Checkpointable --------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        if self.sender is None:
+            return False
+        return self.sender.due(self.progress, self.lag(self.progress), self.clock_ms())
+
+    def begin_cut(self) -> None:
+        self.part.begin_cut(self.progress.watermark_ms)
+        if self.late is not None:
+            self.late.begin_cut()
+
+    def cut(self, cut: Cut) -> None:
+        for part in self.parts():
+            part.emit(cut)
+        if self.sender is not None:
+            lag = self.lag(self.progress)
+            self.sender.partials(self.part, cut.partials)
+            self.sender.send_watermarks(self.progress, lag, cut.now_ms, cut.watermarks, now=cut.last)
+        self._revise(cut.closed)
+        self._close(cut.closed)
+
+    def committed(self, written: Mapping[TopicPartition, int]) -> list[CommittedChanges]:
+        expired = {} if self.part.cut is None else self.aggregate.expiring(self.part)
+        changes = apply_cut(self.part, written, expired=expired, closed=self.closed)
+        self.shown_closed_to_ms = self.progress.closed_to_ms
+        if self.late is not None:
+            apply_cut(self.late.late_store.part, written)
+            self.late.late_store.committed()
+        return [changes] if self.sender is None else []
+
+    def _revise(self, records: list[Record]) -> None:
         """Tells of closed rows that the cut changes: all anew where they are owned, else their owner."""
         if self.late is None:
             return
         if self.sender is not None:
             self.sender.corrections(self.late, records)
-        elif emit is not None:
+        elif self.emit is not None:
             for (start, key), state in self.late.revised(self.progress.closed_to_ms):
-                records.append(revised_record(emit(self.aggregate.spec, start, key, state)))
+                records.append(revised_record(self.emit(self.aggregate.spec, start, key, state)))
 
-    def close(self, emit: Emit | None, records: list[Record]) -> None:
+    def _close(self, records: list[Record]) -> None:
         """Where rows are owned here: emits what this cut's watermark closes, and notes it in the progress."""
         self.closed = []
         window, watermark_ms = self.aggregate.spec.window, self.progress.watermark_ms
-        before_ms = self.progress.closed_to_ms
+        before_ms, spec, emit = self.progress.closed_to_ms, self.aggregate.spec, self.emit
         if window is None or watermark_ms is None or self.sender is not None or watermark_ms == before_ms:
             return
         for start, rows in self.aggregate.closing(self.part, before_ms, watermark_ms):
             self.closed.append(start)
             if emit is not None:
-                records.extend(emit(self.aggregate.spec, start, key, state) for key, state in rows.items())
+                records.extend(emit(spec, start, key, state) for key, state in rows.items())
         if self.closed:
             self.progress.close_to(watermark_ms)
 

@@ -1,7 +1,7 @@
-"""Forms what is held for a new assignment: progress read back, tables restored, final stages begun.
+"""Makes what is held for a new assignment: progress read back, tables restored, final stages begun.
 
-What a rebalance left with us is kept: the stores, which are as good as their offset in the changelog says,
-and the final stages, which go on reading all the time. So only what was written since is read again.
+What a rebalance left with this worker is kept: the stores, which are as good as their offset in the changelog
+says, and the final stages, which go on reading all the time. So only what was written since is read again.
 
 The order matters. First `committed`, which waits until no commit of a predecessor is undecided; then
 the ends of the logs, uncommitted records included; then everything below those ends is read. So
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import orjson
 
@@ -26,8 +27,8 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
 from streamflow.engine.log_tail import LogTail
+from streamflow.engine.partition_task import PartitionTask
 from streamflow.engine.progress_board import ProgressBoard
-from streamflow.engine.restoring_partition import PartitionTask
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.state.partition import TablePartition, TableSpec
@@ -65,13 +66,13 @@ class AssignmentBuilder:
         self._tail = tail
         self._clock = clock
         self._store_manager = store_manager
-        self.kept = 0  # partitions of the newest assignment whose rows we still had
+        self.kept = 0  # partitions of the newest assignment whose rows were still here
         self.standbys = StandbyTasks()  # of the newest assignment
 
     async def begin(
         self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage]
     ) -> tuple[ActiveAssignment, list[PartitionTask], dict[TopicPartition, int]]:
-        """What is ours, with nothing in it yet; what is to be opened; how far each log is to be read.
+        """What is held, with nothing in it yet; what is to be opened; how far each log is to be read.
 
         ``stages`` are final stages that have been followed all the time. Raises TransportError for what a
         retry may cure, ConfigurationError for a changed declaration, StoreError.
@@ -92,7 +93,6 @@ class AssignmentBuilder:
             agents=self._topology.agents,
             tables=self._topology.tables.values(),
             progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
-            emit=self._topology.closed_record,
             clock_ms=self._clock.monotonic_ms,
             end_offsets=source_ends,
             records_between=self._transport.records_between,
@@ -108,7 +108,7 @@ class AssignmentBuilder:
             held = [self._store_manager.is_warm((part.spec.name, part.partition)) for part in task.parts()]
             self.kept += any(held)
         for at, (spec, count) in shuffles.items():
-            stage = stages.get(at) or make_stage(spec, at[0], at[1], count)
+            stage = stages.get(at) or self._make_stage(spec, at, count)
             stage.begin(ends.get(at, 0))
             tasks[at[1]].stages.append(stage)
         self._check_declarations(active)
@@ -184,22 +184,22 @@ class AssignmentBuilder:
         fed = self._fed(at_source)
         consumers = {agent.spec.consumer for agent in self._topology.agents}
         for name, table in self._topology.tables.items():
-            table.parts.clear()
+            table.drop()
             for partition in sorted(p for p in fed if p < table.spec.partitions):
                 task = tasks[partition]
                 part = TablePartition(table.spec, partition, self._store_manager.open(table.spec, partition))
-                task.tables.append((table, part))
                 progress = self._progress(task, table_consumer(name), "", partition, 0)
-                part.closed_to_ms = progress.closed_to_ms
+                task.tables.append((table, part, progress))
                 # Whoever wrote before a restart counts, unless the app has no such agent any more.
-                part.writers.update(consumers.intersection(progress.writers))
+                part.take_up(progress.closed_to_ms, consumers.intersection(progress.writers))
         for aggregate in self._topology.aggregates.values():
-            aggregate.parts.clear()
-            aggregate.late_stores.clear()
+            aggregate.drop()
             for topic, partition in at_source:
                 if topic == aggregate.spec.topic:
                     task = tasks[partition]
-                    task.aggregate_parts.append(self._make_aggregate_partition(task, aggregate, partition))
+                    task.aggregate_partitions.append(
+                        self._make_aggregate_partition(active, task, aggregate, partition)
+                    )
 
     def _make_standbys(
         self,
@@ -207,7 +207,7 @@ class AssignmentBuilder:
         tasks: Mapping[int, PartitionTask],
         stages: Mapping[TopicPartition, FinalStage],
     ) -> None:
-        """Of what we stand by for, over the rows that the store manager still has; all others are closed."""
+        """Of what this worker stands by for, over the rows that are still here; all others are closed."""
         at_source = sorted(assignment.standbys)
         active = {(part.spec.name, part.partition) for task in tasks.values() for part in task.parts()}
         self.standbys = StandbyTasks(
@@ -217,7 +217,7 @@ class AssignmentBuilder:
                 if (spec.name, partition) not in active
             ],
             [
-                stages.get(at) or make_stage(spec, at[0], at[1], count)
+                stages.get(at) or self._make_stage(spec, at, count)
                 for at, (spec, count) in self._shuffles(at_source).items()
                 if (spec.topic, at[1]) not in assignment.partitions
             ],
@@ -247,7 +247,7 @@ class AssignmentBuilder:
         )
 
     def _make_aggregate_partition(
-        self, task: PartitionTask, aggregate: AggregateConsumer, partition: int
+        self, active: ActiveAssignment, task: PartitionTask, aggregate: AggregateConsumer, partition: int
     ) -> AggregatePartition:
         spec = aggregate.spec
         count = self._topics.partitions(spec.topic)
@@ -263,10 +263,24 @@ class AssignmentBuilder:
         if spec.window is not None:
             late_store = LateEventStore(own, partition, self._store_manager.open(own, partition), table.codec)
             late = Revisions(aggregate, part, late_store, progress)
-        return AggregatePartition(aggregate, part, progress, sender, late, progress.closed_to_ms)
+        return AggregatePartition(
+            aggregate,
+            part,
+            progress,
+            sender,
+            late,
+            emit=None if spec.emit_closed is None else self._topology.closed_record,
+            lag=active.lag,
+            clock_ms=self._clock.monotonic_ms,
+            shown_closed_to_ms=progress.closed_to_ms,
+        )
+
+    def _make_stage(self, spec: AggregateSpec, at: TopicPartition, sources: int) -> FinalStage:
+        emit = None if spec.emit_closed is None else partial(self._topology.closed_record, spec)
+        return make_stage(spec, *at, sources, emit)
 
     def _shuffles(self, at_source: list[TopicPartition]) -> dict[TopicPartition, tuple[AggregateSpec, int]]:
-        """Shuffle partitions that are ours: partition q follows partition q of the source topic."""
+        """The shuffle partitions that come with them: partition q follows partition q of the source topic."""
         return {
             (self._topics.shuffle(aggregate.spec.name), partition): (
                 aggregate.spec,
@@ -285,7 +299,7 @@ class AssignmentBuilder:
             before = self._board.declarations.get(name)
             if before is None:
                 key = orjson.dumps(["declaration", name])
-                active.notes.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
+                active.declarations.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
             elif before != orjson.loads(orjson.dumps(now)):
                 differs = ", ".join(
                     f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"

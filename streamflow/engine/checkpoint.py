@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.committed import CommittedChanges
 from streamflow.errors import CommitAborted, RecordRefused
+from streamflow.state.committed import CommittedChanges
 from streamflow.transports.base import Commit, Record, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ RETRY_MAX_MS = 2_000.0
 class Checkpoint:
     """Runs the checkpoints of one assignment, one at a time.
 
-    ``on_cut`` is told, synchronously, that the cut is taken and events may be handed out again, and
+    ``on_cut`` is told, synchronously, that the cut is taken and agents may take events again, and
     ``on_committed`` what each checkpoint made visible. ``refused`` is given the records of a cut some of
     which the broker never takes, and returns what is to be written instead, or raises.
     """

@@ -12,7 +12,7 @@ from streamflow.errors import DecodeError
 from streamflow.processing.agent import AgentRunner
 
 KEYS_REMEMBERED_MAX = 1 << 18
-"""Decoded keys remembered for each partition; the memory is emptied when it is full."""
+"""Decoded keys remembered for each partition; the cache is emptied when it is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +89,14 @@ class KeyCache(dict[bytes | None, Any]):
 
 @dataclass(slots=True, eq=False)
 class Decoder:
-    """One schema of one topic, with the consumers that share what it decodes."""
+    """One schema of one topic, with the consumers of what it decodes."""
 
     source: TopicSource
     consumer: str
     agents: list[AgentRunner] = field(default_factory=list)
     aggregates: list[AggregateConsumer] = field(default_factory=list)
     projection: ProjectionCodec | None = None
-    memories: dict[int, KeyCache] = field(default_factory=dict)
+    key_caches: dict[int, KeyCache] = field(default_factory=dict)
 
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""

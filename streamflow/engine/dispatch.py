@@ -1,4 +1,4 @@
-"""HOT PATH. A batch in; decode, route, hand to agents and aggregates.
+"""HOT PATH. A batch in; decode, route, offer to agents and aggregates.
 
 Everything here is per batch and column: one pass decodes the values, one looks up the keys (decoded
 and checked for their partition once, then remembered), and each consumer gets the chunk of good
@@ -77,7 +77,7 @@ class Dispatcher:
     def dispatch(
         self, batch: Batch, active: ActiveAssignment, dead_letters: DeadLetterQueue
     ) -> list[AgentRunner]:
-        """Hands one batch to everybody who reads its topic; returns the agents whose buffer is full."""
+        """Gives one batch to everybody who reads its topic; returns the agents whose buffer is full."""
         full: list[AgentRunner] = []
         for decoder in self.decoders.get(batch.topic, ()):
             progress = active.progress[decoder.consumer, batch.topic, batch.partition]
@@ -148,11 +148,11 @@ class Dispatcher:
         return chunk
 
     def _keys(self, decoder: Decoder, batch: Batch, bad: dict[int, DecodeError]) -> list[Any]:
-        memory = decoder.memories.get(batch.partition)
-        if memory is None:
-            memory = KeyCache(decoder.source.key, batch.partition, partial(self._places, batch.topic))
-            decoder.memories[batch.partition] = memory
-        keys, misrouted = memory.column(batch.keys, bad)
+        cache = decoder.key_caches.get(batch.partition)
+        if cache is None:
+            cache = KeyCache(decoder.source.key, batch.partition, partial(self._places, batch.topic))
+            decoder.key_caches[batch.partition] = cache
+        keys, misrouted = cache.column(batch.keys, bad)
         if misrouted:
             self._count_misrouted(batch, misrouted)
         return keys

@@ -138,7 +138,7 @@ class Engine:
         """Consumers were added while the engine runs: streams that tasks and agents make for themselves."""
         if not self.rebalance.joined:
             return
-        # A task of its own: what is formed anew cancels the agents, and one of them may be the caller.
+        # A task of its own: what is built anew cancels the agents, and one of them may be the caller.
         work = asyncio.ensure_future(self._extend())
         self._extending.add(work)
         work.add_done_callback(self._extending.discard)

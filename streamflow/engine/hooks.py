@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.engine.committed import CommittedChanges
+from streamflow.state.committed import CommittedChanges
 from streamflow.transports.base import Batch, TopicPartition
 
 

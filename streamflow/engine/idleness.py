@@ -20,7 +20,7 @@ def idle_ticks(
 
     ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
     """
-    for progress, window in [*_of_folds(active), *_of_agents(active)]:
+    for progress, window in [*_of_aggregates(active), *_of_agents(active)]:
         at = (progress.topic, progress.partition)
         if window.idle_close_ms is None or progress.position < active.end_offsets.get(at, 0):
             continue
@@ -31,10 +31,10 @@ def idle_ticks(
             progress.raise_watermark(time_ms)
 
 
-def _of_folds(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
-    for aggregate_part in active.aggregate_parts:
-        if aggregate_part.aggregate.spec.window is not None:
-            yield aggregate_part.progress, aggregate_part.aggregate.spec.window
+def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+    for aggregate_partition in active.aggregate_partitions:
+        if aggregate_partition.aggregate.spec.window is not None:
+            yield aggregate_partition.progress, aggregate_partition.aggregate.spec.window
 
 
 def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:

@@ -1,4 +1,4 @@
-"""Follows the logs that workers write for each other: the progress topic, and our shuffle partitions."""
+"""Follows the logs that workers write for each other: the progress topic, and shuffle partitions."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LogTail:
             return
         batches = await self._reader.read(READ_WAIT_MS)
         if self._changed:
-            # Some of these may be of partitions that we left and took up again: read them anew.
+            # Some of these may be of partitions that were left and taken up again: read them anew.
             batches = [batch for batch in batches if (batch.topic, batch.partition) in self._positions]
         for batch in batches:
             self._positions[batch.topic, batch.partition] = batch.next_offset

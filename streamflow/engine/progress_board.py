@@ -58,7 +58,7 @@ class ProgressBoard:
         return None if seen is None else seen.progress
 
     def idle_watermark_ms(
-        self, mine: Progress, partitions: int, silent_ms: float, window: Window, now_ms: float
+        self, own: Progress, partitions: int, silent_ms: float, window: Window, now_ms: float
     ) -> int | None:
         """What the watermark of a partition may be raised to, that has been at its end and silent so long.
 
@@ -71,16 +71,16 @@ class ProgressBoard:
         others = [
             seen
             for partition in range(partitions)
-            if partition != mine.partition
-            and (seen := self._seen.get((mine.consumer, mine.topic, partition))) is not None
+            if partition != own.partition
+            and (seen := self._seen.get((own.consumer, own.topic, partition))) is not None
         ]
         silences = [now_ms - seen.moved_ms for seen in others]
         watermarks = [w for seen in others if (w := seen.progress.watermark_ms) is not None]
         if any(silence < idle_close_ms for silence in silences):
             return max(watermarks, default=None)
         events = [e for seen in others if (e := seen.progress.event_ms) is not None]
-        if mine.event_ms is not None:
-            events.append(mine.event_ms)
+        if own.event_ms is not None:
+            events.append(own.event_ms)
         if not events:
             return None
         return _bounded(max(events), int(min([silent_ms, *silences])), window)

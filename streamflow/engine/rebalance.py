@@ -17,17 +17,17 @@ from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.checkpoint import Checkpoint
-from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.hooks import AssignmentHooks, EngineListener
 from streamflow.engine.log_tail import LogTail
+from streamflow.engine.partition_task import PartitionTask
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rejected_records import set_aside
-from streamflow.engine.restoration import Restoration, Turns
-from streamflow.engine.restoring_partition import PartitionTask
+from streamflow.engine.restoration import RecoverySteps, Restoration
 from streamflow.engine.standbys import Standbys
 from streamflow.engine.topology import Topology
 from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced
 from streamflow.metrics import Metrics
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.global_table import global_logs
 from streamflow.state.partition import TablePartition
 from streamflow.state.restore import end_of_logs
@@ -97,8 +97,8 @@ class Rebalance:
             clock=self._clock,
             store_manager=self._store_manager,
         )
-        turns = Turns(self._read_global, self._install, self._open)
-        self._restoration = Restoration(self._builder, self._transport, self._clock, self._metrics, turns)
+        steps = RecoverySteps(self._read_global, self._install, self._open)
+        self._restoration = Restoration(self._builder, self._transport, self._clock, self._metrics, steps)
 
     async def join(self, url: str) -> None:
         """Joins the group for what is read by now, advertising ``url``."""
@@ -110,7 +110,7 @@ class Rebalance:
         return self._subscribed is not None
 
     async def extend(self) -> None:
-        """More is declared than before: everything held is checkpointed, and formed anew with it."""
+        """More is declared than before: everything held is checkpointed, and built anew with it."""
         names = self._topology.source_topics()
         if names == self._subscribed:
             await self._reform()

@@ -2,7 +2,7 @@
 
 What an agent sent is replaced, in the very same cut, by a dead letter of the event for which it was
 sent: so the position that passes the event and the letter that tells of it are durable together. The
-event's writes stand: later events have built on them. A record of our own cannot be left out without
+event's writes stand: later events have built on them. One of streamflow's own cannot be left out without
 breaking what the checkpoint promises, so it ends the worker, with what it would take.
 """
 
@@ -73,10 +73,10 @@ def _owner(active: ActiveAssignment, record: Record) -> str:
     for part in active.table_partitions():
         if part.spec.changelog == record.topic:
             return f"table {part.spec.name!r}"
-    for aggregate_part in active.aggregate_parts:
-        spec = aggregate_part.aggregate.spec
+    for aggregate_partition in active.aggregate_partitions:
+        spec = aggregate_partition.aggregate.spec
         if record.topic == spec.emit_closed:
             return f"table {spec.name!r} (a closed row)"
-        if aggregate_part.sender is not None and aggregate_part.sender.topic == record.topic:
+        if aggregate_partition.sender is not None and aggregate_partition.sender.topic == record.topic:
             return f"table {spec.name!r} (partial results)"
     return "a dead letter" if any(n == "source-topic" for n, _ in record.headers) else "the app's progress"

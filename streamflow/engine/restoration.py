@@ -1,7 +1,7 @@
-"""Brings an assignment to life: formed, its tables restored, each partition opened as soon as it is whole.
+"""Brings an assignment to life: built, its tables restored, each partition opened as soon as it is whole.
 
-Partitions with the least to read come first, so those that a rebalance left with us serve at once. What a
-retry may cure is tried again from where it stopped.
+Partitions with the least to read come first, so those that a rebalance left with this worker serve at once.
+What a retry may cure is tried again from where it stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.hooks import AssignmentHooks
-from streamflow.engine.restoring_partition import PartitionTask
+from streamflow.engine.partition_task import PartitionTask
 from streamflow.errors import TransportError
 from streamflow.metrics import Metrics
 from streamflow.state.restore import missing, restore
@@ -29,9 +29,12 @@ AT_ONCE = 4
 """Partitions that are restored side by side: enough to keep the reading busy, few enough to open early."""
 
 
-class Turns(NamedTuple):
-    """What the engine does in between: ``prepare`` is awaited before anything of the assignment is shown,
-    ``install`` takes what is ours, with nothing open yet, ``opened`` partitions that are whole."""
+class RecoverySteps(NamedTuple):
+    """What `Rebalance` does in between.
+
+    ``prepare`` is awaited before anything of the assignment is shown; ``install`` takes what is held from now
+    on, with nothing open yet; ``opened`` takes partitions that are whole.
+    """
 
     prepare: Callable[[], Awaitable[None]]
     install: Callable[[ActiveAssignment, list[FinalStage]], None]
@@ -42,13 +45,18 @@ class Restoration:
     """One for each engine; `run` is one assignment's."""
 
     def __init__(
-        self, builder: AssignmentBuilder, transport: Transport, clock: Clock, metrics: Metrics, turns: Turns
+        self,
+        builder: AssignmentBuilder,
+        transport: Transport,
+        clock: Clock,
+        metrics: Metrics,
+        steps: RecoverySteps,
     ) -> None:
         self._builder = builder
         self._transport = transport
         self._clock = clock
         self._metrics = metrics
-        self._turns = turns
+        self._steps = steps
 
     async def run(
         self, assignment: Assignment, stages: Mapping[TopicPartition, FinalStage], hooks: AssignmentHooks
@@ -57,14 +65,14 @@ class Restoration:
         began_ms = self._clock.monotonic_ms()
         active, tasks, ends = await self._begin(assignment, stages)
         self._metrics.partitions_kept_total.inc(self._builder.kept)
-        self._turns.install(active, [stage for task in tasks for stage in task.stages])
+        self._steps.install(active, [stage for task in tasks for stage in task.stages])
         if hooks.waits():
             whole: list[PartitionTask] = []
             await self._restore_all(tasks, ends, whole.extend)
             await hooks.recovered()
-            self._turns.opened(active, whole)
+            self._steps.opened(active, whole)
         else:
-            await self._restore_all(tasks, ends, lambda ready: self._turns.opened(active, ready))
+            await self._restore_all(tasks, ends, lambda ready: self._steps.opened(active, ready))
             await hooks.recovered()
         self._metrics.recovery_seconds.observe((self._clock.monotonic_ms() - began_ms) / 1_000)
 
@@ -73,12 +81,12 @@ class Restoration:
     ) -> tuple[ActiveAssignment, list[PartitionTask], dict[TopicPartition, int]]:
         while True:
             try:
-                formed = await self._builder.begin(assignment, stages)
-                await self._turns.prepare()
+                built = await self._builder.begin(assignment, stages)
+                await self._steps.prepare()
             except TransportError as exc:
                 await self._again(exc)
             else:
-                return formed
+                return built
 
     async def _restore_all(
         self,

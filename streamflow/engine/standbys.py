@@ -100,7 +100,7 @@ class Standbys:
                 looked_ms = self._clock.monotonic_ms()
             for batch in await reader.read(READ_WAIT_MS):
                 if self._places is not places:
-                    return  # these stores may be in other hands by now
+                    return  # these stores may be somebody else's by now
                 part = parts[batch.topic, batch.partition]
                 fill(part, batch)
                 if batch.next_offset >= batch.end_offset:

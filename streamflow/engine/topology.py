@@ -29,7 +29,7 @@ from streamflow.state.agent_table import AgentTable, OnClose
 from streamflow.state.event_context import EventContext
 from streamflow.state.global_table import GlobalTableView
 from streamflow.state.merging_table import Merge, merging_table
-from streamflow.state.partition import TableSpec
+from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.transports.base import Record, Transport
 
 
@@ -122,6 +122,7 @@ class Topology:
             merge,
             key_codec=key_codec,
             on_close=on_close,
+            furthest_writer_ms=self._furthest_writer_ms,
             hash_partition=place,
             on_late=on_late,
             on_scattered=lambda partition, key: self.dead_letters.note_scattered(name, partition, key),
@@ -141,6 +142,16 @@ class Topology:
         self._decoder(source).aggregates.append(aggregate)
         self.sources[spec.consumer] = source
         return aggregate
+
+    def _furthest_writer_ms(self, part: TablePartition) -> int | None:
+        watermarks = [
+            progress.watermark_ms
+            for agent in self.agents
+            if agent.spec.consumer in part.writers
+            for progress in agent.progress.values()
+            if progress.partition == part.partition and progress.watermark_ms is not None
+        ]
+        return max(watermarks, default=None)
 
     def _check_name(self, name: str) -> None:
         if name in self.tables or name in self.aggregates:

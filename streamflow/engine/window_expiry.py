@@ -16,7 +16,7 @@ from streamflow.state.partition import TablePartition
 
 
 async def close_windows(active: ActiveAssignment, is_current: Callable[[], bool]) -> None:
-    """Tells of every expired window; ``is_current``: do the partitions still belong to us?
+    """Tells of every expired window; ``is_current``: are the partitions still this worker's?
 
     What the user's function raises is raised.
     """
@@ -24,7 +24,7 @@ async def close_windows(active: ActiveAssignment, is_current: Callable[[], bool]
         if table.on_close is None:
             continue
         for part in list(table.parts.values()):
-            part.expire_to(active.furthest_writer_ms(part))
+            part.expire_to(table.furthest_writer_ms(part))
             whole = True
             for start in part.expired_starts():
                 if _is_held(active, part, start):
@@ -32,7 +32,7 @@ async def close_windows(active: ActiveAssignment, is_current: Callable[[], bool]
                 elif not await _close(active, table, part, start, is_current):
                     return
             if whole:
-                part.closed_to_ms = part.expired_to_ms
+                part.all_announced()
 
 
 async def _close(
@@ -43,21 +43,20 @@ async def _close(
     is_current: Callable[[], bool],
 ) -> bool:
     assert table.on_close is not None
-    context = WindowCloseContext(f"table:{table.spec.name}")
-    context.partition = part.partition
+    context = WindowCloseContext(f"table:{table.spec.name}", part.partition)
     token = current_context.set(context)
     try:
         for key, value in part.rows_of(start).items():
             await table.on_close(start, key, value)
             if not is_current():
-                context.stale = True
+                context.end()
                 return False
     except StaleEvent:
         return False
     finally:
         current_context.reset(token)
     # No await in between: the drop and what was sent for it are in the same cut.
-    part.announced.add(start)
+    part.announce(start)
     active.closing_sends.extend(context.sends)
     return True
 

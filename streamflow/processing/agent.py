@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
@@ -19,6 +19,8 @@ from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.in_order import InOrder
 from streamflow.state.agent_table import AgentTable
+from streamflow.state.committed import CommittedChanges
+from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
@@ -159,6 +161,19 @@ class AgentRunner:
             self._queue[at] = chunk.select(()), dropped + len(chunk)
             self.queued -= len(chunk)
             events -= len(chunk)
+
+    def begin_cut(self) -> None:
+        """Moves the progress over what is done."""
+        self.settle()
+
+    def cut(self, cut: Cut) -> None:
+        """What done events have sent; what the event in flight wrote goes back to the tables' changes."""
+        cut.sent.extend(self._path.take_outbox())
+        for context in self.contexts():
+            context.exclude_from_cut()
+
+    def committed(self, written: Mapping[TopicPartition, int]) -> Sequence[CommittedChanges]:
+        return ()
 
     def settle(self) -> None:
         """Moves the progress over what is done; what is in flight stays out."""

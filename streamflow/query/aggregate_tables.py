@@ -106,9 +106,9 @@ class KeyedReader(AggregateReader):
     def is_closed(self, partition: int, start: int) -> bool:
         if self.window is None or self.engine.active is None:
             return False
-        for aggregate_part in self.engine.active.aggregate_parts:
-            if aggregate_part.aggregate is self.aggregate and aggregate_part.part.partition == partition:
-                to_ms = aggregate_part.shown_closed_to_ms
+        for each in self.engine.active.aggregate_partitions:
+            if each.aggregate is self.aggregate and each.part.partition == partition:
+                to_ms = each.shown_closed_to_ms
                 return to_ms is not None and self.window.closed(start, to_ms)
         return False
 

@@ -9,7 +9,6 @@ from typing import Any, overload
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
 from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.clock import Clock
-from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
@@ -18,6 +17,7 @@ from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges, TableReader
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
 from streamflow.windows import SessionWindow
@@ -116,9 +116,9 @@ class WorkerView:
         done = {"applied": 0, "expired": 0, "unsupported": 0}
         if active is None or not engine.live:
             return done
-        for aggregate_part in active.aggregate_parts:
-            if aggregate_part.aggregate.spec.name == table and aggregate_part.late is not None:
-                for name, count in aggregate_part.late.apply().items():
+        for aggregate_partition in active.aggregate_partitions:
+            if aggregate_partition.aggregate.spec.name == table and aggregate_partition.late is not None:
+                for name, count in aggregate_partition.late.apply().items():
                     done[name] += count
         await engine.checkpoint()
         if engine.active is not active:

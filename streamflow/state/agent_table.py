@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from operator import add as operator_add
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, Unpack
 
 from streamflow.codecs import KeyCodec
+from streamflow.state.committed import CommittedChanges, apply_cut
+from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, current_context
+from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
+from streamflow.transports.base import TopicPartition
 from streamflow.windows import TumblingWindow
 
 if TYPE_CHECKING:
@@ -38,6 +42,8 @@ class TableHooks(TypedDict):
     on_scattered: Callable[[int, Any], None]  # this partition holds a row of a key that belongs to another
     on_close: NotRequired[OnClose | None]  # with `TableSpec.closes`: a row of a window has expired
     key_codec: NotRequired[KeyCodec | None]  # of its own, where its keys are not the topic's
+    # The watermark that expires rows of a partition; ``None`` before anybody wrote.
+    furthest_writer_ms: NotRequired[Callable[[TablePartition], int | None]]
 
 
 _IMMUTABLE = (int, float, str, bytes, bool, type(None), tuple, frozenset)
@@ -60,6 +66,8 @@ class AgentTable:
         self.parts: dict[int, TablePartition] = {}
         self.key_codec = hooks.get("key_codec")
         self.on_close = hooks.get("on_close")
+        self.furthest_writer_ms = hooks.get("furthest_writer_ms", _nobody_wrote)
+        self._progress: dict[int, Progress] = {}  # partition -> how far its windows have expired
         self._hash_partition = hooks["hash_partition"]
         self._on_late = hooks["on_late"]
         self._on_scattered = hooks["on_scattered"]
@@ -68,6 +76,47 @@ class AgentTable:
     def size(self, changelog: str, partitions: int) -> None:
         """Told, at the start, where its rows are rebuilt from."""
         self.spec = replace(self.spec, changelog=changelog, partitions=partitions)
+
+    def hold(self, part: TablePartition, progress: Progress) -> None:
+        """One of its partitions is this worker's, with the rows that are durable."""
+        self._progress[part.partition] = progress
+        self.parts[part.partition] = part
+
+    def drop(self) -> None:
+        """The partitions are gone."""
+        self.parts.clear()
+        self._progress.clear()
+
+    # -- Checkpointable --------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        return any(part.announced for part in self.parts.values())
+
+    def begin_cut(self) -> None:
+        for part in self.parts.values():
+            part.begin_cut(self.furthest_writer_ms(part))
+
+    def cut(self, cut: Cut) -> None:
+        for part in self.parts.values():
+            part.emit(cut)
+            progress = self._progress[part.partition]
+            if part.expired_to_ms is not None:
+                progress.raise_watermark(part.expired_to_ms)
+            if part.closed_to_ms != progress.closed_to_ms:
+                progress.close_to(part.closed_to_ms)
+            progress.note_writers(part.writers)
+
+    def committed(self, written: Mapping[TopicPartition, int]) -> list[CommittedChanges]:
+        return [
+            apply_cut(part, written, expired=None if part.cut is None else self.expiring(part))
+            for part in self.parts.values()
+        ]
+
+    def expiring(self, part: TablePartition) -> dict[int, list[Any]] | None:
+        """The rows that the cut takes away, where those that are shown are not those that are kept."""
+        return None
+
+    # -- what agents do --------------------------------------------------------------------------
 
     def context(self) -> EventContext:
         """The event context of the calling agent. Raises TypeError outside an event."""
@@ -264,3 +313,7 @@ class AgentTable:
             if key not in seen and part.get(start, key) is not MISSING:
                 seen.add(key)
                 yield key
+
+
+def _nobody_wrote(part: TablePartition) -> int | None:
+    return None

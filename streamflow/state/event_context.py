@@ -232,6 +232,14 @@ class WindowCloseContext(EventContext):
 
     __slots__ = ()
 
+    def __init__(self, consumer: str, partition: int) -> None:
+        super().__init__(consumer)
+        self.partition = partition
+
+    def end(self) -> None:
+        """The window's partition was taken away."""
+        self.stale = True
+
     @property
     def takes_sends(self) -> bool:
         return True

@@ -39,9 +39,6 @@ class MergingWindowTable(AgentTable):
     here a session grows in place (`sessions`), and sliding windows are put together from panes (`panes`).
     """
 
-<<<<<<< HEAD
-    merging = True
-
     def __init__(
         self,
         spec: TableSpec,
@@ -51,9 +48,6 @@ class MergingWindowTable(AgentTable):
     ) -> None:
         self.merge = merge or merged
         super().__init__(spec, default, **hooks)
-=======
-    merge: Merge = staticmethod(merged)
->>>>>>> stateagg
 
     def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         context = current_context.get()

@@ -7,7 +7,7 @@ everybody else reads the store.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any, TypeVar
@@ -86,6 +86,19 @@ class TablePartition:
         # window, which holds the times from `spot_from_ms` to `spot_to_ms`, is not late for any event.
         self.spot: dict[Any, Any] = {}
         self.spot_from_ms = self.spot_to_ms = 0
+
+    def take_up(self, closed_to_ms: int | None, writers: Iterable[str]) -> None:
+        """What the checkpointed progress says of it."""
+        self.closed_to_ms = closed_to_ms
+        self.writers.update(writers)
+
+    def announce(self, start: int) -> None:
+        """Every row of a window that has expired was told of: the next cut drops it."""
+        self.announced.add(start)
+
+    def all_announced(self) -> None:
+        """Every window that has expired was told of."""
+        self.closed_to_ms = self.expired_to_ms
 
     def get(self, start: int, key: Hashable) -> Any:
         """The newest value, changes included, or `MISSING`."""
@@ -256,10 +269,10 @@ class TablePartition:
                 repeat(()),
                 repeat(None),
             )
-            records.effects.extend(map(tuple.__new__, repeat(Record), columns))
+            records.rows.extend(map(tuple.__new__, repeat(Record), columns))
         for start in self.drops:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
-                records.consequences.append(Record(topic, partition, key, None))
+                records.tombstones.append(Record(topic, partition, key, None))
 
     def fold_cut(self, offset: int | None) -> None:
         """The cut is durable: it becomes part of the checkpointed rows.

@@ -7,6 +7,7 @@ events caused.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,6 +82,19 @@ class Progress:
     def copy(self) -> Progress:
         """What it is now, whatever becomes of it."""
         return replace(self, counters=dict(self.counters))
+
+    def note_writers(self, writers: Collection[str]) -> None:
+        """These consumers have written to the table."""
+        if not set(writers).issubset(self.writers):
+            self.writers = tuple(sorted(writers))
+            self.changed = True
+
+    def cut(self) -> Progress | None:
+        """A copy for the checkpoint that is being cut, where anything has changed since the newest one."""
+        if not self.changed:
+            return None
+        self.changed = False
+        return self.copy()
 
     def record_key(self) -> bytes:
         return orjson.dumps([self.consumer, self.topic, self.partition])

@@ -199,7 +199,6 @@ class Verifier:
             agents=(),
             tables=(),
             progress_topic=(self._topics.progress, 1),
-            emit=_never,
             clock_ms=self._clock.monotonic_ms,
         )
         dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, self._metrics)
@@ -426,7 +425,3 @@ def _batch(records: list[Record]) -> Batch:
     count = len(records)
     keys, values = [r.key for r in records], [r.value for r in records]
     return Batch("", 0, range(count), keys, values, [0] * count, None, count, count)
-
-
-def _never(*_: Any) -> Record:
-    raise AssertionError("a recount closes nothing")

@@ -168,21 +168,21 @@ class _World:
         ):
             return False
         shown = active.shown
-        for aggregate_part in active.aggregate_parts:
-            mine = aggregate_part.progress
+        for aggregate in active.aggregate_partitions:
+            mine = aggregate.progress
             durable = shown.get((mine.consumer, mine.topic, mine.partition))
             if (
                 durable is None
                 or durable.position < ends[mine.partition]
-                or any(aggregate_part.part.changes.values())
+                or any(aggregate.part.changes.values())
             ):
                 return False
         for stage in active.stages:
-            for aggregate_part in active.aggregate_parts:
-                if aggregate_part.aggregate.spec.name == stage.spec.name:
-                    watermark = stage.watermarks.get(aggregate_part.part.partition)
-                    if ends[aggregate_part.part.partition] and (
-                        watermark is None or watermark.watermark_ms != aggregate_part.progress.watermark_ms
+            for aggregate in active.aggregate_partitions:
+                if aggregate.aggregate.spec.name == stage.spec.name:
+                    watermark = stage.watermarks.get(aggregate.part.partition)
+                    if ends[aggregate.part.partition] and (
+                        watermark is None or watermark.watermark_ms != aggregate.progress.watermark_ms
                     ):
                         return False
             if stage.due():

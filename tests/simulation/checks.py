@@ -143,10 +143,10 @@ def _shown_moving(cluster: Cluster, name: str) -> dict[tuple[int, int, Any], int
         active = worker.engine.active
         if active is None:
             continue
-        for aggregate_part in active.aggregate_parts:
-            spec = aggregate_part.aggregate.spec
+        for aggregate in active.aggregate_partitions:
+            spec = aggregate.aggregate.spec
             if spec.name == name and not spec.is_shuffled:
-                for number, key, kept in aggregate_part.part.store.scan():
+                for number, key, kept in aggregate.part.store.scan():
                     start, end, count = spec.shown(number, kept)
                     shown[start, end, key] = count
         for stage in active.stages:
@@ -222,10 +222,10 @@ def shown_rows(cluster: Cluster) -> dict[str, dict[tuple[int, Any], Any]]:
         if "many" in worker.extra:
             for p, part in worker.shared.parts.items():
                 shown.setdefault("shared", {}).update({(p, k): n for _, k, n in part.store.scan()})
-        for aggregate_part in active.aggregate_parts:
-            spec = aggregate_part.aggregate.spec
+        for aggregate in active.aggregate_partitions:
+            spec = aggregate.aggregate.spec
             if not spec.is_shuffled and spec.name in shown:
-                scanned = aggregate_part.part.store.scan()
+                scanned = aggregate.part.store.scan()
                 shown[spec.name].update({(s, k): spec.values.result(v) for s, k, v in scanned})
         for stage in active.stages:
             spec = stage.spec
@@ -371,17 +371,17 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
         starts += [end for stage in active.stages if stage.spec.name == "sessions" for end in stage.starts()]
         if any(start < time_ms for start in starts):
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
-        for aggregate_part in active.aggregate_parts:
-            check_late_store(aggregate_part, active.shown, wrong)
+        for aggregate in active.aggregate_partitions:
+            check_late_store(aggregate, active.shown, wrong)
 
 
 def check_late_store(
-    aggregate_part: AggregatePartition, shown: Mapping[ProgressKey, Progress], wrong: Faults
+    aggregate: AggregatePartition, shown: Mapping[ProgressKey, Progress], wrong: Faults
 ) -> None:
     """The late-event store has each late event once: as many as the counters say, each at its own place."""
-    if aggregate_part.late is None:
+    if aggregate.late is None:
         return
-    late_store, progress = aggregate_part.late.late_store, aggregate_part.progress
+    late_store, progress = aggregate.late.late_store, aggregate.progress
     counted = shown[progress.consumer, progress.topic, progress.partition].counters.get("late", 0)
     came = late_store.totals()["came"]
     places = [event.offset for event in late_store.events()]

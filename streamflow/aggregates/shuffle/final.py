@@ -21,7 +21,7 @@ what could not be closed before cannot be closed in between.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +34,9 @@ from streamflow.aggregates.shuffle.partial import SourceWatermark, announced_key
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
-from streamflow.transports.base import Batch, Record
+from streamflow.transports.base import Batch, Record, TopicPartition
 
 RowId = tuple[int, GroupKey]
 """(window's id, group key)"""
@@ -66,7 +67,9 @@ class FinalStage:
     assigned; before that it shows nothing and closes nothing.
     """
 
-    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
+    def __init__(
+        self, spec: AggregateSpec, topic: str, partition: int, sources: int, emit: Emit | None = None
+    ) -> None:
         self.spec = spec
         self._stored = spec.stored
         self.topic = topic
@@ -81,6 +84,7 @@ class FinalStage:
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
         self.corrections = Corrections()
+        self._emit = emit  # makes closed rows, where somebody is told of them
 
     @property
     def ready(self) -> bool:
@@ -172,6 +176,8 @@ class FinalStage:
             low = watermark.watermark_ms if low is None or watermark.watermark_ms < low else low
         return low
 
+    # -- Checkpointable --------------------------------------------------------------------------
+
     def due(self) -> bool:
         """Would `cut` close or expire anything?"""
         return self._plan() is not None or bool(self._unannounced())
@@ -218,9 +224,12 @@ class FinalStage:
             window is not None and self.closed_to_ms is not None and window.closed(start, self.closed_to_ms)
         )
 
-    def cut(self, cut: Cut, emit: Emit | None) -> None:
+    def begin_cut(self) -> None:
+        """What it closes is what it has read; nothing is written to it."""
+
+    def cut(self, cut: Cut) -> None:
         """Appends the closed rows, the record "closed up to here", and tombstones for what has expired."""
-        self.closing = self._plan()
+        self.closing, emit = self._plan(), self._emit
         gone = (
             set() if self.closing is None else {(start, group) for start, group, _ in self.closing.partials}
         )
@@ -228,24 +237,25 @@ class FinalStage:
             if (start, group) in gone or group not in self.partials.get(start, {}):
                 continue
             if emit is not None:
-                cut.effects.append(revised_record(emit(start, group, self.state(start, group))))
-            self._announce(start, group, cut.facts)
+                cut.closed.append(revised_record(emit(start, group, self.state(start, group))))
+            self._announce(start, group, cut.closings)
         if self.closing is None:
             return
         if emit is not None:
-            cut.effects.extend(
+            cut.closed.extend(
                 emit(start, group, self.state(start, group)) for start, group in self.closing.rows
             )
         for start, group in self.closing.rows:
-            self._announce(start, group, cut.facts)  # with what was applied before it was closed
+            self._announce(start, group, cut.closings)  # with what was applied before it was closed
         for start, group in gone:
             if (start, group) in self.corrections:
-                cut.consequences.append(Record(self.topic, self.partition, announced_key(group, start), None))
+                key = announced_key(group, start)
+                cut.partial_tombstones.append(Record(self.topic, self.partition, key, None))
         for start, group, source in self.closing.partials:
             key = partial_key(source, group, start)
-            cut.consequences.append(Record(self.topic, self.partition, key, None))
+            cut.partial_tombstones.append(Record(self.topic, self.partition, key, None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
-        cut.facts.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+        cut.closings.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
 
     def _announce(self, start: int, group: GroupKey, records: list[Record]) -> None:
         revisions = self.corrections.announce((start, group))
@@ -253,13 +263,31 @@ class FinalStage:
             value = orjson.dumps(revisions)
             records.append(Record(self.topic, self.partition, announced_key(group, start), value))
 
-    def committed(self) -> Closing | None:
-        """The closing is durable; returns it. The rows that expired are gone."""
+    def committed(self, written: Mapping[TopicPartition, int]) -> list[CommittedChanges]:
+        """The closing is durable. The rows that expired are gone."""
         self.corrections.committed()
         closing, self.closing = self.closing, None
-        if closing is not None:
-            self.closed_to_ms = closing.closed_to_ms
-        return closing
+        if closing is None:
+            return []
+        self.close(closing)
+        self.forget(closing)
+        return [
+            CommittedChanges(
+                self.spec.name,
+                self.partition,
+                expired=closing.expired,
+                closed=sorted({start for start, _ in closing.rows}),
+                starts=self.starts_of(closing),
+            )
+        ]
+
+    def close(self, closing: Closing) -> None:
+        """From now on what a durable closing closed stays closed."""
+        self.closed_to_ms = closing.closed_to_ms
+
+    def starts_of(self, closing: Closing) -> dict[RowId, int]:
+        """Where the rows began that a durable closing expired, when their ids do not tell."""
+        return {}
 
     def forget(self, closing: Closing) -> None:
         """Drops what a durable closing expired."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamflow.aggregates.shuffle.final import Closing, FinalStage, RowId, in_order
+from streamflow.aggregates.shuffle.final import Closing, Emit, FinalStage, RowId, in_order
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import GroupKey
 from streamflow.state.panes import Pane, PaneIndex, SlidingRows
@@ -19,21 +19,25 @@ from streamflow.windows import SessionWindow, SlidingWindow
 from streamflow.windows.session import Part, Session, sessions_of
 
 
-def make_stage(spec: AggregateSpec, topic: str, partition: int, sources: int) -> FinalStage:
+def make_stage(
+    spec: AggregateSpec, topic: str, partition: int, sources: int, emit: Emit | None = None
+) -> FinalStage:
     """The final stage of a declared aggregate, by the kind of its window."""
     kind: type[FinalStage] = FinalStage
     if isinstance(spec.window, SlidingWindow):
         kind = SlidingFinalStage
     elif isinstance(spec.window, SessionWindow):
         kind = SessionFinalStage
-    return kind(spec, topic, partition, sources)
+    return kind(spec, topic, partition, sources, emit)
 
 
 class SlidingFinalStage(FinalStage):
     """Partials are panes; windows are put together where somebody reads or closes them."""
 
-    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
-        super().__init__(spec, topic, partition, sources)
+    def __init__(
+        self, spec: AggregateSpec, topic: str, partition: int, sources: int, emit: Emit | None = None
+    ) -> None:
+        super().__init__(spec, topic, partition, sources, emit)
         assert isinstance(spec.window, SlidingWindow)
         self._pane_window = spec.window.panes()
         self._panes: PaneIndex[GroupKey] = PaneIndex()
@@ -117,8 +121,10 @@ class SessionFinalStage(FinalStage):
     stays as it is and is taken out of that, which changes no result and bounds the work.
     """
 
-    def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
-        super().__init__(spec, topic, partition, sources)
+    def __init__(
+        self, spec: AggregateSpec, topic: str, partition: int, sources: int, emit: Emit | None = None
+    ) -> None:
+        super().__init__(spec, topic, partition, sources, emit)
         # group -> (id, source) of the partials that are in no closed session
         self._open: dict[GroupKey, dict[tuple[int, int], None]] = {}
         self._ends: SessionIndex[GroupKey] = SessionIndex()  # of open rows
@@ -208,11 +214,17 @@ class SessionFinalStage(FinalStage):
                     closing.partials.extend((start, group, source) for start, source in _members(session))
         return closing if closing.rows or closing.partials else None
 
-    def committed(self) -> Closing | None:
-        closing = super().committed()
-        for end, group in closing.rows if closing is not None else ():
+    def close(self, closing: Closing) -> None:
+        super().close(closing)
+        for end, group in closing.rows:
             self._freeze(end, group)
-        return closing
+
+    def starts_of(self, closing: Closing) -> dict[RowId, int]:
+        return {
+            (end, group): self.start_of(end, group)
+            for end, groups in closing.expired.items()
+            for group in groups
+        }
 
     def forget(self, closing: Closing) -> None:
         for end, groups in closing.expired.items():

@@ -120,9 +120,7 @@ async def test_group_keys_and_values_beyond_64_bits_survive_the_logs() -> None:
         assert rows() == dict.fromkeys(keys, shown)
         active = world.engine.active
         assert active is not None
-        kept = {
-            key for aggregate_part in active.aggregate_parts for _, key, _ in aggregate_part.part.store.scan()
-        }
+        kept = {key for aggregate in active.aggregate_partitions for _, key, _ in aggregate.part.store.scan()}
         assert str(huge + 1).encode() in kept
     finally:
         await world.close()

@@ -168,9 +168,9 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         await world.until(lambda: "closed" in world.states("table").values())
         active = world.engine.active
         assert active is not None
-        (aggregate_part,) = active.aggregate_parts
-        assert aggregate_part.late is not None
-        assert aggregate_part.late.apply()["applied"] == 1
+        (aggregate,) = active.aggregate_partitions
+        assert aggregate.late is not None
+        assert aggregate.late.apply()["applied"] == 1
         # The worker dies here: nothing of it was written. Its successor has the ledger as it was.
         cut, _ = active.cut()
         assert any(b"-1" in (record.key or b"") for record in cut.effects), "it would have been written"

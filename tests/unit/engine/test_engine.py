@@ -320,9 +320,7 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
         active = world.engine.active
         assert active is not None
         counts = [
-            count
-            for aggregate_part in active.aggregate_parts
-            for _, _, count in aggregate_part.part.store.scan()
+            count for aggregate in active.aggregate_partitions for _, _, count in aggregate.part.store.scan()
         ]
         assert sum(counts) == good
 

@@ -17,7 +17,6 @@ from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
 from streamflow.engine import restoration as recovering
-from streamflow.engine.committed import CommittedChanges
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
@@ -27,6 +26,7 @@ from streamflow.processing.event_stream import EventStream
 from streamflow.settings import Settings
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
+from streamflow.state.committed import CommittedChanges
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import MISSING, NO_WINDOW
 from streamflow.transports.base import Record

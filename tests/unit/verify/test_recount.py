@@ -126,8 +126,8 @@ async def test_lateness_that_only_silence_made_is_known_from_the_ledger() -> Non
         await world.write(0, event(1, shop="x"))
         active = world.engine.active
         assert active is not None
-        (aggregate_part,) = active.aggregate_parts
-        await world.until(lambda: (aggregate_part.progress.watermark_ms or 0) >= T0_MS + 100)
+        (aggregate,) = active.aggregate_partitions
+        await world.until(lambda: (aggregate.progress.watermark_ms or 0) >= T0_MS + 100)
         await world.write(0, event(2, shop="x"))
         assert world.reader("table").status().counters == {"in": 2, "counted": 1, "late": 1}
         report = await verified(world)
