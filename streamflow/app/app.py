@@ -16,20 +16,20 @@ from streamflow.aggregates import Aggregate
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By, Field
 from streamflow.app.agents.event_router import EventRouter
-from streamflow.app.agents.replies import Replies
+from streamflow.app.agents.replies import ReplyConsumer
 from streamflow.app.agents.runner import spec_of
-from streamflow.app.agents.tester import Bench
+from streamflow.app.agents.tester import AgentTester
 from streamflow.app.credentials import kafka_security, redis_login
 from streamflow.app.settings import Settings as AppSettings
 from streamflow.app.settings import without_old_names
-from streamflow.app.streams.sources import OfTopic
+from streamflow.app.streams.sources import ConsumerSource
 from streamflow.app.streams.stream import stream_over
 from streamflow.app.tables.aggregate_table import AggregateTable
 from streamflow.app.tables.table import OPTIONS_IGNORED, OPTIONS_REFUSED
 from streamflow.app.tables.table import Table as OwnTable
-from streamflow.app.topics.producer import Sender
+from streamflow.app.topics.producer import RecordProducer
 from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.faust_stubs import NoConsumer, NoProducer, NoTransport
+from streamflow.app.worker.faust_stubs import ConsumerStub, ProducerStub, TransportStub
 from streamflow.app.worker.pages import Pages
 from streamflow.app.worker.sensors import Sensors
 from streamflow.app.worker.service import BootStrategy, EngineService
@@ -53,7 +53,7 @@ class App(faust.App):
     """A faust.App: the same decorators, on streamflow's engine.
 
     ``broker``: ``kafka://host:port[;...]`` or ``memory://`` (the default). Every knob of
-    `streamflow.settings.Settings` may be given by name; see `faust_adapters.settings` for what wins.
+    `streamflow.settings.Settings` may be given by name; see `streamflow.app.settings` for what wins.
     ``transport`` takes the place of the broker, for tests. Raises ConfigurationError when the
     configuration is first read.
     """
@@ -72,17 +72,17 @@ class App(faust.App):
         self._clock = SystemClock()
         self._agent_options: dict[str, dict[str, Any]] = {}
         self._own_tables: dict[str, OwnTable] = {}
-        self.bench: Bench | None = None  # where its agents are tried, see `agent.test_context`
+        self.bench: AgentTester | None = None  # where its agents are tried, see `agent.test_context`
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
         self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
-        self._client: tuple[Engine, Sender] | None = None  # outside of a worker
+        self._client: tuple[Engine, RecordProducer] | None = None  # outside of a worker
         self._connecting = asyncio.Lock()
         self.has_pages = False
-        self.readers: MutableMapping[str, OfTopic] = WeakValueDictionary()  # consumer -> a task's stream
+        self.readers: MutableMapping[str, ConsumerSource] = WeakValueDictionary()  # by consumer
         self.pumps: set[asyncio.Task[None]] = set()  # that feed streams over memory
         super().__init__(id, **options)
         self.engine_service = EngineService(self)
-        self.replies = Replies(self)
+        self.replies = ReplyConsumer(self)
 
     def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
         active = without_old_names(options)
@@ -145,7 +145,7 @@ class App(faust.App):
         """Declares a table for agents; ``window`` or `Table.tumbling` and its like give it windows.
 
         More options: ``key_type``, ``value_type``, ``on_recover``, ``on_window_close``; see
-        `faust_adapters.table.Table`. Those of Faust's that change nothing here are taken and ignored.
+        `streamflow.app.tables.table.Table`. Those of Faust's that change nothing here are taken and ignored.
         """
         kind: Any = self.settings.Table
         return self._declare(kind, name, window, default=default, partitions=partitions, help=help, **options)
@@ -334,23 +334,23 @@ class App(faust.App):
 
     # -- sending --------------------------------------------------------------------------------------
 
-    def sender_now(self) -> Sender:
+    def record_producer_now(self) -> RecordProducer:
         """Raises TypeError while the app is not connected."""
-        if self.engine_service.sender is not None:
-            return self.engine_service.sender
+        if self.engine_service.producer is not None:
+            return self.engine_service.producer
         if self.bench is not None and self.bench.agents:
-            return cast("Sender", self.bench)
+            return cast("RecordProducer", self.bench)
         if self._client is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
         return self._client[1]
 
-    async def sender(self) -> Sender:
+    async def record_producer(self) -> RecordProducer:
         """The worker's, or outside of one a connection that only sends.
 
         Raises ConfigurationError where no other process could see what is sent.
         """
-        if self.engine_service.sender is not None or (self.bench is not None and self.bench.agents):
-            return self.sender_now()
+        if self.engine_service.producer is not None or (self.bench is not None and self.bench.agents):
+            return self.record_producer_now()
         async with self._connecting:
             if self._client is None:
                 if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
@@ -359,15 +359,15 @@ class App(faust.App):
                     )
                 engine = Engine(self.engine_settings, self.connect(""), SystemClock())
                 await engine.transport.start()
-                self._client = engine, Sender(engine, self.conf.producer_max_request_size)
+                self._client = engine, RecordProducer(engine, self.conf.producer_max_request_size)
         return self._client[1]
 
-    def begin_bench(self) -> Bench:
+    def begin_bench(self) -> AgentTester:
         """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""
         if self.engine_service_engine is not None:
             raise TypeError("an agent can be tried only where no worker runs")
         if self.bench is None or self.bench.agents == 0:
-            self.bench = Bench(self)
+            self.bench = AgentTester(self)
         return self.bench
 
     @property
@@ -409,17 +409,17 @@ class App(faust.App):
 
     async def maybe_start_client(self) -> None:
         """Connects as a client where no worker runs in this process: it can send and ask."""
-        await self.sender()
+        await self.record_producer()
 
     start_client = maybe_start_client
 
     async def disconnect(self) -> None:
-        """Ends the connection of `sender` that was made outside of a worker. Idempotent."""
+        """Ends the connection of `record_producer` that was made outside of a worker. Idempotent."""
         await self.replies.close()
         client, self._client = self._client, None
         if client is not None:
-            engine, sender = client
-            await sender.close()
+            engine, producer = client
+            await producer.close()
             await engine.transport.stop()
 
     # -- Faust's life, without its parts that the engine takes the place of -----------------------------
@@ -474,13 +474,13 @@ class App(faust.App):
         return Pages(cast("Any", self))
 
     def _new_transport(self) -> Any:
-        return NoTransport(self.conf.broker_consumer, self)
+        return TransportStub(self.conf.broker_consumer, self)
 
     def _new_producer_transport(self) -> Any:
         return self._new_transport()
 
     def _new_consumer(self) -> Any:
-        return NoConsumer(self)
+        return ConsumerStub(self)
 
     def _new_producer(self) -> Any:
-        return NoProducer(self)
+        return ProducerStub(self)

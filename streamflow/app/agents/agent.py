@@ -11,23 +11,23 @@ from faust.agents.agent import AgentTestWrapper
 from faust.agents.replies import BarrierState, ReplyPromise
 from mode.supervisors import CrashingSupervisor
 
-from streamflow.app.agents.tester import Bench
+from streamflow.app.agents.tester import AgentTester
 from streamflow.state.event_context import EventContext, current_context
 
 if TYPE_CHECKING:
-    from streamflow.app.agents.replies import Replies
+    from streamflow.app.agents.replies import ReplyConsumer
     from streamflow.app.app import App
 
 
-class Promise(ReplyPromise):
+class EventReplyPromise(ReplyPromise):
     """Of an answer. Raises RuntimeError when it is awaited inside the event whose checkpoint asks."""
 
     def ask_with(self, context: EventContext | None) -> None:
-        self._hand, self._index = context, -1 if context is None else context.position
+        self._context, self._position = context, -1 if context is None else context.position
 
     def __await__(self) -> Generator[Any, None, Any]:
-        context = self._hand
-        if context is not None and context is current_context.get() and context.holds(self._index):
+        context = self._context
+        if context is not None and context is current_context.get() and context.holds(self._position):
             raise RuntimeError(
                 "the question goes out with the checkpoint of this event, which would wait for the answer: "
                 "await it after the event, or ask from a task, a timer or a page"
@@ -40,7 +40,7 @@ class Promise(ReplyPromise):
 class Agent(faust.Agent):
     """A faust.Agent whose questions and answers go through the engine."""
 
-    def _replies(self) -> Replies:
+    def _replies(self) -> ReplyConsumer:
         return cast("App", self.app).replies
 
     async def _stop_supervisor(self) -> None:
@@ -85,14 +85,14 @@ class Agent(faust.Agent):
 
         self.app.flow_control.resume()
         tried = self.clone(
-            cls=AgentOnBench,
+            cls=AgentUnderTest,
             channel=channel if channel is not None else self.app.channel(),
             supervisor_strategy=supervisor_strategy or CrashingSupervisor,
             original_channel=self.channel,
             on_error=failed,
             **options,
         )
-        cast("AgentOnBench", tried).begin(bench)
+        cast("AgentUnderTest", tried).begin(bench)
         return tried
 
     async def ask(self, value: Any = None, *, reply_to: Any = None, **options: Any) -> Any:
@@ -123,7 +123,7 @@ class Agent(faust.Agent):
         ``reply_to``: where it is to come; by default this process's own topic.
         """
         target = self._get_strtopic(reply_to or self.app.conf.reply_to)
-        promise = Promise(target, correlation_id or faust.uuid())
+        promise = EventReplyPromise(target, correlation_id or faust.uuid())
         context = current_context.get()
         in_checkpoint = context is not None and context.takes_sends and not (force and not self._exactly_once)
         promise.ask_with(context if in_checkpoint else None)
@@ -148,12 +148,12 @@ class Agent(faust.Agent):
             yield correlation_id
 
 
-class AgentOnBench(Agent, AgentTestWrapper):
+class AgentUnderTest(Agent, AgentTestWrapper):
     """What `Agent.test_context` gives."""
 
-    _bench: Bench
+    _bench: AgentTester
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, bench: AgentTester) -> None:
         self._bench = bench
         bench.agents += 1
         self._stream.add_processor(bench.take)

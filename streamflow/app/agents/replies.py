@@ -18,7 +18,7 @@ from faust.models import maybe_model
 from faust.types import ModelT
 from mode.utils.compat import want_str
 
-from streamflow.app.topics.serializers import SelfDescribing
+from streamflow.app.topics.serializers import SelfDescribingCodec
 from streamflow.errors import DecodeError, TransportError
 from streamflow.transports.base import LogReader
 
@@ -60,7 +60,7 @@ async def answer(app: Any, event: Any, value: Any) -> None:
     await app.topic(reply_to, partitions=1).send(key=None, value=response)
 
 
-class Replies:
+class ReplyConsumer:
     """Stands where Faust has its ReplyConsumer: follows reply topics and fulfils promises.
 
     Answers are read from the log as it stands when the first question goes out.
@@ -68,7 +68,7 @@ class Replies:
 
     def __init__(self, app: App) -> None:
         self.app = app
-        self._codec = SelfDescribing()
+        self._codec = SelfDescribingCodec()
         self._waiting: dict[str, WeakSet[Any]] = defaultdict(WeakSet)
         self._following: dict[str, asyncio.Task[None]] = {}
         self._prune_at = PRUNE_FROM  # promises that nobody holds any more are forgotten from here on
@@ -88,10 +88,10 @@ class Replies:
             task = self._following.get(topic)
             if task is not None and not task.done():
                 return
-            sender = await self.app.sender()
-            engine = sender.engine
-            if not sender.knows(topic):
-                await sender.learn(topic, 1, retention_s=self.app.conf.reply_expires)
+            producer = await self.app.record_producer()
+            engine = producer.engine
+            if not producer.knows(topic):
+                await producer.learn(topic, 1, retention_s=self.app.conf.reply_expires)
             places = [(topic, partition) for partition in range(engine.topics.partitions(topic))]
             ends = await engine.transport.high_watermarks(places)
             reader = engine.transport.log_reader()

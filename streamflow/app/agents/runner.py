@@ -9,7 +9,7 @@ from typing import Any
 from faust.agents import agent as faust_agent
 
 from streamflow.app.agents.replies import answer, unwrapped
-from streamflow.app.streams.sources import Own, current_actor
+from streamflow.app.streams.sources import AgentSource, current_actor
 from streamflow.app.streams.stream import AgentStream
 from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.errors import ConfigurationError
@@ -27,7 +27,7 @@ def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
 
     async def run(source: EventStream) -> None:
         try:
-            stream = AgentStream(Own(source), agent.app, agent.name, channel=agent.channel)
+            stream = AgentStream(AgentSource(source), agent.app, agent.name, channel=agent.channel)
             await iterate_agent(agent, stream)
         except Exception as exc:
             if agent._on_error is not None:

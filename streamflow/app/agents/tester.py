@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PARTITIONS_MAX = 1 << 31
 
 
-class Bench:
+class AgentTester:
     """Tables of one app, as they are while its agents are tried; ``sent``: (topic, key, value) as bytes."""
 
     def __init__(self, app: App) -> None:
@@ -63,7 +63,7 @@ class Bench:
         current_context.set(context)
         return value
 
-    # -- in the place of a Sender ------------------------------------------------------------------
+    # -- in the place of a RecordProducer ------------------------------------------------------------------
 
     def knows(self, topic: str) -> bool:
         return True

@@ -26,7 +26,7 @@ class EngineEvent(faust.Event):
         return actor.ack_event(unit, ref)
 
 
-class LocalChunk(Chunk):
+class MemoryChunk(Chunk):
     """One event that comes from no log, with the faust.Event that it came as, if it did."""
 
     __slots__ = ("event",)
@@ -37,7 +37,7 @@ def engine_event(
     app: Any, chunk: Chunk, index: int, held: tuple[InFlight, EventRef, Actor] | None = None
 ) -> Any:
     """The event at a place of a chunk; ``held``: the unit that holds it, where, and whose it is."""
-    if isinstance(chunk, LocalChunk):
+    if isinstance(chunk, MemoryChunk):
         return chunk.event
     assert chunk.events is not None
     headers = dict(chunk.headers[index]) if chunk.headers is not None else {}

@@ -9,7 +9,7 @@ from faust.exceptions import ImproperlyConfigured, Skip
 from faust.types import FieldDescriptorT
 from mode.utils.times import want_seconds
 
-from streamflow.app.streams.sources import Joined, Merged
+from streamflow.app.streams.sources import JoinedSource, MergedSource
 from streamflow.errors import ConfigurationError
 from streamflow.processing.joins import JoinSpec
 from streamflow.state.event_context import current_context
@@ -21,7 +21,7 @@ def is_stream(node: Any) -> bool:
     return isinstance(node, faust.Stream)
 
 
-class Joining:
+class Joinable:
     """The part of a stream that joins.
 
     Two streams: their values come as pairs ``(left, right)`` where the keys are equal and the event times
@@ -61,16 +61,16 @@ class Joining:
         tables = [*stream.tables, *(each for each in others if not is_stream(each))]
         streams = [each for each in others if is_stream(each)]
         left = stream
-        if isinstance(stream.origin, Merged):
-            left, *more = stream.origin.streams
+        if isinstance(stream.source, MergedSource):
+            left, *more = stream.source.streams
             streams = [*more, *streams]
         if len(tables) == 1 and not streams:
             return _with_table(left, tables[0], kind, fields)
         if len(streams) != 1 or tables:
             raise ConfigurationError("a join is of two streams, or of a stream and a table")
-        if left.origin.shared or streams[0].origin.shared:
+        if left.source.shared or streams[0].source.shared:
             raise ImproperlyConfigured("an agent with concurrency > 1 cannot join streams")
-        return stream.again(Joined(left, streams[0], _spec(stream, kind, options), _getters(fields)))
+        return stream.again(JoinedSource(left, streams[0], _spec(stream, kind, options), _getters(fields)))
 
 
 def _spec(stream: Any, kind: str, options: dict[str, Any]) -> JoinSpec:

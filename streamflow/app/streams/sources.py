@@ -13,7 +13,7 @@ from faust import Topic
 from faust.types import EventT
 from mode.utils.futures import maybe_async
 
-from streamflow.app.streams.event import LocalChunk
+from streamflow.app.streams.event import MemoryChunk
 from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.errors import ConfigurationError
 from streamflow.processing.acks import AckTracker, ChunkAcks
@@ -42,7 +42,7 @@ current_actor: ContextVar[Actor | None] = ContextVar("streamflow_actor", default
 LEAVING_TURNS = 8
 
 
-class Origin:
+class StreamSource:
     """``actor`` takes the events. ``is_agents``: it is an agent's coroutine; ``shared``: one of several."""
 
     is_agents = False
@@ -52,7 +52,7 @@ class Origin:
     def actor(self) -> Actor:
         raise NotImplementedError
 
-    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedConsumer]:
         """The consumers whose events these are; made, and subscribed to, where they are not there yet."""
         raise NotImplementedError
 
@@ -67,24 +67,24 @@ class Origin:
         """The loop of a task over the stream has ended."""
 
 
-class Own(Origin):
+class AgentSource(StreamSource):
     """The topic of the agent itself."""
 
     is_agents = True
 
     def __init__(self, source: EventStream) -> None:
-        self.source = source
+        self.event_stream = source
         self.shared = source.agent.spec.concurrency > 1
 
     @property
     def actor(self) -> Actor:
-        return self.source.actor
+        return self.event_stream.actor
 
     async def agents(self) -> Sequence[AgentRunner]:
-        return [self.source.agent]
+        return [self.event_stream.agent]
 
 
-class OfTopic(Origin):
+class ConsumerSource(StreamSource):
     """A topic that a stream of its own is made of. ``name`` is its consumer's.
 
     ``actor``: the agent's coroutine that asked for it; a task of the user's gets one. While another
@@ -112,7 +112,7 @@ class OfTopic(Origin):
         return [await reader(self._app.engine, spec, sources)]
 
     async def _own_name(self) -> str:
-        readers: MutableMapping[str, OfTopic] = self._app.readers
+        readers: MutableMapping[str, ConsumerSource] = self._app.readers
         for _ in range(LEAVING_TURNS):  # a loop that was just left ends some turns later
             if readers.get(self._name, self) is not self:
                 await asyncio.sleep(0)
@@ -122,8 +122,8 @@ class OfTopic(Origin):
         return name
 
     def left(self) -> None:
-        readers: MutableMapping[str, OfTopic] = self._app.readers
-        for name in [name for name, origin in readers.items() if origin is self]:
+        readers: MutableMapping[str, ConsumerSource] = self._app.readers
+        for name in [name for name, source in readers.items() if source is self]:
             del readers[name]
 
 
@@ -137,7 +137,7 @@ async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Age
     return agent
 
 
-class Derived(Origin):
+class RepartitionSource(StreamSource):
     """A topic that another stream's events are sent to, with another key where ``key`` says it."""
 
     def __init__(self, parent: AgentStream, topic: Any, key: Callable[[Any], Any] | None) -> None:
@@ -145,15 +145,15 @@ class Derived(Origin):
         self._topic = topic
         self._key = key
         self._in_memory = False
-        self.is_agents = parent.origin.is_agents
+        self.is_agents = parent.source.is_agents
 
     @property
     def actor(self) -> Actor:
-        return self._parent.origin.actor
+        return self._parent.source.actor
 
-    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedConsumer]:
         parent = self._parent
-        (before,) = await parent.origin.agents()
+        (before,) = await parent.source.agents()
         if not isinstance(before, AgentRunner):
             app = cast("Any", parent.app)
             if isinstance(self._topic, Topic) and not (app.bench and app.bench.agents):
@@ -183,7 +183,7 @@ class Derived(Origin):
         return value
 
     def left(self) -> None:
-        self._parent.origin.left()
+        self._parent.source.left()
 
     async def _forward(self, source: EventStream) -> None:
         """Sends each event on, as part of its own checkpoint."""
@@ -200,45 +200,45 @@ class Derived(Origin):
             await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
 
 
-class Merged(Origin):
+class MergedSource(StreamSource):
     """The events of several streams, each with its own processors."""
 
     def __init__(self, streams: Sequence[AgentStream]) -> None:
         self.streams = list(streams)
         self._of: dict[EventFeed, AgentStream] = {}
-        self.is_agents = any(stream.origin.is_agents for stream in streams)
-        self.shared = any(stream.origin.shared for stream in streams)
+        self.is_agents = any(stream.source.is_agents for stream in streams)
+        self.shared = any(stream.source.shared for stream in streams)
 
     @property
     def actor(self) -> Actor:
         for stream in self.streams:
-            if stream.origin.is_agents:
-                return stream.origin.actor
-        return self.streams[0].origin.actor
+            if stream.source.is_agents:
+                return stream.source.actor
+        return self.streams[0].source.actor
 
-    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
-        found: list[AgentRunner | FeedSource] = []
+    async def agents(self) -> Sequence[AgentRunner | FeedConsumer]:
+        found: list[AgentRunner | FeedConsumer] = []
         for stream in self.streams:
-            for agent in await stream.origin.agents():
+            for agent in await stream.source.agents():
                 self._of[agent.concurrent()] = stream
                 found.append(agent)
         return found
 
     def left(self) -> None:
         for stream in self.streams:
-            stream.origin.left()
+            stream.source.left()
 
     def stream_of(self, unit: InFlight) -> AgentStream:
         return self._of[unit.ref.feed]
 
     async def process(self, unit: InFlight, value: Any) -> Any:
         stream = self.stream_of(unit)
-        own = await stream.origin.process(unit, value)
+        own = await stream.source.process(unit, value)
         # The first stream's processors came along with `combine`.
         return own if own is FILTERED or stream is self.streams[0] else await stream.process_value(own)
 
 
-class Joined(Origin):
+class JoinedSource(StreamSource):
     """Two streams joined. ``fields`` are (model, getter) pairs that say the key of a model's values."""
 
     def __init__(
@@ -248,7 +248,7 @@ class Joined(Origin):
         spec: JoinSpec,
         fields: Sequence[tuple[type, Callable[[Any], Any]]],
     ) -> None:
-        self._merged = Merged([left, right])
+        self._merged = MergedSource([left, right])
         self._streams = (left, right)
         self._spec = spec
         self._fields = list(fields)
@@ -260,7 +260,7 @@ class Joined(Origin):
     def actor(self) -> Actor:
         return self._merged.actor
 
-    async def agents(self) -> Sequence[AgentRunner | FeedSource]:
+    async def agents(self) -> Sequence[AgentRunner | FeedConsumer]:
         engine: Engine = cast("Any", self._streams[0].app).engine
         sides: list[Side] = []
         missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
@@ -269,7 +269,7 @@ class Joined(Origin):
             if any(missing):
                 await self._table(engine, f"{self._spec.name}-{name}", stream)
         for name, stream in zip(("left", "right"), self._streams, strict=True):
-            (agent,) = await stream.origin.agents()
+            (agent,) = await stream.source.agents()
             if not isinstance(agent, AgentRunner):
                 raise ConfigurationError(f"join {self._spec.name}: what is in memory only can't be joined")
             table = engine.tables[f"{self._spec.name}-{name}"]
@@ -282,7 +282,7 @@ class Joined(Origin):
             )
         self._join = join = Join(self._spec, engine.clock, sides)
         ticks = TickFeed(sides[0].feed, engine.clock, join.idle_tick)
-        return [*agents, FeedSource(ticks)]
+        return [*agents, FeedConsumer(ticks)]
 
     def left(self) -> None:
         self._merged.left()
@@ -316,14 +316,14 @@ class Joined(Origin):
         assert self._join is not None
         if not isinstance(unit.ref.feed, TickFeed):
             stream = self._merged.stream_of(unit)
-            value = await stream.origin.process(unit, value)
+            value = await stream.source.process(unit, value)
             value = value if value is FILTERED else await stream.process_value(value)
             if value is FILTERED:
                 return FILTERED
         return FlatValues(await self._join.take(unit, value)) or FILTERED
 
 
-class LocalFeed(EventFeed):
+class MemoryFeed(EventFeed):
     """Events of a channel in memory or of an iterable: nothing of them is checkpointed."""
 
     local = True
@@ -333,14 +333,14 @@ class LocalFeed(EventFeed):
             name, lambda: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
         )
         self.ended = False
-        self._ledger = AckTracker(Progress(name, "", -1))
-        self._waiting: deque[LocalChunk] = deque()
+        self._acks = AckTracker(Progress(name, "", -1))
+        self._waiting: deque[MemoryChunk] = deque()
         self.room = asyncio.Event()
 
     def put(self, item: Any, now_ms: int) -> None:
         event = item if isinstance(item, EventT) else None
         key, value = (None, item) if event is None else (event.key, event.value)
-        chunk = LocalChunk(
+        chunk = MemoryChunk(
             "",
             -1,
             offsets=[-1],
@@ -364,7 +364,7 @@ class LocalFeed(EventFeed):
         if not self._waiting:
             return None
         self.room.set()
-        return EventRef(self, self._ledger, ChunkAcks(self._waiting.popleft(), None, (), 0), 0)
+        return EventRef(self, self._acks, ChunkAcks(self._waiting.popleft(), None, (), 0), 0)
 
     def is_over(self) -> bool:
         return self.ended and not self._waiting
@@ -373,7 +373,7 @@ class LocalFeed(EventFeed):
         self.processed += 1
 
 
-class FeedSource:
+class FeedConsumer:
     """What stands where other streams have an agent of the engine's."""
 
     def __init__(self, feed: EventFeed) -> None:
@@ -383,7 +383,7 @@ class FeedSource:
         return self._feed
 
 
-class Local(Origin):
+class MemorySource(StreamSource):
     """A channel in memory, or anything that can be iterated."""
 
     def __init__(self, app: Any, items: AsyncIterator[Any], actor: Actor | None) -> None:
@@ -391,7 +391,7 @@ class Local(Origin):
         self._app = app
         self._items = items
         self._actor = actor
-        self._source: FeedSource | None = None
+        self._consumer: FeedConsumer | None = None
         self._pump: asyncio.Task[None] | None = None
 
     @property
@@ -401,18 +401,18 @@ class Local(Origin):
             self._actor = Actor(gate, clock)
         return self._actor
 
-    async def agents(self) -> Sequence[FeedSource]:
-        if self._source is None:
+    async def agents(self) -> Sequence[FeedConsumer]:
+        if self._consumer is None:
             _, clock = self._app.local_gate()
-            feed = LocalFeed("memory", clock.sleep_ms)
-            self._source = FeedSource(feed)
+            feed = MemoryFeed("memory", clock.sleep_ms)
+            self._consumer = FeedConsumer(feed)
             pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
             # Nothing but the feed refers to it while it waits, and a task must not be collected.
             pumps: set[asyncio.Task[None]] = self._app.pumps
             pumps.add(pump)
             pump.add_done_callback(pumps.discard)
             self._pump = pump
-        return [self._source]
+        return [self._consumer]
 
     def __del__(self) -> None:
         """Takes no more when nobody has the stream any longer; what was taken and not handed out goes."""
@@ -420,7 +420,7 @@ class Local(Origin):
             self._pump.cancel()
 
 
-async def pumped(items: AsyncIterator[Any], feed: LocalFeed, actor: Actor, clock: Any) -> None:
+async def pumped(items: AsyncIterator[Any], feed: MemoryFeed, actor: Actor, clock: Any) -> None:
     """Hands each item to the feed when there is room for it."""
     try:
         async for item in items:

@@ -18,8 +18,16 @@ from mode.utils.futures import maybe_async
 from mode.utils.times import want_seconds
 
 from streamflow.app.streams.event import engine_event
-from streamflow.app.streams.joins import Joining, is_stream
-from streamflow.app.streams.sources import Derived, Local, Merged, OfTopic, Origin, Own, current_actor
+from streamflow.app.streams.joins import Joinable, is_stream
+from streamflow.app.streams.sources import (
+    AgentSource,
+    ConsumerSource,
+    MemorySource,
+    MergedSource,
+    RepartitionSource,
+    StreamSource,
+    current_actor,
+)
 from streamflow.app.topics.topic import Topic
 from streamflow.errors import ConfigurationError
 from streamflow.processing.feed import Actor
@@ -45,11 +53,11 @@ def stream_over(app: App, channel: Any, options: dict[str, Any]) -> AgentStream:
     if isinstance(channel, Topic):
         topics = ",".join(channel.topics or ()) or str(channel.pattern)
         consumer = f"{name}:{topics}" if name else f"stream:{_caller()}:{topics}"
-        origin = OfTopic(app, consumer, channel, actor)
-        return AgentStream(origin, app, name, channel=channel, processors=processors, manual=manual)
+        source = ConsumerSource(app, consumer, channel, actor)
+        return AgentStream(source, app, name, channel=channel, processors=processors, manual=manual)
     items: AsyncIterator[Any] = aiter_of(channel)
     return AgentStream(
-        Local(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
+        MemorySource(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
     )
 
 
@@ -64,7 +72,7 @@ def _caller() -> str:
 _NO_EVENT: Any = None
 
 
-class AgentStream(Joining, faust.Stream[Any]):
+class AgentStream(Joinable, faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
     HOT PATH: on the in-order path without processors the iterators are the engine's own generators, and
@@ -73,7 +81,7 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     def __init__(
         self,
-        origin: Origin,
+        source: StreamSource,
         app: Any,
         name: str,
         *,
@@ -83,8 +91,10 @@ class AgentStream(Joining, faust.Stream[Any]):
     ) -> None:
         super().__init__(_NO_EVENT, app=app, prefix=name, processors=processors, enable_acks=not manual)
         self.channel = channel
-        self.origin = origin
-        self._source: EventStream | None = origin.source if isinstance(origin, Own) else None
+        self.source = source
+        self._event_stream: EventStream | None = (
+            source.event_stream if isinstance(source, AgentSource) else None
+        )
         self.tables: list[Any] = []  # those it was combined with
         self._shown: Any = None  # the stream whose event is current, where it is not this one's
         self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
@@ -94,7 +104,7 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     @property
     def _is_fast(self) -> bool:
-        return self._source is not None and not self._source.is_concurrent and self.enable_acks
+        return self._event_stream is not None and not self._event_stream.is_concurrent and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
         sensors = cast("App", self.app).event_sensors
@@ -105,8 +115,8 @@ class AgentStream(Joining, faust.Stream[Any]):
             return self._general_values()
         if self._processors:
             return self._processed()
-        assert self._source is not None
-        return self._source.values()
+        assert self._event_stream is not None
+        return self._event_stream.values()
 
     def items(self) -> AsyncIterator[tuple[Any, Any]]:
         """Each event's key and value."""
@@ -134,8 +144,8 @@ class AgentStream(Joining, faust.Stream[Any]):
             return self._general_items()
         if self._processors:
             return self._processed_items()
-        assert self._source is not None
-        return self._source.items()
+        assert self._event_stream is not None
+        return self._event_stream.items()
 
     async def events(self) -> AsyncIterator[Any]:
         """Each event as a faust.Event, with its message: key, headers, place and time."""
@@ -149,8 +159,8 @@ class AgentStream(Joining, faust.Stream[Any]):
             yield value
 
     async def _processed_items(self) -> AsyncIterator[tuple[Any, Any]]:
-        assert self._source is not None
-        async for key, value in self._source.items():
+        assert self._event_stream is not None
+        async for key, value in self._event_stream.items():
             value = await self.process_value(value)
             if value is not FILTERED:
                 yield key, value
@@ -166,19 +176,19 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     async def units(self) -> UnitStream:
         """What it takes on the concurrent path."""
-        agents = await self.origin.agents()
+        agents = await self.source.agents()
         self.become_current()
         feeds = [agent.concurrent() for agent in agents]
         return UnitStream(feeds, self.actor, self.process, manual=not self.enable_acks)
 
     @property
     def actor(self) -> Actor:
-        return self.origin.actor
+        return self.source.actor
 
     async def process(self, unit: InFlight) -> Any:
         """The value that is seen for the event where the unit stands."""
-        value = self.origin.value_of(unit)
-        own = await self.origin.process(unit, value)
+        value = self.source.value_of(unit)
+        own = await self.source.process(unit, value)
         if isinstance(own, FlatValues):
             values = [await self.process_value(each) for each in own]
             return FlatValues(each for each in values if each is not FILTERED) or FILTERED
@@ -204,9 +214,9 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     def _left(self, task: asyncio.Task[Any] | None, stream: UnitStream) -> None:
         """The loop over this stream was left. An agent says itself what becomes of its event."""
-        if self.origin.is_agents:
+        if self.source.is_agents:
             return
-        self.origin.left()
+        self.source.left()
         stream.leave()
         failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
         if failed:
@@ -218,9 +228,9 @@ class AgentStream(Joining, faust.Stream[Any]):
         """This stream, of which an event is done when it is acknowledged: ``event.ack()``."""
         return self._again(manual=True)
 
-    def _again(self, *, manual: bool | None = None, origin: Origin | None = None) -> AgentStream:
+    def _again(self, *, manual: bool | None = None, source: StreamSource | None = None) -> AgentStream:
         stream = AgentStream(
-            origin or self.origin,
+            source or self.source,
             self.app,
             self.prefix,
             channel=self.channel,
@@ -237,8 +247,8 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     async def throw(self, exc: BaseException) -> None:
         """Whoever iterates this stream gets the exception, next."""
-        if self._source is not None:
-            self._source.agent.concurrent()
+        if self._event_stream is not None:
+            self._event_stream.agent.concurrent()
         self.actor.throw(exc)
 
     # -- in batches ---------------------------------------------------------------------------------
@@ -299,8 +309,8 @@ class AgentStream(Joining, faust.Stream[Any]):
         if self._shown is not None:
             return self._shown.current_event
         if self._is_fast:
-            assert self._source is not None
-            context = self._source.context
+            assert self._event_stream is not None
+            context = self._event_stream.context
             if context.chunk is None or not context.in_flight:
                 return None
             return self._event(context.chunk, context.position, None)
@@ -376,9 +386,9 @@ class AgentStream(Joining, faust.Stream[Any]):
         return self.derive_topic(name) if isinstance(self.channel, faust.Topic) else self.app.topic(name)
 
     def _derive(self, topic: Any, key: Callable[[Any], Any] | None) -> AgentStream:
-        if self.origin.shared:
+        if self.source.shared:
             raise ImproperlyConfigured("an agent with concurrency > 1 cannot use group_by or through")
-        derived = AgentStream(Derived(self, topic, key), self.app, self.prefix, channel=topic)
+        derived = AgentStream(RepartitionSource(self, topic, key), self.app, self.prefix, channel=topic)
         self._shown = derived
         return derived
 
@@ -397,15 +407,17 @@ class AgentStream(Joining, faust.Stream[Any]):
         self.add_processor(echoing)
         return self
 
-    def again(self, origin: Origin) -> AgentStream:
+    def again(self, source: StreamSource) -> AgentStream:
         """A stream of this one's name whose events come from elsewhere, without processors yet."""
-        stream = AgentStream(origin, self.app, self.prefix, channel=self.channel, manual=not self.enable_acks)
+        stream = AgentStream(source, self.app, self.prefix, channel=self.channel, manual=not self.enable_acks)
         self._shown = stream
         return stream
 
     def combine(self, *nodes: Any, **_: Any) -> Any:
         """The events of several streams, in turn, as one stream; with a table, for a join to follow."""
-        stream = self._again(origin=Merged(list(dict.fromkeys(n for n in (self, *nodes) if is_stream(n)))))
+        stream = self._again(
+            source=MergedSource(list(dict.fromkeys(n for n in (self, *nodes) if is_stream(n))))
+        )
         stream.tables = [*self.tables, *(node for node in nodes if not is_stream(node))]
         return stream
 

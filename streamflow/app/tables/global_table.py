@@ -10,8 +10,8 @@ from streamflow.state.global_table import GlobalTableView
 from streamflow.state.stores.base import DELETED, MISSING
 
 
-class GlobalReads(Table):
-    """What makes a table global: its reads see the rows of all partitions.
+class GlobalTable(Table):
+    """A table whose rows every worker holds: its reads see those of all partitions.
 
     An agent sees its own writes at once, those of others when they are checkpointed and have come back from
     the changelog. Of a key that several partitions wrote, the newest checkpointed one counts.
@@ -58,7 +58,3 @@ class GlobalReads(Table):
         if context is not None:
             keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)
-
-
-class GlobalTable(GlobalReads):
-    """A table whose rows every worker holds."""

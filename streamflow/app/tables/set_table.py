@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from faust.models import maybe_model
 from faust.tables.sets import SetAction, SetManagerOperation
 
-from streamflow.app.tables.global_table import GlobalReads
+from streamflow.app.tables.global_table import GlobalTable
 from streamflow.app.tables.row_codecs import set_key_in
 from streamflow.app.tables.table import Table
 from streamflow.app.tables.windowed import WindowedRow
@@ -186,7 +186,7 @@ class SetTable(Table):
         return members
 
 
-class SetGlobalTable(GlobalReads, SetTable):
+class SetGlobalTable(GlobalTable, SetTable):
     """A set table whose rows every worker holds."""
 
 

@@ -170,21 +170,21 @@ class WindowedTable:
     def __bool__(self) -> bool:
         return True
 
-    def keys(self) -> View:
+    def keys(self) -> WindowedView:
         """The keys of the rows of all windows; ``.now()``, ``.current()``, ``.delta(ago)``: of one window."""
-        return View(self, lambda key, value: key, all_keys=True)
+        return WindowedView(self, lambda key, value: key, all_keys=True)
 
-    def items(self, event: Any = None) -> View:
+    def items(self, event: Any = None) -> WindowedView:
         """Each key with its value in the window of `time_ms`, where it or the table's default has one.
 
         ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in flight, or
         so long before it.
         """
-        return View(self, lambda key, value: (key, value), event=event)
+        return WindowedView(self, lambda key, value: (key, value), event=event)
 
-    def values(self, event: Any = None) -> View:
+    def values(self, event: Any = None) -> WindowedView:
         """The values of `items`."""
-        return View(self, lambda key, value: value, event=event)
+        return WindowedView(self, lambda key, value: value, event=event)
 
     def items_at(self, time_ms: int) -> Iterator[tuple[Any, Any]]:
         for key in self.table.all_keys():
@@ -215,7 +215,7 @@ class WindowedTable:
         return f"<WindowedTable {self.name}>"
 
 
-class View:
+class WindowedView:
     """What ``keys()``, ``items()`` and ``values()`` give: to be iterated, or asked for one window."""
 
     __slots__ = ("_all_keys", "_by", "_event", "_shape")

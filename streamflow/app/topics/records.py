@@ -8,6 +8,8 @@ from typing import Any
 from faust import Record
 from faust.models.fields import DatetimeField, FieldDescriptor, FloatField, IntegerField, StringField
 
+__all__ = ["Record", "record_maker"]
+
 Make = Callable[[dict[str, Any]], Any]
 
 _FOR_FROM_DATA = frozenset({"__faust", "__strict__", "self"})
@@ -101,6 +103,3 @@ def _as_it_is(field: Any) -> type | None:
     if field._to_python is not None or getattr(field, "trim_whitespace", False):
         return None
     return _COERCED.get(type(field))
-
-
-__all__ = ["Record", "record_maker"]

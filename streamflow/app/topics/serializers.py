@@ -38,7 +38,7 @@ def message_of(batch: Any, index: int) -> Message:
 def make_message(
     place: tuple[str, int, int], timestamp_ms: int, headers: dict[str, bytes], key: Any, value: Any
 ) -> Message:
-    """``ref`` is topic, partition and offset."""
+    """``place`` is topic, partition and offset."""
     topic, partition, offset = place
     made: Message = Message(
         topic=topic,
@@ -56,7 +56,7 @@ def make_message(
     return made
 
 
-class SelfDescribing(ValueCodec):
+class SelfDescribingCodec(ValueCodec):
     """JSON of any shape; what says by ``__faust`` which model it is becomes that model."""
 
     def decode(self, raw: bytes | None) -> Any:
@@ -82,7 +82,7 @@ def _modelled(value: Any) -> Any:
         raise DecodeError("wrong-type", _sentence(exc)) from exc
 
 
-class JsonText(ValueCodec):
+class JsonTextCodec(ValueCodec):
     """Text as Faust writes it: a JSON string. Text that is no JSON is taken as it stands."""
 
     def __init__(self, *, value_bytes_max: int) -> None:
@@ -98,7 +98,7 @@ class JsonText(ValueCodec):
         return super().encode(value)
 
 
-class Raw(ValueCodec):
+class RawCodec(ValueCodec):
     """Bytes, or with ``str`` their text; text that is sent goes out as it is."""
 
     def encode(self, value: Any) -> bytes | None:
@@ -117,7 +117,7 @@ def _json_text(raw: bytes) -> str:
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-class SchemaValues(ValueCodec):
+class SchemaValueCodec(ValueCodec):
     """Values by a schema of Faust's: any serializer, registered codec or class of the user's."""
 
     def __init__(self, app: Any, schema: SchemaT[Any, Any], *, value_bytes_max: int) -> None:
@@ -171,7 +171,7 @@ class SchemaValues(ValueCodec):
         """Nothing is known about the bytes: they are decoded as a whole."""
 
 
-class SchemaKeys(KeyCodec):
+class SchemaKeyCodec(KeyCodec):
     """Keys by a schema of Faust's. A key is decoded from its bytes alone, without the record's headers."""
 
     def __init__(self, app: Any, schema: SchemaT[Any, Any]) -> None:

@@ -11,7 +11,13 @@ from faust.serializers import Schema
 from mode import want_seconds
 
 from streamflow.app.topics.records import record_maker
-from streamflow.app.topics.serializers import JsonText, Raw, SchemaKeys, SchemaValues, SelfDescribing
+from streamflow.app.topics.serializers import (
+    JsonTextCodec,
+    RawCodec,
+    SchemaKeyCodec,
+    SchemaValueCodec,
+    SelfDescribingCodec,
+)
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.errors import ConfigurationError
@@ -19,7 +25,7 @@ from streamflow.transports.base import Headers, Record
 
 if TYPE_CHECKING:
     from streamflow.app.app import App
-    from streamflow.app.topics.producer import Acknowledgement, Sender
+    from streamflow.app.topics.producer import Acknowledgement, RecordProducer
 
 # What our own codecs read and write; everything else is Faust's to do.
 _KEYS = (None, "raw", "json")
@@ -57,7 +63,7 @@ class Topic(faust.Topic):
             if serializer == "json":
                 return KeyCodec(object if self.key_type in (None, str) else self.key_type)
             return KeyCodec(self.key_type)
-        return SchemaKeys(self.app, self.schema)
+        return SchemaKeyCodec(self.app, self.schema)
 
     @cached_property
     def value_codec(self) -> ValueCodec:
@@ -65,15 +71,15 @@ class Topic(faust.Topic):
         limit = cast("App", self.app).engine_settings.value_bytes_max
         codec: ValueCodec
         if not self.plain_schema or serializer not in _VALUES:
-            return SchemaValues(self.app, self.schema, value_bytes_max=limit)
+            return SchemaValueCodec(self.app, self.schema, value_bytes_max=limit)
         if serializer == "raw":
             if kind not in _RAW:
-                return SchemaValues(self.app, self.schema, value_bytes_max=limit)
-            codec = Raw(bytes if kind is None else kind, value_bytes_max=limit)
+                return SchemaValueCodec(self.app, self.schema, value_bytes_max=limit)
+            codec = RawCodec(bytes if kind is None else kind, value_bytes_max=limit)
         elif kind is str:
-            codec = JsonText(value_bytes_max=limit)
+            codec = JsonTextCodec(value_bytes_max=limit)
         elif kind is None:
-            codec = SelfDescribing(value_bytes_max=limit)
+            codec = SelfDescribingCodec(value_bytes_max=limit)
         else:
             make = record_maker(kind) if hasattr(kind, "_blessed_key") else None
             codec = ValueCodec(kind, value_bytes_max=limit, make=make)
@@ -117,15 +123,15 @@ class Topic(faust.Topic):
         ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
         """
         app = cast("App", self.app)
-        sender = await app.sender()
-        await self._known(sender, self.get_topic_name())
+        producer = await app.record_producer()
+        await self._known(producer, self.get_topic_name())
         serializers = {
             "schema": schema,
             "key_serializer": key_serializer,
             "value_serializer": value_serializer,
         }
-        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        told = await sender.send(record, at_once=force and not app.exactly_once)
+        record = self._record(producer, key, value, (partition, timestamp, headers), serializers)
+        told = await producer.send(record, at_once=force and not app.exactly_once)
         app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
@@ -147,9 +153,9 @@ class Topic(faust.Topic):
         Raises ConfigurationError for a topic that the app has not declared.
         """
         app = cast("App", self.app)
-        sender = app.sender_now()
-        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        told = sender.send_soon(record)
+        producer = app.record_producer_now()
+        record = self._record(producer, key, value, (partition, timestamp, headers), serializers)
+        told = producer.send_soon(record)
         app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
@@ -157,13 +163,13 @@ class Topic(faust.Topic):
 
     def _record(
         self,
-        sender: Sender,
+        producer: RecordProducer,
         key: Any,
         value: Any,
         place: tuple[Any, Any, Any],
         serializers: Mapping[str, Any],
     ) -> Record:
-        """Serialises and places one message, now. ``ref`` is partition, epoch seconds and headers."""
+        """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
         raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
         signal: Any = self.app.on_produce_message
@@ -174,17 +180,17 @@ class Topic(faust.Topic):
             )
             pairs = wire_headers(opened)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
-        return sender.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
+        return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
     async def declare(self) -> None:
         """Creates the topic where it is missing."""
-        sender = await cast("App", self.app).sender()
+        producer = await cast("App", self.app).record_producer()
         for name in self.topics:
-            await self._known(sender, name)
+            await self._known(producer, name)
 
-    async def _known(self, sender: Sender, name: str) -> None:
-        if not sender.knows(name):
-            await sender.learn(
+    async def _known(self, producer: RecordProducer, name: str) -> None:
+        if not producer.knows(name):
+            await producer.learn(
                 name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
             )
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from streamflow.app.app import App
 
 
-class NoTransport(FaustTransport):
+class TransportStub(FaustTransport):
     """Nothing is ever sent or read through it."""
 
     driver_version = "streamflow"
 
 
-class NoProducer(Service):
+class ProducerStub(Service):
     """Faust's commands stop it when they are done; what is sent through it goes to the engine."""
 
     def __init__(self, app: App, **kwargs: Any) -> None:
@@ -36,13 +36,13 @@ class NoProducer(Service):
         **_: Any,
     ) -> Any:
         """Sends bytes as they are; what is returned can be awaited for the acknowledgement."""
-        sender = await self.app.sender()
-        if not sender.knows(topic):
-            await sender.learn(topic, None)
+        producer = await self.app.record_producer()
+        if not producer.knows(topic):
+            await producer.learn(topic, None)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
         pairs = headers.items() if isinstance(headers, dict) else headers or ()
-        record = sender.record(topic, partition, key, value, tuple(pairs), stamp_ms)
-        return await sender.send(record)
+        record = producer.record(topic, partition, key, value, tuple(pairs), stamp_ms)
+        return await producer.send(record)
 
     async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, **options: Any) -> Any:
         """`send`, and the acknowledgement. Raises RuntimeError inside an event of an agent."""
@@ -50,13 +50,13 @@ class NoProducer(Service):
 
     async def flush(self) -> None:
         """Returns when what was sent outside of events has been acknowledged."""
-        await (await self.app.sender()).flush()
+        await (await self.app.record_producer()).flush()
 
     async def on_stop(self) -> None:
         await self.app.disconnect()
 
 
-class NoConsumer:
+class ConsumerStub:
     """What streams of Faust's own (over channels of this process) and users ask a consumer."""
 
     def __init__(self, app: App) -> None:

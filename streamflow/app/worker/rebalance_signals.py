@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from streamflow.app.app import App
 
 
-class Rebalances(AssignmentHooks):
+class RebalanceSignals(AssignmentHooks):
     """Tells one app. A handler that raises crashes the worker, as in Faust."""
 
     def __init__(self, app: App, sensors: Sensors) -> None:

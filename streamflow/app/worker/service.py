@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 
-from streamflow.app.topics.producer import Sender
+from streamflow.app.topics.producer import RecordProducer
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.pages import add_pages
 from streamflow.app.worker.process import QuietCollector
-from streamflow.app.worker.rebalance_signals import Rebalances
+from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
 from streamflow.query.worker_view import WorkerView
 from streamflow.web.server import WebServer
@@ -33,7 +33,7 @@ class EngineService(Service):
         self.web: WebServer | None = None
         self.engine: Engine | None = None
         self.watcher: WorkerView | None = None
-        self.sender: Sender | None = None
+        self.producer: RecordProducer | None = None
         self.sensors: Sensors | None = None
         self.live = asyncio.Event()  # since partitions are live for the first time
         self._collector = QuietCollector()
@@ -48,11 +48,11 @@ class EngineService(Service):
             url = self.web.bind()
         # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
         self.engine = engine = app.prepare_engine(url)
-        self.sender = Sender(
+        self.producer = RecordProducer(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
         self.sensors = Sensors(app)
-        engine.lifecycle = Rebalances(app, self.sensors)
+        engine.lifecycle = RebalanceSignals(app, self.sensors)
         self.watcher = watcher = WorkerView(engine, url)
         watcher.is_live = self.live.set
         # Step 3. Serve, so that probes are answered while tables come back.
@@ -88,8 +88,8 @@ class EngineService(Service):
     async def on_stop(self) -> None:
         try:
             # Step 1. What was sent outside of events is on its way still.
-            if self.sender is not None:
-                await self.sender.close()
+            if self.producer is not None:
+                await self.producer.close()
             # Step 2. Live clients are asked to come back later, elsewhere or here.
             if self.web is not None:
                 await self.web.stop()
