@@ -109,7 +109,7 @@ class World:
         join = Join(spec, self.clock, sides)
 
         async def process(unit: Any) -> Any:
-            pairs = await join.take(unit, unit.place.value)
+            pairs = await join.take(unit, unit.ref.value)
             await self._dawdle_and_fail(unit)
             return FlatValues(pairs) or FILTERED
 
@@ -120,7 +120,7 @@ class World:
             await self.engine.send(Record("out", unit.partition, None, text.encode()))
 
     async def _dawdle_and_fail(self, unit: Any) -> None:
-        value = unit.place.value
+        value = unit.ref.value
         if value is not None and value["id"] in self.known and self.known[value["id"]].fails:
             await self.clock.sleep_ms(20)
             if value["id"] not in self.failed:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextvars import ContextVar
 from itertools import chain, count
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
-from faust import Topic
-from faust.types import EventT
+import faust
+from faust.types import ChannelT
 from mode.utils.futures import maybe_async
 
+from streamflow.app.interface import AppT
 from streamflow.app.streams.event import MemoryChunk
+from streamflow.app.topics.topic import Topic
+from streamflow.clock import Clock
 from streamflow.engine.dead_letters import dead_letter_topic
+from streamflow.engine.decoding import TopicSource
+from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.agent import AgentRunner
@@ -29,11 +34,6 @@ from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
 from streamflow.state.progress import Progress
-
-if TYPE_CHECKING:
-    from streamflow.app.streams.stream import AgentStream
-    from streamflow.engine.engine import Engine
-
 
 current_actor: ContextVar[Actor | None] = ContextVar("streamflow_actor", default=None)
 """The agent's coroutine that runs: what it streams besides its own topic belongs to it."""
@@ -59,12 +59,31 @@ class StreamSource:
     def value_of(self, unit: InFlight) -> Any:
         return unit.ref.value
 
-    async def process(self, unit: InFlight, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: object) -> Any:
         """What the streams before this one make of a value."""
         return value
 
     def left(self) -> None:
         """The loop of a task over the stream has ended."""
+
+
+class SourcedStream(Protocol):
+    """A stream, as the sources of other streams know it."""
+
+    @property
+    def app(self) -> AppT: ...
+    @property
+    def source(self) -> StreamSource: ...
+    @property
+    def channel(self) -> AsyncIterator[Any]: ...
+
+    def add_processor(self, processor: Callable[[Any], Any]) -> None: ...
+
+    async def process(self, unit: InFlight) -> Any:
+        """The value that is seen for the event where the unit stands."""
+
+    async def process_value(self, value: object) -> Any:
+        """What the processors make of a value; `FILTERED` where they skip it."""
 
 
 class AgentSource(StreamSource):
@@ -91,7 +110,7 @@ class ConsumerSource(StreamSource):
     stream of a task has the name, this one's gets a number: each of them sees every event.
     """
 
-    def __init__(self, app: Any, name: str, topic: Any, actor: Actor | None) -> None:
+    def __init__(self, app: AppT, name: str, topic: Topic, actor: Actor | None) -> None:
         self.is_agents = actor is not None
         self._app = app
         self._name = name
@@ -112,7 +131,7 @@ class ConsumerSource(StreamSource):
         return [await reader(self._app.engine, spec, sources)]
 
     async def _own_name(self) -> str:
-        readers: MutableMapping[str, ConsumerSource] = self._app.readers
+        readers = self._app.readers
         for _ in range(LEAVING_TURNS):  # a loop that was just left ends some turns later
             if readers.get(self._name, self) is not self:
                 await asyncio.sleep(0)
@@ -122,12 +141,12 @@ class ConsumerSource(StreamSource):
         return name
 
     def left(self) -> None:
-        readers: MutableMapping[str, ConsumerSource] = self._app.readers
+        readers = self._app.readers
         for name in [name for name, source in readers.items() if source is self]:
             del readers[name]
 
 
-async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> AgentRunner:
+async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[TopicSource]) -> AgentRunner:
     """The consumer of this name; it is made, and joins in, where there is none yet."""
     for agent in engine.agents:
         if agent.spec.name == spec.name:
@@ -140,9 +159,9 @@ async def reader(engine: Engine, spec: AgentSpec, sources: Sequence[Any]) -> Age
 class RepartitionSource(StreamSource):
     """A topic that another stream's events are sent to, with another key where ``key`` says it."""
 
-    def __init__(self, parent: AgentStream, topic: Any, key: Callable[[Any], Any] | None) -> None:
+    def __init__(self, parent: SourcedStream, topic: ChannelT[Any], key: Callable[[Any], Any] | None) -> None:
         self._parent = parent
-        self._topic = topic
+        self._channel = topic
         self._key = key
         self._in_memory = False
         self.is_agents = parent.source.is_agents
@@ -155,18 +174,17 @@ class RepartitionSource(StreamSource):
         parent = self._parent
         (before,) = await parent.source.agents()
         if not isinstance(before, AgentRunner):
-            app = cast("Any", parent.app)
-            if isinstance(self._topic, Topic) and not (app.bench and app.bench.agents):
+            tester = parent.app.bench
+            if isinstance(self._channel, faust.Topic) and not (tester and tester.is_at_work):
                 raise ConfigurationError(
-                    f"what is in memory only can't go through topic {self._topic}; send it there"
+                    f"what is in memory only can't go through topic {self._channel}; send it there"
                 )
             self._in_memory = True  # nothing lies between: they are passed on with their new key
             return [before]
         before.writes_tables = False  # who reads the new topic does
-        engine: Engine = cast("Any", parent.app).engine
-        topic = self._topic
-        if topic.partitions is None:
-            topic.partitions = engine.topics.counts.get(before.spec.topic)
+        engine = parent.app.engine
+        topic = cast("Topic", self._channel)
+        topic.partitions_by_default(engine.topics.counts.get(before.spec.topic))
         retry = before.spec.retry if before.spec.run is not None else Retry()
         name = topic.get_topic_name()
         spec = AgentSpec(f"{before.spec.name}:{name}", name, None, retry, dead_letter_topic(name))
@@ -174,7 +192,7 @@ class RepartitionSource(StreamSource):
         before.spawn(name, self._forward)
         return [after]
 
-    async def process(self, unit: InFlight, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: object) -> Any:
         if not self._in_memory:
             return value
         value = await self._parent.process(unit)
@@ -187,7 +205,7 @@ class RepartitionSource(StreamSource):
 
     async def _forward(self, source: EventStream) -> None:
         """Sends each event on, as part of its own checkpoint."""
-        parent, topic = self._parent, self._topic
+        parent, topic = self._parent, self._channel
         stream = source.concurrent(parent.process)
         async for unit in stream.each():
             place = unit.ref
@@ -195,7 +213,7 @@ class RepartitionSource(StreamSource):
             key: Any = chunk.raw_keys[index]
             if self._key is not None:
                 key = await maybe_async(self._key(unit.values[0]))
-            headers = None if chunk.headers is None else chunk.headers[index]
+            headers = None if chunk.headers is None else list(chunk.headers[index])
             stamp_s = chunk.timestamps_ms[index] / 1_000
             await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
 
@@ -203,9 +221,9 @@ class RepartitionSource(StreamSource):
 class MergedSource(StreamSource):
     """The events of several streams, each with its own processors."""
 
-    def __init__(self, streams: Sequence[AgentStream]) -> None:
+    def __init__(self, streams: Sequence[SourcedStream]) -> None:
         self.streams = list(streams)
-        self._of: dict[EventFeed, AgentStream] = {}
+        self._of: dict[EventFeed, SourcedStream] = {}
         self.is_agents = any(stream.source.is_agents for stream in streams)
         self.shared = any(stream.source.shared for stream in streams)
 
@@ -228,10 +246,10 @@ class MergedSource(StreamSource):
         for stream in self.streams:
             stream.source.left()
 
-    def stream_of(self, unit: InFlight) -> AgentStream:
+    def stream_of(self, unit: InFlight) -> SourcedStream:
         return self._of[unit.ref.feed]
 
-    async def process(self, unit: InFlight, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: object) -> Any:
         stream = self.stream_of(unit)
         own = await stream.source.process(unit, value)
         # The first stream's processors came along with `combine`.
@@ -243,8 +261,8 @@ class JoinedSource(StreamSource):
 
     def __init__(
         self,
-        left: AgentStream,
-        right: AgentStream,
+        left: SourcedStream,
+        right: SourcedStream,
         spec: JoinSpec,
         fields: Sequence[tuple[type, Callable[[Any], Any]]],
     ) -> None:
@@ -261,7 +279,7 @@ class JoinedSource(StreamSource):
         return self._merged.actor
 
     async def agents(self) -> Sequence[AgentRunner | FeedConsumer]:
-        engine: Engine = cast("Any", self._streams[0].app).engine
+        engine = self._streams[0].app.engine
         sides: list[Side] = []
         missing = [f"{self._spec.name}-{side}" not in engine.tables for side in ("left", "right")]
         for name, stream in zip(("left", "right"), self._streams, strict=True):
@@ -287,32 +305,32 @@ class JoinedSource(StreamSource):
     def left(self) -> None:
         self._merged.left()
 
-    async def _table(self, engine: Engine, name: str, stream: AgentStream) -> None:
-        source = cast("Any", stream.channel).source()
+    async def _table(self, engine: Engine, name: str, stream: SourcedStream) -> None:
+        source = cast("Topic", stream.channel).source()
         count = source.partitions or engine.topics.counts.get(source.name)
         spec = TableSpec(name, None, RowCodec(None), "", 0)
         engine.add_table(spec, None, source.key.encode, count)
 
-    def _side(self, engine: Engine, stream: AgentStream, agent: AgentRunner, table: AgentTable) -> Side:
+    def _side(self, engine: Engine, stream: SourcedStream, agent: AgentRunner, table: AgentTable) -> Side:
         codec = engine.sources[agent.spec.consumer]
 
         async def decode(raw: bytes | None) -> Any:
             value = codec.value.decode(raw)
             return await stream.process_value(value)
 
-        def place(key: Any) -> int:
+        def place(key: Hashable) -> int:
             raw = codec.key.encode(key)
             return -1 if raw is None else engine.topics.place(agent.spec.topic, raw)
 
         return Side(agent.concurrent(), table, decode, self._key_of, place)
 
-    def _key_of(self, value: Any, key: Any) -> Any:
+    def _key_of(self, value: object, key: Hashable) -> Any:
         for model, getter in self._fields:
             if isinstance(value, model):
                 return getter(value)
         return key
 
-    async def process(self, unit: InFlight, value: Any) -> Any:
+    async def process(self, unit: InFlight, value: object) -> Any:
         assert self._join is not None
         if not isinstance(unit.ref.feed, TickFeed):
             stream = self._merged.stream_of(unit)
@@ -337,23 +355,8 @@ class MemoryFeed(EventFeed):
         self._waiting: deque[MemoryChunk] = deque()
         self.room = asyncio.Event()
 
-    def put(self, item: Any, now_ms: int) -> None:
-        event = item if isinstance(item, EventT) else None
-        key, value = (None, item) if event is None else (event.key, event.value)
-        chunk = MemoryChunk(
-            "",
-            -1,
-            offsets=[-1],
-            keys=[key],
-            events=[value],
-            columns={},
-            times_ms=[now_ms],
-            timestamps_ms=[now_ms],
-            raw=([None], [None], None),
-            next_offset=-1,
-        )
-        chunk.event = event
-        self._waiting.append(chunk)
+    def put(self, item: object, now_ms: int) -> None:
+        self._waiting.append(MemoryChunk(item, now_ms))
         self.wake()
 
     def end(self) -> None:
@@ -386,7 +389,7 @@ class FeedConsumer:
 class MemorySource(StreamSource):
     """A channel in memory, or anything that can be iterated."""
 
-    def __init__(self, app: Any, items: AsyncIterator[Any], actor: Actor | None) -> None:
+    def __init__(self, app: AppT, items: AsyncIterator[Any], actor: Actor | None) -> None:
         self.is_agents = actor is not None
         self._app = app
         self._items = items
@@ -408,7 +411,7 @@ class MemorySource(StreamSource):
             self._consumer = FeedConsumer(feed)
             pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
             # Nothing but the feed refers to it while it waits, and a task must not be collected.
-            pumps: set[asyncio.Task[None]] = self._app.pumps
+            pumps = self._app.pumps
             pumps.add(pump)
             pump.add_done_callback(pumps.discard)
             self._pump = pump
@@ -420,7 +423,7 @@ class MemorySource(StreamSource):
             self._pump.cancel()
 
 
-async def pumped(items: AsyncIterator[Any], feed: MemoryFeed, actor: Actor, clock: Any) -> None:
+async def pumped(items: AsyncIterator[Any], feed: MemoryFeed, actor: Actor, clock: Clock) -> None:
     """Hands each item to the feed when there is room for it."""
     try:
         async for item in items:

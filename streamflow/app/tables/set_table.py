@@ -7,20 +7,18 @@ like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableSet
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.models import maybe_model
 from faust.tables.sets import SetAction, SetManagerOperation
 
+from streamflow.app.interface import AppT
 from streamflow.app.tables.global_table import GlobalTable
 from streamflow.app.tables.row_codecs import set_key_in
 from streamflow.app.tables.table import Table
 from streamflow.app.tables.windowed import WindowedRow
 from streamflow.state.changelog import RowCodec
 from streamflow.state.stores.base import MISSING, NO_WINDOW
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 
 class SetRow(MutableSet[Any]):
@@ -145,7 +143,7 @@ class SetTable(Table):
 
     def __init__(
         self,
-        app: App,
+        app: AppT,
         *,
         start_manager: bool = False,
         manager_topic_name: str | None = None,

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.utils.terminal.tables import dict_as_ansitable
 from mode.utils.futures import maybe_async
 
+from streamflow.app.interface import AppT
 from streamflow.app.tables.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.app.tables.windowed import WindowedRow, WindowedTable, windowed
 from streamflow.app.tables.windows import HoppingWindow, TumblingWindow
@@ -29,9 +30,6 @@ from streamflow.state.merging_table import Merge, MergingWindowTable
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.windows import SessionWindow, SlidingWindow, Window
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 Seconds = float | timedelta
 Recovered = Callable[[], Awaitable[None]]
@@ -77,7 +75,7 @@ class Table(MutableMapping[Any, Any]):
 
     def __init__(
         self,
-        app: App,
+        app: AppT,
         *,
         name: str,
         default: Callable[[], Any] | None = None,

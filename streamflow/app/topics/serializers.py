@@ -15,23 +15,28 @@ from faust.types import SchemaT
 from faust.types.tuples import Message
 
 from streamflow.codecs import KeyCodec, ValueCodec
+from streamflow.codecs.chunk import Chunk
 from streamflow.codecs.values import Column
 from streamflow.errors import DecodeError
+from streamflow.transports.base import Batch
 
 _MARK = b'"__faust"'
 _SENTENCE_MAX = 300
 
 
-def message_of(batch: Any, index: int) -> Message:
+def message_of(batch: Batch, index: int) -> Message:
     """One record of a batch as Faust hands it to a schema."""
-    headers = batch.headers[index] if batch.headers is not None else ()
-    key, value = batch.keys[index], batch.values[index]
+    headers = dict(batch.headers[index]) if batch.headers is not None else {}
+    place = batch.topic, batch.partition, batch.offsets[index]
+    return make_message(place, batch.timestamps_ms[index], headers, batch.keys[index], batch.values[index])
+
+
+def message_at(chunk: Chunk, index: int) -> Message:
+    """One record of a decoded chunk."""
+    headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
+    place = chunk.topic, chunk.partition, chunk.offsets[index]
     return make_message(
-        (batch.topic, batch.partition, batch.offsets[index]),
-        batch.timestamps_ms[index],
-        dict(headers),
-        key,
-        value,
+        place, chunk.timestamps_ms[index], headers, chunk.raw_keys[index], chunk.raw_values[index]
     )
 
 

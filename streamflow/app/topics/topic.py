@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import faust
 from faust.serializers import Schema
 from mode import want_seconds
 
+from streamflow.app.interface import AppT, ProducerT
+from streamflow.app.topics.producer import Acknowledgement
 from streamflow.app.topics.records import record_maker
 from streamflow.app.topics.serializers import (
     JsonTextCodec,
@@ -23,10 +25,6 @@ from streamflow.engine.decoding import TopicSource
 from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Headers, Record
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-    from streamflow.app.topics.producer import Acknowledgement, RecordProducer
-
 # What our own codecs read and write; everything else is Faust's to do.
 _KEYS = (None, "raw", "json")
 _VALUES = (None, "raw", "json")
@@ -35,6 +33,8 @@ _RAW = (None, bytes, str)
 
 class Topic(faust.Topic):
     """A faust.Topic that is read by agents and aggregates, and sends through the engine."""
+
+    app: AppT
 
     def source(self) -> TopicSource:
         """The topic as the engine reads it. Raises ConfigurationError for what it can't read."""
@@ -46,7 +46,7 @@ class Topic(faust.Topic):
         """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
         names = list(self.topics or ())
         if self.pattern is not None:
-            names = sorted(cast("App", self.app).topics_like(self.pattern))
+            names = sorted(self.app.topics_like(self.pattern))
         if not names:
             raise ConfigurationError(f"topic {self}: there is no such topic")
         return [TopicSource(name, self.key_codec, self.value_codec, self.partitions) for name in names]
@@ -68,7 +68,7 @@ class Topic(faust.Topic):
     @cached_property
     def value_codec(self) -> ValueCodec:
         serializer, kind = self.schema.value_serializer or self.app.conf.value_serializer, self.value_type
-        limit = cast("App", self.app).engine_settings.value_bytes_max
+        limit = self.app.engine_settings.value_bytes_max
         codec: ValueCodec
         if not self.plain_schema or serializer not in _VALUES:
             return SchemaValueCodec(self.app, self.schema, value_bytes_max=limit)
@@ -86,6 +86,15 @@ class Topic(faust.Topic):
         if self.schema.allow_empty:
             codec.allow_null()
         return codec
+
+    def read_keys_as(self, kind: type) -> None:
+        """Keys are of this type, though the topic was declared without it."""
+        self.key_codec = type(self.key_codec)(kind)
+
+    def partitions_by_default(self, count: int | None) -> None:
+        """How many it gets where it was declared without a number."""
+        if self.partitions is None:
+            self.partitions = count
 
     def _bytes(
         self, key: Any, value: Any, headers: Any, serializers: Mapping[str, Any]
@@ -122,7 +131,7 @@ class Topic(faust.Topic):
         at once from inside an event too, where the guarantee is not exactly_once.
         ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
         """
-        app = cast("App", self.app)
+        app = self.app
         producer = await app.record_producer()
         await self._known(producer, self.get_topic_name())
         serializers = {
@@ -152,7 +161,7 @@ class Topic(faust.Topic):
 
         Raises ConfigurationError for a topic that the app has not declared.
         """
-        app = cast("App", self.app)
+        app = self.app
         producer = app.record_producer_now()
         record = self._record(producer, key, value, (partition, timestamp, headers), serializers)
         told = producer.send_soon(record)
@@ -163,7 +172,7 @@ class Topic(faust.Topic):
 
     def _record(
         self,
-        producer: RecordProducer,
+        producer: ProducerT,
         key: Any,
         value: Any,
         place: tuple[Any, Any, Any],
@@ -184,11 +193,11 @@ class Topic(faust.Topic):
 
     async def declare(self) -> None:
         """Creates the topic where it is missing."""
-        producer = await cast("App", self.app).record_producer()
+        producer = await self.app.record_producer()
         for name in self.topics:
             await self._known(producer, name)
 
-    async def _known(self, producer: RecordProducer, name: str) -> None:
+    async def _known(self, producer: ProducerT, name: str) -> None:
         if not producer.knows(name):
             await producer.learn(
                 name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.transport.base import Transport as FaustTransport
 from faust.types.tuples import TP
 from mode import Service
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
+from streamflow.app.interface import AppT
 
 
 class TransportStub(FaustTransport):
@@ -21,7 +20,7 @@ class TransportStub(FaustTransport):
 class ProducerStub(Service):
     """Faust's commands stop it when they are done; what is sent through it goes to the engine."""
 
-    def __init__(self, app: App, **kwargs: Any) -> None:
+    def __init__(self, app: AppT, **kwargs: Any) -> None:
         self.app = app
         super().__init__(**kwargs)
 
@@ -59,7 +58,7 @@ class ProducerStub(Service):
 class ConsumerStub:
     """What streams of Faust's own (over channels of this process) and users ask a consumer."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
         self._unacked_messages: set[Any] = set()
         self.transactions = None
@@ -76,23 +75,23 @@ class ConsumerStub:
 
     def assignment(self) -> set[TP]:
         """The source partitions of this worker."""
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         active = None if engine is None else engine.active
         return set() if active is None else {TP(*at) for at in active.source_partitions()}
 
     def topic_partitions(self, topic: str) -> int | None:
         """How many partitions a topic has, as far as it is known."""
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         return None if engine is None else engine.topics.counts.get(topic)
 
     def highwater(self, tp: TP) -> int:
         """The last stable offset as of the newest fetch."""
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         ends = {} if engine is None or engine.active is None else engine.active.end_offsets
         return ends.get((tp.topic, tp.partition), 0)
 
     async def position(self, tp: TP) -> int | None:
         """The least position of this worker's consumers."""
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         offsets = {} if engine is None or engine.active is None else engine.active.offsets()
         return offsets.get((tp.topic, tp.partition))

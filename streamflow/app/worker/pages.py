@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
+from streamflow.app.interface import AppT
 from streamflow.web.security import is_page
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 SIGNALS = ("on_response_prepare", "on_startup", "on_shutdown", "on_cleanup")
 
@@ -21,10 +19,12 @@ SIGNALS = ("on_response_prepare", "on_startup", "on_shutdown", "on_cleanup")
 class Pages(Web):
     """The app's ``web``, which Faust's own server would serve."""
 
+    app: AppT
+
     @property
     def url(self) -> URL:
         """The address of this worker, by the port that it has."""
-        return cast("App", self.app).web_server_url.with_path("/")
+        return self.app.web_server_url.with_path("/")
 
 
 def add_pages(faust_web: Any, application: web.Application) -> None:

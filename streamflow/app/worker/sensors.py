@@ -6,16 +6,14 @@ the user's (also a subclass of the monitor) is called for each message and event
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.sensors import Monitor
 from faust.types.tuples import TP
 
+from streamflow.app.interface import AppT
 from streamflow.app.topics.serializers import message_of
 from streamflow.transports.base import Batch, Record, TopicPartition
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 STREAMS_REMEMBERED_MAX = 1_000
 
@@ -23,7 +21,7 @@ STREAMS_REMEMBERED_MAX = 1_000
 class Sensors:
     """The sensors of one app, in two kinds: ``plain`` monitors and ``busy`` ones."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
         every: list[Any] = list(app.sensors)
         self.plain: list[Monitor] = [sensor for sensor in every if type(sensor) is Monitor]
@@ -66,7 +64,7 @@ class Sensors:
     def on_committed(self) -> None:
         """The checkpoint is durable."""
         consumer: Any = None
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         assert engine is not None
         offsets = {} if engine.active is None else engine.active.offsets()
         for sensor, state in self._committing:

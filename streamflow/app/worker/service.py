@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 
+from streamflow.app.interface import AppT
 from streamflow.app.topics.producer import RecordProducer
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.pages import add_pages
 from streamflow.app.worker.process import QuietCollector
 from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
+from streamflow.engine.engine import Engine
 from streamflow.query.worker_view import WorkerView
 from streamflow.web.server import WebServer
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-    from streamflow.engine.engine import Engine
 
 
 class EngineService(Service):
@@ -28,7 +26,7 @@ class EngineService(Service):
 
     abstract = False
 
-    def __init__(self, app: App, **kwargs: Any) -> None:
+    def __init__(self, app: AppT, **kwargs: Any) -> None:
         self.app = app
         self.web: WebServer | None = None
         self.engine: Engine | None = None
@@ -112,8 +110,10 @@ class EngineService(Service):
 class BootStrategy(FaustBootStrategy):
     """Sensors and the engine; none of Faust's consumer, producer, conductor and table manager."""
 
+    app: AppT
+
     def server(self) -> Iterable[Any]:
-        return self._chain(self.sensors(), [cast("App", self.app).engine_service])
+        return self._chain(self.sensors(), [self.app.engine_service])
 
     def client_only(self) -> Iterable[Any]:
         return self._chain([])
