@@ -9,13 +9,14 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from re import Pattern
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from faust.types import AppT as FaustAppT
 from faust.types import EventT, StreamT
 from faust.types.tuples import TP
 from mode import ServiceT
 
+from streamflow.app.options import TopicOptions
 from streamflow.app.settings import Settings
 from streamflow.app.topics.producer import Acknowledgement
 from streamflow.clock import Clock
@@ -75,7 +76,7 @@ class PromiseT(Protocol):
 
     reply_to: str
 
-    def fulfill(self, correlation_id: str, value: Any) -> None: ...
+    def fulfill(self, correlation_id: str, value: object) -> None: ...
     def done(self) -> bool: ...
     def cancel(self) -> bool: ...
 
@@ -103,7 +104,7 @@ class AgentTesterT(Protocol):
 
     def begin(self) -> None: ...
     def end(self) -> None: ...
-    def take(self, value: Any) -> Any: ...
+    def take(self, value: object) -> Any: ...
 
 
 class TableT(Protocol):
@@ -116,11 +117,11 @@ class TableT(Protocol):
     @property
     def default(self) -> Callable[[], Any] | None: ...
     @property
-    def key_type(self) -> Any: ...
+    def key_type(self) -> type[object] | None: ...
     @property
     def recover_callbacks(self) -> list[Recovered]: ...
 
-    def row_codec(self, key_type: Any) -> RowCodec: ...
+    def row_codec(self, key_type: type[object] | None) -> RowCodec: ...
     def bind(self, table: AgentTable) -> None: ...
 
 
@@ -201,6 +202,16 @@ class AppT(FaustAppT):
     @abstractmethod
     def note_sent(self, record: Record, told: Acknowledgement) -> None:
         """Tells the sensors of a worker of what was sent."""
+
+    @abstractmethod
+    def topic(
+        self,
+        *topics: str,
+        key_type: type[object] | None = None,
+        value_type: type[object] | None = None,
+        **options: Unpack[TopicOptions],
+    ) -> Any:
+        """A topic by name; keys and values may be of other types than Faust knows."""
 
     @abstractmethod
     def topics_like(self, pattern: str | Pattern[str]) -> list[str]:

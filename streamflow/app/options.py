@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from re import Pattern
-from typing import Any, NamedTuple, TypedDict
+from typing import IO, Any, NamedTuple, TypedDict
 
 from faust.types import AgentT, SchemaT
 from faust.types.agents import SinkT
@@ -66,6 +66,16 @@ class StreamOptions(TypedDict, total=False):
     prefix: str
     processors: Iterable[Callable[[Any], Any]]
     enable_acks: bool
+
+
+class AnsiTableOptions(TypedDict, total=False):
+    """How a table is written to a terminal, besides its title."""
+
+    key: str
+    value: str
+    sort: bool
+    sortkey: Callable[[Any], Any]
+    target: IO[str]
 
 
 class FailureOptions(NamedTuple):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
-from streamflow.app.tables.table import Table, holding
+from streamflow.app.tables.base import holding
+from streamflow.app.tables.table import Table
 from streamflow.state.event_context import EventContext
 from streamflow.state.global_table import GlobalTableView
 from streamflow.state.stores.base import DELETED, MISSING
@@ -24,7 +26,7 @@ class GlobalTable(Table):
         assert self._engine is not None
         return self._engine.global_tables[self.name]
 
-    def find(self, key: Any, start: int) -> Any:
+    def find(self, key: Hashable, start: int) -> Any:
         if self.app.bench:
             return super().find(key, start)
         table, context = self.inner, holding()
@@ -40,7 +42,7 @@ class GlobalTable(Table):
             return table.parts[context.partition].get(start, key)
         return found
 
-    def _uncommitted(self, context: EventContext, key: Any, start: int) -> Any:
+    def _uncommitted(self, context: EventContext, key: Hashable, start: int) -> Any:
         part = self.inner.part(context)
         for layer in (part.changes, part.cut or {}):
             found = layer.get(start, {}).get(key, MISSING)
