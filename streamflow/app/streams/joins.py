@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict, TypeGuard
+from typing import Any, Literal, Protocol, TypedDict, TypeGuard, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured, Skip
@@ -66,7 +66,7 @@ def joined(stream: JoinableStream, kind: Kind, what: Sequence[object], options: 
         left, *more = stream.source.streams
         streams = [*more, *streams]
     if len(tables) == 1 and not streams:
-        return _with_table(left, tables[0], kind, fields)
+        return _with_table(left, cast("Mapping[Any, Any]", tables[0]), kind, fields)
     if len(streams) != 1 or tables:
         raise ConfigurationError("a join is of two streams, or of a stream and a table")
     if left.source.shared or streams[0].source.shared:
@@ -94,7 +94,7 @@ def _getters(fields: Sequence[FieldDescriptorT[Any]]) -> list[tuple[type, Callab
 
 
 def _with_table(
-    stream: SourcedStream, table: Any, kind: Kind, fields: Sequence[FieldDescriptorT[Any]]
+    stream: SourcedStream, table: Mapping[Any, Any], kind: Kind, fields: Sequence[FieldDescriptorT[Any]]
 ) -> Any:
     """Each value with the table's row of its key; in an inner join only where there is one."""
     if kind not in ("inner", "left"):

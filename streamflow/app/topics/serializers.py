@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from faust.exceptions import DecodeError as FaustDecodeError
 from faust.models.base import Model
-from faust.types import SchemaT
+from faust.types import AppT, SchemaT
 from faust.types.tuples import Message
 
 from streamflow.codecs import KeyCodec, ValueCodec
@@ -20,7 +20,7 @@ from streamflow.codecs.values import Column
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Batch
 
-_MARK = b'"__faust"'
+_MODEL_NAME = b'"__faust"'
 _SENTENCE_MAX = 300
 
 
@@ -41,7 +41,11 @@ def message_at(chunk: Chunk, index: int) -> Message:
 
 
 def make_message(
-    place: tuple[str, int, int], timestamp_ms: int, headers: dict[str, bytes], key: Any, value: Any
+    place: tuple[str, int, int],
+    timestamp_ms: int,
+    headers: dict[str, bytes],
+    key: bytes | None,
+    value: bytes | None,
 ) -> Message:
     """``place`` is topic, partition and offset."""
     topic, partition, offset = place
@@ -66,12 +70,12 @@ class SelfDescribingCodec(ValueCodec):
 
     def decode(self, raw: bytes | None) -> Any:
         value = super().decode(raw)
-        return _modelled(value) if raw is not None and _MARK in raw else value
+        return _modelled(value) if raw is not None and _MODEL_NAME in raw else value
 
     def decode_column(self, values: Sequence[bytes | None], timestamps_ms: Sequence[int]) -> Column:
         events, times, bad = super().decode_column(values, timestamps_ms)
         for index, raw in enumerate(values):
-            if raw is not None and _MARK in raw and events[index] is not None:
+            if raw is not None and _MODEL_NAME in raw and events[index] is not None:
                 try:
                     events[index] = _modelled(events[index])
                 except DecodeError as exc:
@@ -80,7 +84,7 @@ class SelfDescribingCodec(ValueCodec):
         return events, times, bad
 
 
-def _modelled(value: Any) -> Any:
+def _modelled(value: object) -> Any:
     try:
         return Model._maybe_reconstruct(value)
     except Exception as exc:  # a model's own code may raise anything
@@ -97,7 +101,7 @@ class JsonTextCodec(ValueCodec):
     def _make_roads(self) -> list[Any]:
         return [_json_text]
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         if isinstance(value, str):
             return msgspec.json.encode(value)
         return super().encode(value)
@@ -106,7 +110,7 @@ class JsonTextCodec(ValueCodec):
 class RawCodec(ValueCodec):
     """Bytes, or with ``str`` their text; text that is sent goes out as it is."""
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         return value.encode() if isinstance(value, str) else super().encode(value)
 
 
@@ -125,7 +129,7 @@ _decode_text = msgspec.json.Decoder(str).decode
 class SchemaValueCodec(ValueCodec):
     """Values by a schema of Faust's: any serializer, registered codec or class of the user's."""
 
-    def __init__(self, app: Any, schema: SchemaT[Any, Any], *, value_bytes_max: int) -> None:
+    def __init__(self, app: AppT, schema: SchemaT[Any, Any], *, value_bytes_max: int) -> None:
         kind = schema.value_type
         self.app = app
         self.schema = schema
@@ -157,7 +161,7 @@ class SchemaValueCodec(ValueCodec):
             return exc.__cause__
         return DecodeError("undecodable", _sentence(exc))
 
-    def decode_batch(self, batch: Any) -> Column:
+    def decode_batch(self, batch: Batch) -> Column:
         events: list[Any] = []
         bad: list[tuple[int, DecodeError]] = []
         for index in range(len(batch.values)):
@@ -168,7 +172,7 @@ class SchemaValueCodec(ValueCodec):
                 events.append(None)
         return events, list(batch.timestamps_ms), bad
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         encoded: bytes | None = self.schema.dumps_value(self.app, value, headers={})[0]
         return encoded
 
@@ -179,7 +183,7 @@ class SchemaValueCodec(ValueCodec):
 class SchemaKeyCodec(KeyCodec):
     """Keys by a schema of Faust's. A key is decoded from its bytes alone, without the record's headers."""
 
-    def __init__(self, app: Any, schema: SchemaT[Any, Any]) -> None:
+    def __init__(self, app: AppT, schema: SchemaT[Any, Any]) -> None:
         kind = schema.key_type
         self.app = app
         self.schema = schema
@@ -197,7 +201,7 @@ class SchemaKeyCodec(KeyCodec):
         except Exception as exc:  # a codec's or a model's own code may raise anything
             raise DecodeError("bad-key", _sentence(exc), field="key") from exc
 
-    def encode(self, key: Any) -> bytes | None:
+    def encode(self, key: object) -> bytes | None:
         encoded: bytes | None = self.schema.dumps_key(self.app, key, headers={})[0]
         return encoded
 

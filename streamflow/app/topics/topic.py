@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import faust
 from faust.serializers import Schema
+from faust.types import ModelT, SchemaT
+from faust.types.codecs import CodecArg
+from faust.types.core import HeadersArg
 from mode import want_seconds
 
 from streamflow.app.interface import AppT, ProducerT
@@ -29,6 +32,16 @@ from streamflow.transports.base import Headers, Record
 _KEYS = (None, "raw", "json")
 _VALUES = (None, "raw", "json")
 _RAW = (None, bytes, str)
+
+
+class Serializers(TypedDict, total=False):
+    """What a call says of the wire form, in place of the topic."""
+
+    schema: SchemaT[Any, Any] | None
+    key_serializer: CodecArg
+    value_serializer: CodecArg
+    force: bool
+    eager_partitioning: bool
 
 
 class Topic(faust.Topic):
@@ -81,7 +94,7 @@ class Topic(faust.Topic):
         elif kind is None:
             codec = SelfDescribingCodec(value_bytes_max=limit)
         else:
-            make = record_maker(kind) if hasattr(kind, "_blessed_key") else None
+            make = record_maker(cast("type[ModelT]", kind)) if hasattr(kind, "_blessed_key") else None
             codec = ValueCodec(kind, value_bytes_max=limit, make=make)
         if self.schema.allow_empty:
             codec.allow_null()
@@ -97,7 +110,7 @@ class Topic(faust.Topic):
             self.partitions = count
 
     def _bytes(
-        self, key: Any, value: Any, headers: Any, serializers: Mapping[str, Any]
+        self, key: object, value: object, headers: HeadersArg, serializers: Serializers
     ) -> tuple[bytes | None, bytes | None, Headers]:
         """What goes on the wire: by the topic's types, unless the call says otherwise."""
         told = any(given is not None for given in serializers.values())
@@ -114,14 +127,14 @@ class Topic(faust.Topic):
     async def send(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: object = None,
+        value: object = None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
-        schema: Any = None,
-        key_serializer: Any = None,
-        value_serializer: Any = None,
+        headers: HeadersArg = None,
+        schema: SchemaT[Any, Any] | None = None,
+        key_serializer: CodecArg = None,
+        value_serializer: CodecArg = None,
         callback: Callable[[Any], Any] | None = None,
         force: bool = False,
     ) -> Awaitable[Any]:
@@ -134,7 +147,7 @@ class Topic(faust.Topic):
         app = self.app
         producer = await app.record_producer()
         await self._known(producer, self.get_topic_name())
-        serializers = {
+        serializers: Serializers = {
             "schema": schema,
             "key_serializer": key_serializer,
             "value_serializer": value_serializer,
@@ -149,13 +162,13 @@ class Topic(faust.Topic):
     def send_soon(  # type: ignore[override]  # likewise
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: object = None,
+        value: object = None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
+        headers: HeadersArg = None,
         callback: Callable[[Any], Any] | None = None,
-        **serializers: Any,
+        **serializers: Unpack[Serializers],
     ) -> Acknowledgement:
         """`send` for functions that are not async, in a worker that runs.
 
@@ -173,10 +186,10 @@ class Topic(faust.Topic):
     def _record(
         self,
         producer: ProducerT,
-        key: Any,
-        value: Any,
-        place: tuple[Any, Any, Any],
-        serializers: Mapping[str, Any],
+        key: object,
+        value: object,
+        place: tuple[int | None, float | None, HeadersArg],
+        serializers: Serializers,
     ) -> Record:
         """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
@@ -212,13 +225,15 @@ class Topic(faust.Topic):
         return self.stream().events()
 
 
-def _has_serializer(value: Any) -> bool:
+def _has_serializer(value: object) -> bool:
     """Is it a Record that was declared with a serializer of its own?"""
     options = getattr(value, "_options", None)
     return getattr(options, "serializer", None) not in (None, "json")
 
 
-def wire_headers(headers: Any) -> Headers:
+def wire_headers(
+    headers: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] | None,
+) -> Headers:
     """Headers as pairs of text and bytes."""
     if not headers:
         return ()

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from faust.transport.base import Transport as FaustTransport
-from faust.types.tuples import TP
+from faust.types.core import HeadersArg
+from faust.types.tuples import TP, Message
 from mode import Service
 
 from streamflow.app.interface import AppT
+from streamflow.app.topics.topic import wire_headers
+
+
+class MessageOptions(TypedDict, total=False):
+    """Where a message goes besides its topic."""
+
+    partition: int | None
+    timestamp: float | None
+    headers: HeadersArg
 
 
 class TransportStub(FaustTransport):
@@ -20,9 +30,9 @@ class TransportStub(FaustTransport):
 class ProducerStub(Service):
     """Faust's commands stop it when they are done; what is sent through it goes to the engine."""
 
-    def __init__(self, app: AppT, **kwargs: Any) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
-        super().__init__(**kwargs)
+        super().__init__()
 
     async def send(
         self,
@@ -31,19 +41,24 @@ class ProducerStub(Service):
         value: bytes | None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
-        **_: Any,
+        headers: HeadersArg = None,
+        **_: object,
     ) -> Any:
         """Sends bytes as they are; what is returned can be awaited for the acknowledgement."""
         producer = await self.app.record_producer()
         if not producer.knows(topic):
             await producer.learn(topic, None)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
-        pairs = headers.items() if isinstance(headers, dict) else headers or ()
-        record = producer.record(topic, partition, key, value, tuple(pairs), stamp_ms)
+        record = producer.record(topic, partition, key, value, wire_headers(headers), stamp_ms)
         return await producer.send(record)
 
-    async def send_and_wait(self, topic: str, key: bytes | None, value: bytes | None, **options: Any) -> Any:
+    async def send_and_wait(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        **options: Unpack[MessageOptions],
+    ) -> Any:
         """`send`, and the acknowledgement. Raises RuntimeError inside an event of an agent."""
         return await (await self.send(topic, key, value, **options))
 
@@ -60,17 +75,17 @@ class ConsumerStub:
 
     def __init__(self, app: AppT) -> None:
         self.app = app
-        self._unacked_messages: set[Any] = set()
+        self._unacked_messages: set[Message] = set()
         self.transactions = None
 
     async def on_task_error(self, exc: BaseException) -> None:
         """An agent over a channel of this process raised; nothing is to be given back."""
 
-    def ack(self, message: Any) -> bool:
+    def ack(self, message: Message) -> bool:
         """Channels have nothing to acknowledge."""
         return False
 
-    def track_message(self, message: Any) -> None:
+    def track_message(self, message: Message) -> None:
         """Channels have nothing to acknowledge."""
 
     def assignment(self) -> set[TP]:

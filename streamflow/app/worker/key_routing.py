@@ -6,16 +6,20 @@ query and the body, with this worker's credentials and none of the caller's head
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, cast
 
 import aiohttp
 from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
+from faust.types import TopicT
+from faust.types.web import Request, Web
 from faust.web.exceptions import ServiceUnavailable
 from yarl import URL
 
 from streamflow.app.interface import AppT
 from streamflow.app.tables.row_codecs import bytes_of_key
+from streamflow.app.topics.topic import Topic
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.web.peers import PEER_HEADER, owners, same_url
@@ -35,7 +39,7 @@ class Router(FaustRouter):
     def _engine(self) -> Engine:
         return self.app.engine
 
-    def key_store(self, table_name: str, key: Any) -> URL:
+    def key_store(self, table_name: str, key: Hashable) -> URL:
         """The address of the worker that has this key of a table. Raises KeyError where nobody has."""
         served = self.app.worker_view
         if served is None or table_name not in served.tables:
@@ -50,12 +54,13 @@ class Router(FaustRouter):
                 raise KeyError(key) from exc
         return URL(owners(served, reader)[reader.partition_of(key)].url)
 
-    def external_topic_key_store(self, topic: Any, key: Any) -> URL:
+    def external_topic_key_store(self, topic: TopicT, key: Hashable) -> URL:
         """The address of the worker that takes this key's messages. Raises KeyError where nobody does."""
         name = topic.get_topic_name()
+        codec = cast("Topic", topic).key_codec
         if isinstance(key, str):
-            key = topic.key_codec.parse_text(key)
-        at = (name, self._engine.topics.place(name, bytes_of_key(topic.key_codec, key)))
+            key = codec.parse_text(key)
+        at = (name, self._engine.topics.place(name, bytes_of_key(codec, key)))
         for member in self._engine.members:
             if at in member.partitions:
                 return URL(member.url)
@@ -88,7 +93,7 @@ class Router(FaustRouter):
                 found.setdefault(member.url, {}).setdefault(topic, []).append(partition)
         return found
 
-    async def _route_req(self, dest_url: URL, web: Any, request: Any) -> Any:
+    async def _route_req(self, dest_url: URL, web: Web, request: Request) -> Any:
         served = self.app.worker_view
         assert served is not None
         if same_url(str(dest_url), served.url):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
+from aiohttp.web import Application
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 
 from streamflow.app.interface import AppT
 from streamflow.app.topics.producer import RecordProducer
 from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.pages import add_pages
+from streamflow.app.worker.pages import Pages, add_pages
 from streamflow.app.worker.process import QuietCollector
 from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
@@ -26,7 +27,7 @@ class EngineService(Service):
 
     abstract = False
 
-    def __init__(self, app: AppT, **kwargs: Any) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
         self.web: WebServer | None = None
         self.engine: Engine | None = None
@@ -35,7 +36,7 @@ class EngineService(Service):
         self.sensors: Sensors | None = None
         self.live = asyncio.Event()  # since partitions are live for the first time
         self._collector = QuietCollector()
-        super().__init__(**kwargs)
+        super().__init__()
 
     async def on_start(self) -> None:
         app = self.app
@@ -66,9 +67,9 @@ class EngineService(Service):
             self.live.set()
         self.add_future(self._crash_with_engine())
 
-    def _extend(self, application: Any) -> None:
+    def _extend(self, application: Application) -> None:
         if self.app.has_pages:
-            add_pages(self.app.web, application)
+            add_pages(cast("Pages", self.app.web), application)
 
     async def start_channels(self) -> None:
         """Agents on channels of this process: nothing is in the log, so Faust's own actors run them."""
