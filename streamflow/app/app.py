@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Unpack, cast
 from weakref import WeakValueDictionary
@@ -25,7 +24,7 @@ from streamflow.app.agents.event_router import EventRouter
 from streamflow.app.agents.replies import ReplyConsumer
 from streamflow.app.agents.runner import spec_of
 from streamflow.app.agents.tester import AgentTester
-from streamflow.app.credentials import kafka_security, redis_login
+from streamflow.app.connection import Connection
 from streamflow.app.interface import AppT, ProducerT
 from streamflow.app.options import (
     AgentOptions,
@@ -41,24 +40,22 @@ from streamflow.app.streams.stream import stream_over
 from streamflow.app.tables.aggregate_table import AggregateTable
 from streamflow.app.tables.table import OPTIONS_IGNORED, OPTIONS_REFUSED
 from streamflow.app.tables.table import Table as OwnTable
-from streamflow.app.topics.producer import Acknowledgement, RecordProducer
+from streamflow.app.topics.producer import Acknowledgement
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.faust_stubs import ConsumerStub, ProducerStub, TransportStub
 from streamflow.app.worker.pages import Pages
 from streamflow.app.worker.sensors import Sensors
 from streamflow.app.worker.service import BootStrategy, EngineService
-from streamflow.clock import Clock, SystemClock
+from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.processing.buffer import Buffer
-from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
 from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
 from streamflow.state.stores.opening import forget
 from streamflow.transports.base import Record, Transport
-from streamflow.transports.connect import connect, scheme_of
 from streamflow.windows import Window
 
 TASKS_END_S = 5.0
@@ -85,15 +82,13 @@ class App(faust.App, AppT):
         transport: Transport | None = None,
         **options: object,
     ) -> None:
-        self._given_transport = transport
+        self._connection = Connection(self, transport)
         self._clock = SystemClock()
         self._failure_options: dict[str, FailureOptions] = {}  # by agent
         self._own_tables: dict[str, OwnTable] = {}
         self.bench: AgentTester | None = None  # see `agent.test_context`
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
-        self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
-        self._client: tuple[Engine, RecordProducer] | None = None  # outside of a worker
-        self._connecting = asyncio.Lock()
+        self.declared_topics: list[Topic] = []
         self.has_pages = False
         self.readers: MutableMapping[str, object] = WeakValueDictionary()
         self.pumps: set[asyncio.Task[None]] = set()
@@ -270,19 +265,6 @@ class App(faust.App, AppT):
         """
         return stream_over(self, channel, cast("StreamOptions", options))
 
-    def local_gate(self) -> tuple[Gate, Clock]:
-        """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
-        engine = self.running_engine
-        if engine is not None:
-            return engine.gate, engine.clock
-        clock = SystemClock()
-        return Gate(clock, []), clock
-
-    def topics_like(self, pattern: str | re.Pattern[str]) -> list[str]:
-        """The declared topics whose names match: those of the app's code, known before it starts."""
-        names = {name for topic in self.declared_topics for name in topic.topics or ()}
-        return [name for name in names if re.match(pattern, name)]
-
     def LiveCheck(self, **options: object) -> Any:
         """An app of its own that tests this one while it runs; see Faust's LiveCheck."""
         # Faust's own wraps aiohttp's client when it is imported: only for those who use it.
@@ -300,7 +282,7 @@ class App(faust.App, AppT):
     @property
     def broker_url(self) -> str:
         """All brokers of one cluster, as one URL."""
-        return ";".join(str(url) for url in self.conf.broker)
+        return self._connection.broker_url
 
     @property
     def settings(self) -> AppSettings:
@@ -313,7 +295,6 @@ class App(faust.App, AppT):
 
     @property
     def running_engine(self) -> Engine | None:
-        """The worker's engine, if there is one yet."""
         service = getattr(self, "engine_service", None)
         return None if service is None else service.engine
 
@@ -325,25 +306,10 @@ class App(faust.App, AppT):
             raise TypeError(f"app {self.conf.id!r} is not running")
         return engine
 
-    def connect(self, url: str) -> Transport:
-        """A transport to the broker, not started, for the worker that is reached at ``url``."""
-        if self._given_transport is not None:
-            return self._given_transport
-        conf = self.conf
-        kafka = kafka_security(conf.broker_credentials, conf.ssl_context)
-        if conf.consumer_group_instance_id:
-            kafka["group_instance_id"] = conf.consumer_group_instance_id
-        # Two workers of one machine have two ports, and each has its own again when it comes back.
-        slot = str(URL(url).port) if url else ""
-        redis = redis_login(conf.broker_credentials)
-        return connect(
-            self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka, redis=redis
-        )
-
     def prepare_engine(self, url: str = "") -> Engine:
         """Makes the engine of everything declared; it is not started yet."""
         self.bench = None
-        engine = Engine(self.engine_settings, self.connect(url), SystemClock())
+        engine = Engine(self.engine_settings, self._connection.transport(url), SystemClock())
         engine.partitioner_chosen = self.settings.chose_partitioner
         keys: dict[str, KeyCodec] = {}
         for agent in self.agents.values():
@@ -374,14 +340,14 @@ class App(faust.App, AppT):
     # -- sending --------------------------------------------------------------------------------------
 
     def record_producer_now(self) -> ProducerT:
-        """Raises TypeError while the app is not connected."""
         if self.engine_service.producer is not None:
             return self.engine_service.producer
         if self.bench is not None and self.bench.is_at_work:
             return self.bench
-        if self._client is None:
+        producer = self._connection.producer
+        if producer is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
-        return self._client[1]
+        return producer
 
     async def record_producer(self) -> ProducerT:
         """The worker's, or outside of one a connection that only sends.
@@ -390,26 +356,13 @@ class App(faust.App, AppT):
         """
         if self.engine_service.producer is not None or (self.bench is not None and self.bench.is_at_work):
             return self.record_producer_now()
-        return (await self._connected())[1]
+        return (await self._connection.client())[1]
 
     async def connected_engine(self) -> Engine:
-        """The worker's engine, or outside of one that of `record_producer`."""
         engine = self.running_engine
         if engine is None and self.bench is not None and self.bench.is_at_work:
             raise TypeError("what agents that are tried send goes nowhere: no answer would come")
-        return engine if engine is not None else (await self._connected())[0]
-
-    async def _connected(self) -> tuple[Engine, RecordProducer]:
-        async with self._connecting:
-            if self._client is None:
-                if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
-                    raise ConfigurationError(
-                        "memory:// lives inside one worker: nothing can be sent to it from outside"
-                    )
-                engine = Engine(self.engine_settings, self.connect(""), SystemClock())
-                await engine.transport.start()
-                self._client = engine, RecordProducer(engine, self.conf.producer_max_request_size)
-            return self._client
+        return engine if engine is not None else (await self._connection.client())[0]
 
     def begin_bench(self) -> AgentTester:
         """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""
@@ -421,27 +374,22 @@ class App(faust.App, AppT):
 
     @property
     def own_tables(self) -> Iterable[OwnTable]:
-        """The tables in Faust's form."""
         return self._own_tables.values()
 
     def note_sent(self, record: Record, told: Acknowledgement) -> None:
-        """Tells the sensors of a worker of what was sent."""
         if self.engine_service.sensors is not None:
             self.engine_service.sensors.on_send(record, told)
 
     @property
     def event_sensors(self) -> Sensors | None:
-        """The sensors, where one of them wants to know of each event that an agent takes."""
         sensors = self.engine_service.sensors
         return sensors if sensors is not None and sensors.busy else None
 
     @property
     def watches_tables(self) -> bool:
-        """Does a sensor besides Faust's monitor want to know of single reads and writes?"""
         return any(type(sensor) is not Monitor for sensor in self.sensors)
 
     def now_ms(self) -> int:
-        """Wall time, by the worker's clock."""
         engine = self.running_engine
         return self._clock.now_ms() if engine is None else engine.clock.now_ms()
 
@@ -465,11 +413,7 @@ class App(faust.App, AppT):
     async def disconnect(self) -> None:
         """Ends the connection of `record_producer` that was made outside of a worker. Idempotent."""
         await self.replies.close()
-        client, self._client = self._client, None
-        if client is not None:
-            engine, producer = client
-            await producer.close()
-            await engine.transport.stop()
+        await self._connection.close()
 
     # -- rebalances, as Faust's users see them ------------------------------------------------------
 

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from re import Pattern
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Protocol, Unpack
 
 from faust.types import AppT as FaustAppT
-from faust.types import EventT, StreamT
+from faust.types import EventT, StreamT, TopicT
 from faust.types.tuples import TP
 from mode import ServiceT
 
 from streamflow.app.options import TopicOptions
 from streamflow.app.settings import Settings
 from streamflow.app.topics.producer import Acknowledgement
-from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
-from streamflow.processing.gate import Gate
 from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
 from streamflow.state.agent_table import AgentTable
@@ -136,6 +133,8 @@ class AppT(FaustAppT):
     """Has somebody asked for the app's ``web``?"""
     readers: MutableMapping[str, object]
     """Name of a consumer -> what a task of the user's reads by it."""
+    declared_topics: Sequence[TopicT]
+    """As the app's code declares them, known before it starts."""
     pumps: set[asyncio.Task[None]]
     """That feed streams over memory."""
 
@@ -182,10 +181,6 @@ class AppT(FaustAppT):
         """Ends the connection of `record_producer` that was made outside of a worker. Idempotent."""
 
     @abstractmethod
-    def local_gate(self) -> tuple[Gate, Clock]:
-        """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
-
-    @abstractmethod
     def now_ms(self) -> int:
         """Wall time, by the worker's clock."""
 
@@ -212,10 +207,6 @@ class AppT(FaustAppT):
         **options: Unpack[TopicOptions],
     ) -> Any:
         """A topic by name; keys and values may be of other types than Faust knows."""
-
-    @abstractmethod
-    def topics_like(self, pattern: str | Pattern[str]) -> list[str]:
-        """The declared topics whose names match."""
 
     # -- tables and agents ------------------------------------------------------------------------
 

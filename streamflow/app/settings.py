@@ -17,7 +17,6 @@ from streamflow.settings import Settings as EngineSettings
 from streamflow.web.settings import WebSettings
 
 BROKER_DEFAULT = "memory://"
-PORT_DEFAULT = 6066
 
 # What is otherwise than in Faust. Classes by their names, as Faust's own: a part may ask for its settings.
 DEFAULTS: Mapping[str, str | int] = {

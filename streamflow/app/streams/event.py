@@ -6,8 +6,8 @@ from typing import Any
 
 import faust
 from faust.types import AppT, EventT
+from faust.types.tuples import Message
 
-from streamflow.app.topics.serializers import message_at
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.feed import Actor
 from streamflow.processing.units import EventRef, InFlight
@@ -19,12 +19,11 @@ EventHold = tuple[InFlight, EventRef, Actor]
 class EngineEvent(faust.Event):
     """An event of the engine's. `ack` makes it done, with all that was written and sent for it so far."""
 
-    def __init__(self, app: AppT, chunk: Chunk, index: int, held: EventHold | None) -> None:
-        message = message_at(chunk, index)
-        events = chunk.events
-        assert events is not None
-        super().__init__(app, chunk.keys[index], events[index], message.headers, message)
+    _held: EventHold | None = None
+
+    def held_by(self, held: EventHold) -> EngineEvent:
         self._held = held
+        return self
 
     def ack(self) -> bool:
         """True: it was not acknowledged before. Where taking the next event acknowledges, that counts."""
@@ -62,4 +61,22 @@ def engine_event(app: AppT, chunk: Chunk, index: int, held: EventHold | None = N
     """The event at a place of a chunk, as Faust has it; in a `MemoryChunk` it may be ``None``."""
     if isinstance(chunk, MemoryChunk):
         return chunk.event
-    return EngineEvent(app, chunk, index, held)
+    assert chunk.events is not None
+    # HOT PATH of `events` and `take_events`: without a call between.
+    headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
+    raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
+    message = Message(
+        topic=chunk.topic,
+        partition=chunk.partition,
+        offset=chunk.offsets[index],
+        timestamp=chunk.timestamps_ms[index] / 1_000,
+        timestamp_type=0,
+        headers=headers,
+        key=raw_key,
+        value=raw_value,
+        checksum=None,
+        serialized_key_size=len(raw_key or b""),
+        serialized_value_size=len(raw_value or b""),
+    )
+    event = EngineEvent(app, chunk.keys[index], chunk.events[index], headers, message)
+    return event if held is None else event.held_by(held)

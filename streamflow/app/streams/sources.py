@@ -16,7 +16,7 @@ from mode.utils.futures import maybe_async
 from streamflow.app.interface import AppT
 from streamflow.app.streams.event import MemoryChunk
 from streamflow.app.topics.topic import Topic
-from streamflow.clock import Clock
+from streamflow.clock import Clock, SystemClock
 from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
@@ -26,6 +26,7 @@ from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.feed import Actor, EventFeed
+from streamflow.processing.gate import Gate
 from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
 from streamflow.processing.retries import Retry
 from streamflow.processing.unit_stream import FILTERED, FlatValues
@@ -400,13 +401,13 @@ class MemorySource(StreamSource):
     @property
     def actor(self) -> Actor:
         if self._actor is None:
-            gate, clock = self._app.local_gate()
+            gate, clock = _local_gate(self._app)
             self._actor = Actor(gate, clock)
         return self._actor
 
     async def agents(self) -> Sequence[FeedConsumer]:
         if self._consumer is None:
-            _, clock = self._app.local_gate()
+            _, clock = _local_gate(self._app)
             feed = MemoryFeed("memory", clock.sleep_ms)
             self._consumer = FeedConsumer(feed)
             pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
@@ -421,6 +422,15 @@ class MemorySource(StreamSource):
         """Takes no more when nobody has the stream any longer; what was taken and not handed out goes."""
         if self._pump is not None and not self._pump.get_loop().is_closed():
             self._pump.cancel()
+
+
+def _local_gate(app: AppT) -> tuple[Gate, Clock]:
+    """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
+    engine = app.running_engine
+    if engine is not None:
+        return engine.gate, engine.clock
+    clock = SystemClock()
+    return Gate(clock, []), clock
 
 
 async def pumped(items: AsyncIterator[Any], feed: MemoryFeed, actor: Actor, clock: Clock) -> None:

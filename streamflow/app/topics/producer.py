@@ -95,10 +95,6 @@ class RecordProducer:
         self._room = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
-    @property
-    def engine(self) -> Engine:
-        return self._engine
-
     def knows(self, topic: str) -> bool:
         return topic in self._engine.topics.counts
 

@@ -15,7 +15,6 @@ from faust.types import AppT, SchemaT
 from faust.types.tuples import Message
 
 from streamflow.codecs import KeyCodec, ValueCodec
-from streamflow.codecs.chunk import Chunk
 from streamflow.codecs.values import Column
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Batch
@@ -29,15 +28,6 @@ def message_of(batch: Batch, index: int) -> Message:
     headers = dict(batch.headers[index]) if batch.headers is not None else {}
     place = batch.topic, batch.partition, batch.offsets[index]
     return make_message(place, batch.timestamps_ms[index], headers, batch.keys[index], batch.values[index])
-
-
-def message_at(chunk: Chunk, index: int) -> Message:
-    """One record of a decoded chunk."""
-    headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
-    place = chunk.topic, chunk.partition, chunk.offsets[index]
-    return make_message(
-        place, chunk.timestamps_ms[index], headers, chunk.raw_keys[index], chunk.raw_values[index]
-    )
 
 
 def make_message(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any, TypedDict, Unpack, cast
@@ -59,7 +60,8 @@ class Topic(faust.Topic):
         """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
         names = list(self.topics or ())
         if self.pattern is not None:
-            names = sorted(self.app.topics_like(self.pattern))
+            declared = {name for topic in self.app.declared_topics for name in topic.topics or ()}
+            names = sorted(name for name in declared if re.match(self.pattern, name))
         if not names:
             raise ConfigurationError(f"topic {self}: there is no such topic")
         return [TopicSource(name, self.key_codec, self.value_codec, self.partitions) for name in names]
