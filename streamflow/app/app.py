@@ -10,7 +10,6 @@ from weakref import WeakValueDictionary
 import faust
 from faust.sensors import Monitor
 from faust.types import AgentT, ChannelT
-from faust.types.agents import AgentFun
 from faust.types.models import ModelArg
 from faust.types.tuples import TP
 from faust.types.windows import WindowT
@@ -129,7 +128,7 @@ class App(faust.App, AppT):
         dead_letter: bool | str = True,
         buffer: Buffer | None = None,
         **options: object,
-    ) -> Callable[[AgentFun[Any]], Any]:
+    ) -> Callable[[Callable[[Any], Any]], Any]:
         """Declares an agent.
 
         ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
@@ -140,7 +139,7 @@ class App(faust.App, AppT):
         declare = super().agent(channel, **cast("AgentOptions", options))
         failing = FailureOptions(on_error, retry or Retry(), dead_letter, buffer or Buffer())
 
-        def decorate(fun: AgentFun[Any]) -> AgentT[Any]:
+        def decorate(fun: Callable[[Any], Any]) -> AgentT[Any]:
             agent = declare(fun)
             self._failure_options[agent.name] = failing
             return agent
