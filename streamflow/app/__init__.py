@@ -1,3 +1,4 @@
-"""One file for each part of Faust that streamflow puts its own in the place of. Thin, and the only code
-besides ``app.py`` and ``cli`` that imports faust.
+"""What users write against: `App`, agents, streams, tables and topics as in Faust, on streamflow's engine.
+
+Besides ``cli`` the only room that imports faust.
 """

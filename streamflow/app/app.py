@@ -3,115 +3,134 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, MutableMapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Unpack, cast
 from weakref import WeakValueDictionary
 
 import faust
 from faust.sensors import Monitor
+from faust.types import AgentT, ChannelT
+from faust.types.models import ModelArg
+from faust.types.tuples import TP
+from faust.types.windows import WindowT
+from mode.utils.types.trees import NodeT
 from yarl import URL
 
 from streamflow.aggregates import Aggregate, Field
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By
 from streamflow.app.agents.event_router import EventRouter
-from streamflow.app.agents.replies import Replies
+from streamflow.app.agents.replies import ReplyConsumer
 from streamflow.app.agents.runner import spec_of
-from streamflow.app.agents.tester import Bench
-from streamflow.app.credentials import kafka_security, redis_login
+from streamflow.app.agents.tester import AgentTester
+from streamflow.app.connection import Connection
+from streamflow.app.interface import AppT, ProducerT
+from streamflow.app.options import (
+    AgentOptions,
+    FailureOptions,
+    OnError,
+    RouterOptions,
+    StreamOptions,
+    TopicOptions,
+)
 from streamflow.app.settings import Settings as AppSettings
 from streamflow.app.settings import without_old_names
-from streamflow.app.streams.sources import OfTopic
 from streamflow.app.streams.stream import stream_over
 from streamflow.app.tables.aggregate_table import AggregateTable
 from streamflow.app.tables.table import OPTIONS_IGNORED, OPTIONS_REFUSED
 from streamflow.app.tables.table import Table as OwnTable
-from streamflow.app.topics.producer import Sender
+from streamflow.app.topics.producer import Acknowledgement
 from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.faust_stubs import NoConsumer, NoProducer, NoTransport
+from streamflow.app.worker.faust_stubs import ConsumerStub, ProducerStub, TransportStub
 from streamflow.app.worker.pages import Pages
 from streamflow.app.worker.sensors import Sensors
 from streamflow.app.worker.service import BootStrategy, EngineService
-from streamflow.clock import Clock, SystemClock
+from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec
 from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.errors import ConfigurationError
 from streamflow.processing.buffer import Buffer
-from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
+from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
 from streamflow.state.stores.opening import forget
 from streamflow.transports.base import Record, Transport
-from streamflow.transports.connect import connect, scheme_of
 from streamflow.windows import Window
 
 TASKS_END_S = 5.0
 
 
-class App(faust.App):
+class App(faust.App, AppT):
     """A faust.App: the same decorators, on streamflow's engine.
 
     ``broker``: ``kafka://host:port[;...]`` or ``memory://`` (the default). Every knob of
-    `streamflow.settings.Settings` may be given by name; see `faust_adapters.settings` for what wins.
+    `streamflow.settings.Settings` may be given by name; see `streamflow.app.settings` for what wins.
     ``transport`` takes the place of the broker, for tests. Raises ConfigurationError when the
     configuration is first read.
     """
 
     BootStrategy = BootStrategy
     Settings = AppSettings
+    engine_service: EngineService
+    replies: ReplyConsumer
 
     def __init__(
         self,
         id: str,  # noqa: A002  # Faust's name
         *,
         transport: Transport | None = None,
-        **options: Any,
+        **options: object,
     ) -> None:
-        self._given_transport = transport
+        self._connection = Connection(self, transport)
         self._clock = SystemClock()
-        self._agent_options: dict[str, dict[str, Any]] = {}
+        self._failure_options: dict[str, FailureOptions] = {}  # by agent
         self._own_tables: dict[str, OwnTable] = {}
-        self.bench: Bench | None = None  # where its agents are tried, see `agent.test_context`
+        self.bench: AgentTester | None = None  # see `agent.test_context`
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
-        self.declared_topics: list[Topic] = []  # as declared, to be known before the first send
-        self._client: tuple[Engine, Sender] | None = None  # outside of a worker
-        self._connecting = asyncio.Lock()
+        self.declared_topics: list[Topic] = []
         self.has_pages = False
-        self.readers: MutableMapping[str, OfTopic] = WeakValueDictionary()  # consumer -> a task's stream
-        self.pumps: set[asyncio.Task[None]] = set()  # that feed streams over memory
-        super().__init__(id, **options)
+        self.readers: MutableMapping[str, object] = WeakValueDictionary()
+        self.pumps: set[asyncio.Task[None]] = set()
+        super().__init__(id, **cast("dict[str, Any]", options))
         self.engine_service = EngineService(self)
-        self.replies = Replies(self)
+        self.replies = ReplyConsumer(self)
 
-    def _prepare_compat_settings(self, options: Any) -> Mapping[str, Any]:
+    def _prepare_compat_settings(self, options: MutableMapping[str, Any]) -> Mapping[str, Any]:
         active = without_old_names(options)
         return {**super()._prepare_compat_settings(options), **active}
 
     # -- declarations -----------------------------------------------------------------------------
 
-    def topic(self, *topics: str, key_type: Any = None, value_type: Any = None, **options: Any) -> Any:
+    def topic(
+        self,
+        *topics: str,
+        key_type: type[object] | None = None,
+        value_type: type[object] | None = None,
+        **options: Unpack[TopicOptions],
+    ) -> Any:
         """A topic by name; ``value_type`` may be `Event`, a msgspec.Struct or a Record.
 
         ``partitions`` counts where the app creates the topic.
         """
-        topic: Any = super().topic(*topics, key_type=key_type, value_type=value_type, **options)
-        if isinstance(topic, Topic) and len(topic.topics) == 1 and self.engine_service_engine is None:
+        # Faust's own type for these has its models, bytes and str only.
+        key, value = cast("ModelArg", key_type), cast("ModelArg", value_type)
+        topic = super().topic(*topics, key_type=key, value_type=value, **options)
+        if isinstance(topic, Topic) and len(topic.topics) == 1 and self.running_engine is None:
             self.declared_topics.append(topic)
         return topic
 
     def agent(
         self,
-        channel: Any = None,
+        channel: str | ChannelT[Any] | None = None,
         *,
-        on_error: Callable[[Any, BaseException], Any] | None = None,
+        on_error: OnError | None = None,
         retry: Retry | None = None,
         dead_letter: bool | str = True,
         buffer: Buffer | None = None,
-        **options: Any,
-    ) -> Callable[[Any], Any]:
+        **options: object,
+    ) -> Callable[[Callable[[Any], Any]], Any]:
         """Declares an agent.
 
         ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
@@ -119,55 +138,59 @@ class App(faust.App):
         it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
         """
-        declare = super().agent(channel, **options)
+        declare = super().agent(channel, **cast("AgentOptions", options))
+        failing = FailureOptions(on_error, retry or Retry(), dead_letter, buffer or Buffer())
 
-        def decorate(fun: Any) -> Any:
+        def decorate(fun: Callable[[Any], Any]) -> AgentT[Any]:
             agent = declare(fun)
-            if on_error is not None:
-                cast("Any", agent)._on_error = on_error
-            self._agent_options[agent.name] = {
-                "retry": retry or Retry(),
-                "dead_letter": dead_letter,
-                "buffer": buffer or Buffer(),
-            }
+            self._failure_options[agent.name] = failing
             return agent
 
         return decorate
+
+    async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
+        on_error = self._failure_options[agent.name].on_error
+        if on_error is not None:
+            await on_error(agent, exc)
+        else:
+            await super()._on_agent_error(agent, exc)
 
     def Table(
         self,
         name: str,
         *,
         default: Callable[[], Any] | None = None,
-        window: Any = None,
+        window: Window | WindowT | None = None,
         partitions: int | None = None,
         help: str | None = None,  # noqa: A002  # Faust's name
-        **options: Any,
+        **options: object,
     ) -> Any:
         """Declares a table for agents; ``window`` or `Table.tumbling` and its like give it windows.
 
         More options: ``key_type``, ``value_type``, ``on_recover``, ``on_window_close``; see
-        `faust_adapters.table.Table`. Those of Faust's that change nothing here are taken and ignored.
+        `streamflow.app.tables.table.Table`. Those of Faust's that change nothing here are taken and ignored.
         """
         kind: Any = self.settings.Table
         return self._declare(kind, name, window, default=default, partitions=partitions, help=help, **options)
 
-    def GlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+    def GlobalTable(self, name: str, *, window: Window | WindowT | None = None, **options: object) -> Any:
         """Declares a table whose rows every worker holds. Options as for `Table`."""
         kind: Any = self.settings.GlobalTable
         return self._declare(kind, name, window, **options)
 
-    def SetTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+    def SetTable(self, name: str, *, window: Window | WindowT | None = None, **options: object) -> Any:
         """Declares a table of sets; ``start_manager``: they can be changed from elsewhere too."""
         kind: Any = self.settings.SetTable
         return self._declare(kind, name, window, **options)
 
-    def SetGlobalTable(self, name: str, *, window: Any = None, **options: Any) -> Any:
+    def SetGlobalTable(self, name: str, *, window: Window | WindowT | None = None, **options: object) -> Any:
         """Declares a table of sets whose rows every worker holds."""
         kind: Any = self.settings.SetGlobalTable
         return self._declare(kind, name, window, **options)
 
-    def _declare(self, kind: Any, name: str, window: Any, **options: Any) -> Any:
+    def _declare(
+        self, kind: Callable[..., object], name: str, window: Window | WindowT | None, **options: object
+    ) -> Any:
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
         refused = sorted(options.keys() & OPTIONS_REFUSED.keys())
@@ -175,7 +198,7 @@ class App(faust.App):
             raise ConfigurationError(f"table {name!r}: {refused[0]} {OPTIONS_REFUSED[refused[0]]}")
         taken = {option: value for option, value in options.items() if option not in OPTIONS_IGNORED}
         try:
-            table = kind(self, name=name, **taken)
+            table = cast("OwnTable", kind(self, name=name, **taken))
         except TypeError as exc:
             raise ConfigurationError(f"table {name!r}: {exc}") from exc
         self._own_tables[name] = table
@@ -185,15 +208,15 @@ class App(faust.App):
     def aggregate(
         self,
         name: str,
-        topic: Any,
+        topic: Topic,
         *,
         by: By,
         values: Aggregate | Mapping[str, Aggregate],
         window: Window | None = None,
         time: str | None = None,
         where: Field | None = None,
-        emit_closed: Any = None,
-        store: Any = None,
+        emit_closed: str | ChannelT[Any] | None = None,
+        store: str | URL | None = None,
     ) -> AggregateTable:
         """Declares a table that the engine folds by whole columns.
 
@@ -218,39 +241,32 @@ class App(faust.App):
         self._aggregates[name] = (table, topic)
         return table
 
-    def event_router(self, topic: Any, **options: Any) -> EventRouter:
+    def event_router(self, topic: ChannelT[Any], **options: Unpack[RouterOptions]) -> EventRouter:
         """Handlers by event type over a topic. ``options`` are those of `agent`."""
-        name = options.pop("name", f"router-{topic.get_topic_name()}")
+        name = options.get("name") or f"router-{topic.get_topic_name()}"
+        options["name"] = name
         router = EventRouter(name)
 
-        async def route(stream: Any) -> None:
+        async def route(stream: AsyncIterable[object]) -> None:
             await router.run(stream)
 
-        self.agent(topic, name=name, **options)(route)
+        self.agent(topic, **options)(route)
         return router
 
-    def stream(self, channel: Any, beacon: Any = None, **options: Any) -> Any:
+    def stream(
+        self,
+        channel: AsyncIterable[Any] | Iterable[Any],
+        beacon: NodeT[Any] | None = None,
+        **options: object,
+    ) -> Any:
         """A stream over a topic, a channel in memory, or anything that can be iterated.
 
         Over a topic it is a consumer with a place of its own in the log, named by the topic, or by the
         agent that asks for it and the topic.
         """
-        return stream_over(self, channel, options)
+        return stream_over(self, channel, cast("StreamOptions", options))
 
-    def local_gate(self) -> tuple[Gate, Clock]:
-        """For events in memory: the worker's gate and clock, or without a worker a gate that is open."""
-        engine = self.engine_service_engine
-        if engine is not None:
-            return engine.topology.gate, engine.clock
-        clock = SystemClock()
-        return Gate(clock, []), clock
-
-    def topics_like(self, pattern: Any) -> list[str]:
-        """The declared topics whose names match: those of the app's code, known before it starts."""
-        names = {name for topic in self.declared_topics for name in topic.topics or ()}
-        return [name for name in names if re.match(pattern, name)]
-
-    def LiveCheck(self, **options: Any) -> Any:
+    def LiveCheck(self, **options: object) -> Any:
         """An app of its own that tests this one while it runs; see Faust's LiveCheck."""
         # Faust's own wraps aiohttp's client when it is imported: only for those who use it. And it is an
         # App, so that it can't be imported before this is one.
@@ -259,9 +275,13 @@ class App(faust.App):
     # -- the engine ---------------------------------------------------------------------------------
 
     @property
+    def worker_view(self) -> WorkerView | None:
+        return self.engine_service.watcher
+
+    @property
     def broker_url(self) -> str:
         """All brokers of one cluster, as one URL."""
-        return ";".join(str(url) for url in self.conf.broker)
+        return self._connection.broker_url
 
     @property
     def settings(self) -> AppSettings:
@@ -273,40 +293,23 @@ class App(faust.App):
         return self.settings.engine_settings(self.conf.id)
 
     @property
-    def engine_service_engine(self) -> Engine | None:
-        """The worker's engine, if there is one yet."""
+    def running_engine(self) -> Engine | None:
         service = getattr(self, "engine_service", None)
         return None if service is None else service.engine
 
     @property
     def engine(self) -> Engine:
         """The worker's engine. Raises TypeError before it has started."""
-        engine = self.engine_service_engine
+        engine = self.running_engine
         if engine is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
         return engine
 
-    def connect(self, url: str) -> Transport:
-        """A transport to the broker, not started, for the worker that is reached at ``url``."""
-        if self._given_transport is not None:
-            return self._given_transport
-        conf = self.conf
-        kafka = kafka_security(conf.broker_credentials, conf.ssl_context)
-        if conf.consumer_group_instance_id:
-            kafka["group_instance_id"] = conf.consumer_group_instance_id
-        # Two workers of one machine have two ports, and each has its own again when it comes back.
-        slot = str(URL(url).port) if url else ""
-        redis = redis_login(conf.broker_credentials)
-        return connect(
-            self.broker_url, self.engine_settings, SystemClock(), slot=slot, kafka=kafka, redis=redis
-        )
-
     def prepare_engine(self, url: str = "", hooks: AssignmentHooks | None = None) -> Engine:
-        """Makes the engine of everything declared; not started yet. ``hooks`` are told of rebalances."""
         self.bench = None
         engine = Engine(
             self.engine_settings,
-            self.connect(url),
+            self._connection.transport(url),
             SystemClock(),
             hooks=hooks,
             partitioner_chosen=self.settings.chose_partitioner,
@@ -318,7 +321,7 @@ class App(faust.App):
                 continue  # a channel of this process: see EngineService.start_channels
             source, *more = channel.sources()
             keys[source.name] = source.key
-            spec = spec_of(agent, source.name, self._agent_options[agent.name])
+            spec = spec_of(agent, source.name, self._failure_options[agent.name])
             engine.topology.add_agent(spec, source, *more)
         key = keys[min(keys)] if keys else KeyCodec(str)
         for table in self._own_tables.values():
@@ -339,66 +342,58 @@ class App(faust.App):
 
     # -- sending --------------------------------------------------------------------------------------
 
-    def sender_now(self) -> Sender:
-        """Raises TypeError while the app is not connected."""
-        if self.engine_service.sender is not None:
-            return self.engine_service.sender
-        if self.bench is not None and self.bench.agents:
-            return cast("Sender", self.bench)
-        if self._client is None:
+    def record_producer_now(self) -> ProducerT:
+        if self.engine_service.producer is not None:
+            return self.engine_service.producer
+        if self.bench is not None and self.bench.is_at_work:
+            return self.bench
+        producer = self._connection.producer
+        if producer is None:
             raise TypeError(f"app {self.conf.id!r} is not running")
-        return self._client[1]
+        return producer
 
-    async def sender(self) -> Sender:
+    async def record_producer(self) -> ProducerT:
         """The worker's, or outside of one a connection that only sends.
 
         Raises ConfigurationError where no other process could see what is sent.
         """
-        if self.engine_service.sender is not None or (self.bench is not None and self.bench.agents):
-            return self.sender_now()
-        async with self._connecting:
-            if self._client is None:
-                if scheme_of(self.broker_url) == "memory" and self._given_transport is None:
-                    raise ConfigurationError(
-                        "memory:// lives inside one worker: nothing can be sent to it from outside"
-                    )
-                engine = Engine(self.engine_settings, self.connect(""), SystemClock())
-                await engine.transport.start()
-                self._client = engine, Sender(engine, self.conf.producer_max_request_size)
-        return self._client[1]
+        if self.engine_service.producer is not None or (self.bench is not None and self.bench.is_at_work):
+            return self.record_producer_now()
+        return (await self._connection.client())[1]
 
-    def begin_bench(self) -> Bench:
+    async def connected_engine(self) -> Engine:
+        engine = self.running_engine
+        if engine is None and self.bench is not None and self.bench.is_at_work:
+            raise TypeError("what agents that are tried send goes nowhere: no answer would come")
+        return engine if engine is not None else (await self._connection.client())[0]
+
+    def begin_bench(self) -> AgentTester:
         """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""
-        if self.engine_service_engine is not None:
+        if self.running_engine is not None:
             raise TypeError("an agent can be tried only where no worker runs")
-        if self.bench is None or self.bench.agents == 0:
-            self.bench = Bench(self)
+        if self.bench is None or not self.bench.is_at_work:
+            self.bench = AgentTester(self.own_tables)
         return self.bench
 
     @property
     def own_tables(self) -> Iterable[OwnTable]:
-        """The tables in Faust's form."""
         return self._own_tables.values()
 
-    def note_sent(self, record: Record, told: Any) -> None:
-        """Tells the sensors of a worker of what was sent."""
+    def note_sent(self, record: Record, told: Acknowledgement) -> None:
         if self.engine_service.sensors is not None:
             self.engine_service.sensors.on_send(record, told)
 
     @property
     def event_sensors(self) -> Sensors | None:
-        """The sensors, where one of them wants to know of each event that an agent takes."""
         sensors = self.engine_service.sensors
         return sensors if sensors is not None and sensors.busy else None
 
     @property
     def watches_tables(self) -> bool:
-        """Does a sensor besides Faust's monitor want to know of single reads and writes?"""
         return any(type(sensor) is not Monitor for sensor in self.sensors)
 
     def now_ms(self) -> int:
-        """Wall time, by the worker's clock."""
-        engine = self.engine_service_engine
+        engine = self.running_engine
         return self._clock.now_ms() if engine is None else engine.clock.now_ms()
 
     def forget_local(self, table: str) -> None:
@@ -414,18 +409,27 @@ class App(faust.App):
 
     async def maybe_start_client(self) -> None:
         """Connects as a client where no worker runs in this process: it can send and ask."""
-        await self.sender()
+        await self.record_producer()
 
     start_client = maybe_start_client
 
     async def disconnect(self) -> None:
-        """Ends the connection of `sender` that was made outside of a worker. Idempotent."""
+        """Ends the connection of `record_producer` that was made outside of a worker. Idempotent."""
         await self.replies.close()
-        client, self._client = self._client, None
-        if client is not None:
-            engine, sender = client
-            await sender.close()
-            await engine.transport.stop()
+        await self._connection.close()
+
+    # -- rebalances, as Faust's users see them ------------------------------------------------------
+
+    def note_rebalance(self) -> None:
+        self.rebalancing = True
+        self.rebalancing_count += 1
+
+    def note_assignment(self, partitions: set[TP]) -> None:
+        self._assignment = partitions
+        self.unassigned = not partitions
+
+    def note_recovery(self) -> None:
+        self.rebalancing = False
 
     # -- Faust's life, without its parts that the engine takes the place of -----------------------------
 
@@ -461,7 +465,7 @@ class App(faust.App):
 
     def is_leader(self) -> bool:
         """One worker of all: the owner of the first partition."""
-        engine = self.engine_service_engine
+        engine = self.running_engine
         if engine is None or engine.active is None:
             return False
         every = [at for member in engine.rebalance.members for at in member.partitions]
@@ -476,16 +480,16 @@ class App(faust.App):
 
     def _new_web(self) -> Any:
         self.has_pages = True
-        return Pages(cast("Any", self))
+        return Pages(self)
 
     def _new_transport(self) -> Any:
-        return NoTransport(self.conf.broker_consumer, self)
+        return TransportStub(self.conf.broker_consumer, self)
 
     def _new_producer_transport(self) -> Any:
         return self._new_transport()
 
     def _new_consumer(self) -> Any:
-        return NoConsumer(self)
+        return ConsumerStub(self)
 
     def _new_producer(self) -> Any:
-        return NoProducer(self)
+        return ProducerStub(self)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from ssl import SSLContext
+from typing import Any, cast
+
+from faust.auth import SASLCredentials
+from faust.types.auth import CredentialsT
 
 
-def kafka_security(credentials: Any, ssl_context: Any = None) -> dict[str, Any]:
+def kafka_security(credentials: CredentialsT | None, ssl_context: SSLContext | None = None) -> dict[str, Any]:
     """Security protocol, mechanism and secrets; empty without credentials."""
     if credentials is None:
         return {} if ssl_context is None else {"security_protocol": "SSL", "ssl_context": ssl_context}
@@ -18,7 +22,7 @@ def kafka_security(credentials: Any, ssl_context: Any = None) -> dict[str, Any]:
     fields: dict[str, Any] = {"security_protocol": protocol, "ssl_context": context}
     if protocol.startswith("SASL"):
         fields |= {
-            "sasl_mechanism": credentials.mechanism.value,
+            "sasl_mechanism": cast("SASLCredentials", credentials).mechanism.value,
             "sasl_username": getattr(credentials, "username", None),
             "sasl_password": getattr(credentials, "password", None),
             "sasl_token_provider": getattr(credentials, "oauth_cb", None),
@@ -26,7 +30,7 @@ def kafka_security(credentials: Any, ssl_context: Any = None) -> dict[str, Any]:
     return fields
 
 
-def redis_login(credentials: Any) -> dict[str, Any]:
+def redis_login(credentials: CredentialsT | None) -> dict[str, Any]:
     """User and password; empty without credentials."""
     if credentials is None:
         return {}

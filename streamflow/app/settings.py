@@ -7,35 +7,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from faust.types.settings import Settings as FaustSettings
 
-from streamflow.app.agents.agent import Agent
-from streamflow.app.tables.global_table import GlobalTable
-from streamflow.app.tables.set_table import SetGlobalTable, SetTable
-from streamflow.app.tables.table import Table
-from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.key_routing import Router
-from streamflow.app.worker.process import Worker
 from streamflow.errors import ConfigurationError
 from streamflow.settings import PREFIX, from_environment
 from streamflow.settings import Settings as EngineSettings
 from streamflow.web.settings import WebSettings
 
 BROKER_DEFAULT = "memory://"
-PORT_DEFAULT = 6066
 
-# What is otherwise than in Faust.
-DEFAULTS: Mapping[str, Any] = {
-    "Agent": Agent,
-    "GlobalTable": GlobalTable,
-    "Router": Router,
-    "SetGlobalTable": SetGlobalTable,
-    "SetTable": SetTable,
-    "Table": Table,
-    "Topic": Topic,
-    "Worker": Worker,
+# What is otherwise than in Faust. Classes by their names, as Faust's own: a part may ask for its settings.
+DEFAULTS: Mapping[str, str | int] = {
+    "Agent": "streamflow.app.agents.agent:Agent",
+    "GlobalTable": "streamflow.app.tables.global_table:GlobalTable",
+    "Router": "streamflow.app.worker.key_routing:Router",
+    "SetGlobalTable": "streamflow.app.tables.set_table:SetGlobalTable",
+    "SetTable": "streamflow.app.tables.set_table:SetTable",
+    "Table": "streamflow.app.tables.table:Table",
+    "Topic": "streamflow.app.topics.topic:Topic",
+    "Worker": "streamflow.app.worker.process:Worker",
     "processing_guarantee": "exactly_once",
     "producer_max_request_size": 1_048_588,  # what a broker takes unless it is told otherwise
     "web_bind": "127.0.0.1",
@@ -57,9 +49,15 @@ class Settings(FaustSettings):
 
     DEFAULT_BROKER_URL = BROKER_DEFAULT
 
-    def on_init(self, id: str, **kwargs: Any) -> None:  # noqa: A002  # Faust's name
-        environ = kwargs.get("env") or os.environ
-        super().on_init(environ.get(PREFIX + "ID") or id, **kwargs)
+    def on_init(
+        self,
+        id: str,  # noqa: A002  # Faust's name
+        *,
+        env: Mapping[str, str] | None = None,
+        **kwargs: object,
+    ) -> None:
+        environ = env or os.environ
+        super().on_init(environ.get(PREFIX + "ID") or id, env=env, **kwargs)
 
     def getenv(self, env_name: str) -> Any:
         ours = self.env.get(PREFIX + _name_of_variable(env_name).upper())
@@ -92,7 +90,7 @@ class Settings(FaustSettings):
                 # What stands before the @ would be printed by the banner and with every error.
                 raise ConfigurationError("broker: no user or password in the URL; use broker_credentials")
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not self._initializing:
             self._given.add(name)  # the command line sets what it was given
         if name == "web_port" and str(value) == "0":
@@ -152,20 +150,21 @@ def _name_of_variable(variable: str) -> str:
     return variable
 
 
-def _converted(name: str, value: Any, default: Any) -> Any:
+def _converted(name: str, value: object, default: object) -> Any:
     """A web setting of a keyword or of a variable's text, by the type of its default."""
     try:
         if isinstance(default, bool):
             return _flag(value)
         if isinstance(default, tuple):
-            parts: Iterable[str] = value.split(",") if isinstance(value, str) else value
+            parts = value.split(",") if isinstance(value, str) else cast("Iterable[str]", value)
             return tuple(part.strip() for part in parts if part.strip())
-        return value if default is None else type(default)(value)
+        convert: Any = type(default)
+        return value if default is None else convert(value)
     except (TypeError, ValueError) as exc:
         raise ConfigurationError(f"setting {name} is {value!r}: {exc}") from exc
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: object) -> bool:
     if not isinstance(value, str):
         return bool(value)
     if value.lower() not in TRUE | FALSE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 from streamflow.errors import ConfigurationError, MissingEventType, UnknownEventType
@@ -33,7 +33,7 @@ class EventRouter:
 
         return declare
 
-    async def dispatch(self, event: Any) -> None:
+    async def dispatch(self, event: object) -> None:
         """Calls the event's handler."""
         kind = getattr(event, "type", None)
         if not kind:
@@ -45,7 +45,7 @@ class EventRouter:
         if inspect.isawaitable(result):
             await result
 
-    async def run(self, stream: Any) -> None:
+    async def run(self, stream: AsyncIterable[object]) -> None:
         """The agent: one event at a time."""
         async for event in stream:
             await self.dispatch(event)

@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator
+from typing import Any
 from weakref import WeakSet
 
 from faust.agents.models import ModelReqRepResponse, ReqRepRequest, ReqRepResponse
+from faust.agents.replies import ReplyPromise
 from faust.models import maybe_model
-from faust.types import ModelT
+from faust.types import EventT, ModelT
 from mode.utils.compat import want_str
 
-from streamflow.app.topics.serializers import SelfDescribing
+from streamflow.app.interface import AppT, PromiseT
+from streamflow.app.topics.serializers import SelfDescribingCodec
 from streamflow.errors import DecodeError, TransportError
+from streamflow.state.event_context import EventContext, current_context
 from streamflow.transports.base import LogReader
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ HEADER_TO = "Faust-Ag-ReplyTo"
 HEADER_ID = "Faust-Ag-CorrelationId"
 
 
-def question_in(event: Any) -> tuple[str, str] | None:
+def question_in(event: EventT[Any]) -> tuple[str, str] | None:
     """(topic to answer in, id of the question) of an event, if it is one."""
     if isinstance(event.value, ReqRepRequest):
         return event.value.reply_to, event.value.correlation_id
@@ -44,12 +45,12 @@ def question_in(event: Any) -> tuple[str, str] | None:
     return want_str(headers[HEADER_TO]), want_str(headers.get(HEADER_ID) or b"")
 
 
-def unwrapped(value: Any) -> Any:
+def unwrapped(value: object) -> Any:
     """The value that was asked with."""
     return value.value if isinstance(value, ReqRepRequest) else value
 
 
-async def answer(app: Any, event: Any, value: Any) -> None:
+async def answer(app: AppT, event: EventT[Any], value: object) -> None:
     """Sends what an agent yielded to whoever asked; part of the event's checkpoint, as all it sends."""
     question = question_in(event)
     if question is None:
@@ -60,21 +61,39 @@ async def answer(app: Any, event: Any, value: Any) -> None:
     await app.topic(reply_to, partitions=1).send(key=None, value=response)
 
 
-class Replies:
-    """Stands where Faust has its ReplyConsumer: follows reply topics and fulfils promises.
+class EventReplyPromise(ReplyPromise):
+    """Of an answer. Raises RuntimeError when it is awaited inside the event whose checkpoint asks."""
+
+    def ask_with(self, context: EventContext | None) -> None:
+        self._context, self._position = context, -1 if context is None else context.position
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        context = self._context
+        if context is not None and context is current_context.get() and context.holds(self._position):
+            raise RuntimeError(
+                "the question goes out with the checkpoint of this event, which would wait for the answer: "
+                "await it after the event, or ask from a task, a timer or a page"
+            )
+        return (yield from super().__await__())
+
+    __iter__ = __await__
+
+
+class ReplyConsumer:
+    """Follows reply topics and fulfils promises, where Faust has a consumer of that name.
 
     Answers are read from the log as it stands when the first question goes out.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
-        self._codec = SelfDescribing()
-        self._waiting: dict[str, WeakSet[Any]] = defaultdict(WeakSet)
+        self._codec = SelfDescribingCodec()
+        self._waiting: dict[str, WeakSet[PromiseT]] = defaultdict(WeakSet)
         self._following: dict[str, asyncio.Task[None]] = {}
         self._prune_at = PRUNE_FROM  # promises that nobody holds any more are forgotten from here on
         self._starting = asyncio.Lock()
 
-    async def add(self, correlation_id: str, promise: Any) -> None:
+    async def add(self, correlation_id: str, promise: PromiseT) -> None:
         """``promise.fulfill(id, value)`` is called when the answer comes."""
         if len(self._waiting) >= self._prune_at:
             self._waiting = defaultdict(WeakSet, {name: left for name, left in self._waiting.items() if left})
@@ -88,10 +107,10 @@ class Replies:
             task = self._following.get(topic)
             if task is not None and not task.done():
                 return
-            sender = await self.app.sender()
-            engine = sender.engine
-            if not sender.knows(topic):
-                await sender.learn(topic, 1, retention_s=self.app.conf.reply_expires)
+            producer = await self.app.record_producer()
+            engine = await self.app.connected_engine()
+            if not producer.knows(topic):
+                await producer.learn(topic, 1, retention_s=self.app.conf.reply_expires)
             places = [(topic, partition) for partition in range(engine.topology.topics.partitions(topic))]
             ends = await engine.transport.high_watermarks(places)
             reader = engine.transport.log_reader()

@@ -8,8 +8,10 @@ from typing import Any
 
 from faust.agents import agent as faust_agent
 
+from streamflow.app.agents.agent import Agent
 from streamflow.app.agents.replies import answer, unwrapped
-from streamflow.app.streams.sources import Own, current_actor
+from streamflow.app.options import FailureOptions
+from streamflow.app.streams.sources import AgentSource, current_actor
 from streamflow.app.streams.stream import AgentStream
 from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.errors import ConfigurationError
@@ -19,7 +21,7 @@ from streamflow.processing.event_stream import EventStream
 logger = logging.getLogger(__name__)
 
 
-def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
+def runner(agent: Agent) -> Callable[[EventStream], Awaitable[None]]:
     """Calls the agent's function with a stream; what an agent yields goes to its sinks.
 
     Raises ConfigurationError, when the agent runs, for sinks of an agent that yields nothing.
@@ -27,7 +29,7 @@ def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
 
     async def run(source: EventStream) -> None:
         try:
-            stream = AgentStream(Own(source), agent.app, agent.name, channel=agent.channel)
+            stream = AgentStream(AgentSource(source), agent.app, agent.name, channel=agent.channel)
             await iterate_agent(agent, stream)
         except Exception as exc:
             if agent._on_error is not None:
@@ -37,12 +39,12 @@ def runner(agent: Any) -> Callable[[EventStream], Awaitable[None]]:
     return run
 
 
-async def iterate_agent(agent: Any, stream: AgentStream) -> None:
+async def iterate_agent(agent: Agent, stream: AgentStream) -> None:
     """Calls the agent's function; what it yields is answered with, and goes to its sinks."""
     stream.become_current()
     faust_agent._current_agent.set(agent)
     current_actor.set(stream.actor)
-    result = agent.fun(stream)
+    result: Any = agent.fun(stream)
     if isinstance(result, AsyncIterable):
         if not agent.use_reply_headers:
             stream.add_processor(unwrapped)
@@ -67,17 +69,17 @@ RESTARTS: dict[str, Restarts] = {
 }
 
 
-def spec_of(agent: Any, topic: str, options: dict[str, Any]) -> AgentSpec:
+def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
     """An agent that was declared with Faust's decorator, as the engine runs it."""
-    letters = options["dead_letter"]
-    strategy = agent.supervisor_strategy or agent.app.conf.agent_supervisor
+    letters = options.dead_letter
+    strategy: Any = agent.supervisor_strategy or agent.app.conf.agent_supervisor
     return AgentSpec(
         agent.name,
         topic,
         runner(agent),
-        options["retry"],
+        options.retry,
         dead_letter_topic(topic) if letters is True else (letters or None),
-        options["buffer"],
+        options.buffer,
         concurrency=agent.concurrency,
         isolated=agent.isolated_partitions,
         restarts=RESTARTS.get(strategy.__name__, "one"),

@@ -1,12 +1,14 @@
-"""A bench on which agents are tried without a worker: tables in memory, nothing sent, nothing durable."""
+"""Agents tried without a worker: tables in memory, nothing sent, nothing durable."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from faust.streams import current_event
 
+from streamflow.app.interface import TableT
 from streamflow.app.topics.producer import Acknowledgement
 from streamflow.codecs.chunk import Chunk
 from streamflow.state.agent_table import AgentTable
@@ -15,33 +17,34 @@ from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Headers, Record
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-
 PARTITIONS_MAX = 1 << 31
 
 
-class Bench:
+class AgentTester:
     """Tables of one app, as they are while its agents are tried; ``sent``: (topic, key, value) as bytes."""
 
-    def __init__(self, app: App) -> None:
-        self.agents = 0  # that are being tried
+    def __init__(self, tables: Iterable[TableT]) -> None:
+        self._agents = 0  # that are being tried
         self.sent: list[tuple[str, bytes | None, bytes | None]] = []
-        for table in app.own_tables:
+        for table in tables:
             spec = TableSpec(table.name, table.window, table.row_codec(table.key_type), "", PARTITIONS_MAX)
-            made = AgentTable(
-                spec,
-                table.default,
-                hash_partition=lambda key: -1,
-                on_late=lambda context, start: None,
-                on_scattered=lambda partition, key: None,
-            )
-            made.parts = _Parts(spec)
-            table.bind(made)
+            table.bind(_TestTable(spec, table.default))
 
-    def take(self, value: Any) -> Any:
+    @property
+    def is_at_work(self) -> bool:
+        """Is an agent being tried now?"""
+        return self._agents > 0
+
+    def begin(self) -> None:
+        self._agents += 1
+
+    def end(self) -> None:
+        self._agents -= 1
+
+    def take(self, value: object) -> Any:
         """A processor: from here on the calling agent holds its current event."""
-        event: Any = current_event()
+        event = current_event()
+        assert event is not None
         message = event.message
         time_ms = round(message.timestamp * 1_000)
         raw = ([None], [None], None)
@@ -57,16 +60,23 @@ class Bench:
             raw=raw,
             next_offset=message.offset + 1,
         )
-        context = EventContext("bench")
-        context.open(chunk, None)
-        context.position, context.in_flight = 0, True
-        current_context.set(context)
+        current_context.set(_TestContext(chunk))
         return value
 
-    # -- in the place of a Sender ------------------------------------------------------------------
+    # -- in the place of a RecordProducer -----------------------------------------------------------
 
     def knows(self, topic: str) -> bool:
         return True
+
+    async def learn(
+        self,
+        topic: str,
+        partitions: int | None,
+        *,
+        compacted: bool = False,
+        retention_s: float | None = None,
+    ) -> None:
+        """There is no broker to ask."""
 
     def record(
         self,
@@ -88,6 +98,34 @@ class Bench:
         told.set_result(len(self.sent))
         self.sent.append((record.topic, record.key, record.value))
         return Acknowledgement(record, told, None)
+
+    async def flush(self) -> None:
+        """Nothing is on its way."""
+
+
+class _TestContext(EventContext):
+    """Holds the one event of a chunk."""
+
+    __slots__ = ()
+
+    def __init__(self, chunk: Chunk) -> None:
+        super().__init__("bench")
+        self.open(chunk, None)
+        self.position, self.in_flight = 0, True
+
+
+class _TestTable(AgentTable):
+    """A table without a changelog, as large as it is asked for."""
+
+    def __init__(self, spec: TableSpec, default: Callable[[], Any] | None) -> None:
+        super().__init__(
+            spec,
+            default,
+            hash_partition=lambda key: -1,
+            on_late=lambda context, start: None,
+            on_scattered=lambda partition, key: None,
+        )
+        self.parts = _Parts(spec)
 
 
 class _Parts(dict[int, TablePartition]):

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import faust
+from faust.types import AppT, EventT
 from faust.types.tuples import Message
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.feed import Actor
 from streamflow.processing.units import EventRef, InFlight
 
+EventHold = tuple[InFlight, EventRef, Actor]
+"""The unit that holds an event, where, and whose it is."""
+
 
 class EngineEvent(faust.Event):
     """An event of the engine's. `ack` makes it done, with all that was written and sent for it so far."""
 
-    _held: tuple[InFlight, EventRef, Actor] | None = None
+    _held: EventHold | None = None
+
+    def held_by(self, held: EventHold) -> EngineEvent:
+        self._held = held
+        return self
 
     def ack(self) -> bool:
         """True: it was not acknowledged before. Where taking the next event acknowledges, that counts."""
@@ -26,23 +34,38 @@ class EngineEvent(faust.Event):
         return actor.ack_event(unit, ref)
 
 
-class LocalChunk(Chunk):
+class MemoryChunk(Chunk):
     """One event that comes from no log, with the faust.Event that it came as, if it did."""
 
     __slots__ = ("event",)
-    event: Any
+
+    def __init__(self, item: object, now_ms: int) -> None:
+        event = item if isinstance(item, EventT) else None
+        key, value = (None, item) if event is None else (event.key, event.value)
+        super().__init__(
+            "",
+            -1,
+            offsets=[-1],
+            keys=[key],
+            events=[value],
+            columns={},
+            times_ms=[now_ms],
+            timestamps_ms=[now_ms],
+            raw=([None], [None], None),
+            next_offset=-1,
+        )
+        self.event = event
 
 
-def engine_event(
-    app: Any, chunk: Chunk, index: int, held: tuple[InFlight, EventRef, Actor] | None = None
-) -> Any:
-    """The event at a place of a chunk; ``held``: the unit that holds it, where, and whose it is."""
-    if isinstance(chunk, LocalChunk):
+def engine_event(app: AppT, chunk: Chunk, index: int, held: EventHold | None = None) -> Any:
+    """The event at a place of a chunk, as Faust has it; in a `MemoryChunk` it may be ``None``."""
+    if isinstance(chunk, MemoryChunk):
         return chunk.event
     assert chunk.events is not None
+    # HOT PATH of `events` and `take_events`: without a call between.
     headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
     raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
-    message: Any = Message(
+    message = Message(
         topic=chunk.topic,
         partition=chunk.partition,
         offset=chunk.offsets[index],
@@ -56,5 +79,4 @@ def engine_event(
         serialized_value_size=len(raw_value or b""),
     )
     event = EngineEvent(app, chunk.keys[index], chunk.events[index], headers, message)
-    event._held = held
-    return event
+    return event if held is None else event.held_by(held)

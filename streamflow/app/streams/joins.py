@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypedDict, TypeGuard, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured, Skip
 from faust.types import FieldDescriptorT
+from mode import Seconds
 from mode.utils.times import want_seconds
 
-from streamflow.app.streams.sources import Joined, Merged
+from streamflow.app.streams.sources import JoinedSource, MergedSource, SourcedStream, StreamSource
 from streamflow.errors import ConfigurationError
 from streamflow.processing.joins import JoinSpec
 from streamflow.state.event_context import current_context
 
+Kind = Literal["inner", "left", "right", "outer"]
 OUTER = {"inner": (False, False), "left": (True, False), "right": (False, True), "outer": (True, True)}
 
 
-def is_stream(node: Any) -> bool:
+class JoinOptions(TypedDict, total=False):
+    """How two streams are joined: see `joined`."""
+
+    within: Seconds
+    grace: Seconds
+    idle: Seconds
+    name: str
+
+
+class JoinableStream(SourcedStream, Protocol):
+    """A stream of this engine, as far as a join asks."""
+
+    tables: list[Mapping[Any, Any]]
+    prefix: str
+
+    def again(self, source: StreamSource) -> Any:
+        """A stream of its name whose events come from elsewhere."""
+
+    def add_processor(self, processor: Callable[[Any], Any]) -> None: ...
+
+
+def is_stream(node: object) -> TypeGuard[JoinableStream]:
     return isinstance(node, faust.Stream)
 
 
-class Joining:
-    """The part of a stream that joins.
+def joined(stream: JoinableStream, kind: Kind, what: Sequence[object], options: JoinOptions) -> Any:
+    """The stream that comes of a join.
 
     Two streams: their values come as pairs ``(left, right)`` where the keys are equal and the event times
-    at most ``within`` seconds apart. ``fields`` say the key, one of each model, where it is not the
+    at most ``within`` seconds apart. Fields in ``what`` say the key, one of each model, where it is not the
     message's own. In a left, right or outer join what finds no match comes alone, with ``None``, when both
     sides' time has passed ``within + grace``; a side that is silent for ``idle`` seconds holds nothing back.
     ``name`` names its tables (the agent's name, if it is not said). A stream and a table: each value comes
@@ -33,72 +57,51 @@ class Joining:
 
     Raises ConfigurationError for what can't be joined.
     """
-
-    def join(self, *what: Any, **options: Any) -> Any:
-        """`inner_join`."""
-        return self._joined("inner", what, options)
-
-    def inner_join(self, *what: Any, **options: Any) -> Any:
-        """Pairs where both sides match."""
-        return self._joined("inner", what, options)
-
-    def left_join(self, *what: Any, **options: Any) -> Any:
-        """`inner_join`, and each event of the left side that found no match."""
-        return self._joined("left", what, options)
-
-    def right_join(self, *what: Any, **options: Any) -> Any:
-        """`inner_join`, and each event of the right side that found no match."""
-        return self._joined("right", what, options)
-
-    def outer_join(self, *what: Any, **options: Any) -> Any:
-        """`inner_join`, and each event of either side that found no match."""
-        return self._joined("outer", what, options)
-
-    def _joined(self, kind: str, what: Any, options: dict[str, Any]) -> Any:
-        stream: Any = self
-        fields = [each for each in what if isinstance(each, FieldDescriptorT)]
-        others = [each for each in what if not isinstance(each, FieldDescriptorT)]
-        tables = [*stream.tables, *(each for each in others if not is_stream(each))]
-        streams = [each for each in others if is_stream(each)]
-        left = stream
-        if isinstance(stream.origin, Merged):
-            left, *more = stream.origin.streams
-            streams = [*more, *streams]
-        if len(tables) == 1 and not streams:
-            return _with_table(left, tables[0], kind, fields)
-        if len(streams) != 1 or tables:
-            raise ConfigurationError("a join is of two streams, or of a stream and a table")
-        if left.origin.shared or streams[0].origin.shared:
-            raise ImproperlyConfigured("an agent with concurrency > 1 cannot join streams")
-        return stream.again(Joined(left, streams[0], _spec(stream, kind, options), _getters(fields)))
+    fields = [each for each in what if isinstance(each, FieldDescriptorT)]
+    others = [each for each in what if not isinstance(each, FieldDescriptorT)]
+    tables = [*stream.tables, *(each for each in others if not is_stream(each))]
+    streams: list[SourcedStream] = [each for each in others if is_stream(each)]
+    left: SourcedStream = stream
+    if isinstance(stream.source, MergedSource):
+        left, *more = stream.source.streams
+        streams = [*more, *streams]
+    if len(tables) == 1 and not streams:
+        return _with_table(left, cast("Mapping[Any, Any]", tables[0]), kind, fields)
+    if len(streams) != 1 or tables:
+        raise ConfigurationError("a join is of two streams, or of a stream and a table")
+    if left.source.shared or streams[0].source.shared:
+        raise ImproperlyConfigured("an agent with concurrency > 1 cannot join streams")
+    return stream.again(JoinedSource(left, streams[0], _spec(stream, kind, options), _getters(fields)))
 
 
-def _spec(stream: Any, kind: str, options: dict[str, Any]) -> JoinSpec:
+def _spec(stream: JoinableStream, kind: Kind, options: JoinOptions) -> JoinSpec:
     unknown = options.keys() - {"within", "grace", "idle", "name"}
     if unknown:
         raise TypeError(f"a join has no option {', '.join(sorted(unknown))}")
     within = options.get("within")
     if within is None:
         raise ConfigurationError("a join of two streams needs within=: how many seconds apart events match")
-    times = {name: int(want_seconds(options.get(name, 0)) * 1_000) for name in ("within", "grace")}
-    if min(times.values()) < 0:
+    within_ms, grace_ms = (int(want_seconds(time) * 1_000) for time in (within, options.get("grace", 0)))
+    if min(within_ms, grace_ms) < 0:
         raise ConfigurationError(f"a join can't look {options} apart")
     name = options.get("name") or f"{stream.prefix or 'stream'}-join"
     idle_ms = int(want_seconds(options.get("idle", 10)) * 1_000)
-    return JoinSpec(name, OUTER[kind], times["within"], times["grace"], idle_ms)
+    return JoinSpec(name, OUTER[kind], within_ms, grace_ms, idle_ms)
 
 
-def _getters(fields: list[Any]) -> list[tuple[type, Any]]:
+def _getters(fields: Sequence[FieldDescriptorT[Any]]) -> list[tuple[type, Callable[[Any], Any]]]:
     return [(each.model, each.getattr) for each in fields]
 
 
-def _with_table(stream: Any, table: Any, kind: str, fields: list[Any]) -> Any:
+def _with_table(
+    stream: SourcedStream, table: Mapping[Any, Any], kind: Kind, fields: Sequence[FieldDescriptorT[Any]]
+) -> Any:
     """Each value with the table's row of its key; in an inner join only where there is one."""
     if kind not in ("inner", "left"):
         raise ConfigurationError(f"a stream joins a table by inner_join or left_join, not by {kind}_join")
     getters = _getters(fields)
 
-    async def with_row(value: Any) -> tuple[Any, Any]:
+    async def with_row(value: object) -> tuple[Any, Any]:
         context = current_context.get()
         assert context is not None, "a value has its event in flight"
         key = context.keys[context.position]
@@ -112,4 +115,5 @@ def _with_table(stream: Any, table: Any, kind: str, fields: list[Any]) -> Any:
         row = table[key]
         return value, row.value() if hasattr(row, "value") and hasattr(row, "delta") else row
 
-    return stream.add_processor(with_row) or stream
+    stream.add_processor(with_row)
+    return stream

@@ -1,122 +1,106 @@
-"""`app.stream`: streams that are made apart from an agent's own."""
+"""The stream that agents and tasks iterate, and `app.stream`, which makes one over anything."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any, Unpack, cast
 from weakref import ref
 
 import faust
 from faust import streams as faust_streams
 from faust.agents import agent as faust_agent
 from faust.exceptions import ImproperlyConfigured, Skip
-from faust.types import FieldDescriptorT
+from faust.types import ChannelT, EventT, FieldDescriptorT
+from faust.types.streams import GroupByKeyArg, JoinableT
+from mode import Seconds
 from mode.utils.aiter import aiter as aiter_of
 from mode.utils.futures import maybe_async
 from mode.utils.times import want_seconds
 
-from streamflow.app.streams.event import engine_event
-from streamflow.app.streams.joins import Joining, is_stream
-from streamflow.app.streams.sources import Derived, Local, Merged, OfTopic, Origin, Own, current_actor
+from streamflow.app.interface import AppT, EventSensorsT, SensorState
+from streamflow.app.options import StreamOptions
+from streamflow.app.streams.event import EventHold, engine_event
+from streamflow.app.streams.joins import JoinOptions, is_stream, joined
+from streamflow.app.streams.sources import (
+    AgentSource,
+    ConsumerSource,
+    MemorySource,
+    MergedSource,
+    RepartitionSource,
+    StreamSource,
+    current_actor,
+)
 from streamflow.app.topics.topic import Topic
+from streamflow.codecs.chunk import Chunk
 from streamflow.errors import ConfigurationError
+from streamflow.processing.event_stream import EventStream
 from streamflow.processing.feed import Actor
 from streamflow.processing.unit_stream import FILTERED, FlatValues, UnitStream
 from streamflow.processing.units import Batch, EventRef, InFlight
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-    from streamflow.processing.event_stream import EventStream
-
-
 _INNER = ("streamflow.", "faust.")
-
-
-def stream_over(app: App, channel: Any, options: dict[str, Any]) -> AgentStream:
-    """A stream over a topic of the broker's, a channel in memory, or anything that can be iterated."""
-    if isinstance(channel, AgentStream):
-        return channel
-    processors: Iterable[Any] = options.get("processors") or ()
-    manual = not options.get("enable_acks", True)
-    agent, actor = faust_agent._current_agent.get(None), current_actor.get()
-    name = options.get("prefix") or ("" if agent is None else agent.name)
-    if isinstance(channel, Topic):
-        topics = ",".join(channel.topics or ()) or str(channel.pattern)
-        consumer = f"{name}:{topics}" if name else f"stream:{_caller()}:{topics}"
-        origin = OfTopic(app, consumer, channel, actor)
-        return AgentStream(origin, app, name, channel=channel, processors=processors, manual=manual)
-    items: AsyncIterator[Any] = aiter_of(channel)
-    return AgentStream(
-        Local(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
-    )
-
-
-def _caller() -> str:
-    """The user's function that asks for a stream: the same after a restart, so that its place is found."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
-        frame = frame.f_back
-    return frame.f_code.co_qualname
-
-
 _NO_EVENT: Any = None
 
 
-class AgentStream(Joining, faust.Stream[Any]):
+class AgentStream(faust.Stream[Any]):
     """``async for value in stream``, ``stream.items()``, ``stream.events()`` ...
 
     HOT PATH: on the in-order path without processors the iterators are the engine's own generators, and
     nothing is added for each event.
     """
 
+    app: AppT
+
     def __init__(
         self,
-        origin: Origin,
-        app: Any,
+        source: StreamSource,
+        app: AppT,
         name: str,
         *,
-        channel: Any = None,
+        channel: AsyncIterable[Any] | Iterable[Any] | None = None,
         processors: Iterable[Callable[[Any], Any]] = (),
         manual: bool = False,
+        tables: Sequence[Mapping[Any, Any]] = (),
     ) -> None:
         super().__init__(_NO_EVENT, app=app, prefix=name, processors=processors, enable_acks=not manual)
-        self.channel = channel
-        self.origin = origin
-        self._source: EventStream | None = origin.source if isinstance(origin, Own) else None
-        self.tables: list[Any] = []  # those it was combined with
-        self._shown: Any = None  # the stream whose event is current, where it is not this one's
-        self._seen: tuple[Any, int, Any] = (None, -1, None)  # (chunk, index, event) made last
-        self._iterates: tuple[asyncio.Task[Any] | None, InFlight | None] = (None, None)
+        self.channel = cast("ChannelT[Any]", channel)
+        self.source = source
+        self._event_stream: EventStream | None = (
+            source.event_stream if isinstance(source, AgentSource) else None
+        )
+        self.tables = list(tables)  # those it was combined with
+        self._shown: AgentStream | None = None  # whose event is current, where it is not this one's
+        self._seen: tuple[Chunk | None, int, Any] = (None, -1, None)  # (chunk, index, event) made last
 
     # -- one by one --------------------------------------------------------------------------------
 
     @property
-    def _is_fast(self) -> bool:
-        return self._source is not None and not self._source.is_concurrent and self.enable_acks
+    def _is_in_order(self) -> bool:
+        return self._event_stream is not None and not self._event_stream.is_concurrent and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
-        sensors = cast("App", self.app).event_sensors
+        sensors = self.app.event_sensors
         return self._values() if sensors is None else self._told(sensors, self._values())
 
     def _values(self) -> AsyncIterator[Any]:
-        if not self._is_fast:
-            return self._general_values()
+        if not self._is_in_order:
+            return self._concurrent_values()
         if self._processors:
             return self._processed()
-        assert self._source is not None
-        return self._source.values()
+        assert self._event_stream is not None
+        return self._event_stream.values()
 
     def items(self) -> AsyncIterator[tuple[Any, Any]]:
         """Each event's key and value."""
-        sensors = cast("App", self.app).event_sensors
+        sensors = self.app.event_sensors
         return self._items() if sensors is None else self._told(sensors, self._items())
 
-    async def _told(self, sensors: Any, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _told(self, sensors: EventSensorsT, iterator: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """The same, with the user's sensors told of each event."""
-        event: Any = None
-        states: Any = None
+        event: EventT[Any] | None = None
+        states: list[SensorState] = []
         try:
             async for item in iterator:
                 if event is not None:
@@ -130,12 +114,12 @@ class AgentStream(Joining, faust.Stream[Any]):
                 sensors.on_event_out(self, event, states)
 
     def _items(self) -> AsyncIterator[tuple[Any, Any]]:
-        if not self._is_fast:
-            return self._general_items()
+        if not self._is_in_order:
+            return self._concurrent_items()
         if self._processors:
             return self._processed_items()
-        assert self._source is not None
-        return self._source.items()
+        assert self._event_stream is not None
+        return self._event_stream.items()
 
     async def events(self) -> AsyncIterator[Any]:
         """Each event as a faust.Event, with its message: key, headers, place and time."""
@@ -149,13 +133,13 @@ class AgentStream(Joining, faust.Stream[Any]):
             yield value
 
     async def _processed_items(self) -> AsyncIterator[tuple[Any, Any]]:
-        assert self._source is not None
-        async for key, value in self._source.items():
+        assert self._event_stream is not None
+        async for key, value in self._event_stream.items():
             value = await self.process_value(value)
             if value is not FILTERED:
                 yield key, value
 
-    async def process_value(self, value: Any) -> Any:
+    async def process_value(self, value: object) -> Any:
         """What the processors make of a value; `FILTERED` where they skip it."""
         try:
             for processor in self._processors:
@@ -164,31 +148,31 @@ class AgentStream(Joining, faust.Stream[Any]):
             return FILTERED
         return value
 
-    async def units(self) -> UnitStream:
-        """What it takes on the concurrent path."""
-        agents = await self.origin.agents()
+    async def units(self, *, manual: bool = False) -> UnitStream:
+        """What it takes on the concurrent path; ``manual``: done when it is acknowledged."""
+        agents = await self.source.agents()
         self.become_current()
         feeds = [agent.concurrent() for agent in agents]
-        return UnitStream(feeds, self.actor, self.process, manual=not self.enable_acks)
+        return UnitStream(feeds, self.actor, self.process, manual=manual or not self.enable_acks)
 
     @property
     def actor(self) -> Actor:
-        return self.origin.actor
+        return self.source.actor
 
     async def process(self, unit: InFlight) -> Any:
         """The value that is seen for the event where the unit stands."""
-        value = self.origin.value_of(unit)
-        own = await self.origin.process(unit, value)
+        value = self.source.value_of(unit)
+        own = await self.source.process(unit, value)
         if isinstance(own, FlatValues):
             values = [await self.process_value(each) for each in own]
             return FlatValues(each for each in values if each is not FILTERED) or FILTERED
         return own if own is FILTERED else await self.process_value(own)
 
-    async def _general_values(self) -> AsyncIterator[Any]:
+    async def _concurrent_values(self) -> AsyncIterator[Any]:
         async for unit in self._each():
             yield unit.values[0]
 
-    async def _general_items(self) -> AsyncIterator[tuple[Any, Any]]:
+    async def _concurrent_items(self) -> AsyncIterator[tuple[Any, Any]]:
         async for unit in self._each():
             yield unit.keys[unit.position], unit.values[0]
 
@@ -204,9 +188,9 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     def _left(self, task: asyncio.Task[Any] | None, stream: UnitStream) -> None:
         """The loop over this stream was left. An agent says itself what becomes of its event."""
-        if self.origin.is_agents:
+        if self.source.is_agents:
             return
-        self.origin.left()
+        self.source.left()
         stream.leave()
         failed = task is not None and task.done() and (task.cancelled() or task.exception() is not None)
         if failed:
@@ -214,40 +198,13 @@ class AgentStream(Joining, faust.Stream[Any]):
         else:
             self.actor.finish()
 
-    def noack(self) -> AgentStream:
-        """This stream, of which an event is done when it is acknowledged: ``event.ack()``."""
-        return self._again(manual=True)
-
-    def _again(self, *, manual: bool | None = None, origin: Origin | None = None) -> AgentStream:
-        stream = AgentStream(
-            origin or self.origin,
-            self.app,
-            self.prefix,
-            channel=self.channel,
-            processors=self._processors,
-            manual=not self.enable_acks if manual is None else manual,
-        )
-        self._shown = stream
-        return stream
-
-    async def ack(self, event: Any) -> bool:
-        """Makes an event done, with all that was written and sent for it so far."""
-        done: bool = event.ack()
-        return done
-
-    async def throw(self, exc: BaseException) -> None:
-        """Whoever iterates this stream gets the exception, next."""
-        if self._source is not None:
-            self._source.throw(exc)
-        else:
-            self.actor.throw(exc)
-
     # -- in batches ---------------------------------------------------------------------------------
 
-    async def _batches(self, max_: int, within: Any, *, manual: bool = False) -> AsyncIterator[Any]:
+    async def _batches(
+        self, max_: int, within: Seconds, *, manual: bool = False
+    ) -> AsyncIterator[tuple[InFlight, Batch]]:
         within_ms = want_seconds(within) * 1_000 if within else None
-        stream = await self.units()
-        stream.manual = stream.manual or manual
+        stream = await self.units(manual=manual)
         task = asyncio.current_task()
         try:
             async for unit, batch in stream.batches(max_, within_ms):
@@ -256,7 +213,7 @@ class AgentStream(Joining, faust.Stream[Any]):
             self._left(task, stream)
             raise
 
-    async def take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # a generator here too
+    async def take(self, max_: int, within: Seconds) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # a generator here too
         """Up to ``max_`` values at a time, fewer when ``within`` seconds have passed since the first.
 
         A batch is one unit: its events are done when the next batch is taken, or all undone. In a loop
@@ -265,7 +222,7 @@ class AgentStream(Joining, faust.Stream[Any]):
         async for _, batch in self._batches(max_, within):
             yield batch
 
-    async def take_events(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
+    async def take_events(self, max_: int, within: Seconds) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
         """`take`, with events instead of values."""
         async for unit, batch in self._batches(max_, within):
             yield self._events_of(unit, batch)
@@ -274,11 +231,11 @@ class AgentStream(Joining, faust.Stream[Any]):
         return batch.mapped(lambda _, ref: self._event_at(unit, ref))
 
     async def take_with_timestamp(  # type: ignore[override]  # likewise
-        self, max_: int, within: Any, timestamp_field_name: str
+        self, max_: int, within: Seconds, timestamp_field_name: str
     ) -> AsyncIterator[Sequence[Any]]:
         """`take`; values that are dicts get their record's timestamp (epoch seconds) under that name."""
 
-        def stamped(value: Any, ref: Any) -> Any:
+        def stamped(value: object, ref: EventRef) -> Any:
             if isinstance(value, dict) and timestamp_field_name:
                 chunk = ref.chunk_acks.chunk
                 return {**value, timestamp_field_name: chunk.timestamps_ms[ref.index] / 1_000}
@@ -287,7 +244,7 @@ class AgentStream(Joining, faust.Stream[Any]):
         async for _, batch in self._batches(max_, within):
             yield batch.mapped(stamped)
 
-    async def noack_take(self, max_: int, within: Any) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
+    async def noack_take(self, max_: int, within: Seconds) -> AsyncIterator[Sequence[Any]]:  # type: ignore[override]  # likewise
         """`take_events`, of which the batch is done when the last of its events is acknowledged."""
         async for unit, batch in self._batches(max_, within, manual=True):
             yield self._events_of(unit, batch)
@@ -299,9 +256,9 @@ class AgentStream(Joining, faust.Stream[Any]):
         """The event that is in flight as a faust.Event, or ``None`` between events."""
         if self._shown is not None:
             return self._shown.current_event
-        if self._is_fast:
-            assert self._source is not None
-            context = self._source.context
+        if self._is_in_order:
+            assert self._event_stream is not None
+            context = self._event_stream.context
             if context.chunk is None or not context.in_flight:
                 return None
             return self._event(context.chunk, context.position, None)
@@ -309,13 +266,28 @@ class AgentStream(Joining, faust.Stream[Any]):
         return None if unit is None else self._event_at(unit, unit.ref)
 
     @current_event.setter
-    def current_event(self, event: Any) -> None:
+    def current_event(self, event: EventT[Any] | None) -> None:
         """Faust's base class clears it; ours is looked up."""
+
+    def noack(self) -> AgentStream:
+        """This stream, of which an event is done when it is acknowledged: ``event.ack()``."""
+        return self._again(manual=True)
+
+    async def ack(self, event: EventT[Any]) -> bool:
+        """Makes an event done, with all that was written and sent for it so far."""
+        return event.ack()
+
+    async def throw(self, exc: BaseException) -> None:
+        """Whoever iterates this stream gets the exception, next."""
+        if self._event_stream is not None:
+            self._event_stream.throw(exc)
+        else:
+            self.actor.throw(exc)
 
     def _event_at(self, unit: InFlight, ref: EventRef) -> Any:
         return self._event(ref.chunk_acks.chunk, ref.index, (unit, ref, self.actor))
 
-    def _event(self, chunk: Any, index: int, held: Any) -> Any:
+    def _event(self, chunk: Chunk, index: int, held: EventHold | None) -> Any:
         if self._seen[0] is chunk and self._seen[1] == index:
             return self._seen[2]
         event = engine_event(self.app, chunk, index, held)
@@ -334,7 +306,7 @@ class AgentStream(Joining, faust.Stream[Any]):
 
     # -- derived streams ------------------------------------------------------------------------------
 
-    def through(self, channel: Any) -> Any:
+    def through(self, channel: str | ChannelT[Any]) -> Any:
         """Sends each event to a topic, and gives the stream of that topic.
 
         A topic in memory passes them on: they stay the same events, in flight until they are done.
@@ -346,7 +318,12 @@ class AgentStream(Joining, faust.Stream[Any]):
         return self._derive(channel, None)
 
     def group_by(
-        self, key: Any, *, name: str | None = None, topic: Any = None, partitions: int | None = None
+        self,
+        key: GroupByKeyArg[Any],
+        *,
+        name: str | None = None,
+        topic: ChannelT[Any] | None = None,
+        partitions: int | None = None,
     ) -> Any:
         """Sends each event to a topic with another key, and gives the stream of that topic.
 
@@ -366,28 +343,28 @@ class AgentStream(Joining, faust.Stream[Any]):
                 retention=-1,
             )  # fmt: skip
             if field is not None and field.type in (int, float) and isinstance(topic, faust.Topic):
-                made: Any = topic
-                made.key_codec = type(made.key_codec)(field.type)
+                cast("Topic", topic).read_keys_as(field.type)
         elif not isinstance(topic, faust.Topic):
             raise ConfigurationError("group_by needs a topic of the broker's, not a channel in memory")
-        return self._derive(topic, field.getattr if field is not None else key)
+        by: Any = field.getattr if field is not None else key
+        return self._derive(topic, by)
 
     def _topic_named(self, name: str) -> Any:
         """With the types of this stream's topic, where it has one."""
         return self.derive_topic(name) if isinstance(self.channel, faust.Topic) else self.app.topic(name)
 
-    def _derive(self, topic: Any, key: Callable[[Any], Any] | None) -> AgentStream:
-        if self.origin.shared:
+    def _derive(self, topic: ChannelT[Any], key: Callable[[Any], Any] | None) -> AgentStream:
+        if self.source.shared:
             raise ImproperlyConfigured("an agent with concurrency > 1 cannot use group_by or through")
-        derived = AgentStream(Derived(self, topic, key), self.app, self.prefix, channel=topic)
+        derived = AgentStream(RepartitionSource(self, topic, key), self.app, self.prefix, channel=topic)
         self._shown = derived
         return derived
 
-    def echo(self, *channels: Any) -> Any:
+    def echo(self, *channels: str | ChannelT[Any]) -> Any:
         """Sends each value to topics or channels, and passes it on."""
         targets = [self._topic_named(each) if isinstance(each, str) else each for each in channels]
 
-        async def echoing(value: Any) -> Any:
+        async def echoing(value: object) -> Any:
             for channel in targets:
                 if isinstance(value, faust.Event):
                     await value.forward(channel)
@@ -398,21 +375,88 @@ class AgentStream(Joining, faust.Stream[Any]):
         self.add_processor(echoing)
         return self
 
-    def again(self, origin: Origin) -> AgentStream:
-        """A stream of this one's name whose events come from elsewhere, without processors yet."""
-        stream = AgentStream(origin, self.app, self.prefix, channel=self.channel, manual=not self.enable_acks)
-        self._shown = stream
-        return stream
-
-    def combine(self, *nodes: Any, **_: Any) -> Any:
-        """The events of several streams, in turn, as one stream; with a table, for a join to follow."""
-        stream = self._again(origin=Merged(list(dict.fromkeys(n for n in (self, *nodes) if is_stream(n)))))
-        stream.tables = [*self.tables, *(node for node in nodes if not is_stream(node))]
-        return stream
-
-    def clone(self, **options: Any) -> Any:
+    def clone(self, **options: object) -> Any:
         manual = not options.get("enable_acks", self.enable_acks)
         return self._again(manual=manual)
 
+    def _again(
+        self,
+        *,
+        manual: bool | None = None,
+        source: StreamSource | None = None,
+        tables: Sequence[Mapping[Any, Any]] = (),
+    ) -> AgentStream:
+        stream = AgentStream(
+            source or self.source,
+            self.app,
+            self.prefix,
+            channel=self.channel,
+            processors=self._processors,
+            manual=not self.enable_acks if manual is None else manual,
+            tables=tables,
+        )
+        self._shown = stream
+        return stream
 
-StreamFunction = Callable[[AgentStream], Any]
+    def again(self, source: StreamSource) -> AgentStream:
+        """A stream of this one's name whose events come from elsewhere, without processors yet."""
+        stream = AgentStream(source, self.app, self.prefix, channel=self.channel, manual=not self.enable_acks)
+        self._shown = stream
+        return stream
+
+    def combine(self, *nodes: JoinableT, **_: object) -> Any:
+        """The events of several streams, in turn, as one stream; with a table, for a join to follow."""
+        streams = list(dict.fromkeys(node for node in (self, *nodes) if is_stream(node)))
+        tables = (cast("Mapping[Any, Any]", node) for node in nodes if not is_stream(node))
+        return self._again(source=MergedSource(streams), tables=[*self.tables, *tables])
+
+    # -- joins ----------------------------------------------------------------------------------------
+
+    def join(self, *what: object, **options: Unpack[JoinOptions]) -> Any:
+        """`inner_join`."""
+        return joined(self, "inner", what, options)
+
+    def inner_join(self, *what: object, **options: Unpack[JoinOptions]) -> Any:
+        """Pairs where both sides match. What can be joined, and how: see `joined`."""
+        return joined(self, "inner", what, options)
+
+    def left_join(self, *what: object, **options: Unpack[JoinOptions]) -> Any:
+        """`inner_join`, and each event of the left side that found no match."""
+        return joined(self, "left", what, options)
+
+    def right_join(self, *what: object, **options: Unpack[JoinOptions]) -> Any:
+        """`inner_join`, and each event of the right side that found no match."""
+        return joined(self, "right", what, options)
+
+    def outer_join(self, *what: object, **options: Unpack[JoinOptions]) -> Any:
+        """`inner_join`, and each event of either side that found no match."""
+        return joined(self, "outer", what, options)
+
+
+def stream_over(
+    app: AppT, channel: AsyncIterable[Any] | Iterable[Any], options: StreamOptions
+) -> AgentStream:
+    """A stream over a topic of the broker's, a channel in memory, or anything that can be iterated."""
+    if isinstance(channel, AgentStream):
+        return channel
+    processors = options.get("processors") or ()
+    manual = not options.get("enable_acks", True)
+    agent, actor = faust_agent._current_agent.get(None), current_actor.get()
+    name = options.get("prefix") or ("" if agent is None else agent.name)
+    if isinstance(channel, Topic):
+        topics = ",".join(channel.topics or ()) or str(channel.pattern)
+        consumer = f"{name}:{topics}" if name else f"stream:{_caller()}:{topics}"
+        source = ConsumerSource(app, consumer, channel, actor)
+        return AgentStream(source, app, name, channel=channel, processors=processors, manual=manual)
+    items: AsyncIterator[Any] = aiter_of(channel)
+    return AgentStream(
+        MemorySource(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
+    )
+
+
+def _caller() -> str:
+    """The user's function that asks for a stream: the same after a restart, so that its place is found."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_INNER):
+        frame = frame.f_back
+    return frame.f_code.co_qualname

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from streamflow.aggregates.spec import AggregateSpec
@@ -42,7 +42,7 @@ class AggregateTable(Mapping[Any, Any]):
             self._read = make_reader(self._engine, self.name)
         return self._read
 
-    def _row(self, key: Any) -> Row | None:
+    def _row(self, key: Hashable) -> Row | None:
         reader = self.reader
         if reader.keyed:
             return reader.get(key)
@@ -54,11 +54,11 @@ class AggregateTable(Mapping[Any, Any]):
         for partition in sorted(reader.owned):
             yield from reader.rows(partition)
 
-    def windows(self, key: Any) -> list[Row]:
+    def windows(self, key: Hashable) -> list[Row]:
         """The rows of one key, oldest window first."""
         return self.reader.windows(key)
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Hashable) -> Any:
         row = self._row(key)
         if row is None:
             raise KeyError(key)

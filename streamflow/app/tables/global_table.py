@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
-from streamflow.app.tables.table import Table, holding
+from streamflow.app.tables.base import holding
+from streamflow.app.tables.table import Table
 from streamflow.state.event_context import EventContext
 from streamflow.state.global_table import GlobalTableView
 from streamflow.state.stores.base import DELETED, MISSING
 
 
-class GlobalReads(Table):
-    """What makes a table global: its reads see the rows of all partitions.
+class GlobalTable(Table):
+    """A table whose rows every worker holds: its reads see those of all partitions.
 
     An agent sees its own writes at once, those of others when they are checkpointed and have come back from
     the changelog. Of a key that several partitions wrote, the newest checkpointed one counts.
@@ -24,7 +26,7 @@ class GlobalReads(Table):
         assert self._engine is not None
         return self._engine.topology.global_tables[self.name]
 
-    def find(self, key: Any, start: int) -> Any:
+    def find(self, key: Hashable, start: int) -> Any:
         if self.app.bench:
             return super().find(key, start)
         table, context = self.inner, holding()
@@ -40,7 +42,7 @@ class GlobalReads(Table):
             return table.parts[context.partition].get(start, key)
         return found
 
-    def _uncommitted(self, context: EventContext, key: Any, start: int) -> Any:
+    def _uncommitted(self, context: EventContext, key: Hashable, start: int) -> Any:
         part = self.inner.part(context)
         for layer in (part.changes, part.cut or {}):
             found = layer.get(start, {}).get(key, MISSING)
@@ -58,7 +60,3 @@ class GlobalReads(Table):
         if context is not None:
             keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)
-
-
-class GlobalTable(GlobalReads):
-    """A table whose rows every worker holds."""

@@ -7,7 +7,7 @@ default makes, else by what a model says of itself (``__faust``).
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ SET_OPERATIONS = (1, 2, 15)  # of stock Faust's set tables: add, discard, update
 Convert = Callable[[Any], Any]
 
 
-def value_in(kind: Any, default: Callable[[], Any] | None) -> Convert:
+def value_in(kind: type[object] | None, default: Callable[[], Any] | None) -> Convert:
     """JSON value -> value."""
     if kind is not None:
         return _of_type(kind)
@@ -35,7 +35,8 @@ def value_in(kind: Any, default: Callable[[], Any] | None) -> Convert:
     return _of_type(type(sample))
 
 
-def _of_type(kind: Any) -> Convert:
+def _of_type(known: type[object]) -> Convert:
+    kind: Any = known
     if kind in _AS_THEY_ARE:
         return remodelled
     if hasattr(kind, "_blessed_key"):
@@ -62,7 +63,7 @@ def _sample(default: Callable[[], Any] | None) -> Any:
 def _like(default: Callable[[], Any] | None) -> Convert:
     """A mapping of the default's own kind, with its factory if it has one."""
 
-    def make(data: Any) -> Any:
+    def make(data: Mapping[Any, Any]) -> Any:
         assert default is not None
         made = default()
         made.clear()
@@ -72,29 +73,28 @@ def _like(default: Callable[[], Any] | None) -> Convert:
     return make
 
 
-def _bytes(data: Any) -> Any:
+def _bytes(data: object) -> Any:
     return data.encode() if isinstance(data, str) else data
 
 
-def remodelled(data: Any) -> Any:
+def remodelled(data: object) -> Any:
     """A model where the data says which one it was; arrays and objects may hold more of them."""
     if isinstance(data, dict):
         if Model._blessed_key in data:
             return Model._maybe_reconstruct(data)
-        return {name: remodelled(part) for name, part in data.items()} if _marked(data) else data
-    if isinstance(data, list) and _marked(data):
+        return {name: remodelled(part) for name, part in data.items()} if _holds_models(data) else data
+    if isinstance(data, list) and _holds_models(data):
         return [remodelled(part) for part in data]
     return data
 
 
-def _marked(data: Any) -> bool:
+def _holds_models(data: dict[Any, Any] | list[Any]) -> bool:
     parts = data.values() if isinstance(data, dict) else data
-    return any(
-        isinstance(part, dict | list) and (Model._blessed_key in part or _marked(part)) for part in parts
-    )
+    nested = (part for part in parts if isinstance(part, dict | list))
+    return any(Model._blessed_key in part or _holds_models(part) for part in nested)
 
 
-def bytes_of_key(topic: KeyCodec, key: Any) -> bytes | None:
+def bytes_of_key(topic: KeyCodec, key: Hashable) -> bytes | None:
     """The record key that a row's key has in the topic, or would have in one of its own type.
 
     Raises TypeError for what no topic could have as a key.
@@ -105,8 +105,9 @@ def bytes_of_key(topic: KeyCodec, key: Any) -> bytes | None:
         return key.encode() if isinstance(key, str) else KeyCodec(object).encode(key)
 
 
-def key_in(kind: Any) -> Convert:
+def key_in(known: type[object] | None) -> Convert:
     """JSON value -> key of a row."""
+    kind: Any = known
     if hasattr(kind, "_blessed_key"):
         return lambda data: kind.from_data(data, preferred_type=kind) if isinstance(data, dict) else data
     if hasattr(kind, "__struct_fields__"):
@@ -114,17 +115,17 @@ def key_in(kind: Any) -> Convert:
     return _key
 
 
-def _key(data: Any) -> Any:
+def _key(data: object) -> Any:
     if isinstance(data, dict) and Model._blessed_key in data:
         return Model._maybe_reconstruct(data)
     return hashable(data)
 
 
-def set_key_in(kind: Any) -> Convert:
+def set_key_in(kind: type[object] | None) -> Convert:
     """`key_in` of a set table, which can't read the operations that stock Faust's writes."""
     plain = key_in(kind)
 
-    def read(data: Any) -> Any:
+    def read(data: object) -> Any:
         if isinstance(data, list) and len(data) == 2 and data[0] in SET_OPERATIONS:
             raise ChangelogError(
                 "this is an operation of stock Faust's SetTable; streamflow keeps whole sets and can't go "

@@ -6,21 +6,23 @@ like any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableSet
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, MutableSet
+from collections.abc import Set as AbstractSet
+from typing import Any, Required, TypedDict, Unpack, cast
 
 from faust.models import maybe_model
 from faust.tables.sets import SetAction, SetManagerOperation
+from faust.types import EventT, StreamT
+from yarl import URL
 
-from streamflow.app.tables.global_table import GlobalReads
+from streamflow.app.interface import AppT, Recovered
+from streamflow.app.tables.base import WindowClosed
+from streamflow.app.tables.global_table import GlobalTable
 from streamflow.app.tables.row_codecs import set_key_in
 from streamflow.app.tables.table import Table
 from streamflow.app.tables.windowed import WindowedRow
 from streamflow.state.changelog import RowCodec
 from streamflow.state.stores.base import MISSING, NO_WINDOW
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 
 class SetRow(MutableSet[Any]):
@@ -28,10 +30,13 @@ class SetRow(MutableSet[Any]):
 
     __slots__ = ("_key", "_start", "_table")
 
-    def __init__(self, table: Table, key: Any, start: int = NO_WINDOW) -> None:
+    def __init__(self, table: Table, key: Hashable, start: int = NO_WINDOW) -> None:
         self._table = table
         self._key = key
         self._start = start
+
+    def is_of(self, table: Table, key: Hashable) -> bool:
+        return self._table is table and self._key == key
 
     @property
     def data(self) -> set[Any]:
@@ -58,10 +63,10 @@ class SetRow(MutableSet[Any]):
     def __len__(self) -> int:
         return len(self.data)
 
-    def add(self, member: Any) -> None:
+    def add(self, member: Hashable) -> None:
         self._put(self.data | {member})
 
-    def discard(self, member: Any) -> None:
+    def discard(self, member: Hashable) -> None:
         self._put(self.data - {member})
 
     def clear(self) -> None:
@@ -100,19 +105,19 @@ class SetRow(MutableSet[Any]):
     def copy(self) -> set[Any]:
         return set(self.data)
 
-    def __ior__(self, other: Any) -> Any:  # type: ignore[misc]  # `|` gives a plain set
+    def __ior__(self, other: AbstractSet[Any]) -> Any:  # type: ignore[misc]  # `|` gives a plain set
         self.update(other)
         return self
 
-    def __iand__(self, other: Any) -> Any:  # type: ignore[misc]  # `&` gives a plain set
+    def __iand__(self, other: AbstractSet[Any]) -> Any:
         self.intersection_update(other)
         return self
 
-    def __isub__(self, other: Any) -> Any:  # type: ignore[misc]  # `-` gives a plain set
+    def __isub__(self, other: AbstractSet[Any]) -> Any:
         self.difference_update(other)
         return self
 
-    def __ixor__(self, other: Any) -> Any:  # type: ignore[misc]  # `^` gives a plain set
+    def __ixor__(self, other: AbstractSet[Any]) -> Any:  # type: ignore[misc]  # `^` gives a plain set
         self.symmetric_difference_update(other)
         return self
 
@@ -123,19 +128,33 @@ class SetRow(MutableSet[Any]):
 class WindowedSetRow(WindowedRow):
     """The sets of one key in the windows of the event in flight."""
 
-    def add(self, member: Any, *, event: Any = None) -> None:
+    def add(self, member: Hashable, *, event: EventT[Any] | None = None) -> None:
         self._change(self.key, _with, member)
 
-    def discard(self, member: Any, *, event: Any = None) -> None:
+    def discard(self, member: Hashable, *, event: EventT[Any] | None = None) -> None:
         self._change(self.key, _without, member)
 
 
-def _with(members: set[Any], member: Any) -> set[Any]:
+def _with(members: set[Any], member: Hashable) -> set[Any]:
     return members | {member}
 
 
-def _without(members: set[Any], member: Any) -> set[Any]:
+def _without(members: set[Any], member: Hashable) -> set[Any]:
     return members - {member}
+
+
+class SetTableOptions(TypedDict, total=False):
+    """Those of `Table`; but a set table's default is the empty set."""
+
+    name: Required[str]
+    default: Callable[[], Any] | None
+    partitions: int | None
+    key_type: type[object] | None
+    value_type: type[object] | None
+    help: str | None
+    on_recover: Recovered | None
+    on_window_close: WindowClosed | None
+    store: str | URL | None
 
 
 class SetTable(Table):
@@ -145,19 +164,20 @@ class SetTable(Table):
 
     def __init__(
         self,
-        app: App,
+        app: AppT,
         *,
         start_manager: bool = False,
         manager_topic_name: str | None = None,
         manager_topic_suffix: str = "-setmanager",
-        **options: Any,
+        **options: Unpack[SetTableOptions],
     ) -> None:
-        super().__init__(app, **{**options, "default": set})
+        options["default"] = set
+        super().__init__(app, **options)
         self.start_manager = start_manager
         self.manager_topic_name = manager_topic_name or self.name + manager_topic_suffix
         self.manager = SetManager(self)
 
-    def row_codec(self, key_type: Any) -> RowCodec:
+    def row_codec(self, key_type: type[object] | None) -> RowCodec:
         kind = self.value_type
         return RowCodec(
             self.window,
@@ -165,20 +185,20 @@ class SetTable(Table):
             value_in=lambda data: {_member(kind, member) for member in data},
         )
 
-    def __getitem__(self, key: Any) -> SetRow:
+    def __getitem__(self, key: Hashable) -> SetRow:
         if self.watched:
             self.on_key_get(key)
         return SetRow(self, key)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        if isinstance(value, SetRow) and value._table is self and value._key == key:
+    def __setitem__(self, key: Hashable, value: object) -> None:
+        if isinstance(value, SetRow) and value.is_of(self, key):
             return  # `table[key] |= members` has written already
-        super().__setitem__(key, set(value))
+        super().__setitem__(key, set(cast("Iterable[Any]", value)))
 
-    def get(self, key: Any, default: Any = None) -> Any:
+    def get(self, key: Hashable, default: object = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401  # this is that get
 
-    def pop(self, key: Any, *default: Any) -> Any:
+    def pop(self, key: Hashable, *default: object) -> Any:
         if key not in self:
             return super().pop(key, *default)
         members = self[key].copy()
@@ -186,13 +206,13 @@ class SetTable(Table):
         return members
 
 
-class SetGlobalTable(GlobalReads, SetTable):
+class SetGlobalTable(GlobalTable, SetTable):
     """A set table whose rows every worker holds."""
 
 
-def _member(kind: Any, data: Any) -> Any:
-    if kind is not None and hasattr(kind, "from_data") and isinstance(data, dict):
-        return kind.from_data(data)
+def _member(kind: type[object] | None, data: object) -> Any:
+    if isinstance(data, dict) and (from_data := getattr(kind, "from_data", None)) is not None:
+        return from_data(data)
     found = maybe_model(data)
     return tuple(found) if isinstance(found, list) else found
 
@@ -220,33 +240,33 @@ class SetManager:
             )
             app.agent(self.topic, name=f"{table.name}-setmanager")(self._run)
 
-    async def _run(self, stream: Any) -> None:
+    async def _run(self, stream: StreamT[Any]) -> None:
         async for key, operation in stream.items():
             members = [maybe_model(member) for member in operation.members]
             self._actions[SetAction(operation.action)](self.table[key], members)
 
-    async def add(self, key: Any, member: Any) -> None:
+    async def add(self, key: Hashable, member: Hashable) -> None:
         await self._send(SetAction.ADD, key, [member])
 
-    async def discard(self, key: Any, member: Any) -> None:
+    async def discard(self, key: Hashable, member: Hashable) -> None:
         await self._send(SetAction.DISCARD, key, [member])
 
-    async def clear(self, key: Any) -> None:
+    async def clear(self, key: Hashable) -> None:
         await self._send(SetAction.CLEAR, key, [])
 
-    async def update(self, key: Any, members: Iterable[Any]) -> None:
+    async def update(self, key: Hashable, members: Iterable[Any]) -> None:
         await self._send(SetAction.ADD, key, members)
 
-    async def difference_update(self, key: Any, members: Iterable[Any]) -> None:
+    async def difference_update(self, key: Hashable, members: Iterable[Any]) -> None:
         await self._send(SetAction.DISCARD, key, members)
 
-    async def intersection_update(self, key: Any, members: Iterable[Any]) -> None:
+    async def intersection_update(self, key: Hashable, members: Iterable[Any]) -> None:
         await self._send(SetAction.INTERSECTION, key, members)
 
-    async def symmetric_difference_update(self, key: Any, members: Iterable[Any]) -> None:
+    async def symmetric_difference_update(self, key: Hashable, members: Iterable[Any]) -> None:
         await self._send(SetAction.SYMDIFF, key, members)
 
-    async def _send(self, action: SetAction, key: Any, members: Iterable[Any]) -> None:
+    async def _send(self, action: SetAction, key: Hashable, members: Iterable[Any]) -> None:
         if self.topic is None:
             raise RuntimeError(f"set table {self.table.name!r} was not declared with start_manager=True")
         await self.topic.send(key=key, value=SetManagerOperation(action=action, members=list(members)))

@@ -1,43 +1,24 @@
-"""Tables in Faust's form: ``counts[key] += 1``, in the windows of the event in flight or without windows.
-
-Inside an agent's event a table is what the agent sees: the rows of the event's partition, its own
-writes included. Elsewhere (pages, timers, tasks) it is read only: the checkpointed rows that this worker has.
-"""
+"""Tables in Faust's form: ``counts[key] += 1``, in the windows of the event in flight or without windows."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from dataclasses import replace
+from collections.abc import Hashable, Iterator, MutableMapping
 from datetime import timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
+from faust.types.windows import WindowT
 from faust.utils.terminal.tables import dict_as_ansitable
-from mode.utils.futures import maybe_async
 
-from streamflow.app.tables.row_codecs import bytes_of_key, key_in, value_in
+from streamflow.app.options import AnsiTableOptions
+from streamflow.app.tables.base import Collection
 from streamflow.app.tables.windowed import WindowedRow, WindowedTable, windowed
-from streamflow.codecs import KeyCodec
-from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
-from streamflow.state.agent_table import AgentTable
-from streamflow.state.changelog import RowCodec
-from streamflow.state.event_context import EventContext, current_context
-from streamflow.state.merging_table import Merge, MergingWindowTable
-from streamflow.state.partition import TableSpec
+from streamflow.state.merging_table import Merge
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-
 Seconds = float | timedelta
-Recovered = Callable[[], Awaitable[None]]
-WindowClosed = Callable[[Any, Any], Any]
 EXPIRES_DEFAULT_S = 86_400.0
-_PLAIN = frozenset({int, float, str, bool, type(None)})
-FAUST_END_S = 0.1
 # Of Faust's tables: what changes nothing here.
 OPTIONS_IGNORED = frozenset(
     {
@@ -62,49 +43,10 @@ def in_seconds(value: Seconds) -> float:
     return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
-class Table(MutableMapping[Any, Any]):
-    """A table of an app. Declared at import; the engine's side is made when the worker starts.
+class Table(Collection, MutableMapping[Any, Any]):
+    """A table of an app, declared at import: a mapping, or with windows what `WindowedTable` is."""
 
-    ``key_type``, ``value_type``: what keys and values are made of again when they are read from the log; by
-    default what they say themselves, and for values what ``default`` makes. ``on_recover`` is called each
-    time that the rows have come back, ``on_window_close(key, value)`` for each row of a window that has
-    expired, with the key ``(key, (start, end))`` in epoch seconds.
-    """
-
-    is_global = False
     Row: type[WindowedRow] = WindowedRow
-
-    def __init__(
-        self,
-        app: App,
-        *,
-        name: str,
-        default: Callable[[], Any] | None = None,
-        partitions: int | None = None,
-        key_type: Any = None,
-        value_type: Any = None,
-        help: str | None = None,  # noqa: A002  # Faust's name
-        on_recover: Recovered | None = None,
-        on_window_close: WindowClosed | None = None,
-        store: Any = None,
-    ) -> None:
-        self.app = app
-        self.store = "" if store is None else str(store)
-        self.name = name
-        self.default = default
-        self.partitions = partitions
-        self.key_type = key_type
-        self.value_type = value_type
-        self.help = help or ""
-        self.window: Window | None = None
-        self.own_time = False  # are there rows in windows of another time than the events'?
-        self.recover_callbacks: list[Recovered] = [] if on_recover is None else [on_recover]
-        self.closes = on_window_close
-        self.merge: Merge | None = None
-        self.watched = False  # does anybody want to know of single reads and writes?
-        self._engine: Engine | None = None
-        self._table: AgentTable | None = None
-        self.on_attach: list[Callable[[AgentTable], None]] = []
 
     __hash__ = object.__hash__
 
@@ -151,164 +93,37 @@ class Table(MutableMapping[Any, Any]):
         self.merge = merge
         return self.using_window(SlidingWindow(in_seconds(size), **_kept(expires)))
 
-    def using_window(self, window: Any, *, key_index: bool = False) -> WindowedTable:
+    def using_window(self, window: Window | WindowT, *, key_index: bool = False) -> WindowedTable:
         """This table by windows: ours, or Faust's own tumbling and hopping ones."""
         if self.window is not None:
             raise ConfigurationError(f"table {self.name!r} has a window already")
         if not isinstance(window, Window):
+            theirs: Any = window
             kind = type(window).__name__
             if kind == "TumblingWindow":
-                return self.tumbling(window.size, window.expires, key_index=key_index)
+                return self.tumbling(theirs.size, theirs.expires, key_index=key_index)
             if kind == "HoppingWindow":
-                return self.hopping(window.size, window.step, window.expires, key_index=key_index)
+                return self.hopping(theirs.size, theirs.step, theirs.expires, key_index=key_index)
             raise ConfigurationError(
                 f"table {self.name!r}: {window!r} is no window of this engine; use "
                 ".sliding(size) or .session(gap)"
             )
         self.window = window
-        return windowed(self, key_index=key_index)
-
-    # -- the engine's side -----------------------------------------------------------------------
-
-    def attach(self, engine: Engine, key: KeyCodec) -> None:
-        """Makes the engine's side of it. ``key`` is that of the topic whose agents write it."""
-        if self.closes is not None and self.window is None:
-            raise ConfigurationError(f"table {self.name!r}: on_window_close needs windows")
-        if self.is_global and isinstance(self.window, SessionWindow | SlidingWindow):
-            raise ConfigurationError(f"table {self.name!r}: a global table has tumbling or hopping windows")
-        if self.closes is not None and isinstance(self.window, SlidingWindow):
-            raise ConfigurationError(
-                f"table {self.name!r}: sliding windows overlap without end; nothing closes"
-            )
-        spec = TableSpec(self.name, self.window, self.row_codec(self.key_type or key.key_type), "", 0)
-        spec = replace(spec, own_time=self.own_time, closes=self.closes is not None, store=self.store)
-        self._engine = engine
-        key_bytes = partial(bytes_of_key, key)
-        table = engine.topology.add_table(
-            spec,
-            self.default,
-            key_bytes,
-            self.partitions,
-            is_global=self.is_global,
-            key_codec=None if self.key_type is None else KeyCodec(self.key_type),
-            merge=self.merge,
-            on_close=None if self.closes is None else self._window_closed,
-        )
-        self.bind(table)
-
-    def bind(self, table: AgentTable) -> None:
-        """Takes the engine's table as its own."""
-        self._table = table
-        hooks = ("on_key_get", "on_key_set", "on_key_del")
-        self.watched = self.app.watches_tables or any(
-            getattr(type(self), name) is not getattr(Table, name) for name in hooks
-        )
-        for each in self.on_attach:
-            each(table)
-
-    def row_codec(self, key_type: Any) -> RowCodec:
-        """How rows are written to the changelog and read back. ``key_type``: the table's or its topic's."""
-        return RowCodec(
-            self.window, key_in=key_in(key_type), value_in=value_in(self.value_type, self.default)
-        )
-
-    async def _window_closed(self, start: int, key: Any, value: Any) -> None:
-        assert self.closes is not None
-        assert self.window is not None
-        end_s = self.window.end_of(start) / 1_000 - FAUST_END_S
-        if isinstance(self.window, SessionWindow):
-            start, value = value[0].start, value[0].state
-        await maybe_async(self.closes((key, (start / 1_000, end_s)), value))
-
-    @property
-    def inner(self) -> AgentTable:
-        """The engine's table. Raises TypeError before the worker has started."""
-        if self._table is None:
-            raise TypeError(f"table {self.name!r} can be used only in a running worker")
-        return self._table
-
-    def now_ms(self) -> int:
-        """Wall time, by the engine's clock."""
-        return self.app.now_ms()
-
-    def find(self, key: Any, start: int) -> Any:
-        """The row's value or `MISSING`: what the agent sees, or elsewhere what is checkpointed here."""
-        table, context = self.inner, holding()
-        if context is not None:
-            return table.part(context).get(start, key)
-        for part in table.parts.values():
-            value = part.get(start, key) if self.app.bench else part.store.get(start, key)
-            if value is not MISSING:
-                return value
-        return MISSING
-
-    def find_at(self, key: Any, time_ms: int) -> Any:
-        """`find` in the newest window of a time: that begins last, of sessions the one that holds it."""
-        table, context = self.inner, holding()
-        assert self.window is not None
-        if not isinstance(table, MergingWindowTable):
-            return self.find(key, self.window.windows_of(time_ms)[-1][0])
-        if context is not None:
-            return table.value_at(table.part(context), key, time_ms)
-        for part in table.parts.values():
-            value = table.value_at(part, key, time_ms, durable=not self.app.bench)
-            if value is not MISSING:
-                return value
-        return MISSING
-
-    def value_or_default_at(self, key: Any, time_ms: int) -> Any:
-        """`value_or_default` in the newest window of a time."""
-        return self._or_default(key, self.find_at(key, time_ms))
-
-    def value_or_default(self, key: Any, start: int) -> Any:
-        """A copy of the row's value, else the table's default. Raises KeyError where it has none."""
-        return self._or_default(key, self.find(key, start))
-
-    def _or_default(self, key: Any, value: Any) -> Any:
-        if value is not MISSING:
-            return value if value.__class__ in _PLAIN else copy.deepcopy(value)
-        if self.default is None:
-            raise KeyError(key)
-        return self.default()
-
-    def keys_in(self, start: int) -> Iterator[Any]:
-        """The keys of one window's rows (`NO_WINDOW`: of the table)."""
-        return (key for key in self.all_keys() if self.find(key, start) is not MISSING)
-
-    def all_keys(self) -> list[Any]:
-        """The keys of the rows of every window, each once."""
-        table, context = self.inner, holding()
-        if context is not None:
-            return list(table.keys_seen(context))
-        keys: dict[Any, None] = {}
-        for part in table.parts.values():
-            for start in part.store.starts():
-                keys.update(dict.fromkeys(part.store.window(start)))
-            if self.app.bench:
-                for rows in part.changes.values():
-                    keys.update(dict.fromkeys(rows))
-        return list(keys)
-
-    def write(self, key: Any, value: Any, start: int) -> None:
-        """Sets a row. Raises TypeError outside an event, and for what can't be written to the changelog."""
-        if value.__class__ not in _PLAIN and value is not DELETED:
-            # Told here, where the event can be set aside, and not when the checkpoint writes it.
-            self.inner.spec.codec.encode_value(value)
-        self.inner.write(key, value, start)
+        return windowed(self, self.Row, key_index=key_index)
 
     # -- a mapping ---------------------------------------------------------------------------------
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Hashable) -> Any:
         if self.watched:
             self.on_key_get(key)
         return self.value_or_default(key, NO_WINDOW)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Hashable, value: object) -> None:
         self.write(key, value, NO_WINDOW)
         if self.watched:
             self.on_key_set(key, value)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: Hashable) -> None:
         if key not in self:
             raise KeyError(key)
         self.inner.write(key, DELETED, NO_WINDOW)
@@ -327,11 +142,11 @@ class Table(MutableMapping[Any, Any]):
     def __bool__(self) -> bool:
         return True
 
-    def get(self, key: Any, default: Any = None) -> Any:
+    def get(self, key: Hashable, default: object = None) -> Any:
         # Without the table's default, as in Faust.
         return default if self.find(key, NO_WINDOW) is MISSING else self[key]
 
-    def pop(self, key: Any, *default: Any) -> Any:
+    def pop(self, key: Hashable, *default: object) -> Any:
         """Takes a row away and gives its value, or the default. Raises KeyError without one."""
         if key not in self:
             if default:
@@ -341,67 +156,15 @@ class Table(MutableMapping[Any, Any]):
         del self[key]
         return value
 
-    def setdefault(self, key: Any, default: Any = None) -> Any:
+    def setdefault(self, key: Hashable, default: object = None) -> Any:
         if key not in self:
             self[key] = default
         return self[key]
 
-    # -- of Faust's tables ---------------------------------------------------------------------------
-
-    def on_key_get(self, key: Any) -> None:
-        """Called for each key that is read; tells the app's sensors. For subclasses."""
-        self.app.sensors.on_table_get(_any(self), key)
-
-    def on_key_set(self, key: Any, value: Any) -> None:
-        """Called for each key that is set; tells the app's sensors. For subclasses."""
-        self.app.sensors.on_table_set(_any(self), key, value)
-
-    def on_key_del(self, key: Any) -> None:
-        """Called for each key that is taken away; tells the app's sensors. For subclasses."""
-        self.app.sensors.on_table_del(_any(self), key)
-
-    def on_recover(self, fun: Recovered) -> Recovered:
-        """Decorates a coroutine function that is called each time the table's rows have come back."""
-        self.recover_callbacks.append(fun)
-        return fun
-
-    def on_window_close(self, fun: WindowClosed) -> WindowClosed:
-        """Decorates the function that is called for each row of a window that has expired."""
-        self.closes = fun
-        return fun
-
-    def as_ansitable(self, title: str = "{table.name}", **options: Any) -> str:
+    def as_ansitable(self, title: str = "{table.name}", **options: Unpack[AnsiTableOptions]) -> str:
         """The rows as a table for a terminal."""
         return dict_as_ansitable(self, title=title.format(table=self), **options)
-
-    @property
-    def changelog_topic_name(self) -> str:
-        return f"{self.app.conf.id}-{self.name}-changelog"
-
-    @property
-    def label(self) -> str:
-        return f"{type(self).__name__}: {self.name}"
-
-    def reset_state(self) -> None:
-        """Faust's ``reset`` command: forgets what this machine keeps of the table; the log still has it."""
-        self.app.forget_local(self.name)
-
-    def __repr__(self) -> str:
-        return f"<{self.label}>"
 
 
 def _kept(expires: Seconds | None) -> dict[str, Any]:
     return {"grace_s": EXPIRES_DEFAULT_S if expires is None else in_seconds(expires), "retain_s": 0}
-
-
-def _any(value: Any) -> Any:
-    return value
-
-
-def holding() -> EventContext | None:
-    """The event context of the calling agent while it holds an event. Raises StaleEvent after a revoke."""
-    context = current_context.get()
-    if context is None or not (context.in_flight or context.stale):
-        return None
-    context.check()
-    return context

@@ -7,15 +7,19 @@ field of the event, or a fixed one. Outside of events it is now.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Unpack, cast
 
 from faust.streams import current_event
+from faust.types import EventT, FieldDescriptorT
 from faust.utils import iso8601
 from faust.utils.terminal.tables import dict_as_ansitable
 from msgspec import Struct
 
+from streamflow.app.interface import Recovered
+from streamflow.app.options import AnsiTableOptions
+from streamflow.app.tables.base import Collection, WindowClosed
 from streamflow.errors import ConfigurationError
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.event_context import current_context
@@ -23,12 +27,11 @@ from streamflow.state.merging_table import MergingWindowTable
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 
-if TYPE_CHECKING:
-    from streamflow.app.tables.table import Table
-
 Seconds = float | timedelta
-Clock = Callable[[Any], Any]
-"""An event of Faust's, or ``None`` -> epoch seconds, a datetime or its ISO text."""
+Time = float | datetime | str
+"""Epoch seconds, a datetime or its ISO text."""
+Clock = Callable[[Any], Time]
+"""The time of an event of Faust's, or of ``None``."""
 
 
 class WindowedTable:
@@ -37,10 +40,13 @@ class WindowedTable:
     To be made by `windowed`.
     """
 
-    __slots__ = ("clock", "key_index", "table")
+    __slots__ = ("clock", "key_index", "row_type", "table")
 
-    def __init__(self, table: Table, clock: Clock | None, key_index: bool) -> None:
+    def __init__(
+        self, table: Collection, row_type: type[WindowedRow], clock: Clock | None, key_index: bool
+    ) -> None:
         self.table = table
+        self.row_type = row_type
         self.clock = clock  # None: the time of the event in flight
         self.key_index = key_index
 
@@ -55,13 +61,13 @@ class WindowedTable:
 
     # -- which time ------------------------------------------------------------------------------
 
-    def relative_to(self, time: Any) -> WindowedTable:
+    def relative_to(self, time: Time | Clock | FieldDescriptorT[Any]) -> WindowedTable:
         """The same table by another time: a datetime, epoch seconds, a model's field, or a function."""
         if isinstance(time, int | float | datetime):
             return self._by(lambda _: time)
-        if hasattr(time, "getattr"):
+        if isinstance(time, FieldDescriptorT):
             return self.relative_to_field(time)
-        return self._by(time)
+        return self._by(cast("Clock", time))
 
     def relative_to_now(self) -> WindowedTable:
         """The same table by the wall clock."""
@@ -69,13 +75,13 @@ class WindowedTable:
 
     def relative_to_stream(self) -> WindowedTable:
         """The same table by the time of the event in flight; what it is without saying so."""
-        return windowed(self.table, key_index=self.key_index)
+        return windowed(self.table, self.row_type, key_index=self.key_index)
 
-    def relative_to_field(self, field: Any) -> WindowedTable:
+    def relative_to_field(self, field: FieldDescriptorT[Any]) -> WindowedTable:
         """The same table by a field of the event's model: epoch seconds, a datetime or its ISO text."""
-        return self._by(lambda event: field.getattr(_of_event(event).value))
+        return self._by(lambda event: field.getattr(_value_of(event)))
 
-    def clone(self, relative_to: Any) -> WindowedTable:
+    def clone(self, relative_to: Time | Clock | FieldDescriptorT[Any]) -> WindowedTable:
         return self.relative_to(relative_to)
 
     def _by(self, clock: Clock) -> WindowedTable:
@@ -83,16 +89,16 @@ class WindowedTable:
             raise ConfigurationError(
                 f"table {self.name!r}: a session or a sliding window has no other time than its events'"
             )
-        self.table.own_time = True
-        return windowed(self.table, clock, key_index=self.key_index)
+        self.table.use_own_time()
+        return windowed(self.table, self.row_type, clock, key_index=self.key_index)
 
-    def time_ms(self, event: Any = None) -> int:
+    def time_ms(self, event: EventT[Any] | None = None) -> int:
         """The time whose windows are meant now, or for an event of Faust's."""
         if self.clock is not None:
             return as_ms(self.clock(event if event is not None else current_event()))
         return self.event_ms(event)
 
-    def event_ms(self, event: Any = None) -> int:
+    def event_ms(self, event: EventT[Any] | None = None) -> int:
         """The time of an event of Faust's, of the event in flight, or elsewhere now."""
         context = current_context.get()
         if context is not None and context.in_flight:
@@ -102,7 +108,7 @@ class WindowedTable:
                 return context.times[context.position]
         return self.table.now_ms() if event is None else round(event.message.timestamp * 1_000)
 
-    def get_timestamp(self, event: Any = None) -> float:
+    def get_timestamp(self, event: EventT[Any] | None = None) -> float:
         """`time_ms` in epoch seconds."""
         return self.time_ms(event) / 1_000
 
@@ -123,10 +129,10 @@ class WindowedTable:
 
     # -- a mapping -------------------------------------------------------------------------------
 
-    def __getitem__(self, key: Any) -> WindowedRow:
+    def __getitem__(self, key: Hashable) -> WindowedRow:
         raise NotImplementedError  # each table's own class has it: see `windowed`
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: Hashable, value: object) -> None:
         # HOT PATH: `counts[key] += 1` ends here, and has written already.
         if isinstance(value, WindowedRow):
             if value.key is key and value.by is self:
@@ -145,7 +151,7 @@ class WindowedTable:
         if table.watched:
             table.on_key_set(key, value)
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: Hashable) -> None:
         inner = self.table.inner
         inner.context()
         if key not in self:
@@ -174,7 +180,7 @@ class WindowedTable:
         """The keys of the rows of all windows; ``.now()``, ``.current()``, ``.delta(ago)``: of one window."""
         return KeysView(self, lambda key, value: key, all_keys=True)
 
-    def items(self, event: Any = None) -> View:
+    def items(self, event: EventT[Any] | None = None) -> View:
         """Each key with its value in the window of `time_ms`, where it or the table's default has one.
 
         ``.now()``, ``.current()``, ``.delta(ago)``: in the window that holds now, the event in flight, or
@@ -182,7 +188,7 @@ class WindowedTable:
         """
         return ItemsView(self, lambda key, value: (key, value), event=event)
 
-    def values(self, event: Any = None) -> View:
+    def values(self, event: EventT[Any] | None = None) -> View:
         """The values of `items`."""
         return ValuesView(self, lambda key, value: value, event=event)
 
@@ -198,15 +204,15 @@ class WindowedTable:
         """Each key of any window -> 1, where ``key_index`` was asked for. Always true to the rows."""
         return dict.fromkeys(self.table.all_keys(), 1) if self.key_index else {}
 
-    def on_recover(self, fun: Any) -> Any:
+    def on_recover(self, fun: Recovered) -> Recovered:
         """Decorates a coroutine function that is called each time the table's rows have come back."""
         return self.table.on_recover(fun)
 
-    def on_window_close(self, fun: Any) -> Any:
+    def on_window_close(self, fun: WindowClosed) -> WindowClosed:
         """Decorates the function that is called for each row of a window that has expired."""
         return self.table.on_window_close(fun)
 
-    def as_ansitable(self, title: str = "{table.name}", **options: Any) -> str:
+    def as_ansitable(self, title: str = "{table.name}", **options: Unpack[AnsiTableOptions]) -> str:
         """The rows of the window of `time_ms` as a table for a terminal."""
         given: Any = self
         return dict_as_ansitable(given, title=title.format(table=self.table), **options)
@@ -225,7 +231,7 @@ class View:
         by: WindowedTable,
         shape: Callable[[Any, Any], Any],
         *,
-        event: Any = None,
+        event: EventT[Any] | None = None,
         all_keys: bool = False,
     ) -> None:
         self._by = by
@@ -249,11 +255,11 @@ class View:
         """Of the window that holds the present."""
         return self._at(self._by.table.now_ms())
 
-    def current(self, event: Any = None) -> Iterator[Any]:
+    def current(self, event: EventT[Any] | None = None) -> Iterator[Any]:
         """Of the window that holds the event in flight."""
         return self._at(self._by.event_ms(event or self._event))
 
-    def delta(self, ago: Seconds, event: Any = None) -> Iterator[Any]:
+    def delta(self, ago: Seconds, event: EventT[Any] | None = None) -> Iterator[Any]:
         """Of the window so long before the event in flight."""
         return self._at(self._by.event_ms(event or self._event) - _ms(ago))
 
@@ -287,55 +293,68 @@ class WindowedRow(Struct, gc=False, eq=False):
     by: ClassVar[WindowedTable]
     _change: ClassVar[Callable[..., None]]
 
-    def __iadd__(self, other: Any) -> WindowedRow:
+    @classmethod
+    def belong_to(cls, by: WindowedTable, change: Callable[..., None]) -> None:
+        """The table that all rows of this class are of, and what their operators call."""
+        cls.by = by
+        cls._change = change
+
+    @classmethod
+    def add_by(cls, add: Callable[[Any, Any], Any]) -> None:
+        """What ``+=`` does from now on, without a call between."""
+        cls.__iadd__ = add  # type: ignore[method-assign]  # each table has a class of its own
+
+    def __iadd__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.add, other)
         return self
 
-    def __isub__(self, other: Any) -> WindowedRow:
+    def __isub__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.sub, other)
         return self
 
-    def __imul__(self, other: Any) -> WindowedRow:
+    def __imul__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.mul, other)
         return self
 
-    def __itruediv__(self, other: Any) -> WindowedRow:
+    def __itruediv__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.truediv, other)
         return self
 
-    def __ifloordiv__(self, other: Any) -> WindowedRow:
+    def __ifloordiv__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.floordiv, other)
         return self
 
-    def __imod__(self, other: Any) -> WindowedRow:
+    def __imod__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.mod, other)
         return self
 
-    def __ipow__(self, other: Any) -> WindowedRow:
+    def __ipow__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.pow, other)
         return self
 
-    def __ilshift__(self, other: Any) -> WindowedRow:
+    def __ilshift__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.lshift, other)
         return self
 
-    def __irshift__(self, other: Any) -> WindowedRow:
+    def __irshift__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.rshift, other)
         return self
 
-    def __ior__(self, other: Any) -> WindowedRow:
+    def __ior__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.or_, other)
         return self
 
-    def __iand__(self, other: Any) -> WindowedRow:
+    def __iand__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.and_, other)
         return self
 
-    def __ixor__(self, other: Any) -> WindowedRow:
+    def __ixor__(self, other: object) -> WindowedRow:
         self._change(self.key, operator.xor, other)
         return self
 
-    def apply(self, change: Callable[[Any, Any], Any], operand: Any, event: Any = None) -> WindowedRow:
+    def apply(
+        self, change: Callable[[Any, Any], Any], operand: object, event: EventT[Any] | None = None
+    ) -> WindowedRow:
         """``row = change(row, operand)`` in every window of the event in flight."""
         self._change(self.key, change, operand)
         return self
@@ -343,13 +362,13 @@ class WindowedRow(Struct, gc=False, eq=False):
     def _at(self, time_ms: int) -> Any:
         return self.by.table.value_or_default_at(self.key, time_ms)
 
-    def value(self, event: Any = None) -> Any:
+    def value(self, event: EventT[Any] | None = None) -> Any:
         """Of the window that holds the table's time (see `WindowedTable.relative_to`); else its default."""
         if self.by.table.watched:
             self.by.table.on_key_get(self.key)
         return self._at(self.by.time_ms(event))
 
-    def current(self, event: Any = None) -> Any:
+    def current(self, event: EventT[Any] | None = None) -> Any:
         """Of the window that holds the event in flight, elsewhere the present; else the table's default."""
         return self._at(self.by.event_ms(event))
 
@@ -357,20 +376,20 @@ class WindowedRow(Struct, gc=False, eq=False):
         """Of the window that holds the present."""
         return self._at(self.by.table.now_ms())
 
-    def delta(self, ago: Seconds, event: Any = None) -> Any:
+    def delta(self, ago: Seconds, event: EventT[Any] | None = None) -> Any:
         """Of the window so long before the event in flight, or elsewhere before the present."""
         return self._at(self.by.event_ms(event) - _ms(ago))
 
-    def __getitem__(self, at: Any) -> Any:
+    def __getitem__(self, at: tuple[float, float] | EventT[Any]) -> Any:
         """The value of a window ``(start, end)`` in epoch seconds, or the row at an event of Faust's."""
-        if hasattr(at, "message"):
+        if isinstance(at, EventT):
             return RowAt(self, at)
         return self.by.table.value_or_default(self.key, round(at[0] * 1_000))
 
-    def __setitem__(self, at: Any, value: Any) -> None:
+    def __setitem__(self, at: tuple[float, float], value: object) -> None:
         self.by.table.write(self.key, value, round(at[0] * 1_000))
 
-    def __delitem__(self, at: Any) -> None:
+    def __delitem__(self, at: tuple[float, float]) -> None:
         self.by.table.inner.write(self.key, DELETED, round(at[0] * 1_000))
 
     def __repr__(self) -> str:
@@ -382,7 +401,7 @@ class RowAt:
 
     __slots__ = ("event", "row")
 
-    def __init__(self, row: WindowedRow, event: Any) -> None:
+    def __init__(self, row: WindowedRow, event: EventT[Any]) -> None:
         self.row = row
         self.event = event
 
@@ -399,37 +418,44 @@ class RowAt:
         return self.row.delta(ago, self.event)
 
 
-def windowed(table: Table, clock: Clock | None = None, *, key_index: bool = False) -> WindowedTable:
+def windowed(
+    table: Collection,
+    row_type: type[WindowedRow],
+    clock: Clock | None = None,
+    *,
+    key_index: bool = False,
+) -> WindowedTable:
     """A table by its windows.
 
     HOT PATH: ``counts[key]`` makes a row without a Python call, and its ``+=`` is the engine's own. Python
     looks for both on classes, so each table has two of its own; that halves the cost of ``counts[key] += 1``.
     """
-    kind: Any = type(table.Row)
-    row: Any = kind(table.Row.__name__, (table.Row,), {"__module__": table.Row.__module__})
+    kind: Any = type(row_type)
+    row: type[WindowedRow] = kind(row_type.__name__, (row_type,), {"__module__": row_type.__module__})
     own: Any = type("WindowedTable", (WindowedTable,), {"__slots__": (), "__getitem__": row})
-    made: WindowedTable = own(table, clock, key_index)
+    made: WindowedTable = own(table, row_type, clock, key_index)
 
-    def not_yet(*_: Any) -> None:
+    def not_yet(*_: object) -> None:
         made.table.inner.context()  # raises TypeError
 
-    def at_own_time(key: Any, change: Callable[[Any, Any], Any], operand: Any) -> None:
+    def at_own_time(key: Hashable, change: Callable[[Any, Any], Any], operand: object) -> None:
         inner = made.table.inner
         inner.context()
         inner.change_in(key, change, operand, made.starts())
 
     def attach(inner: AgentTable) -> None:
         if clock is None:
-            row._change, row.__iadd__ = inner.change, inner.adder()
+            row.belong_to(made, inner.change)
+            row.add_by(inner.adder())
         else:
-            row._change = staticmethod(at_own_time)
+            row.belong_to(made, staticmethod(at_own_time))
 
-    row.by, row._change = made, staticmethod(not_yet)
+    row.belong_to(made, staticmethod(not_yet))
     table.on_attach.append(attach)
     return made
 
 
-def as_ms(time: Any) -> int:
+def as_ms(time: Time) -> int:
     """Epoch seconds, a datetime (without a zone: UTC) or its ISO text in epoch ms."""
     if isinstance(time, str):
         time = iso8601.parse(time)
@@ -439,10 +465,10 @@ def as_ms(time: Any) -> int:
     return round(float(time) * 1_000)
 
 
-def _of_event(event: Any) -> Any:
+def _value_of(event: EventT[Any] | None) -> Any:
     if event is None:
         raise RuntimeError("there is no event whose field could tell the time")
-    return event
+    return event.value
 
 
 def _ms(ago: Seconds) -> int:

@@ -34,17 +34,17 @@ class Acknowledgement:
     An offset is known only of what was sent outside of events (else -1).
     """
 
-    __slots__ = ("_future", "_hand", "_index", "_record")
+    __slots__ = ("_context", "_future", "_position", "_record")
 
     def __init__(self, record: Record, future: asyncio.Future[Any], context: EventContext | None) -> None:
         self._record = record
         self._future = future
-        self._hand = context
-        self._index = -1 if context is None else context.position
+        self._context = context
+        self._position = -1 if context is None else context.position
 
     def __await__(self) -> Generator[Any, None, RecordMetadata]:
-        context = self._hand
-        if context is not None and context.holds(self._index) and context is current_context.get():
+        context = self._context
+        if context is not None and context.holds(self._position) and context is current_context.get():
             raise RuntimeError(
                 "a send's acknowledgement comes with the checkpoint of its event: awaiting it inside this "
                 "event would wait for ever"
@@ -83,7 +83,7 @@ def _in_event() -> bool:
     return context is not None and context.takes_sends
 
 
-class Sender:
+class RecordProducer:
     """Sends records of one app. ``record_bytes_max``: what is larger raises RecordTooLarge."""
 
     def __init__(self, engine: Engine, record_bytes_max: int, *, declares: bool = True) -> None:
@@ -94,10 +94,6 @@ class Sender:
         self._learning = asyncio.Lock()
         self._room = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
-
-    @property
-    def engine(self) -> Engine:
-        return self._engine
 
     def knows(self, topic: str) -> bool:
         return topic in self._engine.topology.topics.counts

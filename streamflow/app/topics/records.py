@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from faust import Record
 from faust.models.fields import DatetimeField, FieldDescriptor, FloatField, IntegerField, StringField
+from faust.types import FieldDescriptorT, ModelT
+
+__all__ = ["Record", "record_maker"]
 
 Make = Callable[[dict[str, Any]], Any]
 
@@ -21,15 +24,17 @@ _COERCED: dict[Any, type | None] = {
 """Fields that can be coerced here, and the type of values that they leave alone; twice is like once."""
 
 
-def record_maker(kind: Any) -> Make:
-    """``kind.from_data`` for dicts that nobody else holds: the record keeps the dict as its own.
+def record_maker(model: type[ModelT]) -> Make:
+    """``model.from_data`` for dicts that nobody else holds: the record keeps the dict as its own.
 
-    Data that names another model which is not known here is taken as ``kind`` all the same.
+    Data that names another model which is not known here is taken as ``model`` all the same.
 
     HOT PATH. Faust calls two Python functions for each field. A class without code of its own, whose
     fields are taken as they come, needs none; any other is left to Faust. What is unusual in one dict
     (another model's name, a field that is missing) is left to it too.
     """
+
+    kind: Any = model
 
     def from_data(data: dict[str, Any]) -> Any:
         return kind.from_data(data, preferred_type=kind)
@@ -59,13 +64,14 @@ def record_maker(kind: Any) -> Make:
                 data[name] = convert(value)
         data["__evaluated_fields__"] = set()
         record = new(kind)
-        record.__dict__ = data
+        record.__dict__ = data  # what Faust's own constructor fills, field by field
         return record
 
     return make
 
 
-def _is_plain(kind: Any) -> bool:
+def _is_plain(model: type[ModelT]) -> bool:
+    kind: Any = model
     own = kind.__init__, kind.__new__, kind.__setattr__
     return (
         isinstance(kind, type)
@@ -79,7 +85,8 @@ def _is_plain(kind: Any) -> bool:
     )
 
 
-def _is_taken_as_it_comes(field: Any) -> bool:
+def _is_taken_as_it_comes(descriptor: FieldDescriptorT[Any]) -> bool:
+    field = cast("FieldDescriptor[Any]", descriptor)
     return (
         type(field).__module__ == FieldDescriptor.__module__
         and field.field == field.input_name
@@ -88,7 +95,7 @@ def _is_taken_as_it_comes(field: Any) -> bool:
     )
 
 
-def _converts_at_once(field: Any) -> bool:
+def _converts_at_once(field: FieldDescriptor[Any]) -> bool:
     """The others are converted when they are first read, or never."""
     if field.lazy_coercion:
         return False
@@ -96,11 +103,8 @@ def _converts_at_once(field: Any) -> bool:
     return field.coerce or field._to_python is not None or overrides
 
 
-def _as_it_is(field: Any) -> type | None:
+def _as_it_is(field: FieldDescriptor[Any]) -> type | None:
     """Values of this very type need no conversion."""
     if field._to_python is not None or getattr(field, "trim_whitespace", False):
         return None
     return _COERCED.get(type(field))
-
-
-__all__ = ["Record", "record_maker"]

@@ -11,34 +11,33 @@ from typing import Any
 import msgspec
 from faust.exceptions import DecodeError as FaustDecodeError
 from faust.models.base import Model
-from faust.types import SchemaT
+from faust.types import AppT, SchemaT
 from faust.types.tuples import Message
 
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.values import Column
 from streamflow.errors import DecodeError
+from streamflow.transports.base import Batch
 
-_MARK = b'"__faust"'
+_MODEL_NAME = b'"__faust"'
 _SENTENCE_MAX = 300
 
 
-def message_of(batch: Any, index: int) -> Message:
+def message_of(batch: Batch, index: int) -> Message:
     """One record of a batch as Faust hands it to a schema."""
-    headers = batch.headers[index] if batch.headers is not None else ()
-    key, value = batch.keys[index], batch.values[index]
-    return make_message(
-        (batch.topic, batch.partition, batch.offsets[index]),
-        batch.timestamps_ms[index],
-        dict(headers),
-        key,
-        value,
-    )
+    headers = dict(batch.headers[index]) if batch.headers is not None else {}
+    place = batch.topic, batch.partition, batch.offsets[index]
+    return make_message(place, batch.timestamps_ms[index], headers, batch.keys[index], batch.values[index])
 
 
 def make_message(
-    place: tuple[str, int, int], timestamp_ms: int, headers: dict[str, bytes], key: Any, value: Any
+    place: tuple[str, int, int],
+    timestamp_ms: int,
+    headers: dict[str, bytes],
+    key: bytes | None,
+    value: bytes | None,
 ) -> Message:
-    """``ref`` is topic, partition and offset."""
+    """``place`` is topic, partition and offset."""
     topic, partition, offset = place
     made: Message = Message(
         topic=topic,
@@ -56,17 +55,17 @@ def make_message(
     return made
 
 
-class SelfDescribing(ValueCodec):
+class SelfDescribingCodec(ValueCodec):
     """JSON of any shape; what says by ``__faust`` which model it is becomes that model."""
 
     def decode(self, raw: bytes | None) -> Any:
         value = super().decode(raw)
-        return _modelled(value) if raw is not None and _MARK in raw else value
+        return _modelled(value) if raw is not None and _MODEL_NAME in raw else value
 
     def decode_column(self, values: Sequence[bytes | None], timestamps_ms: Sequence[int]) -> Column:
         events, times, bad = super().decode_column(values, timestamps_ms)
         for index, raw in enumerate(values):
-            if raw is not None and _MARK in raw and events[index] is not None:
+            if raw is not None and _MODEL_NAME in raw and events[index] is not None:
                 try:
                     events[index] = _modelled(events[index])
                 except DecodeError as exc:
@@ -75,14 +74,14 @@ class SelfDescribing(ValueCodec):
         return events, times, bad
 
 
-def _modelled(value: Any) -> Any:
+def _modelled(value: object) -> Any:
     try:
         return Model._maybe_reconstruct(value)
     except Exception as exc:  # a model's own code may raise anything
         raise DecodeError("wrong-type", _sentence(exc)) from exc
 
 
-class JsonText(ValueCodec):
+class JsonTextCodec(ValueCodec):
     """Text as Faust writes it: a JSON string. Text that is no JSON is taken as it stands."""
 
     def __init__(self, *, value_bytes_max: int) -> None:
@@ -92,16 +91,16 @@ class JsonText(ValueCodec):
     def _make_roads(self) -> list[Any]:
         return [_json_text]
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         if isinstance(value, str):
             return msgspec.json.encode(value)
         return super().encode(value)
 
 
-class Raw(ValueCodec):
+class RawCodec(ValueCodec):
     """Bytes, or with ``str`` their text; text that is sent goes out as it is."""
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         return value.encode() if isinstance(value, str) else super().encode(value)
 
 
@@ -117,10 +116,10 @@ def _json_text(raw: bytes) -> str:
 _decode_text = msgspec.json.Decoder(str).decode
 
 
-class SchemaValues(ValueCodec):
+class SchemaValueCodec(ValueCodec):
     """Values by a schema of Faust's: any serializer, registered codec or class of the user's."""
 
-    def __init__(self, app: Any, schema: SchemaT[Any, Any], *, value_bytes_max: int) -> None:
+    def __init__(self, app: AppT, schema: SchemaT[Any, Any], *, value_bytes_max: int) -> None:
         kind = schema.value_type
         self.app = app
         self.schema = schema
@@ -152,7 +151,7 @@ class SchemaValues(ValueCodec):
             return exc.__cause__
         return DecodeError("undecodable", _sentence(exc))
 
-    def decode_batch(self, batch: Any) -> Column:
+    def decode_batch(self, batch: Batch) -> Column:
         events: list[Any] = []
         bad: list[tuple[int, DecodeError]] = []
         for index in range(len(batch.values)):
@@ -163,7 +162,7 @@ class SchemaValues(ValueCodec):
                 events.append(None)
         return events, list(batch.timestamps_ms), bad
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         encoded: bytes | None = self.schema.dumps_value(self.app, value, headers={})[0]
         return encoded
 
@@ -171,10 +170,10 @@ class SchemaValues(ValueCodec):
         """Nothing is known about the bytes: they are decoded as a whole."""
 
 
-class SchemaKeys(KeyCodec):
+class SchemaKeyCodec(KeyCodec):
     """Keys by a schema of Faust's. A key is decoded from its bytes alone, without the record's headers."""
 
-    def __init__(self, app: Any, schema: SchemaT[Any, Any]) -> None:
+    def __init__(self, app: AppT, schema: SchemaT[Any, Any]) -> None:
         kind = schema.key_type
         self.app = app
         self.schema = schema
@@ -192,7 +191,7 @@ class SchemaKeys(KeyCodec):
         except Exception as exc:  # a codec's or a model's own code may raise anything
             raise DecodeError("bad-key", _sentence(exc), field="key") from exc
 
-    def encode(self, key: Any) -> bytes | None:
+    def encode(self, key: object) -> bytes | None:
         encoded: bytes | None = self.schema.dumps_key(self.app, key, headers={})[0]
         return encoded
 

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import faust
 from faust.serializers import Schema
+from faust.types import ModelT, SchemaT
+from faust.types.codecs import CodecArg
+from faust.types.core import HeadersArg
 from mode import want_seconds
 
+from streamflow.app.interface import AppT, ProducerT
+from streamflow.app.topics.producer import Acknowledgement
 from streamflow.app.topics.records import record_maker
-from streamflow.app.topics.serializers import JsonText, Raw, SchemaKeys, SchemaValues, SelfDescribing
+from streamflow.app.topics.serializers import (
+    JsonTextCodec,
+    RawCodec,
+    SchemaKeyCodec,
+    SchemaValueCodec,
+    SelfDescribingCodec,
+)
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Headers, Record
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-    from streamflow.app.topics.producer import Acknowledgement, Sender
 
 # What our own codecs read and write; everything else is Faust's to do.
 _KEYS = (None, "raw", "json")
@@ -27,8 +35,20 @@ _VALUES = (None, "raw", "json")
 _RAW = (None, bytes, str)
 
 
+class Serializers(TypedDict, total=False):
+    """What a call says of the wire form, in place of the topic."""
+
+    schema: SchemaT[Any, Any] | None
+    key_serializer: CodecArg
+    value_serializer: CodecArg
+    force: bool
+    eager_partitioning: bool
+
+
 class Topic(faust.Topic):
     """A faust.Topic that is read by agents and aggregates, and sends through the engine."""
+
+    app: AppT
 
     def source(self) -> TopicSource:
         """The topic as the engine reads it. Raises ConfigurationError for what it can't read."""
@@ -40,7 +60,8 @@ class Topic(faust.Topic):
         """Each of the topics that it stands for. Raises ConfigurationError where there is none."""
         names = list(self.topics or ())
         if self.pattern is not None:
-            names = sorted(cast("App", self.app).topics_like(self.pattern))
+            declared = {name for topic in self.app.declared_topics for name in topic.topics or ()}
+            names = sorted(name for name in declared if re.match(self.pattern, name))
         if not names:
             raise ConfigurationError(f"topic {self}: there is no such topic")
         return [TopicSource(name, self.key_codec, self.value_codec, self.partitions) for name in names]
@@ -57,32 +78,41 @@ class Topic(faust.Topic):
             if serializer == "json":
                 return KeyCodec(object if self.key_type in (None, str) else self.key_type)
             return KeyCodec(self.key_type)
-        return SchemaKeys(self.app, self.schema)
+        return SchemaKeyCodec(self.app, self.schema)
 
     @cached_property
     def value_codec(self) -> ValueCodec:
         serializer, kind = self.schema.value_serializer or self.app.conf.value_serializer, self.value_type
-        limit = cast("App", self.app).engine_settings.value_bytes_max
+        limit = self.app.engine_settings.value_bytes_max
         codec: ValueCodec
         if not self.plain_schema or serializer not in _VALUES:
-            return SchemaValues(self.app, self.schema, value_bytes_max=limit)
+            return SchemaValueCodec(self.app, self.schema, value_bytes_max=limit)
         if serializer == "raw":
             if kind not in _RAW:
-                return SchemaValues(self.app, self.schema, value_bytes_max=limit)
-            codec = Raw(bytes if kind is None else kind, value_bytes_max=limit)
+                return SchemaValueCodec(self.app, self.schema, value_bytes_max=limit)
+            codec = RawCodec(bytes if kind is None else kind, value_bytes_max=limit)
         elif kind is str:
-            codec = JsonText(value_bytes_max=limit)
+            codec = JsonTextCodec(value_bytes_max=limit)
         elif kind is None:
-            codec = SelfDescribing(value_bytes_max=limit)
+            codec = SelfDescribingCodec(value_bytes_max=limit)
         else:
-            make = record_maker(kind) if hasattr(kind, "_blessed_key") else None
+            make = record_maker(cast("type[ModelT]", kind)) if hasattr(kind, "_blessed_key") else None
             codec = ValueCodec(kind, value_bytes_max=limit, make=make)
         if self.schema.allow_empty:
             codec.allow_null()
         return codec
 
+    def read_keys_as(self, kind: type) -> None:
+        """Keys are of this type, though the topic was declared without it."""
+        self.key_codec = type(self.key_codec)(kind)
+
+    def partitions_by_default(self, count: int | None) -> None:
+        """How many it gets where it was declared without a number."""
+        if self.partitions is None:
+            self.partitions = count
+
     def _bytes(
-        self, key: Any, value: Any, headers: Any, serializers: Mapping[str, Any]
+        self, key: object, value: object, headers: HeadersArg, serializers: Serializers
     ) -> tuple[bytes | None, bytes | None, Headers]:
         """What goes on the wire: by the topic's types, unless the call says otherwise."""
         told = any(given is not None for given in serializers.values())
@@ -99,14 +129,14 @@ class Topic(faust.Topic):
     async def send(
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: object = None,
+        value: object = None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
-        schema: Any = None,
-        key_serializer: Any = None,
-        value_serializer: Any = None,
+        headers: HeadersArg = None,
+        schema: SchemaT[Any, Any] | None = None,
+        key_serializer: CodecArg = None,
+        value_serializer: CodecArg = None,
         callback: Callable[[Any], Any] | None = None,
         force: bool = False,
     ) -> Awaitable[Any]:
@@ -116,16 +146,16 @@ class Topic(faust.Topic):
         at once from inside an event too, where the guarantee is not exactly_once.
         ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
         """
-        app = cast("App", self.app)
-        sender = await app.sender()
-        await self._known(sender, self.get_topic_name())
-        serializers = {
+        app = self.app
+        producer = await app.record_producer()
+        await self._known(producer, self.get_topic_name())
+        serializers: Serializers = {
             "schema": schema,
             "key_serializer": key_serializer,
             "value_serializer": value_serializer,
         }
-        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        told = await sender.send(record, at_once=force and not app.exactly_once)
+        record = self._record(producer, key, value, (partition, timestamp, headers), serializers)
+        told = await producer.send(record, at_once=force and not app.exactly_once)
         app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
@@ -134,22 +164,22 @@ class Topic(faust.Topic):
     def send_soon(  # type: ignore[override]  # likewise
         self,
         *,
-        key: Any = None,
-        value: Any = None,
+        key: object = None,
+        value: object = None,
         partition: int | None = None,
         timestamp: float | None = None,
-        headers: Any = None,
+        headers: HeadersArg = None,
         callback: Callable[[Any], Any] | None = None,
-        **serializers: Any,
+        **serializers: Unpack[Serializers],
     ) -> Acknowledgement:
         """`send` for functions that are not async, in a worker that runs.
 
         Raises ConfigurationError for a topic that the app has not declared.
         """
-        app = cast("App", self.app)
-        sender = app.sender_now()
-        record = self._record(sender, key, value, (partition, timestamp, headers), serializers)
-        told = sender.send_soon(record)
+        app = self.app
+        producer = app.record_producer_now()
+        record = self._record(producer, key, value, (partition, timestamp, headers), serializers)
+        told = producer.send_soon(record)
         app.note_sent(record, told)
         if callback is not None:
             told.add_done_callback(callback)
@@ -157,13 +187,13 @@ class Topic(faust.Topic):
 
     def _record(
         self,
-        sender: Sender,
-        key: Any,
-        value: Any,
-        place: tuple[Any, Any, Any],
-        serializers: Mapping[str, Any],
+        producer: ProducerT,
+        key: object,
+        value: object,
+        place: tuple[int | None, float | None, HeadersArg],
+        serializers: Serializers,
     ) -> Record:
-        """Serialises and places one message, now. ``ref`` is partition, epoch seconds and headers."""
+        """Serialises and places one message, now. ``place`` is partition, epoch seconds and headers."""
         partition, timestamp, headers = place
         raw_key, raw_value, pairs = self._bytes(key, value, headers, serializers)
         signal: Any = self.app.on_produce_message
@@ -174,17 +204,17 @@ class Topic(faust.Topic):
             )
             pairs = wire_headers(opened)
         stamp_ms = None if timestamp is None else int(timestamp * 1_000)
-        return sender.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
+        return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
     async def declare(self) -> None:
         """Creates the topic where it is missing."""
-        sender = await cast("App", self.app).sender()
+        producer = await self.app.record_producer()
         for name in self.topics:
-            await self._known(sender, name)
+            await self._known(producer, name)
 
-    async def _known(self, sender: Sender, name: str) -> None:
-        if not sender.knows(name):
-            await sender.learn(
+    async def _known(self, producer: ProducerT, name: str) -> None:
+        if not producer.knows(name):
+            await producer.learn(
                 name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
             )
 
@@ -197,13 +227,15 @@ class Topic(faust.Topic):
         return self.stream().events()
 
 
-def _has_serializer(value: Any) -> bool:
+def _has_serializer(value: object) -> bool:
     """Is it a Record that was declared with a serializer of its own?"""
     options = getattr(value, "_options", None)
     return getattr(options, "serializer", None) not in (None, "json")
 
 
-def wire_headers(headers: Any) -> Headers:
+def wire_headers(
+    headers: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] | None,
+) -> Headers:
     """Headers as pairs of text and bytes."""
     if not headers:
         return ()

@@ -6,21 +6,23 @@ query and the body, with this worker's credentials and none of the caller's head
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Hashable
+from typing import Any, cast
 
 import aiohttp
 from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
+from faust.types import TopicT
+from faust.types.web import Request, Web
 from faust.web.exceptions import ServiceUnavailable
 from yarl import URL
 
+from streamflow.app.interface import AppT
 from streamflow.app.tables.row_codecs import bytes_of_key
+from streamflow.app.topics.topic import Topic
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.web.peers import PEER_HEADER, owners, same_url
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 _HANDED_ON = ("Content-Type", "Accept")
 
@@ -28,20 +30,18 @@ _HANDED_ON = ("Content-Type", "Accept")
 class Router(FaustRouter):
     """``app.router``: where the rows of a key, or its messages, are worked on."""
 
-    def __init__(self, app: Any) -> None:
+    app: AppT
+
+    def __init__(self, app: AppT) -> None:
         self.app = app
 
     @property
-    def _app(self) -> App:
-        return cast("App", self.app)
-
-    @property
     def _engine(self) -> Engine:
-        return self._app.engine
+        return self.app.engine
 
-    def key_store(self, table_name: str, key: Any) -> URL:
+    def key_store(self, table_name: str, key: Hashable) -> URL:
         """The address of the worker that has this key of a table. Raises KeyError where nobody has."""
-        served = self._app.engine_service.watcher
+        served = self.app.worker_view
         if served is None or table_name not in served.tables:
             raise KeyError(table_name)
         if table_name in self._engine.topology.global_tables:
@@ -54,12 +54,13 @@ class Router(FaustRouter):
                 raise KeyError(key) from exc
         return URL(owners(served, reader)[reader.partition_of(key)].url)
 
-    def external_topic_key_store(self, topic: Any, key: Any) -> URL:
+    def external_topic_key_store(self, topic: TopicT, key: Hashable) -> URL:
         """The address of the worker that takes this key's messages. Raises KeyError where nobody does."""
         name = topic.get_topic_name()
+        codec = cast("Topic", topic).key_codec
         if isinstance(key, str):
-            key = topic.key_codec.parse_text(key)
-        at = (name, self._engine.topology.topics.place(name, bytes_of_key(topic.key_codec, key)))
+            key = codec.parse_text(key)
+        at = (name, self._engine.topology.topics.place(name, bytes_of_key(codec, key)))
         for member in self._engine.rebalance.members:
             if at in member.partitions:
                 return URL(member.url)
@@ -67,7 +68,7 @@ class Router(FaustRouter):
 
     def table_metadata(self, table_name: str) -> Any:
         """Address -> changelog topic -> its partitions there."""
-        served = self._app.engine_service.watcher
+        served = self.app.worker_view
         if served is None or table_name not in served.tables:
             return {}
         found: dict[str, dict[str, list[int]]] = {}
@@ -92,8 +93,8 @@ class Router(FaustRouter):
                 found.setdefault(member.url, {}).setdefault(topic, []).append(partition)
         return found
 
-    async def _route_req(self, dest_url: URL, web: Any, request: Any) -> Any:
-        served = self._app.engine_service.watcher
+    async def _route_req(self, dest_url: URL, web: Web, request: Request) -> Any:
+        served = self.app.worker_view
         assert served is not None
         if same_url(str(dest_url), served.url):
             raise SameNode
@@ -101,12 +102,12 @@ class Router(FaustRouter):
             raise ServiceUnavailable(detail="the partitions are on the move")  # or it would go round
         headers = {name: request.headers[name] for name in _HANDED_ON if name in request.headers}
         headers[PEER_HEADER] = served.url
-        settings = self._app.settings.web_settings()
+        settings = self.app.settings.web_settings()
         if settings.tokens:
             headers["Authorization"] = f"Bearer {settings.tokens[0]}"
         address = dest_url.join(URL(request.rel_url))
         try:
-            async with self._app.http_client.request(
+            async with self.app.http_client.request(
                 request.method,
                 address,
                 headers=headers,

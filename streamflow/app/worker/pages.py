@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from faust.types.web import Request as FaustRequest
+from faust.types.web import Response as FaustResponse
 from faust.web.drivers.aiohttp import Web
 from yarl import URL
 
+from streamflow.app.interface import AppT
 from streamflow.web.security import is_page
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
 SIGNALS = ("on_response_prepare", "on_startup", "on_shutdown", "on_cleanup")
 
@@ -21,19 +21,24 @@ SIGNALS = ("on_response_prepare", "on_startup", "on_shutdown", "on_cleanup")
 class Pages(Web):
     """The app's ``web``, which Faust's own server would serve."""
 
+    app: AppT
+
+    def _enabled_blueprints(self) -> list[Any]:
+        return []  # Faust's own show its consumers and tables, which are not at work here
+
     @property
     def url(self) -> URL:
         """The address of this worker, by the port that it has."""
-        return cast("App", self.app).web_server_url.with_path("/")
+        return self.app.web_server_url.with_path("/")
 
 
-def add_pages(faust_web: Any, application: web.Application) -> None:
+def add_pages(faust_web: Web, application: web.Application) -> None:
     """Adds what the app's web has: pages, blueprints, static files, and what was added to its routes.
 
     They come before ours: who declares a page of one of our addresses wants that one.
     """
-    _apply_blueprints(faust_web)
-    inner: web.Application = faust_web.web_app
+    faust_web.init_server()
+    inner = faust_web.web_app
     for resource in inner.router.resources():
         application.router.register_resource(resource)
     for name in SIGNALS:  # of CORS, and of who has added to them
@@ -41,15 +46,7 @@ def add_pages(faust_web: Any, application: web.Application) -> None:
     application.middlewares.append(_as_page(faust_web))
 
 
-def _apply_blueprints(faust_web: Any) -> None:
-    """The user's; Faust's own show its consumers and tables, which are not at work here."""
-    manager = faust_web.blueprints
-    theirs = faust_web._enabled_blueprints()
-    manager._enabled = [each for each in manager._enabled if each not in theirs]
-    faust_web.init_server()
-
-
-def _as_page(faust_web: Any) -> Any:
+def _as_page(faust_web: Web) -> Any:
     """What surrounds a page: the app's sensors, and its own middlewares."""
 
     @web.middleware
@@ -61,13 +58,13 @@ def _as_page(faust_web: Any) -> Any:
         for middleware in reversed(faust_web.web_app.middlewares):
             handler = partial(middleware, handler=handler)
         view = faust_web.views.get(resource.canonical)
-        app = faust_web.app
-        state = app.sensors.on_web_request_start(app, request, view=view)
+        app, asked = faust_web.app, cast("FaustRequest", request)
+        state = app.sensors.on_web_request_start(app, asked, view=view)
         answer: web.StreamResponse | None = None
         try:
             answer = await handler(request)
             return answer
         finally:
-            app.sensors.on_web_request_end(app, request, answer, state, view=view)
+            app.sensors.on_web_request_end(app, asked, cast("FaustResponse", answer), state, view=view)
 
     return around

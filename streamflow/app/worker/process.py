@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from typing import Any
 
 from faust.worker import Worker as FaustWorker
 
@@ -36,7 +35,7 @@ class QuietCollector:
         gc.collect()
         gc.freeze()
 
-    def end(self, *_: Any) -> None:
+    def end(self) -> None:
         if self._before is not None:
             gc.unfreeze()
             gc.set_threshold(*self._before)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.types.tuples import TP
 
+from streamflow.app.interface import AppT
 from streamflow.app.worker.sensors import Sensors
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.transports.base import TopicPartition
 
-if TYPE_CHECKING:
-    from streamflow.app.app import App
 
-
-class Rebalances(AssignmentHooks):
+class RebalanceSignals(AssignmentHooks):
     """Tells one app. A handler that raises crashes the worker, as in Faust."""
 
-    def __init__(self, app: App, sensors: Sensors) -> None:
+    def __init__(self, app: AppT, sensors: Sensors) -> None:
         self.app = app
         self.batch = sensors.on_batch  # type: ignore[method-assign]
         self.full = sensors.on_full  # type: ignore[method-assign]
@@ -32,8 +30,7 @@ class Rebalances(AssignmentHooks):
     async def assigned(self, partitions: frozenset[TopicPartition]) -> None:
         app = self.app
         self._begin()
-        app._assignment = _tps(partitions)
-        app.unassigned = not partitions
+        app.note_assignment(_tps(partitions))
         await app.on_partitions_assigned.send(_tps(partitions))
         app.sensors.on_rebalance_return(app, self._state)
 
@@ -43,7 +40,7 @@ class Rebalances(AssignmentHooks):
             for callback in table.recover_callbacks:
                 await callback()
         if self._state is not None:
-            app.rebalancing = False
+            app.note_recovery()
             app.sensors.on_rebalance_end(app, self._state)
             self._state = None
         await app.on_rebalance_complete.send()
@@ -54,8 +51,7 @@ class Rebalances(AssignmentHooks):
     def _begin(self) -> None:
         app = self.app
         if self._state is None:
-            app.rebalancing = True
-            app.rebalancing_count += 1
+            app.note_rebalance()
             self._state = app.sensors.on_rebalance_start(app)
 
 

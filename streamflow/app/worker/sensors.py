@@ -6,29 +6,27 @@ the user's (also a subclass of the monitor) is called for each message and event
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from faust.sensors import Monitor
+from faust.types import EventT, StreamT
 from faust.types.tuples import TP
 
+from streamflow.app.interface import AppT, SensorState
+from streamflow.app.topics.producer import Acknowledgement
 from streamflow.app.topics.serializers import message_of
 from streamflow.transports.base import Batch, Record, TopicPartition
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-
-STREAMS_REMEMBERED_MAX = 1_000
 
 
 class Sensors:
     """The sensors of one app, in two kinds: ``plain`` monitors and ``busy`` ones."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
         every: list[Any] = list(app.sensors)
         self.plain: list[Monitor] = [sensor for sensor in every if type(sensor) is Monitor]
         self.busy = [sensor for sensor in every if type(sensor) is not Monitor]
-        self._committing: list[tuple[Any, Any]] = []  # (sensor, what it gave at the beginning)
+        self._committing: list[SensorState] = []  # (sensor, what it gave at the beginning)
         self._processed: dict[str, int] = {}  # agent -> events that the monitors know of
 
     # -- the engine's side -------------------------------------------------------------------------
@@ -66,7 +64,7 @@ class Sensors:
     def on_committed(self) -> None:
         """The checkpoint is durable."""
         consumer: Any = None
-        engine = self.app.engine_service_engine
+        engine = self.app.running_engine
         assert engine is not None
         offsets = {} if engine.active is None else engine.active.offsets()
         for sensor, state in self._committing:
@@ -85,7 +83,7 @@ class Sensors:
 
     # -- the app's side ----------------------------------------------------------------------------
 
-    def on_send(self, record: Record, told: Any) -> None:
+    def on_send(self, record: Record, told: Acknowledgement) -> None:
         """A record goes out; ``told`` is its acknowledgement."""
         for monitor in self.plain:
             monitor.messages_sent += 1
@@ -98,7 +96,7 @@ class Sensors:
             (sensor, sensor.on_send_initiated(producer, record.topic, record, *sizes)) for sensor in self.busy
         ]
 
-        def done(acknowledged: Any) -> None:
+        def done(acknowledged: Acknowledgement) -> None:
             exc = acknowledged.exception()
             for sensor, state in states:
                 if exc is None:
@@ -108,7 +106,7 @@ class Sensors:
 
         told.add_done_callback(done)
 
-    def on_event_in(self, stream: Any, event: Any) -> list[tuple[Any, Any]]:
+    def on_event_in(self, stream: StreamT[Any], event: EventT[Any]) -> list[SensorState]:
         """An agent takes an event; what is returned is to be given to `on_event_out`."""
         message = event.message
         at = TP(message.topic, message.partition)
@@ -116,7 +114,7 @@ class Sensors:
             (sensor, sensor.on_stream_event_in(at, message.offset, stream, event)) for sensor in self.busy
         ]
 
-    def on_event_out(self, stream: Any, event: Any, states: list[tuple[Any, Any]]) -> None:
+    def on_event_out(self, stream: StreamT[Any], event: EventT[Any], states: list[SensorState]) -> None:
         """The agent is through with it."""
         message = event.message
         at = TP(message.topic, message.partition)

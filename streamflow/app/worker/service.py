@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from aiohttp.web import Application
 from faust.app.base import BootStrategy as FaustBootStrategy
 from mode import Service
 
-from streamflow.app.topics.producer import Sender
+from streamflow.app.interface import AppT
+from streamflow.app.topics.producer import RecordProducer
 from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.pages import add_pages
+from streamflow.app.worker.pages import Pages, add_pages
 from streamflow.app.worker.process import QuietCollector
-from streamflow.app.worker.rebalance_signals import Rebalances
+from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
+from streamflow.engine.engine import Engine
 from streamflow.query.worker_view import WorkerView
 from streamflow.web.server import WebServer
-
-if TYPE_CHECKING:
-    from streamflow.app.app import App
-    from streamflow.engine.engine import Engine
 
 
 class EngineService(Service):
@@ -28,16 +27,16 @@ class EngineService(Service):
 
     abstract = False
 
-    def __init__(self, app: App, **kwargs: Any) -> None:
+    def __init__(self, app: AppT) -> None:
         self.app = app
         self.web: WebServer | None = None
         self.engine: Engine | None = None
         self.watcher: WorkerView | None = None
-        self.sender: Sender | None = None
+        self.producer: RecordProducer | None = None
         self.sensors: Sensors | None = None
         self.live = asyncio.Event()  # since partitions are live for the first time
         self._collector = QuietCollector()
-        super().__init__(**kwargs)
+        super().__init__()
 
     async def on_start(self) -> None:
         app = self.app
@@ -48,8 +47,8 @@ class EngineService(Service):
             url = self.web.bind()
         # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
         self.sensors = Sensors(app)
-        self.engine = engine = app.prepare_engine(url, Rebalances(app, self.sensors))
-        self.sender = Sender(
+        self.engine = engine = app.prepare_engine(url, RebalanceSignals(app, self.sensors))
+        self.producer = RecordProducer(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
         self.watcher = watcher = WorkerView(engine, url, self.live.set)
@@ -66,9 +65,9 @@ class EngineService(Service):
             self.live.set()
         self.add_future(self._crash_with_engine())
 
-    def _extend(self, application: Any) -> None:
+    def _extend(self, application: Application) -> None:
         if self.app.has_pages:
-            add_pages(self.app.web, application)
+            add_pages(cast("Pages", self.app.web), application)
 
     async def start_channels(self) -> None:
         """Agents on channels of this process: nothing is in the log, so Faust's own actors run them."""
@@ -86,8 +85,8 @@ class EngineService(Service):
     async def on_stop(self) -> None:
         try:
             # Step 1. What was sent outside of events is on its way still.
-            if self.sender is not None:
-                await self.sender.close()
+            if self.producer is not None:
+                await self.producer.close()
             # Step 2. Live clients are asked to come back later, elsewhere or here.
             if self.web is not None:
                 await self.web.stop()
@@ -110,8 +109,10 @@ class EngineService(Service):
 class BootStrategy(FaustBootStrategy):
     """Sensors and the engine; none of Faust's consumer, producer, conductor and table manager."""
 
+    app: AppT
+
     def server(self) -> Iterable[Any]:
-        return self._chain(self.sensors(), [cast("App", self.app).engine_service])
+        return self._chain(self.sensors(), [self.app.engine_service])
 
     def client_only(self) -> Iterable[Any]:
         return self._chain([])

@@ -1,0 +1,87 @@
+"""What `App`'s declarations take and hand on to Faust's, by name and type."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from re import Pattern
+from typing import IO, Any, NamedTuple, TypedDict
+
+from faust.types import AgentT, SchemaT
+from faust.types.agents import SinkT
+from faust.types.codecs import CodecArg
+from mode import Seconds, SupervisorStrategyT
+
+from streamflow.processing.buffer import Buffer
+from streamflow.processing.retries import Retry
+
+OnError = Callable[[AgentT[Any], BaseException], Any]
+"""A coroutine function that is told each failure."""
+
+
+class TopicOptions(TypedDict, total=False):
+    """Those of Faust's ``App.topic``, besides the types of keys and values."""
+
+    pattern: str | Pattern[str] | None
+    schema: SchemaT[Any, Any] | None
+    key_serializer: CodecArg
+    value_serializer: CodecArg
+    partitions: int | None
+    retention: Seconds | None
+    compacting: bool | None
+    deleting: bool | None
+    replicas: int | None
+    acks: bool
+    internal: bool
+    config: Mapping[str, Any] | None
+    maxsize: int | None
+    allow_empty: bool
+    has_prefix: bool
+    loop: asyncio.AbstractEventLoop | None
+
+
+class AgentOptions(TypedDict, total=False):
+    """Those of Faust's ``App.agent``."""
+
+    name: str | None
+    concurrency: int
+    supervisor_strategy: type[SupervisorStrategyT] | None
+    sink: Iterable[SinkT] | None
+    isolated_partitions: bool
+    use_reply_headers: bool
+
+
+class RouterOptions(AgentOptions, total=False):
+    """Those of `App.agent`."""
+
+    on_error: OnError | None
+    retry: Retry | None
+    dead_letter: bool | str
+    buffer: Buffer | None
+
+
+class StreamOptions(TypedDict, total=False):
+    """Those of `App.stream`."""
+
+    prefix: str
+    processors: Iterable[Callable[[Any], Any]]
+    enable_acks: bool
+
+
+class AnsiTableOptions(TypedDict, total=False):
+    """How a table is written to a terminal, besides its title."""
+
+    key: str
+    value: str
+    sort: bool
+    sortkey: Callable[[Any], Any]
+    target: IO[str]
+
+
+class FailureOptions(NamedTuple):
+    """Those of `App.agent` that Faust's does not have."""
+
+    on_error: OnError | None = None
+    retry: Retry = Retry()
+    dead_letter: bool | str = True
+    buffer: Buffer = Buffer()
