@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,9 +22,6 @@ from streamflow.codecs.fields import datetime_of_ms, times_ms_column, walk
 from streamflow.codecs.reasons import Bad, are_utf8, number
 from streamflow.errors import DecodeError
 
-if TYPE_CHECKING:
-    from streamflow.codecs.values import ValueCodec
-
 Columns = tuple[dict[str, list[Any]], list[int], list[Bad]]
 """(path -> values, event times in ms, what could not be read); of a bad one the columns say nothing."""
 
@@ -33,10 +30,23 @@ _FREE_OBJECTS = (dict, dict[str, Any])
 _DIGITS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 
 
+class WholeModel(Protocol):
+    """The codec of whole values: what a projection of them is made from, and what says what is wrong."""
+
+    value_type: Any
+    value_bytes_max: int
+    time_field: str | None
+    is_event: bool
+
+    def decode(self, raw: bytes | None) -> object: ...
+
+    def error(self, exc: BaseException) -> DecodeError: ...
+
+
 class ProjectionCodec:
     """Columns of some paths of a model's fields. What is missing on the way is ``None``."""
 
-    def __init__(self, model: ValueCodec, paths: Sequence[str]) -> None:
+    def __init__(self, model: WholeModel, paths: Sequence[str]) -> None:
         self._model = model
         # A run of so many digits may be an integer that the whole model refuses.
         self._digits = b"0" * (sys.get_int_max_str_digits() + 1)
@@ -57,7 +67,7 @@ class ProjectionCodec:
         self._second = msgspec.json.Decoder(row, float_hook=number).decode
 
     @classmethod
-    def of(cls, model: ValueCodec, paths: Sequence[str]) -> ProjectionCodec | None:
+    def of(cls, model: WholeModel, paths: Sequence[str]) -> ProjectionCodec | None:
         """``None`` for a model that has no fixed fields, or that checks more than their types."""
         kind = model.value_type
         if kind not in _FREE_OBJECTS:

@@ -313,8 +313,15 @@ def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> tuple[str, str] 
         view = Filter.of(wanted)
     except ValueError as exc:
         return "bad-subscription", str(exc)
-    sub = Subscription(session, feed, wanted.id, view, wanted.mode, wanted.snapshot)
-    sub.max_hz = wanted.max_hz
+    sub = Subscription(
+        session,
+        feed,
+        wanted.id,
+        view,
+        wanted.mode,
+        wants_snapshot=wanted.snapshot,
+        max_hz=wanted.max_hz,
+    )
     session.subscriptions[wanted.id] = sub
     feed.join(sub, wanted.since)
     return None
