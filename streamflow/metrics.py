@@ -47,6 +47,10 @@ class Counter:
             raise ValueError(f"a counter can't shrink: {amount}")
         self.value += amount
 
+    def grow_to(self, value: float) -> None:
+        """What somebody else has counted; for collectors."""
+        self.value = value
+
     def samples(self, labels: str) -> Iterator[Sample]:
         yield "", labels, self.value
 
@@ -61,12 +65,6 @@ class Gauge:
 
     def set(self, value: float) -> None:
         self.value = value
-
-    def inc(self, amount: float = 1.0) -> None:
-        self.value += amount
-
-    def dec(self, amount: float = 1.0) -> None:
-        self.value -= amount
 
     def samples(self, labels: str) -> Iterator[Sample]:
         yield "", labels, self.value

@@ -10,6 +10,9 @@ from typing import Any
 
 from streamflow.aggregates import Count, CountBy
 from streamflow.app.app import App
+from streamflow.app.faust_names import StreamT
+from streamflow.app.topics.topic import Topic
+from streamflow.cli.apps import override
 from streamflow.clock import EPOCH, SystemClock
 from streamflow.codecs.event import Event
 from streamflow.windows import TumblingWindow
@@ -51,16 +54,14 @@ def make_app(rate: float, broker: str | None = None, *, default_broker: str = "m
         topic_partitions=PARTITIONS,
         redis_trim="slowest_group",  # it may run for days
     )
-    if broker is not None:
-        conf: Any = app.conf
-        conf.broker = broker  # as from the command line: it wins over the environment
+    override(app, broker=broker)
     events = app.topic(TOPIC, key_type=str, value_type=Event, partitions=PARTITIONS, retention=RETAIN_S)
     closed = app.topic(CLOSED_TOPIC, partitions=1, retention=RETAIN_S)
     window = TumblingWindow(size_s=WINDOW_S, retain_s=RETAIN_S)
     events_by_user: Any = app.Table("events_by_user", default=int, window=window)
 
     @app.agent(events)
-    async def count_by_user(stream: Any) -> None:
+    async def count_by_user(stream: StreamT[Event]) -> None:
         async for user, _ in stream.items():  # noqa: PERF102  # a stream, not a dict
             events_by_user[user] += 1
 
@@ -85,7 +86,7 @@ def make_app(rate: float, broker: str | None = None, *, default_broker: str = "m
 class Generator:
     """Sends realistic events through the app's own topic, at a rate that swells and ebbs."""
 
-    def __init__(self, topic: Any, rate: float) -> None:
+    def __init__(self, topic: Topic, rate: float) -> None:
         self._topic = topic
         self._rate = rate
         self._clock = SystemClock()

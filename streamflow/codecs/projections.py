@@ -178,7 +178,7 @@ class ProjectionCodec:
         return times
 
 
-def _is_free(info: Any) -> bool:
+def _is_free(info: msgspec.structs.FieldInfo) -> bool:
     """Is the field an object of free form, of which some keys can stand for the whole?"""
     return info.type in _FREE_OBJECTS and (info.required or info.default_factory is dict)
 
@@ -205,11 +205,15 @@ def _getter(attribute: str, rest: list[str]) -> Getter:
     return (lambda row: walk(read(row), rest)) if rest else read
 
 
-def _nothing(row: Any) -> None:
+def _nothing(row: object) -> None:
     return None
 
 
-def _event_time(row: Any) -> datetime | None:
+class _Stamped(Protocol):
+    timestamp: datetime | int | None
+
+
+def _event_time(row: _Stamped) -> datetime | None:
     """The timestamp as the whole Event has it."""
     stamp = row.timestamp
     try:

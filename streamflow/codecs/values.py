@@ -23,6 +23,7 @@ from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.errors import ConfigurationError, DecodeError
+from streamflow.transports.base import Batch
 
 Decode = Callable[[bytes], Any]
 Column = tuple[list[Any], list[int], list[Bad]]
@@ -45,12 +46,12 @@ class ValueCodec:
 
     def __init__(
         self,
-        value_type: Any = None,
+        value_type: object = None,
         *,
         value_bytes_max: int = VALUE_BYTES_MAX,
         make: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        self.value_type = value_type
+        self.value_type: Any = value_type
         self._make = make
         self.value_bytes_max = value_bytes_max
         self.name = "json" if value_type is None else str(getattr(value_type, "__name__", value_type))
@@ -157,7 +158,7 @@ class ValueCodec:
                 self._one(value, events, bad, {})
         return events, self._times(events, timestamps_ms, bad), bad
 
-    def decode_batch(self, batch: Any) -> Column:
+    def decode_batch(self, batch: Batch) -> Column:
         """`decode_column` of a batch's values; a codec that needs keys or headers too looks further."""
         return self.decode_column(batch.values, batch.timestamps_ms)
 
@@ -195,7 +196,7 @@ class ValueCodec:
         bad.extend(wrong)
         return times
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         """The record value of an event. Raises TypeError for what can't be written."""
         if value is None or isinstance(value, bytes):
             return value
@@ -208,7 +209,7 @@ class ValueCodec:
         return ProjectionCodec.of(self, paths)
 
 
-def encode_value(value: Any) -> bytes:
+def encode_value(value: object) -> bytes:
     """JSON of an event: Structs, dicts, and what describes itself by ``to_representation``."""
     if isinstance(value, Event):
         return encode_event(value)
@@ -223,7 +224,7 @@ def encode_value(value: Any) -> bytes:
         return _encoder.encode(value)
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """What JSON does not know, as something that it does. Raises TypeError."""
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value)) if value.is_finite() else str(value)
@@ -237,7 +238,7 @@ def plain_json(value: Any) -> Any:
     return msgspec.to_builtins(value, builtin_types=(datetime,))
 
 
-def _record_json(value: Any) -> Any:
+def _record_json(value: object) -> Any:
     """As Faust writes the fields of a Record: a Decimal keeps its digits as text."""
     if isinstance(value, Decimal):
         return str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, Literal
 
 import orjson
@@ -84,7 +84,7 @@ class KeyedReader(AggregateReader):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self.aggregate.parts[partition].store.window(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
             stored = self.aggregate.parts[partition].store.get(start, key)
         except TypeError:
@@ -93,13 +93,13 @@ class KeyedReader(AggregateReader):
             return stored if stored is MISSING else self.aggregate.spec.values.result(stored)
         return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
         stored = self.aggregate.parts[partition].store.get(start, key)
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
-    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+    def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
@@ -112,18 +112,21 @@ class KeyedReader(AggregateReader):
                 return to_ms is not None and self.window.closed(start, to_ms)
         return False
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         try:
             raw = self._key_codec.encode_json(key if self.aggregate.spec.json_keys else self.stored(key))
         except (TypeError, DecodeError):
             return 0
         return 0 if raw is None else self.engine.topics.place(self.source_topic, raw)
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         return json_key(key) if self.aggregate.spec.json_keys else super().stored(key)
 
-    def shown(self, key: Any) -> Any:
-        return group_key_value(key) if self.aggregate.spec.json_keys else super().shown(key)
+    def shown(self, key: Hashable) -> Any:
+        if not self.aggregate.spec.json_keys:
+            return super().shown(key)
+        assert isinstance(key, str | bytes), "a group is kept as a text or as canonical JSON"
+        return group_key_value(key)
 
     def parse_key(self, text: str) -> Any:
         return plain(self._key_codec.parse_text(text))
@@ -187,7 +190,7 @@ class FinalStageReader(AggregateReader):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self.stages()[partition].groups(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
             stored = self.stages()[partition].state(start, key)
         except KeyError:
@@ -196,21 +199,24 @@ class FinalStageReader(AggregateReader):
             return self.aggregate.spec.values.result(stored)
         return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         stage = self.stages()[partition]
         return stage.start_of(start, key) if isinstance(stage, SessionFinalStage) else start
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
 
-    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+    def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         return (start, key) in self.stages()[partition].corrections
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         return group_key(key)
 
-    def shown(self, key: Any) -> Any:
-        return None if not self.keyed else group_key_value(key)
+    def shown(self, key: Hashable) -> Any:
+        if not self.keyed:
+            return None
+        assert isinstance(key, str | bytes), "a group is kept as a text or as canonical JSON"
+        return group_key_value(key)
 
     def parse_key(self, text: str) -> Any:
         """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
@@ -230,10 +236,10 @@ class FinalStageReader(AggregateReader):
         except ValueError as exc:
             raise DecodeError("bad-key", f"the key is no JSON: {exc}", field="key") from exc
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         return fnv1a(group_key_bytes(group_key(key)), self.partitions)
 
-    def windows(self, key: Any) -> list[Row]:
+    def windows(self, key: object) -> list[Row]:
         # Nothing scatters here: only one partition can hold the rows of a group.
         partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned:

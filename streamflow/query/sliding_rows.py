@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from streamflow.query.reader import TableReaderBase
@@ -36,7 +36,7 @@ class _SlidingRows(TableReaderBase):
         starts, first = self._sliding(partition).starts(), self._first_kept(partition)
         return starts if first is None else starts[bisect_left(starts, first) :]
 
-    def starts_of(self, partition: int, key: Any) -> list[int]:
+    def starts_of(self, partition: int, key: Hashable) -> list[int]:
         try:
             starts = self._sliding(partition).starts_of(key)
         except TypeError:
@@ -46,7 +46,7 @@ class _SlidingRows(TableReaderBase):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self._sliding(partition).groups_at(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         states = self._sliding(partition).states(start, key) if self._is_kept(partition, start) else []
         return self._value_of(states) if states else MISSING
 

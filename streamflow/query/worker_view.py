@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
@@ -177,7 +177,7 @@ class WorkerView:
         for reader in self._tables.values():
             if isinstance(reader, AgentReader):
                 parts = self.engine.tables[reader.name].parts
-                reader.closed_to_ms = {p: part.expired_to_ms for p, part in parts.items()}
+                reader.close_to({p: part.expired_to_ms for p, part in parts.items()})
         self.is_live()
 
     def _on_committed(self, aggregate_part: list[CommittedChanges]) -> None:
@@ -191,7 +191,7 @@ class WorkerView:
                 if part.expired_to_ms is not None and part.expired_to_ms != before_ms:
                     reader.closed_to_ms[partition] = part.expired_to_ms
                     change = by_part.setdefault((name, partition), CommittedChanges(name, partition))
-                    change.closed = closed_between(reader, partition, before_ms, part.expired_to_ms)
+                    change.closed.extend(closed_between(reader, partition, before_ms, part.expired_to_ms))
         for (name, _), change in by_part.items():
             told = self._changes(self._tables[name], change)
             if told is not None:
@@ -208,7 +208,7 @@ class WorkerView:
             upserts: list[RowChange] = []
             starts, sessions = change.starts, isinstance(reader.window, SessionWindow)
 
-            def gone(op: Operation, start: int, key: Any) -> None:
+            def gone(op: Operation, start: int, key: Hashable) -> None:
                 row = reader.row(partition, start, key, None, starts.get((start, key)))
                 made.append(RowChange(op, row))
 
@@ -300,8 +300,8 @@ class WorkerView:
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
         for agent in self.engine.agents:
-            metrics.events_processed_total.labels(agent.spec.name).value = agent.processed
-        metrics.retries_total.value = sum(agent.retries for agent in self.engine.agents)
+            metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
+        metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.agents))
 
 
 def closed_between(

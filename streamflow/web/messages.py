@@ -86,7 +86,7 @@ def read(text: str) -> ClientMessage:
         raise ValueError(str(exc)) from exc
 
 
-def message(name: str, **members: Any) -> bytes:
+def message(name: str, **members: object) -> bytes:
     return encoding.encode({"t": name, **members})
 
 

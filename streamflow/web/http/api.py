@@ -188,7 +188,7 @@ def read_key_text(reader: TableReader, text: str) -> Any:
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
 
 
-def answer(request: web.Request, body: Any, *, status: int = 200) -> web.Response:
+def answer(request: web.Request, body: object, *, status: int = 200) -> web.Response:
     """JSON with an ETag; 304 without a body when the client has the same already."""
     raw = encoding.encode(body)
     tag = f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'

@@ -21,7 +21,7 @@ from streamflow.query.rows import Row, TableReader
 from streamflow.web import encoding
 from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
 from streamflow.web.peers import PeerUnavailable, is_peer, peers_of
-from streamflow.web.query import RowQuery, partition_rows
+from streamflow.web.query import Order, RowQuery, partition_rows
 from streamflow.web.served import WindowIndex
 
 NDJSON: Final = "application/x-ndjson"
@@ -173,7 +173,7 @@ class Reversed:
 
     __slots__ = ("order",)
 
-    def __init__(self, order: Any) -> None:
+    def __init__(self, order: Order) -> None:
         self.order = order
 
     def __lt__(self, other: Reversed) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec import UNSET
 
@@ -83,7 +82,7 @@ class Filter:
     def is_all(self) -> bool:
         return self.keys is None and self.prefix is None and self.window == "all"
 
-    def _wants_key(self, key: Any) -> bool:
+    def _wants_key(self, key: object) -> bool:
         if self.keys is not None:
             return encoding.canonical(key) in self.keys
         return self.prefix is None or key_text(key).startswith(self.prefix)
