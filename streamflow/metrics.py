@@ -135,11 +135,8 @@ class Labelled(Generic[C]):
             child = self.children.setdefault(names, self._make())
         return child
 
-    def remove(self, *values: object) -> None:
-        """Forgets one child, such as the lag of a partition that went to another worker."""
-        self.children.pop(tuple(map(str, values)), None)
-
     def clear(self) -> None:
+        """Forgets all children, such as the lags of partitions that may have gone to other workers."""
         self.children.clear()
 
 

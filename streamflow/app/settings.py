@@ -24,7 +24,6 @@ from streamflow.settings import Settings as EngineSettings
 from streamflow.web.settings import WebSettings
 
 BROKER_DEFAULT = "memory://"
-PORT_DEFAULT = 6066
 
 # What is otherwise than in Faust.
 DEFAULTS: Mapping[str, Any] = {

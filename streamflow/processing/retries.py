@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,7 +45,3 @@ class Retry:
         """How long to wait after the ``attempt``-th one failed (1: the first)."""
         wait_s: float = min(self.wait_max_s, self.first_wait_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX))
         return wait_s * 1_000 * (rng.uniform(0.5, 1.0) if self.jitter else 1.0)
-
-    def waits_ms(self, rng: Uniform = random) -> Iterator[float]:
-        """Every wait between the attempts, in order: one less than there are attempts."""
-        return (self.wait_ms(attempt, rng) for attempt in range(1, self.attempts))

@@ -25,9 +25,6 @@ MODES: Final = get_args(Mode)
 class Close(IntEnum):
     """Why a connection ends."""
 
-    GOING_AWAY = 1001
-    TOO_BIG = 1009
-    INTERNAL = 1011
     RESTART = 1012
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401

@@ -14,7 +14,7 @@ import orjson
 from streamflow.aggregates import Aggregate, Count, CountBy, Max, Mean, Min, Sum
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By, Key
-from streamflow.clock import EPOCH, LoopClock
+from streamflow.clock import EPOCH
 from streamflow.codecs import KeyCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
@@ -29,6 +29,7 @@ from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
 from streamflow.windows import Window
 from tests.property.oracle import OracleEvent
 from tests.simulation.codecs import JsonEvent
+from tests.support.loop_clock import LoopClock
 
 TOPIC = "events"
 LIMIT_S = 600.0

@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamflow.clock import LoopClock
 from streamflow.engine.engine import Engine
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
@@ -35,6 +34,7 @@ from streamflow.windows import TumblingWindow
 from tests.simulation.checks import live_rows, records_of
 from tests.simulation.codecs import source
 from tests.simulation.scenario import EVENTS, SOURCES, users_of
+from tests.support.loop_clock import LoopClock
 
 T0_MS = 1_700_000_000_000
 LIMIT_S = 300.0

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from streamflow.clock import LoopClock
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.rows import (
@@ -27,6 +26,7 @@ from streamflow.query.rows import (
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.windows import TumblingWindow, Window
+from tests.support.loop_clock import LoopClock
 
 PARTITIONS = 3
 SIZE_MS = 10_000

@@ -412,6 +412,3 @@ class AgentStream(Joining, faust.Stream[Any]):
     def clone(self, **options: Any) -> Any:
         manual = not options.get("enable_acks", self.enable_acks)
         return self._again(manual=manual)
-
-
-StreamFunction = Callable[[AgentStream], Any]

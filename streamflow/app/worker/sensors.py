@@ -17,8 +17,6 @@ from streamflow.transports.base import Batch, Record, TopicPartition
 if TYPE_CHECKING:
     from streamflow.app.app import App
 
-STREAMS_REMEMBERED_MAX = 1_000
-
 
 class Sensors:
     """The sensors of one app, in two kinds: ``plain`` monitors and ``busy`` ones."""
