@@ -82,7 +82,7 @@ class Histogram:
         self.last: float | None = None  # newest observation, for the dashboard
 
     def observe(self, value: float, times: int = 1) -> None:
-        """``times`` observations of ``value``: a batch whose events share it is one call."""
+        """``times`` observations of ``value``: a batch whose events all have it is one call."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
         self.last = value
@@ -91,9 +91,9 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts)
 
-    def quantile(self, share: float) -> float | None:
-        """The upper bound under which ``share`` (0 to 1) of the observations lie; ``None`` without any."""
-        rest = share * self.count
+    def quantile(self, fraction: float) -> float | None:
+        """The upper bound under which ``fraction`` (0 to 1) of the observations lie; ``None`` without any."""
+        rest = fraction * self.count
         if rest <= 0:
             return None
         for bound, count in zip(self.bounds, self.counts, strict=False):
@@ -227,7 +227,7 @@ class Metrics:
             "restore_records_left", "About how many changelog records are still to be read."
         )
         self.partitions_restoring = self._gauge(
-            "partitions_restoring", "Partitions that are ours and do not serve yet."
+            "partitions_restoring", "Partitions of this worker that do not serve yet."
         )
         self.partitions_kept_total = self._counter(
             "partitions_kept_total", "Partitions that an assignment found with their rows still here."

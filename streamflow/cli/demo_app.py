@@ -33,7 +33,7 @@ USERS = tuple(
     "uma vito wanda xara yuri zoe adam bea carl dora emil fred greta hans ida jonas".split()
 )
 # The busiest user sends fifteen times as much as the last.
-SHARES = [1 / (1 + 0.4 * place) for place in range(len(USERS))]
+WEIGHTS = [1 / (1 + 0.4 * place) for place in range(len(USERS))]
 TYPES = {"page_view": 58, "search": 17, "user_action": 14, "purchase": 6, "system_event": 4, "error": 1}
 PAGES = ("/", "/shop", "/shop/lamps", "/shop/chairs", "/cart", "/help")
 
@@ -111,7 +111,7 @@ class Generator:
     def event(self) -> Event:
         self._number += 1
         kind = self._random.choices(list(TYPES), weights=list(TYPES.values()))[0]
-        user = self._random.choices(USERS, weights=SHARES)[0]
+        user = self._random.choices(USERS, weights=WEIGHTS)[0]
         data: dict[str, Any] = {"user": user}
         if kind == "purchase":
             data["amount"] = round(self._random.lognormvariate(3.2, 0.8), 2)

@@ -17,7 +17,7 @@ _MS = timedelta(milliseconds=1)
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_10000_MS = 253_402_300_800_000
 _BLOCK = 4_096
-"""Times that are converted together. Where one can't be, so few take the slow road with it:"""
+"""Times that are converted together. Where one can't be, so few are converted one by one with it:"""
 _BLOCK_SMALL = 64
 _SECONDS_MASK = (1 << 34) - 1
 _STAMP_64 = np.dtype([("head", ">u2"), ("stamp", ">u8")])

@@ -1,7 +1,7 @@
 """Record values <-> events, a column at a time.
 
-The in-order path is a `map` of a compiled decoder over the column. What it refuses is looked at on its
-own, and the road goes on behind it, so a good value pays nothing for a bad one.
+The usual way is a `map` of a compiled decoder over the column. What it refuses is looked at on its
+own, and the map goes on behind it, so a good value pays nothing for a bad one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 from streamflow.clock import EPOCH
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
-from streamflow.codecs.events import encode_event, loose_road, ms_road
+from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
 from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
@@ -61,14 +61,14 @@ class ValueCodec:
         # What msgspec skips over it does not check for UTF-8; a decoder of everything skips nothing.
         self._skips = value_type not in _WHOLE and value_type is not Event
         # The first one is tried on whole columns, and may change; the last one's errors count.
-        self._roads = self._make_roads()
-        self._first = self._roads[0]
+        self._decoders = self._make_decoders()
+        self._first = self._decoders[0]
 
     def allow_null(self) -> None:
         """From now on a null value is an event for a model too: ``None``."""
         self._nullable = True
 
-    def _make_roads(self) -> list[Decode]:
+    def _make_decoders(self) -> list[Decode]:
         kind = self.value_type
         if kind is bytes:
             return [bytes]
@@ -82,7 +82,7 @@ class ValueCodec:
                 return [msgspec.json.Decoder().decode, msgspec.json.Decoder(float_hook=number).decode]
             strict = msgspec.json.Decoder(kind).decode
             if self.is_event:
-                return [strict, ms_road(kind), loose_road(kind), loose_road(kind, number)]
+                return [strict, ms_decoder(kind), loose_decoder(kind), loose_decoder(kind, number)]
             return [strict, msgspec.json.Decoder(kind, float_hook=number).decode]
         except TypeError as exc:
             raise ConfigurationError(f"value_type {kind!r} can't be decoded: {exc}") from exc
@@ -104,21 +104,21 @@ class ValueCodec:
         return self._decode_by(raw, {})
 
     def _decode_by(self, raw: bytes | None, taken: dict[Decode, int]) -> Any:
-        """One value on the first road that it can take, which is counted."""
+        """One value by the first decoder that takes it, which is counted."""
         if not self.check(raw):
             return None
         assert raw is not None
-        for road in self._roads:
+        for decode in self._decoders:
             try:
-                event = road(raw)
+                event = decode(raw)
             except Exception as exc:  # a model's own code may raise anything
-                # Broken JSON is broken on every road.
-                if road is self._roads[-1] or not isinstance(exc, msgspec.ValidationError):
+                # Broken JSON is broken for every decoder.
+                if decode is self._decoders[-1] or not isinstance(exc, msgspec.ValidationError):
                     raise self.error(exc) from exc
                 continue
-            taken[road] = taken.get(road, 0) + 1
+            taken[decode] = taken.get(decode, 0) + 1
             return event
-        raise AssertionError("no road")
+        raise AssertionError("no decoder")
 
     def check(self, raw: bytes | None) -> bool:
         """Is there a value to decode, in what can be told without decoding? Raises DecodeError."""
@@ -152,7 +152,7 @@ class ValueCodec:
                     break
                 except Exception:  # noqa: BLE001  # a model's own code may raise anything
                     self._one(values[len(events)], events, bad, taken)
-            self._choose_road(len(values), taken)
+            self._choose_decoder(len(values), taken)
         else:
             for value in values:
                 self._one(value, events, bad, {})
@@ -169,11 +169,11 @@ class ValueCodec:
             bad.append((len(events), exc))
             events.append(None)
 
-    def _choose_road(self, count: int, taken: dict[Decode, int]) -> None:
-        """Where most values of a column had to take another road, the next column begins with that one."""
-        for road, times in taken.items():
+    def _choose_decoder(self, count: int, taken: dict[Decode, int]) -> None:
+        """Where most values of a column needed another decoder, the next column begins with that one."""
+        for decode, times in taken.items():
             if times * 2 > count:
-                self._first = road
+                self._first = decode
 
     def plain(self, values: Sequence[bytes | None]) -> bool:
         """Does `check` hold for each value of the column, with no null among them?"""

@@ -1,4 +1,4 @@
-"""Streamflow/query/agent_tables.py."""
+"""Readers of tables in Faust's form: rows that agents write, and windows that they close by a watermark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.query.reader import TableReaderBase, plain
-from streamflow.query.sliding_rows import _SlidingRows
+from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.merging_table import MergingWindowTable, SlidingTable
 from streamflow.state.panes import SlidingRows
@@ -118,7 +118,7 @@ class AgentReader(TableReaderBase):
         return [name for name in agents if name in writers] or agents
 
 
-class SlidingAgentReader(_SlidingRows, AgentReader):
+class SlidingAgentReader(SlidingReaderBase, AgentReader):
     """A table in Faust's form over sliding windows."""
 
     def __init__(self, engine: Engine, table: SlidingTable) -> None:

@@ -1,4 +1,4 @@
-"""Streamflow/query/aggregate_tables.py."""
+"""Readers of declared aggregates: grouped by the message's key, or merged in a final stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import _SlidingRows
+from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
@@ -27,7 +27,7 @@ from streamflow.windows import SessionWindow
 
 
 class AggregateReader(TableReaderBase):
-    """What both kinds of declared tables share."""
+    """What both kinds of declared tables have in common."""
 
     kind: Literal["agent", "aggregate"] = "aggregate"
 
@@ -48,7 +48,7 @@ class AggregateReader(TableReaderBase):
         return [self.aggregate.spec.consumer]
 
     def late(self) -> dict[int, LateSeen]:
-        """Source partition of ours -> what came too late there, as checkpointed."""
+        """Source partition of this worker -> what came too late there, as checkpointed."""
         late_stores = self.aggregate.late_stores if self.engine.live else {}
         return {partition: self._late(late_store) for partition, late_store in sorted(late_stores.items())}
 
@@ -147,7 +147,7 @@ class KeyedReader(AggregateReader):
         return self.own_lags()
 
 
-class SlidingReader(_SlidingRows, KeyedReader):
+class SlidingReader(SlidingReaderBase, KeyedReader):
     """A declared table over sliding windows that is grouped by the message's key."""
 
     aggregate: SlidingConsumer
@@ -264,12 +264,9 @@ class FinalStageReader(AggregateReader):
 
     def watermark_ms(self, partition: int | None = None) -> int | None:
         stages = [stage for at, stage in self.stages().items() if partition in (None, at)]
-        marks = [stage.least_watermark_ms() for stage in stages]
-        return (
-            min((watermark for watermark in marks if watermark is not None), default=None)
-            if None not in marks
-            else None
-        )
+        watermarks_ms = [stage.least_watermark_ms() for stage in stages]
+        known = [watermark_ms for watermark_ms in watermarks_ms if watermark_ms is not None]
+        return min(known, default=None) if len(known) == len(watermarks_ms) else None
 
     def lags(self) -> dict[int, int | None]:
         lags: dict[int, int | None] = {}

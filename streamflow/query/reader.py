@@ -1,4 +1,4 @@
-"""What all readers of tables share: keys, rows and windows as they may be seen.
+"""What the readers of all tables have in common: keys, rows and windows as they may be seen.
 
 See `readers` for the kinds of tables.
 """
@@ -22,7 +22,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class TableReaderBase(ABC):
-    """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
+    """A `rows.TableReader`, with the index of windows besides; the kinds of tables answer the rest.
 
     Invariant: between two awaits its answers are of one checkpoint.
     """
@@ -74,7 +74,7 @@ class TableReaderBase(ABC):
         """Does the durable state say that the window takes no more events?"""
 
     def late(self) -> dict[int, LateSeen]:
-        """Source partition of ours -> its late-event store, as checkpointed. Tables of agents have none."""
+        """Source partition of this worker -> its late events, as checkpointed. Tables of agents have none."""
         return {}
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
@@ -216,7 +216,7 @@ class TableReaderBase(ABC):
         return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
 
     def progress(self, partition: int | None = None) -> list[Progress]:
-        """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
+        """Durable progress of those who feed the table, in one or in all source partitions of this worker."""
         active = self.engine.active
         if active is None:
             return []
@@ -235,8 +235,8 @@ class TableReaderBase(ABC):
         return least
 
     def own_watermark_ms(self, partition: int | None = None) -> int | None:
-        marks = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
-        return min(marks, default=None)
+        watermarks_ms = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
+        return min(watermarks_ms, default=None)
 
     def own_lags(self) -> dict[int, int | None]:
         active = self.engine.active

@@ -1,4 +1,4 @@
-"""Streamflow/query/sliding_rows.py."""
+"""Rows of sliding windows, which are not kept: each is made of the panes that are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
 
 
-class _SlidingRows(TableReaderBase):
+class SlidingReaderBase(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod

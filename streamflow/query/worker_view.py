@@ -58,20 +58,21 @@ class LazyChanges(Sequence[RowChange]):
 class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
-    To be made before the engine starts, and told by `open` when it has.
+    To be made before the engine starts, and told by `open` when it has. ``on_live`` is called when its
+    partitions are live.
     """
 
-    def __init__(self, engine: Engine, url: str) -> None:
+    def __init__(self, engine: Engine, url: str, on_live: Callable[[], object] = lambda: None) -> None:
         self.engine = engine
         self.url = url
-        self.is_live: Callable[[], None] = lambda: None  # called when partitions are live
+        self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
         engine.watch = self._on_committed
         engine.watch_stage = self._on_stage
-        engine.watch_active = self._on_ours
+        engine.watch_active = self._on_active
         engine.metrics.on_collect(self._collect)
 
     def open(self) -> None:
@@ -107,7 +108,7 @@ class WorkerView:
         return end
 
     async def apply_late(self, table: str) -> Mapping[str, int]:
-        """Folds what came too late, in our partitions, into its closed windows; durable when it returns.
+        """Folds what came too late in this worker's partitions into its closed windows; durable on return.
 
         Returns how many events were ``applied``, have ``expired`` or are ``unsupported``. Raises
         StreamflowError when the partitions went while it was on its way: then some may be applied, each
@@ -167,7 +168,7 @@ class WorkerView:
 
     # -- the engine's side ---------------------------------------------------------------------
 
-    def _on_ours(self) -> None:
+    def _on_active(self) -> None:
         """Rows went, or came back: what was shown must be read anew."""
         self._generation += 1
         self._ready.clear()
@@ -178,11 +179,11 @@ class WorkerView:
             if isinstance(reader, AgentReader):
                 parts = self.engine.tables[reader.name].parts
                 reader.close_to({p: part.expired_to_ms for p, part in parts.items()})
-        self.is_live()
+        self._on_live()
 
-    def _on_committed(self, aggregate_part: list[CommittedChanges]) -> None:
+    def _on_committed(self, committed: list[CommittedChanges]) -> None:
         changes: list[TableChanges] = []
-        by_part = {(change.table, change.partition): change for change in aggregate_part}
+        by_part = {(change.table, change.partition): change for change in committed}
         for name, table in self.engine.tables.items():
             reader = self._tables[name]
             assert isinstance(reader, AgentReader)

@@ -1,4 +1,4 @@
-"""Streamflow/verify/report.py."""
+"""What a verification found: counters by partition, and the rows that differ."""
 
 from __future__ import annotations
 

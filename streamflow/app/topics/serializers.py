@@ -89,7 +89,7 @@ class JsonText(ValueCodec):
         super().__init__(str, value_bytes_max=value_bytes_max)
         self.name = "json-str"
 
-    def _make_roads(self) -> list[Any]:
+    def _make_decoders(self) -> list[Any]:
         return [_json_text]
 
     def encode(self, value: Any) -> bytes | None:

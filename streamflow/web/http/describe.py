@@ -16,7 +16,7 @@ from streamflow.web.peers import PeerAnswer, peers_of, same_url
 from streamflow.web.served import Served
 
 STATUS_KEPT_MS = 500.0
-"""All dashboards share what was asked of the peers within this time."""
+"""All dashboards get what was asked of the peers within this time."""
 
 
 class Describing:

@@ -34,7 +34,7 @@ class Completeness:
         self.lags.append(status.lags)
 
     def add_peer(self, body: Mapping[str, Any]) -> None:
-        """Raises KeyError, ValueError, TypeError or AttributeError for what is no answer of ours."""
+        """Raises KeyError, ValueError, TypeError or AttributeError for what is no answer of a worker."""
         self.positions.append(encoding.position_from(body["position"]))
         self.lags.append({int(partition): lag for partition, lag in body["lag"].items()})
         self.missing.update(map(int, body["missing_partitions"]))
@@ -80,7 +80,7 @@ class KeyPath:
 
 
 UNUSABLE = (KeyError, ValueError, TypeError, AttributeError, IndexError)
-"""What reading an answer raises when it is not one of ours."""
+"""What reading an answer raises when it is not a worker's."""
 
 
 class ScatterGather:

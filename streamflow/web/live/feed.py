@@ -301,7 +301,7 @@ class Feed:
     async def _load(
         self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot], sync_count: int
     ) -> None:
-        """Waits for the peers' rows; ours are read when theirs are complete, all in one step."""
+        """Waits for the peers' rows; this worker's are read when theirs are complete, all in one step."""
         try:
             await asyncio.gather(*(snapshot.done.wait() for snapshot in snapshots))
             refused = [snapshot.error for snapshot in snapshots if snapshot.error]

@@ -48,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keys`` holds canonical keys (``None``: all). Equal filters share their frames.
+    """``keys`` holds canonical keys (``None``: all). Equal filters have the same frames.
 
     ``window``: ``current`` takes windows that are still open (and rows without a window), ``closed``
     those that have closed.

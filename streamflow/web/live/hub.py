@@ -1,4 +1,4 @@
-"""The live hub of one worker: WebSocket connections, and the feeds that they share."""
+"""The live hub of one worker: WebSocket connections, and the feeds that they have in common."""
 
 from __future__ import annotations
 

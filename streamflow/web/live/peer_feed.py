@@ -226,7 +226,7 @@ class PeerFeed:
                 self.url, encoding.position_from(said["position"]), watermark_ms
             )
         elif kind == "subscribed":
-            # Its position is not ours yet: what we have missed comes now, and then `synced`.
+            # Its position is not the feed's yet: what was missed comes now, and then `synced`.
             if said["recovered"]:
                 self.covered = frozenset(said["partitions"])
             else:
