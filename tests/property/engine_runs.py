@@ -96,8 +96,8 @@ class _World:
             engine.add_aggregate(
                 AggregateSpec(name, TOPIC, by, self.window, values, emit_closed=f"{name}-closed"), source
             )
-        self.watcher = WorkerView(engine, "")
-        self.watcher.listen(self._follow)
+        self.view = WorkerView(engine, "")
+        self.view.listen(self._follow)
         self.run.followed = {name: {} for name in BY}
         self.generation = -1
         return engine
@@ -112,7 +112,7 @@ class _World:
 
     def _reread(self) -> bool:
         """Rows that came or went otherwise than by changes must be read anew, as any follower does."""
-        generation = self.watcher.generation()
+        generation = self.view.generation()
         if generation == self.generation:
             return False
         self.generation = generation
@@ -134,8 +134,8 @@ class _World:
     async def start(self) -> None:
         await self.engine.start("http://worker")
         await self.until(lambda: self.engine.live)
-        self.watcher.open()
-        await self.until(self.watcher.ready)
+        self.view.open()
+        await self.until(self.view.ready)
         self._reread()
 
     async def until(self, condition: Callable[[], bool]) -> None:
