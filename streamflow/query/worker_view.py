@@ -58,21 +58,20 @@ class LazyChanges(Sequence[RowChange]):
 class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
-    To be made before the engine starts, and told by `open` when it has. ``on_live`` is called when its
-    partitions are live.
+    To be made before the engine starts, and told by `open` when it has.
     """
 
-    def __init__(self, engine: Engine, url: str, on_live: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, engine: Engine, url: str) -> None:
         self.engine = engine
         self.url = url
-        self._on_live = on_live
+        self.is_live: Callable[[], None] = lambda: None  # called when partitions are live
         self._tables: dict[str, TableReaderBase] = {}
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
         engine.watch = self._on_committed
         engine.watch_stage = self._on_stage
-        engine.watch_active = self._on_active
+        engine.watch_active = self._on_ours
         engine.metrics.on_collect(self._collect)
 
     def open(self) -> None:
@@ -168,7 +167,7 @@ class WorkerView:
 
     # -- the engine's side ---------------------------------------------------------------------
 
-    def _on_active(self) -> None:
+    def _on_ours(self) -> None:
         """Rows went, or came back: what was shown must be read anew."""
         self._generation += 1
         self._ready.clear()
@@ -179,11 +178,11 @@ class WorkerView:
             if isinstance(reader, AgentReader):
                 parts = self.engine.tables[reader.name].parts
                 reader.close_to({p: part.expired_to_ms for p, part in parts.items()})
-        self._on_live()
+        self.is_live()
 
-    def _on_committed(self, committed: list[CommittedChanges]) -> None:
+    def _on_committed(self, aggregate_part: list[CommittedChanges]) -> None:
         changes: list[TableChanges] = []
-        by_part = {(change.table, change.partition): change for change in committed}
+        by_part = {(change.table, change.partition): change for change in aggregate_part}
         for name, table in self.engine.tables.items():
             reader = self._tables[name]
             assert isinstance(reader, AgentReader)

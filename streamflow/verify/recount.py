@@ -332,8 +332,8 @@ class Verifier:
                     yield (start, group), self._shown(start, stage.state(start, group))
         elif isinstance(spec.window, SlidingWindow):
             assert isinstance(self._aggregate, SlidingConsumer)
-            # A partition of its own over the same rows: what was noted while they were folded is not used.
-            part = TablePartition(image.parts[partition].spec, partition, image.parts[partition].store)
+            part = image.parts[partition]
+            part.index = None
             rows, to_ms = self._aggregate.rows(part, durable=True), self._durable(partition).watermark_ms
             for start in rows.starts():
                 if to_ms is None or not spec.window.expired(start, to_ms):
@@ -428,5 +428,5 @@ def _batch(records: list[Record]) -> Batch:
     return Batch("", 0, range(count), keys, values, [0] * count, None, count, count)
 
 
-def _never(*_: object) -> Record:
+def _never(*_: Any) -> Record:
     raise AssertionError("a recount closes nothing")

@@ -53,7 +53,8 @@ class EngineService(Service):
         )
         self.sensors = Sensors(app)
         engine.lifecycle = Rebalances(app, self.sensors)
-        self.watcher = watcher = WorkerView(engine, url, on_live=self.live.set)
+        self.watcher = watcher = WorkerView(engine, url)
+        watcher.is_live = self.live.set
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)

@@ -172,7 +172,7 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         (aggregate_part,) = active.aggregate_parts
         assert aggregate_part.late is not None
         assert aggregate_part.late.apply()["applied"] == 1
-        # The worker dies here: nothing of it was written. Its successor has the late-event store as it was.
+        # The worker dies here: nothing of it was written. Its successor has the ledger as it was.
         cut, _ = active.cut()
         assert any(b"-1" in (record.key or b"") for record in cut.effects), "it would have been written"
         transport = world.engine.transport

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import orjson
 import pytest
@@ -38,10 +37,9 @@ KEYS = [f"k{n}" for n in range(40)]
 class Worker:
     """An engine that counts events by key, in an agent and in an aggregate, and how often it took each."""
 
-    def __init__(self, broker: MemoryBroker, name: str, standby_replicas: int = 0, **settings: Any) -> None:
+    def __init__(self, broker: MemoryBroker, name: str, standby_replicas: int = 0) -> None:
         self.transport = MemoryTransport(broker, "app", name, standby_replicas=standby_replicas)
-        told = Settings(id="app", commit_interval=0.02, **settings)
-        self.engine = Engine(told, self.transport, broker.clock)
+        self.engine = Engine(Settings(id="app", commit_interval=0.02), self.transport, broker.clock)
         self.taken = 0
         source = TopicSource("events", KeyCodec(str), ValueCodec(Event), PARTITIONS)
         spec = TableSpec("counts", None, RowCodec(None), "", 0)
@@ -77,18 +75,12 @@ class Group:
         self.client = MemoryTransport(self.broker, "outside", "client")
         self.workers: list[Worker] = []
 
-    async def join(self, name: str, standby_replicas: int = 0, **settings: Any) -> Worker:
-        worker = Worker(self.broker, name, standby_replicas, **settings)
+    async def join(self, name: str, standby_replicas: int = 0) -> Worker:
+        worker = Worker(self.broker, name, standby_replicas)
         self.workers.append(worker)
         await worker.engine.start(f"http://{name}")
         await self.until(lambda: bool(worker.owned) and self.all_open())
         return worker
-
-    async def drop_memory(self, worker: Worker) -> None:
-        """What it holds in memory can't be trusted: it has its partitions assigned anew."""
-        held = worker.engine.active
-        worker.engine.gate.invalidate("a test")
-        await self.until(lambda: worker.engine.active is not held and self.all_open())
 
     async def leave(self, worker: Worker) -> None:
         self.workers.remove(worker)
@@ -162,7 +154,8 @@ async def test_rows_that_were_not_committed_are_not_kept(group: Group) -> None:
     assert held is not None
     for part in list(held.table_partitions()):
         part.changes = {NO_WINDOW: {"never committed": 7}}
-    await group.drop_memory(worker)
+    worker.engine._restart(RuntimeError("what is in memory can't be trusted"))
+    await group.until(group.all_open)
     assert worker.engine.active is not held
     assert all(part.get(NO_WINDOW, "never committed") is MISSING for part in worker.table.parts.values())
     assert worker.row(KEYS[0]) == 1
@@ -170,10 +163,12 @@ async def test_rows_that_were_not_committed_are_not_kept(group: Group) -> None:
 
 
 async def test_a_store_that_was_left_alone_too_long_is_rebuilt(group: Group) -> None:
-    worker = await group.join("first", store_age_max_s=0)
+    worker = await group.join("first")
     await group.write_each_key()
     await group.all_count(1)
-    await group.drop_memory(worker)
+    worker.engine.store_manager._age_max_ms = -1.0
+    worker.engine._restart(RuntimeError("a test"))
+    await group.until(group.all_open)
     assert worker.restored() > 0
     assert worker.row(KEYS[0]) == 1
 
