@@ -13,7 +13,7 @@ from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
-from streamflow.codecs import group_key, group_key_bytes, group_key_value
+from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
@@ -125,8 +125,7 @@ class KeyedReader(AggregateReader):
     def shown(self, key: Hashable) -> Any:
         if not self.aggregate.spec.json_keys:
             return super().shown(key)
-        assert isinstance(key, str | bytes), "a group is kept as a text or as canonical JSON"
-        return group_key_value(key)
+        return group_key_value(_group(key))
 
     def parse_key(self, text: str) -> Any:
         return plain(self._key_codec.parse_text(text))
@@ -192,7 +191,7 @@ class FinalStageReader(AggregateReader):
 
     def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            stored = self.stages()[partition].state(start, key)
+            stored = self.stages()[partition].state(start, _group(key))
         except KeyError:
             return MISSING
         if self.window is None:
@@ -201,7 +200,7 @@ class FinalStageReader(AggregateReader):
 
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         stage = self.stages()[partition]
-        return stage.start_of(start, key) if isinstance(stage, SessionFinalStage) else start
+        return stage.start_of(start, _group(key)) if isinstance(stage, SessionFinalStage) else start
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
@@ -215,8 +214,7 @@ class FinalStageReader(AggregateReader):
     def shown(self, key: Hashable) -> Any:
         if not self.keyed:
             return None
-        assert isinstance(key, str | bytes), "a group is kept as a text or as canonical JSON"
-        return group_key_value(key)
+        return group_key_value(_group(key))
 
     def parse_key(self, text: str) -> Any:
         """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
@@ -284,6 +282,12 @@ def described(spec: AggregateSpec) -> dict[str, Any]:
         "by": "key" if isinstance(spec.by, Key) else getattr(spec.by, "__qualname__", spec.by),
         "emit_closed": spec.emit_closed,
     }
+
+
+def _group(key: Hashable) -> GroupKey:
+    """A kept key where it is a group: a text, or the canonical JSON of anything else."""
+    assert isinstance(key, str | bytes)
+    return key
 
 
 def _json_or_text(text: str) -> Any:

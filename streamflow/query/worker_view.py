@@ -206,7 +206,8 @@ class WorkerView:
         def make() -> list[RowChange]:
             made: list[RowChange] = []
             upserts: list[RowChange] = []
-            starts, sessions = change.starts, isinstance(reader.window, SessionWindow)
+            starts: Mapping[tuple[int, Any], int] = change.starts
+            sessions = isinstance(reader.window, SessionWindow)
 
             def gone(op: Operation, start: int, key: Hashable) -> None:
                 row = reader.row(partition, start, key, None, starts.get((start, key)))
