@@ -95,6 +95,18 @@ TEN = ", ".join(f"p{n}" for n in range(rules.PARAMETERS_MAX))
         (rules.wall_clocks, "def f():\n    from datetime import date\n    return date.today()"),
         (rules.forbidden_words, "see " + "/wo" + "rk/notes"),
         (rules.forbidden_words, "see " + ".lib" + "rary"),
+        (rules.assigned_from_outside, "other.size = 1"),
+        (rules.assigned_from_outside, "self.other.size += 1"),
+        (rules.assigned_from_outside, "first, (*other.rest, self.mine) = found"),
+        (rules.assigned_from_outside, "for other.at in range(3): pass"),
+        (rules.assigned_from_outside, "with opened() as other.file: pass"),
+        (rules.assigned_from_outside, "del other.size"),
+        (rules.any_parameters, "def f(x: Any, y: int): pass"),
+        (rules.any_parameters, "async def f(*, x: Any | None = None): pass"),
+        (rules.any_parameters, "def f(**options: Any): pass"),
+        (rules.reach_ins, "assert engine._tasks == []"),
+        (rules.reach_ins, "engine.transport._broker.log"),
+        (rules.reach_ins, "self.engine._tasks"),
     ],
 )
 def test_a_rule_finds_what_breaks_it(rule: Rule, bad: str) -> None:
@@ -112,10 +124,34 @@ def test_a_rule_finds_what_breaks_it(rule: Rule, bad: str) -> None:
         (rules.wall_clocks, "x = clock.time()\ny = loop.time()"),
         (rules.wall_clocks, "time = 1\nx = time"),
         (rules.forbidden_words, "the workers at work"),
+        (rules.assigned_from_outside, "self.size = cls.count = size = 1\nrows[other.key] = 2"),
+        (rules.any_parameters, "def f(self, x: object, y: dict[str, Any], z=None) -> Any: pass"),
+        (rules.reach_ins, "self._tasks\nsuper()._read()\nother.__dict__\nother.tasks"),
     ],
 )
 def test_a_rule_leaves_good_code_alone(rule: Rule, good: str) -> None:
     assert rule(good) == []
+
+
+def test_circles_are_found_whole_and_what_only_leads_there_is_left_out() -> None:
+    imported = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
+    assert rules.circles(imported) == [["b", "c"], ["e"]]
+
+
+def test_imports_are_those_of_modules_and_for_types_only_where_they_are_asked_for() -> None:
+    source = (
+        "import a.b\nfrom a import c, thing\nfrom other import a\n"
+        "if TYPE_CHECKING:\n    from a.d import D\nelse:\n    def late():\n        from a import e\n"
+    )
+    modules = {"a", "a.b", "a.c", "a.d", "a.e"}
+    assert rules.imports(source, modules, for_types=False) == {"a", "a.b", "a.c", "a.e"}
+    assert rules.imports(source, modules, for_types=True) == modules
+
+
+def test_a_package_is_the_module_of_its_folder() -> None:
+    package = rules.ROOT / "streamflow" / "web" / "http"
+    assert rules.module_name(package / "__init__.py") == "streamflow.web.http"
+    assert rules.module_name(package / "api.py") == "streamflow.web.http.api"
 
 
 def test_a_new_folder_at_the_top_is_a_stranger_and_a_dot_file_is_not() -> None:
