@@ -2,16 +2,24 @@
 
 General layout
 --------------
-Floors, top to bottom; a module imports only from those below its own (docs/ARCHITECTURE.md says why):
+Thirteen rooms and the ground, top to bottom; a module imports only from rooms below its own, imports for
+types too (docs/ARCHITECTURE.md says why):
 
-    cli, testing        the `streamflow` command; a manual clock and a simulated event loop for tests
-    app                 App: wiring only
-    faust_adapters      our parts in Faust's places: the only code besides these that knows Faust
-    web                 HTTP, WebSocket and the dashboard, over watching and readers: what may be shown
-    engine              runs what was declared: forming, dispatch, checkpoint, recovery, tail
-    assignment          what is ours; shuffle, folds, streams, tables, hand: state and its changes
-    transports, stores  drivers: kafka, redis_streams, memory; rows in memory
-    the ground          windows, aggregates, codecs, event, partitioner, metrics, settings, clock, errors
+    cli           the `streamflow` command
+    app           what users write against, on Faust: App, agents, streams, tables, topics, the worker
+    web           HTTP and the dashboard; http: lists and keys of all workers, live: every change of a table
+    verify        counts a source topic again and compares
+    query         committed rows for readers outside agents (interactive queries)
+    engine        one worker: dispatch, assignment, restoration, checkpoint, rebalance, standbys
+    processing    how agents take events: in order or concurrently; acks, failures, joins, retries
+    aggregates    declared aggregates: functions, folds, late events, the shuffle from partial to final
+    state         tables: changes, cut, changelog, restore, stores
+    codecs        events and their bytes, in columns
+    windows       pure window arithmetic
+    transports    drivers behind one contract: kafka, redis_streams, memory
+    testing       a clock that tests move and an event loop of simulated time, for users' tests
+
+    settings, partitioner, metrics, clock, errors: the ground, which every room stands on
 """
 
 from importlib.metadata import version as _version

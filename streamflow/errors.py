@@ -120,7 +120,7 @@ class RecordTooLarge(RecordRefused):
 
 
 class StaleEvent(StreamflowError):
-    """A table write or a send on behalf of an event whose partition is no longer ours."""
+    """A table write or a send on behalf of an event whose partition this worker no longer has."""
 
 
 class TransportError(StreamflowError):

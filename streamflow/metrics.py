@@ -47,6 +47,10 @@ class Counter:
             raise ValueError(f"a counter can't shrink: {amount}")
         self.value += amount
 
+    def grow_to(self, value: float) -> None:
+        """What somebody else has counted; for collectors."""
+        self.value = value
+
     def samples(self, labels: str) -> Iterator[Sample]:
         yield "", labels, self.value
 
@@ -61,12 +65,6 @@ class Gauge:
 
     def set(self, value: float) -> None:
         self.value = value
-
-    def inc(self, amount: float = 1.0) -> None:
-        self.value += amount
-
-    def dec(self, amount: float = 1.0) -> None:
-        self.value -= amount
 
     def samples(self, labels: str) -> Iterator[Sample]:
         yield "", labels, self.value
@@ -84,7 +82,7 @@ class Histogram:
         self.last: float | None = None  # newest observation, for the dashboard
 
     def observe(self, value: float, times: int = 1) -> None:
-        """``times`` observations of ``value``: a batch whose events share it is one call."""
+        """``times`` observations of ``value``: a batch whose events all have it is one call."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
         self.last = value
@@ -93,9 +91,9 @@ class Histogram:
     def count(self) -> int:
         return sum(self.counts)
 
-    def quantile(self, share: float) -> float | None:
-        """The upper bound under which ``share`` (0 to 1) of the observations lie; ``None`` without any."""
-        rest = share * self.count
+    def quantile(self, fraction: float) -> float | None:
+        """The upper bound under which ``fraction`` (0 to 1) of the observations lie; ``None`` without any."""
+        rest = fraction * self.count
         if rest <= 0:
             return None
         for bound, count in zip(self.bounds, self.counts, strict=False):
@@ -137,11 +135,8 @@ class Labelled(Generic[C]):
             child = self.children.setdefault(names, self._make())
         return child
 
-    def remove(self, *values: object) -> None:
-        """Forgets one child, such as the lag of a partition that went to another worker."""
-        self.children.pop(tuple(map(str, values)), None)
-
     def clear(self) -> None:
+        """Forgets all children, such as the lags of partitions that may have gone to other workers."""
         self.children.clear()
 
 
@@ -232,7 +227,7 @@ class Metrics:
             "restore_records_left", "About how many changelog records are still to be read."
         )
         self.partitions_restoring = self._gauge(
-            "partitions_restoring", "Partitions that are ours and do not serve yet."
+            "partitions_restoring", "Partitions of this worker that do not serve yet."
         )
         self.partitions_kept_total = self._counter(
             "partitions_kept_total", "Partitions that an assignment found with their rows still here."

@@ -113,24 +113,3 @@ def partitioner_named(name: str) -> Partitioner:
     except KeyError:
         known = ", ".join(PARTITIONERS)
         raise ConfigurationError(f"partitioner={name!r}: there is none of that name, only {known}") from None
-
-
-class PartitionCache(dict[bytes, int]):
-    """Key bytes -> partition, remembered for at most ``keys_max`` keys: ``cache[key]`` always answers.
-
-    Hashing in Python costs 0.1 us a byte; a look-up that is found costs 0.03 us whatever the length.
-    """
-
-    __slots__ = ("_keys_max", "_partitioner", "_partitions")
-
-    def __init__(self, partitioner: Partitioner, partitions: int, keys_max: int = 65_536) -> None:
-        super().__init__()
-        self._partitioner = partitioner
-        self._partitions = partitions
-        self._keys_max = keys_max
-
-    def __missing__(self, key: bytes) -> int:
-        if len(self) >= self._keys_max:
-            self.clear()  # the keys in use are back after one look-up each
-        partition = self[key] = self._partitioner(key, self._partitions)
-        return partition

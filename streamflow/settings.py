@@ -21,7 +21,7 @@ YEAR_2200_MS = 7_258_118_400_000
 
 
 def knob(
-    default: Any,
+    default: object,
     text: str,
     *,
     unit: str = "",
@@ -150,7 +150,7 @@ class Settings:
         return self.commit_interval * 1_000
 
 
-def _check(name: str, value: Any, about: Mapping[str, Any]) -> None:
+def _check(name: str, value: object, about: Mapping[str, Any]) -> None:
     choices, low, high = about["choices"], about["low"], about["high"]
     if choices and value not in choices:
         raise ConfigurationError(f"setting {name} is {value!r}; it can be one of {', '.join(choices)}")

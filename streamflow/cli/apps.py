@@ -23,3 +23,10 @@ def load(module: str) -> App:
     if not isinstance(app, App):
         raise click.BadParameter(f"{module} is no streamflow.App", param_hint="-A")
     return app
+
+
+def override(app: App, **settings: object) -> None:
+    """Settings by the command line, which wins over the environment and the code; None: not given."""
+    for name, value in settings.items():
+        if value is not None:
+            setattr(app.conf, name, value)

@@ -6,13 +6,14 @@ import os
 import pathlib
 import signal
 import sys
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.text import Text
 
+from streamflow.app.app import App
 from streamflow.app.worker.process import Worker
+from streamflow.cli.apps import override
 from streamflow.cli.demo_app import CLOSED_TOPIC, TOPIC, WINDOW_S, make_app
 from streamflow.errors import ConfigurationError, StreamflowError
 from streamflow.transports.connect import scheme_of
@@ -37,7 +38,7 @@ def command(rate: float, port: int | None, broker: str | None) -> None:
     if scheme_of(app.broker_url) == "memory" and why:
         click.secho(f"Counts are kept in memory only: {why}", fg="yellow", err=True)
     if port is not None:
-        app.conf.web_port = port
+        override(app, web_port=port)
         # Told before anything starts, and not out of the middle of it.
         probe = WebServer(app.settings.web_settings())
         try:
@@ -72,9 +73,10 @@ def state_folder() -> pathlib.Path:
 class DemoWorker(Worker):
     """A worker that says what to do next when it runs."""
 
-    def __init__(self, app: Any, rate: float) -> None:
+    def __init__(self, app: App, rate: float) -> None:
         super().__init__(app, loglevel="WARN", redirect_stdouts=False)
         self.spinner = None
+        self._app = app
         self._rate = rate
 
     def _setproctitle(self, info: str, *, ident: str = "[streamflow:demo]") -> None:
@@ -82,7 +84,7 @@ class DemoWorker(Worker):
 
     async def on_startup_finished(self) -> None:
         if not self._shutdown_immediately:
-            show(self.app, self._rate)
+            show(self._app, self._rate)
 
     def _on_sigint(self) -> None:
         self._flag_as_shutdown_by_signal()
@@ -90,7 +92,7 @@ class DemoWorker(Worker):
         self._schedule_shutdown(signal.SIGINT)
 
 
-def show(app: Any, rate: float) -> None:
+def show(app: App, rate: float) -> None:
     """The address, and what to try next. Lines are not wrapped: they are there to be copied."""
     url = str(app.web_server_url).rstrip("/")
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)

@@ -10,6 +10,9 @@ from typing import Any
 
 from streamflow.aggregates import Count, CountBy
 from streamflow.app.app import App
+from streamflow.app.faust_names import StreamT
+from streamflow.app.topics.topic import Topic
+from streamflow.cli.apps import override
 from streamflow.clock import EPOCH, SystemClock
 from streamflow.codecs.event import Event
 from streamflow.windows import TumblingWindow
@@ -30,7 +33,7 @@ USERS = tuple(
     "uma vito wanda xara yuri zoe adam bea carl dora emil fred greta hans ida jonas".split()
 )
 # The busiest user sends fifteen times as much as the last.
-SHARES = [1 / (1 + 0.4 * place) for place in range(len(USERS))]
+WEIGHTS = [1 / (1 + 0.4 * place) for place in range(len(USERS))]
 TYPES = {"page_view": 58, "search": 17, "user_action": 14, "purchase": 6, "system_event": 4, "error": 1}
 PAGES = ("/", "/shop", "/shop/lamps", "/shop/chairs", "/cart", "/help")
 
@@ -51,16 +54,14 @@ def make_app(rate: float, broker: str | None = None, *, default_broker: str = "m
         topic_partitions=PARTITIONS,
         redis_trim="slowest_group",  # it may run for days
     )
-    if broker is not None:
-        conf: Any = app.conf
-        conf.broker = broker  # as from the command line: it wins over the environment
+    override(app, broker=broker)
     events = app.topic(TOPIC, key_type=str, value_type=Event, partitions=PARTITIONS, retention=RETAIN_S)
     closed = app.topic(CLOSED_TOPIC, partitions=1, retention=RETAIN_S)
     window = TumblingWindow(size_s=WINDOW_S, retain_s=RETAIN_S)
     events_by_user: Any = app.Table("events_by_user", default=int, window=window)
 
     @app.agent(events)
-    async def count_by_user(stream: Any) -> None:
+    async def count_by_user(stream: StreamT[Event]) -> None:
         async for user, _ in stream.items():  # noqa: PERF102  # a stream, not a dict
             events_by_user[user] += 1
 
@@ -85,7 +86,7 @@ def make_app(rate: float, broker: str | None = None, *, default_broker: str = "m
 class Generator:
     """Sends realistic events through the app's own topic, at a rate that swells and ebbs."""
 
-    def __init__(self, topic: Any, rate: float) -> None:
+    def __init__(self, topic: Topic, rate: float) -> None:
         self._topic = topic
         self._rate = rate
         self._clock = SystemClock()
@@ -110,7 +111,7 @@ class Generator:
     def event(self) -> Event:
         self._number += 1
         kind = self._random.choices(list(TYPES), weights=list(TYPES.values()))[0]
-        user = self._random.choices(USERS, weights=SHARES)[0]
+        user = self._random.choices(USERS, weights=WEIGHTS)[0]
         data: dict[str, Any] = {"user": user}
         if kind == "purchase":
             data["amount"] = round(self._random.lognormvariate(3.2, 0.8), 2)

@@ -55,7 +55,7 @@ def _list(app: App, url: str | None, table: str, limit: int) -> Any:
     return body
 
 
-def _show(body: Any) -> None:
+def _show(body: dict[str, Any]) -> None:
     shown = Table("key", "time", "windows", "behind", "place", "applies")
     for event in body["late"]:
         key = event["key"] if isinstance(event["key"], str) else json.dumps(event["key"])

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -66,7 +66,37 @@ class Child:
     events: float = 0.0
     before: float = 0.0  # what former lives counted
     lag: float | None = None
-    codes: list[int] = field(default_factory=list)
+
+    def begin(self, process: asyncio.subprocess.Process) -> None:
+        """A new life."""
+        self.process = process
+
+    def hear(self, is_ready: bool) -> None:
+        """It said whether it is ready."""
+        self.ready = is_ready
+        self.was_ready |= is_ready
+
+    def assume_ready(self) -> None:
+        """Nobody can ask it."""
+        self.was_ready = True
+
+    def count(self, events: float, lag: float) -> None:
+        """Its own figures, of this life."""
+        self.events = self.before + events
+        self.lag = lag
+
+    def be_silent(self) -> None:
+        """It does not answer."""
+        self.lag = None
+
+    def end(self) -> None:
+        """The life is over; its events still count. Whether it was ready is asked until the next begins."""
+        self.before = self.events
+        self.lag = None
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.ready = False
 
 
 def free_ports(settings: WebSettings, count: int) -> list[int]:
@@ -157,17 +187,17 @@ class Processes:
             if self._clock.monotonic_ms() - began_ms > STEADY_MS or (killed and child.ready):
                 wait_ms = RESTART_FIRST_MS
             self._say(f"worker {child.number} ended with {said(code)}: again in {wait_ms / 1_000:g} s")
-            child.restarts += 1
+            child.restart()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_ms / 1_000)
             wait_ms = min(2 * wait_ms, RESTART_MAX_MS)
 
     async def _live(self, child: Child) -> int:
         """One life; the exit code, negative for a signal."""
-        plan, child.ready = self._plan, False
+        plan = self._plan
         environ = dict(os.environ)
         environ["STREAMFLOW_TRANSACTIONAL_SLOT"] = plan.slots[child.number]
-        child.process = process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *plan.command(child.number),
             env=environ,
             stdin=asyncio.subprocess.DEVNULL,
@@ -177,6 +207,7 @@ class Processes:
             start_new_session=True,  # Ctrl-C reaches us alone; the children hear of it from us
             preexec_fn=end_with_parent,
         )
+        child.begin(process)
         if self._stopping.is_set():
             self._tell(child, signal.SIGTERM)
         printing = asyncio.create_task(self._print(child, process))
@@ -195,7 +226,7 @@ class Processes:
         finally:
             stopping.cancel()
             printing.cancel()
-            child.before, child.lag = child.events, None
+            child.end()
 
     async def _print(self, child: Child, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -215,7 +246,7 @@ class Processes:
         """Asks each worker for its figures, and shows the sum."""
         if not self._plan.ports or not all(self._plan.ports):
             for child in self._children:
-                child.was_ready = True  # nobody can ask
+                child.assume_ready()
             return
         timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self._plan.token}"} if self._plan.token else {}
@@ -243,15 +274,15 @@ class Processes:
         try:
             if not child.ready:
                 async with session.get(f"{base}/readyz") as answer:
-                    child.ready = answer.status == 200
-                child.was_ready |= child.ready
+                    child.hear(answer.status == 200)
             async with session.get(f"{base}/metrics") as answer:
                 found = figures(await answer.text())
         except (aiohttp.ClientError, TimeoutError, OSError):
-            child.lag = None
+            child.be_silent()
             return
-        child.events = child.before + found.get("streamflow_records_total", 0.0)
-        child.lag = found.get("streamflow_consumer_lag_records", 0.0)
+        child.count(
+            found.get("streamflow_records_total", 0.0), found.get("streamflow_consumer_lag_records", 0.0)
+        )
 
     def line(self, rate: float) -> str:
         """``3 of 4 workers, 12,345 events/s, 678,901 events in all, lag 17``."""

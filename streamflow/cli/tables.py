@@ -37,7 +37,7 @@ def command(
         _show(body, as_json, _rows(body["rows"]), body)
 
 
-def _show(body: Any, as_json: bool, table: Table, whole: Any = None) -> None:
+def _show(body: dict[str, Any], as_json: bool, table: Table, whole: dict[str, Any] | None = None) -> None:
     if as_json:
         click.echo(json.dumps(body))
         return

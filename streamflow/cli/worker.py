@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamflow.cli.apps import app_option, load
+from streamflow.cli.apps import app_option, load, override
 from streamflow.transports.connect import scheme_of
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def command(
     if without_web:
         arguments.append("--without-web")
     if processes is not None:
-        if web_port is not None:
-            app.conf.web_port = web_port
-        if web_bind is not None:
-            app.conf.web_bind = web_bind
+        override(app, web_port=web_port, web_bind=web_bind)
         sys.exit(run_processes(app, arguments, processes, web=not without_web))
     if web_port is not None:
         arguments += ["--web-port", str(web_port)]

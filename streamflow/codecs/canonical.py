@@ -23,7 +23,7 @@ _decode = msgspec.json.Decoder().decode
 _STR_ONLY = {str}
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """``value`` as JSON with sorted keys and no spaces; equal bytes iff equal JSON values.
 
     What JSON does not know is written as msgspec writes it (an aware datetime as RFC 3339, bytes as
@@ -33,7 +33,7 @@ def canonical_json(value: Any) -> bytes:
     return _encode(value)
 
 
-def group_key(value: Any) -> GroupKey:
+def group_key(value: object) -> GroupKey:
     """The dict key of a group. Raises as `canonical_json`."""
     if type(value) is str:
         return value
@@ -84,7 +84,7 @@ def group_key_bytes(key: GroupKey) -> bytes:
     return _encode(key) if isinstance(key, str) else key
 
 
-def group_key_text(value: Any) -> str:
+def group_key_text(value: object) -> str:
     """A text for people: a str as it is, everything else as canonical JSON text."""
     key = group_key(value)
     return key if isinstance(key, str) else key.decode()
@@ -95,7 +95,7 @@ def trimmed(data: bytes) -> bytes:
     return b"%b" % data
 
 
-def json_bytes(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+def json_bytes(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
     """``value`` as JSON, for records that are read back by `json_value`: ints of any size, Decimals as texts.
 
     Keys that are no texts are written as texts. Equal bytes for equal values written alike, as the key of

@@ -36,7 +36,7 @@ class EventMeta(msgspec.StructMeta):
     schema_version: int
 
 
-# `forbid_unknown_fields` is for our own decoder: a message that has some takes a slower road, which
+# `forbid_unknown_fields` is for the usual decoder: a message that has some takes a slower decoder, which
 # keeps them in the instance's `__dict__` (see `streamflow.codecs.events`).
 class Event(msgspec.Struct, metaclass=EventMeta, dict=True, forbid_unknown_fields=True, kw_only=True):
     """One event, as JSON ``{"id", "type", "timestamp", "data"}``.

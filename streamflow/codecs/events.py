@@ -1,6 +1,6 @@
 """Events whose bytes are not the usual ones: integer timestamps, and fields that the class does not know.
 
-The usual ones take one call of a compiled decoder. These take a second road, and an Event remembers
+The usual ones take one call of a compiled decoder. These take another decoder, and an Event remembers
 in its ``__dict__`` what it needs to be written back as it came: ``_in_ms``, and ``_extra``.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from streamflow.codecs.event import Event
 from streamflow.codecs.fields import datetime_of_ms
 
-Road = Callable[[bytes], Event]
+EventDecoder = Callable[[bytes], Event]
 _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -39,30 +39,30 @@ def with_ms(kind: type[Event]) -> dict[str, Any]:
     return {"timestamp": types["timestamp"] | int}
 
 
-def ms_road(kind: type[Event]) -> Road:
+def ms_decoder(kind: type[Event]) -> EventDecoder:
     """Events with known fields only, for topics whose timestamps are mostly integers."""
     fields = twin_fields(kind, {"timestamp": int})
     twin = msgspec.defstruct("InMs", fields, kw_only=True, forbid_unknown_fields=True)
     decode = msgspec.json.Decoder(twin).decode
 
-    def road(raw: bytes) -> Event:
+    def decode_event(raw: bytes) -> Event:
         values = msgspec.structs.asdict(decode(raw))
         values["timestamp"] = datetime_of_ms(values["timestamp"], "timestamp")
         event = kind(**values)
         event.__dict__["_in_ms"] = True
         return event
 
-    return road
+    return decode_event
 
 
-def loose_road(kind: type[Event], float_hook: Callable[[str], Any] | None = None) -> Road:
+def loose_decoder(kind: type[Event], float_hook: Callable[[str], Any] | None = None) -> EventDecoder:
     """Whatever is an Event at all; with `number` as the hook, numbers beyond floats too."""
     twin = msgspec.defstruct("Loose", twin_fields(kind, with_ms(kind)), kw_only=True)
     decode = msgspec.json.Decoder(twin, float_hook=float_hook).decode
     decode_all = msgspec.json.Decoder(dict[str, Any], float_hook=float_hook).decode
     names = {info.encode_name for info in msgspec.structs.fields(kind)}
 
-    def road(raw: bytes) -> Event:
+    def decode_event(raw: bytes) -> Event:
         values = msgspec.structs.asdict(decode(raw))
         stamp = values["timestamp"]
         if isinstance(stamp, int):
@@ -75,7 +75,7 @@ def loose_road(kind: type[Event], float_hook: Callable[[str], Any] | None = None
             event.__dict__["_in_ms"] = True
         return event
 
-    return road
+    return decode_event
 
 
 def encode_event(event: Event) -> bytes:

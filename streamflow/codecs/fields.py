@@ -17,7 +17,7 @@ _MS = timedelta(milliseconds=1)
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_10000_MS = 253_402_300_800_000
 _BLOCK = 4_096
-"""Times that are converted together. Where one can't be, so few take the slow road with it:"""
+"""Times that are converted together. Where one can't be, so few are converted one by one with it:"""
 _BLOCK_SMALL = 64
 _SECONDS_MASK = (1 << 34) - 1
 _STAMP_64 = np.dtype([("head", ">u2"), ("stamp", ">u8")])
@@ -27,7 +27,7 @@ _RUN_TIMES = 128
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def step(value: Any, name: str) -> Any:
+def step(value: object, name: str) -> Any:
     """One step of a path: a dict's item, a model's field, an Event's unknown field; else ``None``."""
     if isinstance(value, dict):
         return value.get(name)
@@ -57,14 +57,14 @@ def field_getter(path: str) -> Callable[[Any], Any]:
     return lambda event: walk(step(event, first), rest)
 
 
-def walk(value: Any, names: Sequence[str]) -> Any:
+def walk(value: object, names: Sequence[str]) -> Any:
     """`step` by step."""
     for name in names:
         value = step(value, name)
     return value
 
 
-def time_ms(value: Any, field: str | None = None) -> int:
+def time_ms(value: object, field: str | None = None) -> int:
     """Epoch ms, rounded down, of an aware datetime, an integer of epoch ms, or RFC 3339 text.
 
     Raises DecodeError, with ``field`` in it, for anything else and outside the years 1 to 9999.
@@ -73,7 +73,8 @@ def time_ms(value: Any, field: str | None = None) -> int:
         try:
             value = msgspec.convert(value, datetime)
         except msgspec.ValidationError:
-            raise DecodeError("bad-timestamp", f"{value[:80]!r} is no RFC 3339 time", field=field) from None
+            message = f"{str(value)[:80]!r} is no RFC 3339 time"
+            raise DecodeError("bad-timestamp", message, field=field) from None
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise DecodeError("bad-timestamp", f"{value} has no time zone", field=field)

@@ -43,8 +43,8 @@ class KeyCodec:
     raw, all else is JSON. A null key is the key ``None`` whatever the type.
     """
 
-    def __init__(self, key_type: Any = None) -> None:
-        self.key_type = key_type
+    def __init__(self, key_type: object = None) -> None:
+        self.key_type: Any = key_type
         self.name = "raw" if key_type is None else str(getattr(key_type, "__name__", key_type))
         self.of_json = key_type not in (None, bytes, str, int, float, bool)
         self._untyped = key_type in (Any, object)
@@ -61,7 +61,7 @@ class KeyCodec:
             self._decode = decoder.decode
             self.decode = self._decode_json
 
-    def encode(self, key: Any) -> bytes | None:
+    def encode(self, key: object) -> bytes | None:
         """The record key; ``None`` stays. Raises TypeError for what the type can't be."""
         if key is None or isinstance(key, bytes):
             return key
@@ -78,7 +78,7 @@ class KeyCodec:
         except TypeError:  # a Struct, or an int beyond 64 bits
             return canonical_json(key)
 
-    def encode_json(self, value: Any) -> bytes | None:
+    def encode_json(self, value: object) -> bytes | None:
         """The record key of what a key is in JSON. Raises TypeError and DecodeError."""
         return self.encode(self.decode(json_bytes(value, plain_json)) if self.of_json else value)
 

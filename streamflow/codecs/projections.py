@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,9 +22,6 @@ from streamflow.codecs.fields import datetime_of_ms, times_ms_column, walk
 from streamflow.codecs.reasons import Bad, are_utf8, number
 from streamflow.errors import DecodeError
 
-if TYPE_CHECKING:
-    from streamflow.codecs.values import ValueCodec
-
 Columns = tuple[dict[str, list[Any]], list[int], list[Bad]]
 """(path -> values, event times in ms, what could not be read); of a bad one the columns say nothing."""
 
@@ -33,10 +30,23 @@ _FREE_OBJECTS = (dict, dict[str, Any])
 _DIGITS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
 
 
+class WholeModel(Protocol):
+    """The codec of whole values: what a projection of them is made from, and what says what is wrong."""
+
+    value_type: Any
+    value_bytes_max: int
+    time_field: str | None
+    is_event: bool
+
+    def decode(self, raw: bytes | None) -> object: ...
+
+    def error(self, exc: BaseException) -> DecodeError: ...
+
+
 class ProjectionCodec:
     """Columns of some paths of a model's fields. What is missing on the way is ``None``."""
 
-    def __init__(self, model: ValueCodec, paths: Sequence[str]) -> None:
+    def __init__(self, model: WholeModel, paths: Sequence[str]) -> None:
         self._model = model
         # A run of so many digits may be an integer that the whole model refuses.
         self._digits = b"0" * (sys.get_int_max_str_digits() + 1)
@@ -57,7 +67,7 @@ class ProjectionCodec:
         self._second = msgspec.json.Decoder(row, float_hook=number).decode
 
     @classmethod
-    def of(cls, model: ValueCodec, paths: Sequence[str]) -> ProjectionCodec | None:
+    def of(cls, model: WholeModel, paths: Sequence[str]) -> ProjectionCodec | None:
         """``None`` for a model that has no fixed fields, or that checks more than their types."""
         kind = model.value_type
         if kind not in _FREE_OBJECTS:
@@ -168,7 +178,7 @@ class ProjectionCodec:
         return times
 
 
-def _is_free(info: Any) -> bool:
+def _is_free(info: msgspec.structs.FieldInfo) -> bool:
     """Is the field an object of free form, of which some keys can stand for the whole?"""
     return info.type in _FREE_OBJECTS and (info.required or info.default_factory is dict)
 
@@ -195,11 +205,15 @@ def _getter(attribute: str, rest: list[str]) -> Getter:
     return (lambda row: walk(read(row), rest)) if rest else read
 
 
-def _nothing(row: Any) -> None:
+def _nothing(row: object) -> None:
     return None
 
 
-def _event_time(row: Any) -> datetime | None:
+class _Stamped(Protocol):
+    timestamp: datetime | int | None
+
+
+def _event_time(row: _Stamped) -> datetime | None:
     """The timestamp as the whole Event has it."""
     stamp = row.timestamp
     try:

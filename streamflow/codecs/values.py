@@ -1,7 +1,7 @@
 """Record values <-> events, a column at a time.
 
-The in-order path is a `map` of a compiled decoder over the column. What it refuses is looked at on its
-own, and the road goes on behind it, so a good value pays nothing for a bad one.
+The usual way is a `map` of a compiled decoder over the column. What it refuses is looked at on its
+own, and the map goes on behind it, so a good value pays nothing for a bad one.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import orjson
 from streamflow.clock import EPOCH
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
-from streamflow.codecs.events import encode_event, loose_road, ms_road
+from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
 from streamflow.codecs.fields import times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.errors import ConfigurationError, DecodeError
+from streamflow.transports.base import Batch
 
 Decode = Callable[[bytes], Any]
 Column = tuple[list[Any], list[int], list[Bad]]
@@ -45,12 +46,12 @@ class ValueCodec:
 
     def __init__(
         self,
-        value_type: Any = None,
+        value_type: object = None,
         *,
         value_bytes_max: int = VALUE_BYTES_MAX,
         make: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        self.value_type = value_type
+        self.value_type: Any = value_type
         self._make = make
         self.value_bytes_max = value_bytes_max
         self.name = "json" if value_type is None else str(getattr(value_type, "__name__", value_type))
@@ -60,14 +61,14 @@ class ValueCodec:
         # What msgspec skips over it does not check for UTF-8; a decoder of everything skips nothing.
         self._skips = value_type not in _WHOLE and value_type is not Event
         # The first one is tried on whole columns, and may change; the last one's errors count.
-        self._roads = self._make_roads()
-        self._first = self._roads[0]
+        self._decoders = self._make_decoders()
+        self._first = self._decoders[0]
 
     def allow_null(self) -> None:
         """From now on a null value is an event for a model too: ``None``."""
         self._nullable = True
 
-    def _make_roads(self) -> list[Decode]:
+    def _make_decoders(self) -> list[Decode]:
         kind = self.value_type
         if kind is bytes:
             return [bytes]
@@ -81,7 +82,7 @@ class ValueCodec:
                 return [msgspec.json.Decoder().decode, msgspec.json.Decoder(float_hook=number).decode]
             strict = msgspec.json.Decoder(kind).decode
             if self.is_event:
-                return [strict, ms_road(kind), loose_road(kind), loose_road(kind, number)]
+                return [strict, ms_decoder(kind), loose_decoder(kind), loose_decoder(kind, number)]
             return [strict, msgspec.json.Decoder(kind, float_hook=number).decode]
         except TypeError as exc:
             raise ConfigurationError(f"value_type {kind!r} can't be decoded: {exc}") from exc
@@ -103,21 +104,21 @@ class ValueCodec:
         return self._decode_by(raw, {})
 
     def _decode_by(self, raw: bytes | None, taken: dict[Decode, int]) -> Any:
-        """One value on the first road that it can take, which is counted."""
+        """One value by the first decoder that takes it, which is counted."""
         if not self.check(raw):
             return None
         assert raw is not None
-        for road in self._roads:
+        for decode in self._decoders:
             try:
-                event = road(raw)
+                event = decode(raw)
             except Exception as exc:  # a model's own code may raise anything
-                # Broken JSON is broken on every road.
-                if road is self._roads[-1] or not isinstance(exc, msgspec.ValidationError):
+                # Broken JSON is broken for every decoder.
+                if decode is self._decoders[-1] or not isinstance(exc, msgspec.ValidationError):
                     raise self.error(exc) from exc
                 continue
-            taken[road] = taken.get(road, 0) + 1
+            taken[decode] = taken.get(decode, 0) + 1
             return event
-        raise AssertionError("no road")
+        raise AssertionError("no decoder")
 
     def check(self, raw: bytes | None) -> bool:
         """Is there a value to decode, in what can be told without decoding? Raises DecodeError."""
@@ -151,13 +152,13 @@ class ValueCodec:
                     break
                 except Exception:  # noqa: BLE001  # a model's own code may raise anything
                     self._one(values[len(events)], events, bad, taken)
-            self._choose_road(len(values), taken)
+            self._choose_decoder(len(values), taken)
         else:
             for value in values:
                 self._one(value, events, bad, {})
         return events, self._times(events, timestamps_ms, bad), bad
 
-    def decode_batch(self, batch: Any) -> Column:
+    def decode_batch(self, batch: Batch) -> Column:
         """`decode_column` of a batch's values; a codec that needs keys or headers too looks further."""
         return self.decode_column(batch.values, batch.timestamps_ms)
 
@@ -168,11 +169,11 @@ class ValueCodec:
             bad.append((len(events), exc))
             events.append(None)
 
-    def _choose_road(self, count: int, taken: dict[Decode, int]) -> None:
-        """Where most values of a column had to take another road, the next column begins with that one."""
-        for road, times in taken.items():
+    def _choose_decoder(self, count: int, taken: dict[Decode, int]) -> None:
+        """Where most values of a column needed another decoder, the next column begins with that one."""
+        for decode, times in taken.items():
             if times * 2 > count:
-                self._first = road
+                self._first = decode
 
     def plain(self, values: Sequence[bytes | None]) -> bool:
         """Does `check` hold for each value of the column, with no null among them?"""
@@ -195,7 +196,7 @@ class ValueCodec:
         bad.extend(wrong)
         return times
 
-    def encode(self, value: Any) -> bytes | None:
+    def encode(self, value: object) -> bytes | None:
         """The record value of an event. Raises TypeError for what can't be written."""
         if value is None or isinstance(value, bytes):
             return value
@@ -208,7 +209,7 @@ class ValueCodec:
         return ProjectionCodec.of(self, paths)
 
 
-def encode_value(value: Any) -> bytes:
+def encode_value(value: object) -> bytes:
     """JSON of an event: Structs, dicts, and what describes itself by ``to_representation``."""
     if isinstance(value, Event):
         return encode_event(value)
@@ -223,7 +224,7 @@ def encode_value(value: Any) -> bytes:
         return _encoder.encode(value)
 
 
-def plain_json(value: Any) -> Any:
+def plain_json(value: object) -> Any:
     """What JSON does not know, as something that it does. Raises TypeError."""
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value)) if value.is_finite() else str(value)
@@ -237,7 +238,7 @@ def plain_json(value: Any) -> Any:
     return msgspec.to_builtins(value, builtin_types=(datetime,))
 
 
-def _record_json(value: Any) -> Any:
+def _record_json(value: object) -> Any:
     """As Faust writes the fields of a Record: a Decimal keeps its digits as text."""
     if isinstance(value, Decimal):
         return str(value)

@@ -46,9 +46,6 @@ class Limits:
         return cls(settings.timestamp_min_ms, settings.timestamp_max_ms, future_ms)
 
 
-SetAside = Callable[[Chunk | Batch, int, DecodeError, str | None], None]
-
-
 class Dispatcher:
     """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions."""
 

@@ -1,4 +1,4 @@
-"""Streamflow/query/agent_tables.py."""
+"""Readers of tables in Faust's form: rows that agents write, and windows that they close by a watermark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.query.reader import TableReaderBase, plain
-from streamflow.query.sliding_rows import _SlidingRows
+from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.merging_table import MergingWindowTable, SlidingTable
 from streamflow.state.panes import SlidingRows
@@ -46,13 +46,17 @@ class AgentReader(TableReaderBase):
     def owned(self) -> frozenset[int]:
         return frozenset(self._table.parts) if self.engine.live else frozenset()
 
+    def close_to(self, watermarks_ms: dict[int, int | None]) -> None:
+        """The tables' partitions are others now: what is durably closed there, anew."""
+        self.closed_to_ms = watermarks_ms
+
     def starts(self, partition: int) -> list[int]:
         return self._table.parts[partition].store.starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self._table.parts[partition].store.window(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
             found = self._table.parts[partition].store.get(start, key)
         except TypeError:  # an array or an object is no key of any row
@@ -61,7 +65,7 @@ class AgentReader(TableReaderBase):
             return plain(found, self._table.spec.codec.encode_value)[2]  # start, end, value
         return found if found is MISSING else plain(found, self._table.spec.codec.encode_value)
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
         found = self._table.parts[partition].store.get(start, key)
@@ -73,14 +77,14 @@ class AgentReader(TableReaderBase):
             self.window is not None and watermark_ms is not None and self.window.closed(start, watermark_ms)
         )
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         try:
             raw = self._key_codec.encode(self.stored(key))
         except TypeError:
             return 0
         return 0 if raw is None else self.engine.topology.topics.place(self._table.spec.changelog, raw)
 
-    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+    def scattered_partitions(self, key: object) -> tuple[int, ...]:
         home, stored = self.partition_of(key), self.stored(key)
         return tuple(
             partition
@@ -88,7 +92,7 @@ class AgentReader(TableReaderBase):
             if any(self.value(partition, start, stored) is not MISSING for start in self.starts(partition))
         )
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         key = super().stored(key)
         if isinstance(key, dict) and self._key_codec.of_json:
             try:
@@ -116,7 +120,7 @@ class AgentReader(TableReaderBase):
         return [name for name in agents if name in writers] or agents
 
 
-class SlidingAgentReader(_SlidingRows, AgentReader):
+class SlidingAgentReader(SlidingReaderBase, AgentReader):
     """A table in Faust's form over sliding windows."""
 
     def __init__(self, engine: Engine, table: SlidingTable) -> None:

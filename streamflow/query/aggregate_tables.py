@@ -1,4 +1,4 @@
-"""Streamflow/query/aggregate_tables.py."""
+"""Readers of declared aggregates: grouped by the message's key, or merged in a final stage."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
-from streamflow.codecs import group_key, group_key_bytes, group_key_value
+from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import _SlidingRows
+from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
@@ -27,7 +27,7 @@ from streamflow.windows import SessionWindow
 
 
 class AggregateReader(TableReaderBase):
-    """What both kinds of declared tables share."""
+    """What both kinds of declared tables have in common."""
 
     kind: Literal["agent", "aggregate"] = "aggregate"
 
@@ -48,7 +48,7 @@ class AggregateReader(TableReaderBase):
         return [self.aggregate.spec.consumer]
 
     def late(self) -> dict[int, LateSeen]:
-        """Source partition of ours -> what came too late there, as checkpointed."""
+        """Source partition of this worker -> what came too late there, as checkpointed."""
         late_stores = self.aggregate.late_stores if self.engine.live else {}
         return {partition: self._late(late_store) for partition, late_store in sorted(late_stores.items())}
 
@@ -84,7 +84,7 @@ class KeyedReader(AggregateReader):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self.aggregate.parts[partition].store.window(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
             stored = self.aggregate.parts[partition].store.get(start, key)
         except TypeError:
@@ -93,13 +93,13 @@ class KeyedReader(AggregateReader):
             return stored if stored is MISSING else self.aggregate.spec.values.result(stored)
         return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
         stored = self.aggregate.parts[partition].store.get(start, key)
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
-    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+    def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
@@ -112,18 +112,20 @@ class KeyedReader(AggregateReader):
                 return to_ms is not None and self.window.closed(start, to_ms)
         return False
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         try:
             raw = self._key_codec.encode_json(key if self.aggregate.spec.json_keys else self.stored(key))
         except (TypeError, DecodeError):
             return 0
         return 0 if raw is None else self.engine.topology.topics.place(self.source_topic, raw)
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         return json_key(key) if self.aggregate.spec.json_keys else super().stored(key)
 
-    def shown(self, key: Any) -> Any:
-        return group_key_value(key) if self.aggregate.spec.json_keys else super().shown(key)
+    def shown(self, key: Hashable) -> Any:
+        if not self.aggregate.spec.json_keys:
+            return super().shown(key)
+        return group_key_value(_group(key))
 
     def parse_key(self, text: str) -> Any:
         return plain(self._key_codec.parse_text(text))
@@ -144,7 +146,7 @@ class KeyedReader(AggregateReader):
         return self.own_lags()
 
 
-class SlidingReader(_SlidingRows, KeyedReader):
+class SlidingReader(SlidingReaderBase, KeyedReader):
     """A declared table over sliding windows that is grouped by the message's key."""
 
     aggregate: SlidingConsumer
@@ -187,30 +189,32 @@ class FinalStageReader(AggregateReader):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self.stages()[partition].groups(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            stored = self.stages()[partition].state(start, key)
+            stored = self.stages()[partition].state(start, _group(key))
         except KeyError:
             return MISSING
         if self.window is None:
             return self.aggregate.spec.values.result(stored)
         return self.aggregate.spec.values.result(self.aggregate.spec.shown(start, stored)[2])
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         stage = self.stages()[partition]
-        return stage.start_of(start, key) if isinstance(stage, SessionFinalStage) else start
+        return stage.start_of(start, _group(key)) if isinstance(stage, SessionFinalStage) else start
 
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
 
-    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+    def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         return (start, key) in self.stages()[partition].corrections
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         return group_key(key)
 
-    def shown(self, key: Any) -> Any:
-        return None if not self.keyed else group_key_value(key)
+    def shown(self, key: Hashable) -> Any:
+        if not self.keyed:
+            return None
+        return group_key_value(_group(key))
 
     def parse_key(self, text: str) -> Any:
         """The text itself; but where the groups that lie here are no texts, the JSON value that it is."""
@@ -230,10 +234,10 @@ class FinalStageReader(AggregateReader):
         except ValueError as exc:
             raise DecodeError("bad-key", f"the key is no JSON: {exc}", field="key") from exc
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         return fnv1a(group_key_bytes(group_key(key)), self.partitions)
 
-    def windows(self, key: Any) -> list[Row]:
+    def windows(self, key: object) -> list[Row]:
         # Nothing scatters here: only one partition can hold the rows of a group.
         partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned:
@@ -258,12 +262,9 @@ class FinalStageReader(AggregateReader):
 
     def watermark_ms(self, partition: int | None = None) -> int | None:
         stages = [stage for at, stage in self.stages().items() if partition in (None, at)]
-        marks = [stage.least_watermark_ms() for stage in stages]
-        return (
-            min((watermark for watermark in marks if watermark is not None), default=None)
-            if None not in marks
-            else None
-        )
+        watermarks_ms = [stage.least_watermark_ms() for stage in stages]
+        known = [watermark_ms for watermark_ms in watermarks_ms if watermark_ms is not None]
+        return min(known, default=None) if len(known) == len(watermarks_ms) else None
 
     def lags(self) -> dict[int, int | None]:
         lags: dict[int, int | None] = {}
@@ -281,6 +282,12 @@ def described(spec: AggregateSpec) -> dict[str, Any]:
         "by": "key" if isinstance(spec.by, Key) else getattr(spec.by, "__qualname__", spec.by),
         "emit_closed": spec.emit_closed,
     }
+
+
+def _group(key: Hashable) -> GroupKey:
+    """A kept key where it is a group: a text, or the canonical JSON of anything else."""
+    assert isinstance(key, str | bytes)
+    return key
 
 
 def _json_or_text(text: str) -> Any:

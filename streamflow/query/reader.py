@@ -1,4 +1,4 @@
-"""What all readers of tables share: keys, rows and windows as they may be seen.
+"""What the readers of all tables have in common: keys, rows and windows as they may be seen.
 
 See `readers` for the kinds of tables.
 """
@@ -6,7 +6,7 @@ See `readers` for the kinds of tables.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
@@ -22,7 +22,7 @@ _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class TableReaderBase(ABC):
-    """What the readers share; see `streamflow.rows.TableReader`, and the index of windows besides.
+    """A `rows.TableReader`, with the index of windows besides; the kinds of tables answer the rest.
 
     Invariant: between two awaits its answers are of one checkpoint.
     """
@@ -66,7 +66,7 @@ class TableReaderBase(ABC):
         """The keys of one window's rows, as they are kept."""
 
     @abstractmethod
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         """The row's value as JSON, or `MISSING`; ``key`` as it is kept."""
 
     @abstractmethod
@@ -74,15 +74,15 @@ class TableReaderBase(ABC):
         """Does the durable state say that the window takes no more events?"""
 
     def late(self) -> dict[int, LateSeen]:
-        """Source partition of ours -> its late-event store, as checkpointed. Tables of agents have none."""
+        """Source partition of this worker -> its late events, as checkpointed. Tables of agents have none."""
         return {}
 
-    def is_revised(self, partition: int, start: int, key: Any) -> bool:
+    def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         """Does the row durably count events that came when its window was closed? ``key`` as it is kept."""
         return False
 
     @abstractmethod
-    def partition_of(self, key: Any) -> int: ...
+    def partition_of(self, key: object) -> int: ...
 
     @abstractmethod
     def row_count(self) -> int: ...
@@ -102,13 +102,13 @@ class TableReaderBase(ABC):
     def consumers(self) -> list[str]:
         """Those whose progress feeds the table."""
 
-    def stored(self, key: Any) -> Any:
+    def stored(self, key: object) -> Any:
         """The key as it is kept, of the JSON value."""
         if self._key_codec.key_type in (None, bytes) and isinstance(key, str):
             return bytes_of_shown(key)
         return key
 
-    def shown(self, key: Any) -> Any:
+    def shown(self, key: Hashable) -> Any:
         """The JSON value of a kept key."""
         return plain(key)
 
@@ -122,16 +122,16 @@ class TableReaderBase(ABC):
         """Raises DecodeError."""
         return self.shown(self._key_codec.decode(raw))
 
-    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+    def scattered_partitions(self, key: object) -> tuple[int, ...]:
         return ()
 
     # -- rows ----------------------------------------------------------------------------------
 
-    def begins(self, partition: int, start: int, key: Any) -> int:
+    def begins(self, partition: int, start: int, key: Hashable) -> int:
         """Where the window of a row begins that is kept by the id ``start``."""
         return start
 
-    def starts_of(self, partition: int, key: Any) -> list[int]:
+    def starts_of(self, partition: int, key: Hashable) -> list[int]:
         """Ids of the windows that may have a row of a kept key, in order."""
         return self.starts(partition)
 
@@ -139,7 +139,7 @@ class TableReaderBase(ABC):
         """The rows that are shown otherwise since these kept ones changed, by id and kept key."""
         return rows
 
-    def row(self, partition: int, start: int, key: Any, value: Any, begins: int | None = None) -> Row:
+    def row(self, partition: int, start: int, key: Hashable, value: object, begins: int | None = None) -> Row:
         """The row of a kept key; ``begins`` where only the caller knows still."""
         if self.window is None:
             return Row(self.shown(key), None, None, None, value, partition)
@@ -178,7 +178,7 @@ class TableReaderBase(ABC):
             if value is not MISSING:  # it may have grown since `window_starts`
                 yield self.row(partition, end, key, value)
 
-    def windows(self, key: Any) -> list[Row]:
+    def windows(self, key: object) -> list[Row]:
         stored = self.stored(key)
         rows = [
             self.row(partition, start, stored, value)
@@ -188,7 +188,7 @@ class TableReaderBase(ABC):
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
-    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
+    def get(self, key: object, at_ms: int | None = None) -> Row | None:
         partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned:
             return None
@@ -216,7 +216,7 @@ class TableReaderBase(ABC):
         return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
 
     def progress(self, partition: int | None = None) -> list[Progress]:
-        """Durable progress of those who feed the table, in one or in all source partitions that are ours."""
+        """Durable progress of those who feed the table, in one or in all source partitions of this worker."""
         active = self.engine.active
         if active is None:
             return []
@@ -235,8 +235,8 @@ class TableReaderBase(ABC):
         return least
 
     def own_watermark_ms(self, partition: int | None = None) -> int | None:
-        marks = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
-        return min(marks, default=None)
+        watermarks_ms = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
+        return min(watermarks_ms, default=None)
 
     def own_lags(self) -> dict[int, int | None]:
         active = self.engine.active
@@ -248,7 +248,7 @@ class TableReaderBase(ABC):
         return lags
 
 
-def plain(value: Any, encode: Any = None) -> Any:
+def plain(value: object, encode: Callable[[Any], bytes] | None = None) -> Any:
     """The JSON value of whatever a table keeps."""
     if type(value) in _PLAIN:
         return value

@@ -1,8 +1,8 @@
-"""The tables of one engine as they may be seen: checkpointed rows, and what changes them.
+"""The reader of each table of an engine, by its kind.
 
-One reader for each kind of table: `AgentReader` (Faust's form), `KeyedReader` (declared, ``by=Key()``)
-and `FinalStageReader` (declared, grouped otherwise: the merged partials of a final stage). A key outside is
-always a JSON value. `watching.py` tells of changes.
+`AgentReader` (Faust's form), `KeyedReader` (declared, ``by=Key()``), `FinalStageReader` (declared, grouped
+otherwise: the merged partials of a final stage), and the two for sliding windows. A key outside is always a
+JSON value.
 """
 
 from __future__ import annotations

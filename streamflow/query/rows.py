@@ -113,19 +113,19 @@ class TableReader(Protocol):
         """The key that the topic's key codec reads from ``raw``. Raises DecodeError."""
         ...
 
-    def partition_of(self, key: Any) -> int:
+    def partition_of(self, key: object) -> int:
         """The partition whose owner holds the rows of this key."""
         ...
 
-    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+    def scattered_partitions(self, key: object) -> tuple[int, ...]:
         """Partitions of this worker that hold rows of ``key`` besides `partition_of` it."""
         ...
 
-    def windows(self, key: Any) -> list[Row]:
+    def windows(self, key: object) -> list[Row]:
         """The rows of one key in this worker's partitions, oldest window first."""
         ...
 
-    def get(self, key: Any, at_ms: int | None = None) -> Row | None:
+    def get(self, key: object, at_ms: int | None = None) -> Row | None:
         """The newest window's row, or that of the window which holds ``at_ms``."""
         ...
 

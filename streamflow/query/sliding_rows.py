@@ -1,4 +1,4 @@
-"""Streamflow/query/sliding_rows.py."""
+"""Rows of sliding windows, which are not kept: each is made of the panes that are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
 
 
-class _SlidingRows(TableReaderBase):
+class SlidingReaderBase(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod
@@ -34,7 +34,7 @@ class _SlidingRows(TableReaderBase):
     def starts(self, partition: int) -> list[int]:
         return self._sliding(partition).starts(self._first_kept(partition))
 
-    def starts_of(self, partition: int, key: Any) -> list[int]:
+    def starts_of(self, partition: int, key: Hashable) -> list[int]:
         try:
             starts = self._sliding(partition).starts_of(key)
         except TypeError:
@@ -44,7 +44,7 @@ class _SlidingRows(TableReaderBase):
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self._sliding(partition).groups_at(start)
 
-    def value(self, partition: int, start: int, key: Any) -> Any:
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
         states = self._sliding(partition).states(start, key) if self._is_kept(partition, start) else []
         return self._value_of(states) if states else MISSING
 

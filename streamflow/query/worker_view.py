@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
@@ -106,7 +106,7 @@ class WorkerView:
         return end
 
     async def apply_late(self, table: str) -> Mapping[str, int]:
-        """Folds what came too late, in our partitions, into its closed windows; durable when it returns.
+        """Folds what came too late in this worker's partitions into its closed windows; durable on return.
 
         Returns how many events were ``applied``, have ``expired`` or are ``unsupported``. Raises
         StreamflowError when the partitions went while it was on its way: then some may be applied, each
@@ -176,7 +176,7 @@ class WorkerView:
         for reader in self._tables.values():
             if isinstance(reader, AgentReader):
                 parts = self.engine.topology.tables[reader.name].parts
-                reader.closed_to_ms = {p: part.expired_to_ms for p, part in parts.items()}
+                reader.close_to({p: part.expired_to_ms for p, part in parts.items()})
         self._on_live()
 
     def on_committed(self, committed: Sequence[CommittedChanges]) -> None:
@@ -190,7 +190,7 @@ class WorkerView:
                 if part.expired_to_ms is not None and part.expired_to_ms != before_ms:
                     reader.closed_to_ms[partition] = part.expired_to_ms
                     change = by_part.setdefault((name, partition), CommittedChanges(name, partition))
-                    change.closed = closed_between(reader, partition, before_ms, part.expired_to_ms)
+                    change.closed.extend(closed_between(reader, partition, before_ms, part.expired_to_ms))
         for (name, _), change in by_part.items():
             told = self._changes(self._tables[name], change)
             if told is not None:
@@ -205,9 +205,10 @@ class WorkerView:
         def make() -> list[RowChange]:
             made: list[RowChange] = []
             upserts: list[RowChange] = []
-            starts, sessions = change.starts, isinstance(reader.window, SessionWindow)
+            starts: Mapping[tuple[int, Any], int] = change.starts
+            sessions = isinstance(reader.window, SessionWindow)
 
-            def gone(op: Operation, start: int, key: Any) -> None:
+            def gone(op: Operation, start: int, key: Hashable) -> None:
                 row = reader.row(partition, start, key, None, starts.get((start, key)))
                 made.append(RowChange(op, row))
 
@@ -299,8 +300,8 @@ class WorkerView:
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
         for agent in self.engine.topology.agents:
-            metrics.events_processed_total.labels(agent.spec.name).value = agent.processed
-        metrics.retries_total.value = sum(agent.retries for agent in self.engine.topology.agents)
+            metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
+        metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
 
 
 def closed_between(

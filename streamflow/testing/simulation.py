@@ -61,6 +61,11 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now_s
 
+    def limit(self, steps_max: int, time_max_s: float) -> None:
+        """So many callbacks more at most, and until then."""
+        self._steps_left = steps_max
+        self._time_max_s = time_max_s
+
     # Simulated processes
 
     @property
@@ -89,7 +94,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._killed.add(owner)
         self._frozen.pop(owner, None)
         for task in self._owned.get(owner, {}):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be left pending
+            _leave_pending(task)
 
     def alive(self, owner: str) -> bool:
         return owner not in self._killed
@@ -109,9 +114,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         if not self._ready:
             self._jump()
         while self._scheduled and self._scheduled[0].when() <= self._now_s:
-            timer = heapq.heappop(self._scheduled)
-            timer._scheduled = False  # type: ignore[attr-defined]  # as the base class does
-            self._ready.append(timer)
+            self._ready.append(self._pop_timer())
         for handle in self._turns():
             owner = handle._context.get(_owner)  # type: ignore[attr-defined]  # no public name for it
             if handle.cancelled() or owner in self._killed:
@@ -139,9 +142,14 @@ class SimulationLoop(asyncio.BaseEventLoop):
             self._random.shuffle(order)
         return [queues[owner].popleft() for owner in order]
 
+    def _pop_timer(self) -> asyncio.TimerHandle:
+        timer = heapq.heappop(self._scheduled)
+        timer._scheduled = False  # type: ignore[attr-defined]  # as the base class does
+        return timer
+
     def _jump(self) -> None:
         while self._scheduled and self._scheduled[0].cancelled():
-            heapq.heappop(self._scheduled)._scheduled = False  # type: ignore[attr-defined]  # as above
+            self._pop_timer()
         if not self._scheduled:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise Deadlock(
@@ -167,6 +175,11 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return future
 
 
+def _leave_pending(task: asyncio.Task[Any]) -> None:
+    """It may be destroyed while it waits: no warning."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio has no public name for it
+
+
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
     assert isinstance(loop, SimulationLoop)
     task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
@@ -178,7 +191,7 @@ def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> as
         mine[task] = None
         task.add_done_callback(lambda done: mine.pop(done, None))
         if not loop.alive(owner):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # as in `kill`
+            _leave_pending(task)
     return task
 
 
@@ -206,8 +219,7 @@ def run_simulation(
 
 def _clean_up(loop: SimulationLoop) -> None:
     """Ends what is left, so that nothing of it wakes up in a later test. What it raises no longer matters."""
-    loop._steps_left = CLEAN_UP_STEPS
-    loop._time_max_s = loop.time() + 1.0
+    loop.limit(CLEAN_UP_STEPS, loop.time() + 1.0)
     loop.bury()
     for task in asyncio.all_tasks(loop):
         task.cancel()
@@ -215,5 +227,5 @@ def _clean_up(loop: SimulationLoop) -> None:
         loop.call_later(0.5, loop.stop)
         loop.run_forever()
     for task in asyncio.all_tasks(loop):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]  # buried, or deaf to being cancelled
+        _leave_pending(task)  # buried, or deaf to being cancelled
     loop.close()

@@ -75,6 +75,6 @@ async def verify_agents(
     )
     for agent, source in sorted(agents.items()):
         one = await make(agent, source).run()
-        report.partitions += one.partitions
-        report.notes += one.notes
+        report.partitions.extend(one.partitions)
+        report.notes.extend(one.notes)
     return report

@@ -13,7 +13,7 @@ What an event's lateness owed to silence (idle ticks), no recount can know; the 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -41,10 +41,9 @@ from streamflow.settings import Settings
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import OUTCOMES, Progress
 from streamflow.state.restore import fill
-from streamflow.state.stores.base import MISSING
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Assignment, Batch, Record, TopicPartition, Transport
-from streamflow.verify.report import DIFFERENCES_MAX, Difference, PartitionCount, Report, VerifyError
+from streamflow.verify.report import Difference, PartitionCount, Report, VerifyError
 from streamflow.windows import SessionWindow, SlidingWindow
 
 READ_WAIT_MS = 50
@@ -55,6 +54,8 @@ CUT_RECORDS = 50_000
 
 RowId = tuple[int, Any]
 """(window's id, key as it is kept)"""
+Shown = tuple[Any, Any]
+"""(where the window begins, the state); without a window the former is None."""
 
 
 @dataclass(slots=True)
@@ -277,14 +278,12 @@ class Verifier:
         for partition, part in self._aggregate.parts.items():
             part.begin_cut(None)
             part.fold_cut(None)
-            part.expired_to_ms = None
             part.forget_expired(self._expired_to_ms(actual, partition))
 
     def _made(self, actual: Image) -> Image:
         """The recounted rows, with what was applied to them later."""
-        image = Image()
         if not self.spec.is_shuffled:
-            image.parts = self._aggregate.parts
+            image = Image(parts=self._aggregate.parts)
             for partition, late_store in actual.late_stores.items():
                 for row, (_, dumped, *_) in _corrections(late_store):
                     part = self._aggregate.parts[partition]
@@ -292,11 +291,13 @@ class Verifier:
                     part.begin_cut(None)
                     part.fold_cut(None)
             return image
+        image = Image()
         records: list[Record] = []
         for partition, part in self._aggregate.parts.items():
-            part.cut = {start: dict(part.store.window(start)) for start in part.store.starts()}
-            PartialSender(self.spec, "", partition, self._sources).partials(part, records)
-            part.cut = None
+            whole = TablePartition(part.spec, partition, MemoryStore())
+            whole.changes.update((start, dict(part.store.window(start))) for start in part.store.starts())
+            whole.begin_cut(None)
+            PartialSender(self.spec, "", partition, self._sources).partials(whole, records)
         for partition, stage in actual.stages.items():
             made = image.stages[partition] = make_stage(self.spec, "", partition, self._sources)
             mine = [record for record in records if record.partition == partition]
@@ -313,16 +314,13 @@ class Verifier:
         for partition in range(self._sources):
             mine = dict(self._rows(actual, partition))
             theirs = dict(self._rows(recount, partition))
-            report.rows += len(mine)
+            report.compared(len(mine))
             for row in {**mine, **theirs}:
-                one, other = mine.get(row, MISSING), theirs.get(row, MISSING)
-                if self._same(one, other):
-                    continue
-                report.differing += 1
-                if len(report.differences) < DIFFERENCES_MAX:
-                    report.differences.append(self._difference(row, one, other))
+                one, other = mine.get(row), theirs.get(row)
+                if not self._same(one, other):
+                    report.differs(partial(self._difference, row, one, other))
 
-    def _rows(self, image: Image, partition: int) -> Iterator[tuple[RowId, tuple[Any, Any]]]:
+    def _rows(self, image: Image, partition: int) -> Iterator[tuple[RowId, Shown]]:
         """(id, key) -> (kept row, the state that it shows), of everything that has not expired."""
         spec = self.spec
         if spec.is_shuffled:
@@ -343,14 +341,14 @@ class Verifier:
             for start, key, stored in image.parts[partition].store.scan():
                 yield (start, key), self._shown(start, stored)
 
-    def _shown(self, start: int, stored: Any) -> tuple[Any, Any]:
+    def _shown(self, start: int, stored: object) -> Shown:
         if self.spec.window is None:
             return None, stored
         first, _, state = self.spec.shown(start, stored)
         return first, state
 
-    def _same(self, one: Any, other: Any) -> bool:
-        if one is MISSING or other is MISSING or one[0] != other[0]:
+    def _same(self, one: Shown | None, other: Shown | None) -> bool:
+        if one is None or other is None or one[0] != other[0]:
             return False
         values = self.spec.values
         mine, theirs = ([one[1]], [other[1]]) if values.scalar else (one[1], other[1])
@@ -358,11 +356,11 @@ class Verifier:
             function.agrees(a, b) for function, a, b in zip(values.functions, mine, theirs, strict=True)
         )
 
-    def _difference(self, row: RowId, one: Any, other: Any) -> Difference:
+    def _difference(self, row: RowId, one: Shown | None, other: Shown | None) -> Difference:
         start, key = row
-        shown = one if other is MISSING else other
+        shown = one if other is None else other
         window = None
-        if self.spec.window is not None:
+        if self.spec.window is not None and shown is not None:
             window = (rfc3339(shown[0]), rfc3339(self.spec.window.end_of(start)))
         key = group_key_value(key) if self.spec.grouped else plain(key)
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
@@ -389,8 +387,8 @@ def _all_records(counters: dict[str, int], decoder: Progress | None) -> dict[str
     return counters
 
 
-def _result(values: RowFunctions, shown: Any) -> Any:
-    return None if shown is MISSING else values.result(shown[1])
+def _result(values: RowFunctions, shown: Shown | None) -> Any:
+    return None if shown is None else values.result(shown[1])
 
 
 def _corrections(late_store: LateEventStore) -> Iterator[tuple[RowId, Any]]:
@@ -408,7 +406,7 @@ def _corrected(stage: FinalStage) -> Iterator[tuple[RowId, int, Any]]:
                     yield (start, group), source, state
 
 
-def _selected(batch: Batch, indexes: Any) -> Batch:
+def _selected(batch: Batch, indexes: Iterable[int]) -> Batch:
     """Some records of a batch; ``next_offset`` stays."""
     picked = list(indexes)
     return replace(

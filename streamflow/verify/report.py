@@ -1,7 +1,8 @@
-"""Streamflow/verify/report.py."""
+"""What a verification found: counters by partition, and the rows that differ."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,16 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows_compared: bool = True
+
+    def compared(self, rows: int) -> None:
+        """So many rows more were compared."""
+        self.rows += rows
+
+    def differs(self, make: Callable[[], Difference]) -> None:
+        """A row differs; how, is only asked for the first ones."""
+        self.differing += 1
+        if len(self.differences) < DIFFERENCES_MAX:
+            self.differences.append(make())
 
     @property
     def ok(self) -> bool:

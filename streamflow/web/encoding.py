@@ -17,11 +17,11 @@ _ordered = msgspec.json.Encoder(enc_hook=str, order="deterministic")
 _decoder = msgspec.json.Decoder()
 
 
-def encode(value: Any) -> bytes:
+def encode(value: object) -> bytes:
     return _encoder.encode(value)
 
 
-def canonical(value: Any) -> bytes:
+def canonical(value: object) -> bytes:
     """The same bytes for equal values, whatever the order of their members."""
     return _ordered.encode(value)
 

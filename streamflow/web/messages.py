@@ -25,9 +25,6 @@ MODES: Final = get_args(Mode)
 class Close(IntEnum):
     """Why a connection ends."""
 
-    GOING_AWAY = 1001
-    TOO_BIG = 1009
-    INTERNAL = 1011
     RESTART = 1012
     BAD_MESSAGE = 4400
     UNAUTHORIZED = 4401
@@ -86,7 +83,7 @@ def read(text: str) -> ClientMessage:
         raise ValueError(str(exc)) from exc
 
 
-def message(name: str, **members: Any) -> bytes:
+def message(name: str, **members: object) -> bytes:
     return encoding.encode({"t": name, **members})
 
 

@@ -1,7 +1,7 @@
 """Rows that other workers own: asks their owners over HTTP.
 
 With this worker's own credentials and never the caller's headers; only addresses of current members;
-no redirects; a timeout; and with the mark `PEER_HEADER`, by which the peer answers from its own rows only.
+no redirects; a timeout; and with the header `PEER_HEADER`, by which the peer answers from its own rows only.
 """
 
 from __future__ import annotations

@@ -51,7 +51,13 @@ class Problem(Exception):
     """An answer that is an error. ``extra`` are further members of the body, JSON-able."""
 
     def __init__(
-        self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **extra: object,
     ) -> None:
         super().__init__(status, code, detail)
         self.status = status
@@ -80,7 +86,7 @@ class Problem(Exception):
         )
 
 
-def unavailable(code: str, detail: str, **extra: Any) -> Problem:
+def unavailable(code: str, detail: str, **extra: object) -> Problem:
     """503 for what goes away by itself, with ``Retry-After``."""
     return Problem(503, code, detail, headers={"Retry-After": RETRY_AFTER_S}, **extra)
 

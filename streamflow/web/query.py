@@ -88,11 +88,11 @@ def state_matches(state: str, row: Row) -> bool:
     return is_open == (state == "open")
 
 
-def key_text(key: Any) -> str:
+def key_text(key: object) -> str:
     return key if isinstance(key, str) else encoding.canonical(key).decode()
 
 
-def key_order(key: Any) -> tuple[int, Any, str]:
+def key_order(key: object) -> tuple[int, Any, str]:
     """Keys of one type in their own order, types in a fixed one; 1 and 1.0 differ."""
     if key is None:
         return (0, 0, "")

@@ -14,7 +14,7 @@ import orjson
 from streamflow.aggregates import Aggregate, Count, CountBy, Max, Mean, Min, Sum
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By, Key
-from streamflow.clock import EPOCH, LoopClock
+from streamflow.clock import EPOCH
 from streamflow.codecs import KeyCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
@@ -29,6 +29,7 @@ from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
 from streamflow.windows import Window
 from tests.property.oracle import OracleEvent
 from tests.simulation.codecs import JsonEvent
+from tests.support.loop_clock import LoopClock
 
 TOPIC = "events"
 LIMIT_S = 600.0
@@ -95,8 +96,8 @@ class _World:
             engine.topology.add_aggregate(
                 AggregateSpec(name, TOPIC, by, self.window, values, emit_closed=f"{name}-closed"), source
             )
-        self.watcher = WorkerView(engine, "")
-        self.watcher.listen(self._follow)
+        self.view = WorkerView(engine, "")
+        self.view.listen(self._follow)
         self.run.followed = {name: {} for name in BY}
         self.generation = -1
         return engine
@@ -111,7 +112,7 @@ class _World:
 
     def _reread(self) -> bool:
         """Rows that came or went otherwise than by changes must be read anew, as any follower does."""
-        generation = self.watcher.generation()
+        generation = self.view.generation()
         if generation == self.generation:
             return False
         self.generation = generation
@@ -133,8 +134,8 @@ class _World:
     async def start(self) -> None:
         await self.engine.start("http://worker")
         await self.until(lambda: self.engine.live)
-        self.watcher.open()
-        await self.until(self.watcher.ready)
+        self.view.open()
+        await self.until(self.view.ready)
         self._reread()
 
     async def until(self, condition: Callable[[], bool]) -> None:

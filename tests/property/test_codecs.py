@@ -1,4 +1,4 @@
-"""Projections accept what whole models accept, roads agree, and columns equal values one by one."""
+"""Projections accept what whole models accept, decoders agree, and columns equal values one by one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamflow.clock import LoopClock
 from streamflow.codecs import KeyCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
@@ -30,6 +29,7 @@ from streamflow.transports.memory import Faults, MemoryBroker, MemoryTransport
 from tests.simulation.checks import live_rows, records_of
 from tests.simulation.codecs import JsonEvent
 from tests.simulation.scenario import users_of
+from tests.support.loop_clock import LoopClock
 
 T0_MS = 1_700_000_000_000
 WITHIN_S = 10

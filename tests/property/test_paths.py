@@ -1,7 +1,7 @@
 """The in-order path and the concurrent path give equal results: over random events, failures and crashes.
 
 One program (an agent that counts in windows, keeps a running total per key and sends) is run on each
-road, in a simulated world that kills its worker; what is in the topics at the end must be equal.
+path, in a simulated world that kills its worker; what is in the topics at the end must be equal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streamflow.clock import LoopClock
 from streamflow.engine.engine import Engine
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
@@ -35,6 +34,7 @@ from streamflow.windows import TumblingWindow
 from tests.simulation.checks import live_rows, records_of
 from tests.simulation.codecs import source
 from tests.simulation.scenario import EVENTS, SOURCES, users_of
+from tests.support.loop_clock import LoopClock
 
 T0_MS = 1_700_000_000_000
 LIMIT_S = 300.0
@@ -54,7 +54,7 @@ class Given:
 class Program:
     """What the agent does. ``batch``: events of one batch; 0: one by one, on either path."""
 
-    road: str
+    path: str
     batch: int
     pause_ms: int
     kills_s: tuple[float, ...]
@@ -73,7 +73,7 @@ events = st.lists(
 )
 programs = st.builds(
     Program,
-    st.just("fast"),
+    st.just("in order"),
     st.sampled_from((1, 2, 5)),
     st.sampled_from((0, 0, 30)),
     st.lists(st.floats(0.05, 2.0), max_size=2).map(lambda at: tuple(sorted(at))),
@@ -134,7 +134,7 @@ class World:
         return found if isinstance(found, int) else 0
 
     async def _items(self, stream: EventStream) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        if self.program.road == "fast":
+        if self.program.path == "in order":
             async for key, value in stream.items():
                 yield key, value
         elif self.program.batch == 1:
@@ -210,11 +210,11 @@ def outcome(program: Program, given_events: list[Given]) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events, programs)
-def test_both_roads_give_the_same_rows_counters_outputs_and_dead_letters(
+def test_both_paths_give_the_same_rows_counters_outputs_and_dead_letters(
     given_events: list[Given], program: Program
 ) -> None:
-    concurrent = Program("general", program.batch, program.pause_ms, program.kills_s)
-    fast = outcome(program, given_events)
-    assert outcome(concurrent, given_events) == fast
-    calm = Program("fast", 1, 0, ())
-    assert outcome(calm, given_events) == fast, "and neither depends on crashes"
+    concurrent = Program("concurrent", program.batch, program.pause_ms, program.kills_s)
+    in_order = outcome(program, given_events)
+    assert outcome(concurrent, given_events) == in_order
+    calm = Program("in order", 1, 0, ())
+    assert outcome(calm, given_events) == in_order, "and neither depends on crashes"

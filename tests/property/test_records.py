@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from streamflow.app.topics.records import record_maker
 
 
-class Inner(faust.Record):
+class Inner(faust.Record, namespace="tests.inner"):
     user: str
     amount: float = 0.5
 
@@ -88,7 +89,7 @@ values = st.fixed_dictionaries(
         "more": st.lists(inner, max_size=2),
         "maybe": inner | st.none(),
         "extra": st.integers(),
-        "__faust": st.just({"ns": "nobody.knows"}) | st.just({"ns": Inner._options.namespace}),
+        "__faust": st.just({"ns": "nobody.knows"}) | st.just({"ns": "tests.inner"}),
     },
 )
 
@@ -100,7 +101,9 @@ def seen(make: Any, data: dict[str, Any]) -> Any:
     except Exception as exc:  # noqa: BLE001  # whatever Faust raises
         return type(exc), str(exc)
     fields = {}
-    for name in sorted({*type(record)._options.descriptors, *vars(record)} - {"__evaluated_fields__"}):
+    declared = {name for kind in type(record).__mro__ for name in inspect.get_annotations(kind)}
+    names = {name for name in declared if not name.startswith("_")} | vars(record).keys()
+    for name in sorted(names - {"__evaluated_fields__"}):
         try:
             fields[name] = getattr(record, name)
         except Exception as exc:  # noqa: BLE001  # a lazy field's own

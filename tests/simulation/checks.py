@@ -385,7 +385,7 @@ def check_late_store(
     counted = shown[progress.consumer, progress.topic, progress.partition].counters.get("late", 0)
     came = late_store.totals()["came"]
     places = [event.offset for event in late_store.events()]
-    where = f"the ledger of {progress.consumer}[{progress.partition}]"
+    where = f"the late-event store of {progress.consumer}[{progress.partition}]"
     if came != counted:
         wrong.append(f"{where} has seen {came} late events, the counters {counted}")
     if len(places) != min(came, EVENTS_MAX) or len(set(places)) != len(places):

@@ -13,7 +13,6 @@ from typing import Any
 from streamflow.aggregates import Count, CountBy
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, Key
-from streamflow.clock import LoopClock
 from streamflow.engine.engine import Engine
 from streamflow.metrics import Metrics
 from streamflow.processing.agent_spec import AgentSpec
@@ -42,6 +41,7 @@ from tests.simulation.scenario import (
     SimEvent,
     moving_window,
 )
+from tests.support.loop_clock import LoopClock
 
 APP = "app"
 LETTERS = f"{EVENTS}-dead-letters"

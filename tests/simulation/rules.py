@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from streamflow.aggregates.shuffle import final_windows
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
 from streamflow.aggregates.shuffle.partial import PartialSender, partial_key
@@ -100,11 +101,10 @@ class DifferenceSender(PartialSender):
                 records.append(Record(self.topic, self.target(start, group), key, orjson.dumps(added)))
 
 
-def differences(patch: pytest.MonkeyPatch) -> Broken:
-    """Shares are differences that the final stage adds up, not whole states."""
-    read = FinalStage._read_record
+class AddingStage(FinalStage):
+    """Adds a partial to what it had of the source partition."""
 
-    def adding(self: FinalStage, key: bytes | None, value: bytes | None, changed: dict[Any, None]) -> None:
+    def _read_record(self, key: bytes | None, value: bytes | None, changed: dict[Any, None]) -> None:
         kind, *rest = orjson.loads(key or b"")
         if self.spec.name == "by_type" and kind == "share" and value is not None:
             source, group, start = rest
@@ -112,9 +112,12 @@ def differences(patch: pytest.MonkeyPatch) -> Broken:
             partials[source] = partials.get(source, 0) + orjson.loads(value)
             changed[start, group] = None
         else:
-            read(self, key, value, changed)
+            super()._read_record(key, value, changed)
 
-    patch.setattr(FinalStage, "_read_record", adding)
+
+def differences(patch: pytest.MonkeyPatch) -> Broken:
+    """Partials are differences that the final stage adds up, not whole states."""
+    patch.setattr(final_windows, "FinalStage", AddingStage)
     patch.setattr(assignment_builder, "PartialSender", DifferenceSender)
     return {}
 
@@ -135,7 +138,7 @@ class ForgetfulSender(PartialSender):
             kept = [record for record in records[first:] if record.value is not None]
             for index, record in enumerate(kept):
                 parts, _ = orjson.loads(record.value or b"")
-                kept[index] = record._replace(value=orjson.dumps([parts, []]))
+                kept[index] = Record(record.topic, record.partition, record.key, orjson.dumps([parts, []]))
             records[first:] = kept
 
 
@@ -151,15 +154,17 @@ def all_one(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+class UnmarkedStage(SlidingFinalStage):
+    """Takes what came behind for what came within the grace."""
+
+    def _put(self, source: int, group: Any, start: int, data: Any) -> None:
+        whole = self.spec.values.merge_all([self.spec.values.load(state) for _, state in data])
+        super()._put(source, group, start, [[None, self.spec.values.dump(whole)]])
+
+
 def not_marked(patch: pytest.MonkeyPatch) -> Broken:
     """A sliding window's events that came behind count in windows that were closed by then."""
-    put = SlidingFinalStage._put
-
-    def unmarked(self: SlidingFinalStage, source: int, group: Any, start: int, data: Any) -> None:
-        whole = self.spec.values.merge_all([self.spec.values.load(state) for _, state in data])
-        put(self, source, group, start, [[None, self.spec.values.dump(whole)]])
-
-    patch.setattr(SlidingFinalStage, "_put", unmarked)
+    patch.setattr(final_windows, "SlidingFinalStage", UnmarkedStage)
     return {}
 
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from streamflow.clock import LoopClock
 from streamflow.testing import Deadlock, Endless, ManualClock, SimulationError, SimulationLoop, run_simulation
+from tests.support.loop_clock import LoopClock
 
 
 def test_an_hours_sleep_takes_no_time_and_ends_at_its_hour() -> None:

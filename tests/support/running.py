@@ -41,6 +41,13 @@ async def running(app: App) -> AsyncIterator[App]:
         raise AssertionError(f"the app crashed: {app.crash_reason!r}")
 
 
+def end_engine() -> None:
+    """A worker dies: nothing of the engine that runs in this loop goes on."""
+    for task in asyncio.all_tasks():
+        if task.get_name().startswith("streamflow-"):
+            task.cancel()
+
+
 async def until(check: Callable[[], Any]) -> Any:
     """The first true answer of ``check``, which may be async."""
     async with asyncio.timeout(LIMIT_S):

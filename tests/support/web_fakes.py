@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
-from streamflow.clock import LoopClock
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.rows import (
@@ -26,7 +25,10 @@ from streamflow.query.rows import (
 )
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
+from streamflow.web.live.hub import Hub
+from streamflow.web.server import HUB
 from streamflow.windows import TumblingWindow, Window
+from tests.support.loop_clock import LoopClock
 
 PARTITIONS = 3
 SIZE_MS = 10_000
@@ -214,6 +216,7 @@ class Cluster:
         }
         self.workers: list[FakeServed] = []
         self.servers: list[WebServer] = []
+        self.hubs: list[Hub] = []  # of each server, the live connections
         self.members: list[Member] = []
         self.events = 0
 
@@ -234,7 +237,7 @@ class Cluster:
         self.workers.append(served)
         self.servers.append(server)
         self.elect()
-        await server.start(served)
+        await server.start(served, extend=lambda app: self.hubs.append(app[HUB]))
         return served
 
     def elect(self) -> None:

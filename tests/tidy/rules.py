@@ -7,12 +7,13 @@ import os
 import pathlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 FUNCTION_LINES_MAX = 70
-MODULE_LINES_MAX = 500
+MODULE_LINES_MAX = 600
 PARAMETERS_MAX = 10
 
 # Written in two pieces, so that this file does not break its own rule.
@@ -48,6 +49,18 @@ WALL_CLOCKS = frozenset(
         "datetime.date.today",
     }
 )
+
+# Annotations of parameters that say nothing.
+ANYTHING = frozenset({"Any", "'Any'", "Any | None"})
+
+# An object changes by its own methods. On these hot paths a call for each event would cost more than it
+# hides, so they assign to attributes of others; elsewhere it is a library's object that has no such method.
+ASSIGNED_FROM_OUTSIDE_MAX = 40
+HOT_PATHS = ("processing/event_stream.py", "state/agent_table.py", "transports/kafka/fetcher.py")
+
+ANY_PARAMETERS_MAX = {"streamflow": 0.05, "streamflow/app": 0.10}
+REACH_INS_MAX = 0.03
+"""For each test function."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -95,6 +108,128 @@ def wide_functions(source: str) -> list[str]:
         if len(names) > PARAMETERS_MAX:
             found.append(f"line {function.lineno}: {function.name} takes {len(names)} parameters")
     return found
+
+
+def assigned_from_outside(source: str) -> list[str]:
+    """Attributes of objects other than `self` and `cls` that are assigned to, deleted or bound."""
+    return [
+        f"line {target.lineno}: {ast.unparse(target)}"
+        for node in ast.walk(ast.parse(source))
+        for target in _targets(node)
+        if isinstance(target, ast.Attribute) and not _is_own(target.value)
+    ]
+
+
+def _targets(node: ast.AST) -> Iterator[ast.expr]:
+    """What a statement binds, tuples and lists taken apart."""
+    found: list[ast.expr] = []
+    if isinstance(node, ast.Assign | ast.Delete):
+        found = list(node.targets)
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.AsyncFor | ast.NamedExpr):
+        found = [node.target]
+    elif isinstance(node, ast.With | ast.AsyncWith):
+        found = [item.optional_vars for item in node.items if item.optional_vars is not None]
+    while found:
+        target = found.pop(0)
+        if isinstance(target, ast.Tuple | ast.List):
+            found += target.elts
+        elif isinstance(target, ast.Starred):
+            found.append(target.value)
+        else:
+            yield target
+
+
+def _is_own(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name) and value.id in {"self", "cls"}
+
+
+def annotated_parameters(source: str) -> list[str]:
+    """The annotation of each parameter of each function that has one."""
+    found = []
+    for function in _functions(source):
+        arguments = function.args
+        parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        parameters += [each for each in (arguments.vararg, arguments.kwarg) if each is not None]
+        found += [ast.unparse(each.annotation) for each in parameters if each.annotation is not None]
+    return found
+
+
+def any_parameters(source: str) -> list[str]:
+    """Those of `annotated_parameters` that say nothing."""
+    return [annotation for annotation in annotated_parameters(source) if annotation in ANYTHING]
+
+
+def reach_ins(source: str) -> list[str]:
+    """Private attributes of other objects, not counted what a subclass asks of `super()`."""
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and not _is_own(node.value)
+        and not _is_super(node.value)
+    ]
+
+
+def _is_super(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "super"
+
+
+def functions_that_test(source: str) -> list[str]:
+    return [function.name for function in _functions(source) if function.name.startswith("test_")]
+
+
+def imports(source: str, modules: AbstractSet[str], *, for_types: bool) -> set[str]:
+    """Which of ``modules`` a module imports; ``for_types``: for type checkers, too."""
+    tree = ast.parse(source)
+    if not for_types:
+        tree = _WithoutTypeImports().visit(tree)
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+    return found & modules
+
+
+class _WithoutTypeImports(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            return node.orelse
+        return self.generic_visit(node)
+
+
+def circles(imported: Mapping[str, AbstractSet[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other; ``imported``: module -> the modules that it imports."""
+    reached = {module: _reachable(module, imported) for module in imported}
+    groups = {
+        tuple(sorted({module} | {other for other in seen if module in reached[other]}))
+        for module, seen in reached.items()
+        if module in seen
+    }
+    return [list(group) for group in sorted(groups)]
+
+
+def _reachable(module: str, imported: Mapping[str, AbstractSet[str]]) -> set[str]:
+    """What a module imports, and what that imports, and so on."""
+    seen: set[str] = set()
+    waiting = list(imported[module])
+    while waiting:
+        other = waiting.pop()
+        if other not in seen:
+            seen.add(other)
+            waiting += imported[other]
+    return seen
+
+
+def module_name(path: pathlib.Path) -> str:
+    """``streamflow/web/http/api.py`` is ``streamflow.web.http.api``, a package is its folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def wall_clocks(source: str) -> list[str]:

@@ -26,12 +26,50 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert offences(rules.long_functions, rules.source_files("streamflow", "agents")) == []
 
 
-def test_no_module_is_longer_than_five_hundred_lines() -> None:
+def test_no_module_is_longer_than_six_hundred_lines() -> None:
     assert offences(rules.long_modules, rules.source_files("streamflow", "agents")) == []
 
 
 def test_no_function_takes_more_than_ten_parameters() -> None:
     assert offences(rules.wide_functions, rules.source_files("streamflow", "agents")) == []
+
+
+@pytest.mark.parametrize("for_types", [False, True], ids=["at run time", "for types too"])
+def test_no_modules_import_each_other_in_a_circle(for_types: bool) -> None:
+    sources = {
+        rules.module_name(path): path.read_text(encoding="utf-8") for path in rules.source_files("streamflow")
+    }
+    imported = {
+        module: rules.imports(source, sources.keys(), for_types=for_types) - {module}
+        for module, source in sources.items()
+    }
+    assert sum(map(len, imported.values())) > len(sources)
+    assert rules.circles(imported) == []
+
+
+def test_objects_change_by_their_own_methods_but_for_a_few() -> None:
+    found = offences(rules.assigned_from_outside, rules.source_files("streamflow"))
+    assert len(found) <= rules.ASSIGNED_FROM_OUTSIDE_MAX, "\n".join(found)
+
+
+def test_the_hot_paths_that_are_named_are_those_that_assign_from_outside() -> None:
+    for path in rules.HOT_PATHS:
+        assert offences(rules.assigned_from_outside, [rules.ROOT / "streamflow" / path]) != [], path
+
+
+@pytest.mark.parametrize("folder", sorted(rules.ANY_PARAMETERS_MAX))
+def test_few_parameters_say_nothing_of_what_they_take(folder: str) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in rules.source_files(folder)]
+    annotated = sum(len(rules.annotated_parameters(source)) for source in sources)
+    anything = sum(len(rules.any_parameters(source)) for source in sources)
+    assert anything / annotated < rules.ANY_PARAMETERS_MAX[folder], f"{anything} of {annotated}"
+
+
+def test_tests_seldom_reach_into_what_they_test() -> None:
+    paths = rules.source_files("tests")
+    functions = sum(len(rules.functions_that_test(path.read_text(encoding="utf-8"))) for path in paths)
+    found = offences(rules.reach_ins, paths)
+    assert len(found) / functions < rules.REACH_INS_MAX, "\n".join(found)
 
 
 def test_only_the_clock_asks_what_time_it_is() -> None:
@@ -95,6 +133,18 @@ TEN = ", ".join(f"p{n}" for n in range(rules.PARAMETERS_MAX))
         (rules.wall_clocks, "def f():\n    from datetime import date\n    return date.today()"),
         (rules.forbidden_words, "see " + "/wo" + "rk/notes"),
         (rules.forbidden_words, "see " + ".lib" + "rary"),
+        (rules.assigned_from_outside, "other.size = 1"),
+        (rules.assigned_from_outside, "self.other.size += 1"),
+        (rules.assigned_from_outside, "first, (*other.rest, self.mine) = found"),
+        (rules.assigned_from_outside, "for other.at in range(3): pass"),
+        (rules.assigned_from_outside, "with opened() as other.file: pass"),
+        (rules.assigned_from_outside, "del other.size"),
+        (rules.any_parameters, "def f(x: Any, y: int): pass"),
+        (rules.any_parameters, "async def f(*, x: Any | None = None): pass"),
+        (rules.any_parameters, "def f(**options: Any): pass"),
+        (rules.reach_ins, "assert engine._tasks == []"),
+        (rules.reach_ins, "engine.transport._broker.log"),
+        (rules.reach_ins, "self.engine._tasks"),
     ],
 )
 def test_a_rule_finds_what_breaks_it(rule: Rule, bad: str) -> None:
@@ -112,10 +162,34 @@ def test_a_rule_finds_what_breaks_it(rule: Rule, bad: str) -> None:
         (rules.wall_clocks, "x = clock.time()\ny = loop.time()"),
         (rules.wall_clocks, "time = 1\nx = time"),
         (rules.forbidden_words, "the workers at work"),
+        (rules.assigned_from_outside, "self.size = cls.count = size = 1\nrows[other.key] = 2"),
+        (rules.any_parameters, "def f(self, x: object, y: dict[str, Any], z=None) -> Any: pass"),
+        (rules.reach_ins, "self._tasks\nsuper()._read()\nother.__dict__\nother.tasks"),
     ],
 )
 def test_a_rule_leaves_good_code_alone(rule: Rule, good: str) -> None:
     assert rule(good) == []
+
+
+def test_circles_are_found_whole_and_what_only_leads_there_is_left_out() -> None:
+    imported = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"e"}}
+    assert rules.circles(imported) == [["b", "c"], ["e"]]
+
+
+def test_imports_are_those_of_modules_and_for_types_only_where_they_are_asked_for() -> None:
+    source = (
+        "import a.b\nfrom a import c, thing\nfrom other import a\n"
+        "if TYPE_CHECKING:\n    from a.d import D\nelse:\n    def late():\n        from a import e\n"
+    )
+    modules = {"a", "a.b", "a.c", "a.d", "a.e"}
+    assert rules.imports(source, modules, for_types=False) == {"a", "a.b", "a.c", "a.e"}
+    assert rules.imports(source, modules, for_types=True) == modules
+
+
+def test_a_package_is_the_module_of_its_folder() -> None:
+    package = rules.ROOT / "streamflow" / "web" / "http"
+    assert rules.module_name(package / "__init__.py") == "streamflow.web.http"
+    assert rules.module_name(package / "api.py") == "streamflow.web.http.api"
 
 
 def test_a_new_folder_at_the_top_is_a_stranger_and_a_dot_file_is_not() -> None:

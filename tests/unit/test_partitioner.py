@@ -13,7 +13,6 @@ import pytest
 from streamflow.errors import ConfigurationError
 from streamflow.partitioner import (
     PARTITIONERS,
-    PartitionCache,
     fnv1a,
     fnv1a_32,
     fnv1a_librdkafka,
@@ -157,13 +156,6 @@ def test_every_rule_uses_all_partitions_about_equally(name):
 def test_an_unknown_name_says_which_there_are():
     with pytest.raises(ConfigurationError, match="fnv1a_librdkafka"):
         partitioner_named("crc32")
-
-
-def test_the_cache_answers_like_the_rule_and_stays_small():
-    cache = PartitionCache(fnv1a, 6, keys_max=10)
-    keys = some_keys(50)
-    assert [cache[key] for key in keys] == [fnv1a(key, 6) for key in keys]
-    assert len(cache) <= 10
 
 
 @pytest.mark.parametrize("name", sorted(PARTITIONERS))

@@ -88,7 +88,7 @@ class JsonTextCodec(ValueCodec):
         super().__init__(str, value_bytes_max=value_bytes_max)
         self.name = "json-str"
 
-    def _make_roads(self) -> list[Any]:
+    def _make_decoders(self) -> list[Any]:
         return [_json_text]
 
     def encode(self, value: object) -> bytes | None:

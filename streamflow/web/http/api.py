@@ -19,7 +19,7 @@ from streamflow.query.rows import TableReader
 from streamflow.web import encoding, query
 from streamflow.web.http import ndjson, openapi
 from streamflow.web.http.describe import Describing
-from streamflow.web.http.scatter_gather import KeyPath, Reading
+from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
 from streamflow.web.problems import Problem, unavailable
 from streamflow.web.security import Guard
@@ -35,8 +35,8 @@ class Api:
         self.settings = settings
         self.guard = guard
         self.version = metadata_version()
-        self.reading = Reading(served, settings, peers)
-        self.describing = Describing(served, self.reading)
+        self.scatter_gather = ScatterGather(served, settings, peers)
+        self.describing = Describing(served, self.scatter_gather)
 
     def reader(self, name: str) -> TableReader:
         """Raises Problem 404."""
@@ -65,10 +65,10 @@ class Api:
         parameters = only(request, query.PARAMETERS)
         local = is_peer(request)
         asked = query.parse(reader, parameters, self.settings.rows_max)
-        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
+        await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
         if ndjson.is_wanted(request):
-            return await ndjson.answer(request, self.reading, reader, asked, parameters)
-        page = await self.reading.page(reader, asked, parameters, local_only=local)
+            return await ndjson.answer(request, self.scatter_gather, reader, asked, parameters)
+        page = await self.scatter_gather.page(reader, asked, parameters, local_only=local)
         return answer(request, page.body())
 
     async def key(self, request: web.Request) -> web.StreamResponse:
@@ -79,16 +79,16 @@ class Api:
             raise query.bad_parameter("at", f"table {reader.name!r} has no windows")
         key = read_key(request, reader, parameters)
         local = is_peer(request)
-        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
-        return answer(request, await self.reading.key_row(reader, key, at_ms, local_only=local))
+        await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
+        return answer(request, await self.scatter_gather.key_row(reader, key, at_ms, local_only=local))
 
     async def key_windows(self, request: web.Request) -> web.StreamResponse:
         reader = self.reader(request.match_info["table"])
         parameters = only(request, ("key_b64", "min_position"))
         key = read_key(request, reader, parameters)
         local = is_peer(request)
-        await self.reading.reach(reader, query.parse_min_position(parameters), local_only=local)
-        return answer(request, await self.reading.key_windows(reader, key, local_only=local))
+        await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
+        return answer(request, await self.scatter_gather.key_windows(reader, key, local_only=local))
 
     async def key_location(self, request: web.Request) -> web.StreamResponse:
         reader = self.reader(request.match_info["table"])
@@ -188,7 +188,7 @@ def read_key_text(reader: TableReader, text: str) -> Any:
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
 
 
-def answer(request: web.Request, body: Any, *, status: int = 200) -> web.Response:
+def answer(request: web.Request, body: object, *, status: int = 200) -> web.Response:
     """JSON with an ETag; 304 without a body when the client has the same already."""
     raw = encoding.encode(body)
     tag = f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'

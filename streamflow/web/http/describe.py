@@ -11,20 +11,20 @@ from urllib.parse import quote
 from streamflow.metrics import resident_bytes
 from streamflow.query.rows import TableReader
 from streamflow.web import encoding
-from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, Reading
+from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
 from streamflow.web.peers import PeerAnswer, peers_of, same_url
 from streamflow.web.served import Served
 
 STATUS_KEPT_MS = 500.0
-"""All dashboards share what was asked of the peers within this time."""
+"""All dashboards get what was asked of the peers within this time."""
 
 
 class Describing:
     """Tables and workers as JSON-able objects, merged from all workers."""
 
-    def __init__(self, served: Served, reading: Reading) -> None:
+    def __init__(self, served: Served, scatter_gather: ScatterGather) -> None:
         self.served = served
-        self.reading = reading
+        self.scatter_gather = scatter_gather
         self._others: list[dict[str, Any]] = []
         self._others_at_ms: float | None = None
         self._lock = asyncio.Lock()
@@ -73,7 +73,7 @@ class Describing:
         said: list[dict[str, Any]] = []
         path = f"/v1/tables/{quote(reader.name, safe='')}"
         urls = list(by_url)
-        for url, answer in zip(urls, await self.reading.ask_each(urls, path), strict=True):
+        for url, answer in zip(urls, await self.scatter_gather.ask_each(urls, path), strict=True):
             try:
                 if not isinstance(answer, PeerAnswer) or answer.status != 200:
                     raise ValueError(f"{url} has not answered")
@@ -134,9 +134,9 @@ class Describing:
             if self._others_at_ms is not None and clock.monotonic_ms() - self._others_at_ms < STATUS_KEPT_MS:
                 return self._others
             partitions = {member.url: member.partitions for member in self.served.members()}
-            urls = self.reading.peers.others()
+            urls = self.scatter_gather.peers.others()
             others: list[dict[str, Any]] = []
-            for url, answer in zip(urls, await self.reading.ask_each(urls, "/v1/status"), strict=True):
+            for url, answer in zip(urls, await self.scatter_gather.ask_each(urls, "/v1/status"), strict=True):
                 try:
                     if not isinstance(answer, PeerAnswer) or answer.status != 200:
                         raise ValueError(f"{url} has not answered")

@@ -93,7 +93,7 @@ class LateEvents:
         """What the other owners of these partitions say; who does not answer is left out."""
         by_url, _ = peers_of(self._api.served, reader, partitions)
         path = f"/v1/tables/{quote(reader.name, safe='')}/late"
-        peers = self._api.reading.peers
+        peers = self._api.scatter_gather.peers
 
         async def ask(url: str) -> PeerAnswer | None:
             try:

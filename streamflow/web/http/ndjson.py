@@ -19,9 +19,9 @@ from aiohttp import web
 
 from streamflow.query.rows import Row, TableReader
 from streamflow.web import encoding
-from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, Reading
+from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
 from streamflow.web.peers import PeerUnavailable, is_peer, peers_of
-from streamflow.web.query import RowQuery, partition_rows
+from streamflow.web.query import Order, RowQuery, partition_rows
 from streamflow.web.served import WindowIndex
 
 NDJSON: Final = "application/x-ndjson"
@@ -36,7 +36,7 @@ def is_wanted(request: web.Request) -> bool:
 
 async def answer(
     request: web.Request,
-    reading: Reading,
+    scatter_gather: ScatterGather,
     reader: TableReader,
     query: RowQuery,
     parameters: Mapping[str, str],
@@ -49,14 +49,14 @@ async def answer(
     by_url: dict[str, frozenset[int]] = {}
     nobody = asked - local
     if not is_peer(request):
-        by_url, nobody = peers_of(reading.served, reader, asked - local)
+        by_url, nobody = peers_of(scatter_gather.served, reader, asked - local)
     whole = Completeness(missing=set(nobody))
     if local:
         whole.add_local(reader)
     async with AsyncExitStack() as stack:
         sources = [local_rows(reader, partition, query) for partition in sorted(local)]
         for url, partitions in by_url.items():
-            source = await _peer_source(stack, reading, reader, url, partitions, parameters, whole)
+            source = await _peer_source(stack, scatter_gather, reader, url, partitions, parameters, whole)
             if source is not None:
                 sources.append(source)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
@@ -111,7 +111,7 @@ def _wanted(rows: Iterator[Row], query: RowQuery) -> Iterator[Row]:
 
 async def _peer_source(
     stack: AsyncExitStack,
-    reading: Reading,
+    scatter_gather: ScatterGather,
     reader: TableReader,
     url: str,
     partitions: frozenset[int],
@@ -123,7 +123,9 @@ async def _peer_source(
     asked.pop("min_position", None)
     path = f"/v1/tables/{quote(reader.name, safe='')}/rows"
     try:
-        response = await stack.enter_async_context(reading.peers.stream(url, path, asked, accept=NDJSON))
+        response = await stack.enter_async_context(
+            scatter_gather.peers.stream(url, path, asked, accept=NDJSON)
+        )
         if response.status != 200:
             raise PeerUnavailable(f"{url} answered {response.status}")
         whole.add_peer(encoding.decode(response.headers[COMPLETENESS_HEADER]))
@@ -171,7 +173,7 @@ class Reversed:
 
     __slots__ = ("order",)
 
-    def __init__(self, order: Any) -> None:
+    def __init__(self, order: Order) -> None:
         self.order = order
 
     def __lt__(self, other: Reversed) -> bool:

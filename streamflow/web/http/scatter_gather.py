@@ -1,4 +1,4 @@
-"""Answers about rows, wherever they lie: ours from memory, the others' from their owners."""
+"""Answers about rows, wherever they lie: this worker's from memory, the others' from their owners."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Completeness:
         self.lags.append(status.lags)
 
     def add_peer(self, body: Mapping[str, Any]) -> None:
-        """Raises KeyError, ValueError, TypeError or AttributeError for what is no answer of ours."""
+        """Raises KeyError, ValueError, TypeError or AttributeError for what is no answer of a worker."""
         self.positions.append(encoding.position_from(body["position"]))
         self.lags.append({int(partition): lag for partition, lag in body["lag"].items()})
         self.missing.update(map(int, body["missing_partitions"]))
@@ -80,10 +80,10 @@ class KeyPath:
 
 
 UNUSABLE = (KeyError, ValueError, TypeError, AttributeError, IndexError)
-"""What reading an answer raises when it is not one of ours."""
+"""What reading an answer raises when it is not a worker's."""
 
 
-class Reading:
+class ScatterGather:
     """Reads tables across workers. ``local_only`` in its methods: a peer asks, which wants our rows only."""
 
     def __init__(self, served: Served, settings: WebSettings, peers: Peers) -> None:
@@ -109,11 +109,10 @@ class Reading:
         )
         count = None if query.limit is None else query.limit + 1
         rows = query.best((row for rows in answers for row in rows), count)
-        page = Page(rows, None, whole)
-        if query.limit is not None and len(rows) > query.limit:
-            page.rows = rows[: query.limit]
-            page.next = cursor_after(page.rows[-1], query.fingerprint)
-        return page
+        if query.limit is None or len(rows) <= query.limit:
+            return Page(rows, None, whole)
+        rows = rows[: query.limit]
+        return Page(rows, cursor_after(rows[-1], query.fingerprint), whole)
 
     async def _local_rows(
         self,
@@ -132,7 +131,7 @@ class Reading:
                 rows.extend(partition_rows(reader, partition, query))
                 await asyncio.sleep(0)  # a partition at a time: the worker has other work
             else:
-                whole.missing.add(partition)  # it went while we were reading
+                whole.missing.add(partition)  # it went while the rows were read
         return rows
 
     async def _peer_rows(

@@ -1,1 +1,6 @@
-"""Live"""
+"""Tables over WebSocket and as server-sent events: a snapshot, and every change after it.
+
+hub.py: the connections of one worker and the feeds that they have in common. feed.py: one table, the changes
+of all its owners in one order; peer_feed.py: those of a peer; channel.py: subscriptions that get the same.
+session.py: one client and how it falls behind; filters.py: which rows it wants; sse.py: the other wire form.
+"""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from streamflow.clock import Clock
 from streamflow.web.live.filters import Filter, Item, RowId
 from streamflow.web.live.session import Emission, Subscription
-
-if TYPE_CHECKING:
-    from streamflow.web.live.feed import Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +25,24 @@ class Delta:
 
 
 class Channel:
-    """The subscriptions that get the very same messages: one filter, one rate."""
+    """The subscriptions that get the very same messages: one filter, one rate.
 
-    def __init__(self, feed: Feed, view: Filter, conflates: bool, max_hz: float | None) -> None:
-        self.feed = feed
+    ``meta`` gives the cursor and the position of a message, of (seq, fingerprint of the filter, position).
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        meta: Callable[[int, str, bytes], bytes],
+        view: Filter,
+        *,
+        conflates: bool,
+        max_hz: float | None,
+    ) -> None:
         self.filter = view
         self.subscriptions: set[Subscription] = set()
+        self._clock = clock
+        self._meta = meta
         self._fingerprint = view.fingerprint
         self._conflates = conflates
         self._interval_ms = 0.0 if max_hz is None else 1_000.0 / max_hz
@@ -56,7 +65,7 @@ class Channel:
             self._emit(items, 0)
             return
         self._hold(items)
-        wait_ms = self._sent_at_ms + self._interval_ms - self.feed.served.clock.monotonic_ms()
+        wait_ms = self._sent_at_ms + self._interval_ms - self._clock.monotonic_ms()
         if wait_ms <= 0:
             self.flush()
         elif self._timer is None:
@@ -72,7 +81,7 @@ class Channel:
         self._skipped += before + len(items) - len(self._held_by_id)
 
     async def _flush_in(self, wait_ms: float) -> None:
-        await self.feed.served.clock.sleep_ms(wait_ms)
+        await self._clock.sleep_ms(wait_ms)
         self._timer = None
         self.flush()
 
@@ -82,7 +91,7 @@ class Channel:
         skipped, self._skipped = self._skipped, 0
         self._held, self._held_by_id = [], {}
         if held:
-            self._sent_at_ms = self.feed.served.clock.monotonic_ms()
+            self._sent_at_ms = self._clock.monotonic_ms()
             self._emit(held, skipped)
 
     def offer_progress(self, tail: bytes) -> None:
@@ -94,8 +103,8 @@ class Channel:
     def _emit(self, items: Sequence[Item], skipped: int) -> None:
         assert self._first is not None
         assert self._last is not None
-        meta = self.feed.meta(self._last.seq, self._fingerprint, self._last.position)
-        before = self.feed.meta(self._first.seq - 1, self._fingerprint, self._first.before)
+        meta = self._meta(self._last.seq, self._fingerprint, self._last.position)
+        before = self._meta(self._first.seq - 1, self._fingerprint, self._first.before)
         self._first = None
         emission = Emission(items, meta, before, skipped)
         for sub in list(self.subscriptions):

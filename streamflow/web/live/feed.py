@@ -18,7 +18,7 @@ from streamflow.query.rows import TableChanges, TableReader
 from streamflow.web import encoding
 from streamflow.web.live.channel import Channel, Delta
 from streamflow.web.live.filters import Filter, Item
-from streamflow.web.live.peer_feed import Collector, Upstream
+from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
 from streamflow.web.live.session import Emission, Snapshot, Subscription
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
@@ -49,7 +49,7 @@ class Feed:
         self.subscriptions: set[Subscription] = set()
         self.idle_since_ms: float | None = served.clock.monotonic_ms()
         self._channels: dict[tuple[Filter, bool, float | None], Channel] = {}
-        self._upstreams: dict[str, Upstream] = {}  # address of a peer -> its rows, live
+        self._peer_feeds: dict[str, PeerFeed] = {}  # address of a peer -> its rows, live
         self._positions: dict[str, dict[int, int]] = {}  # address -> source partition -> next offset
         self._watermarks: dict[str, int | None] = {}  # address -> epoch ms
         self._seen: dict[int, int] = {}  # our positions one progress tick ago
@@ -130,14 +130,14 @@ class Feed:
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
         self.check()
-        if url not in self._upstreams:
+        if url not in self._peer_feeds:
             return  # we have just let go of it
         before = self.position()
         self._positions[url] = position
         self._publish([item for item in items if self._comes_from(item, url)], before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
-        if url in self._upstreams:
+        if url in self._peer_feeds:
             self._positions[url] = position
             self._watermarks[url] = watermark_ms
 
@@ -234,10 +234,12 @@ class Feed:
         key = (sub.filter, sub.mode == "latest", sub.max_hz)
         channel = self._channels.get(key)
         if channel is None:
-            channel = self._channels[key] = Channel(self, *key)
+            channel = self._channels[key] = Channel(
+                self.served.clock, self.meta, sub.filter, conflates=sub.mode == "latest", max_hz=sub.max_hz
+            )
         channel.flush()  # what it holds back is in what this one already has
         channel.subscriptions.add(sub)
-        sub.is_live = True
+        sub.start_live()
         self._tell_synced(sub)
 
     def _tell_synced(self, sub: Subscription) -> None:
@@ -247,7 +249,7 @@ class Feed:
             sub.tell("rebalancing", self._missing_tail())
 
     def _leave_channels(self, sub: Subscription) -> None:
-        sub.is_live = False
+        sub.stop_live()
         for key, channel in list(self._channels.items()):
             channel.subscriptions.discard(sub)
             if not channel.subscriptions:
@@ -288,41 +290,41 @@ class Feed:
             else:
                 self._go_live(sub)
         for view, waiting in by_filter.items():
-            collectors = [up.collect(view) for up in self._upstreams.values() if up.covered]
-            if not collectors:
+            snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
+            if not snapshots:
                 self._deliver(view, waiting, [])
                 continue
-            task = asyncio.create_task(self._load(view, waiting, collectors, self._sync_count))
+            task = asyncio.create_task(self._load(view, waiting, snapshots, self._sync_count))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
 
     async def _load(
-        self, view: Filter, waiting: list[Subscription], collectors: list[Collector], sync_count: int
+        self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot], sync_count: int
     ) -> None:
-        """Waits for the peers' rows; ours are read when theirs are complete, all in one step."""
+        """Waits for the peers' rows; this worker's are read when theirs are complete, all in one step."""
         try:
-            await asyncio.gather(*(collector.done.wait() for collector in collectors))
-            refused = [collector.error for collector in collectors if collector.error]
+            await asyncio.gather(*(snapshot.done.wait() for snapshot in snapshots))
+            refused = [snapshot.error for snapshot in snapshots if snapshot.error]
             if refused:
                 self._refuse(waiting, refused[0])
                 return
             self.check()
             if sync_count != self._sync_count:
                 return  # all were started again meanwhile
-            if self._is_synced and not any(collector.is_lost for collector in collectors):
-                self._deliver(view, waiting, collectors)
+            if self._is_synced and not any(snapshot.is_lost for snapshot in snapshots):
+                self._deliver(view, waiting, snapshots)
             else:
                 self._must_sync = True  # with the next owner, or when the peer is back
         finally:
-            for collector in collectors:
-                collector.close()
+            for snapshot in snapshots:
+                snapshot.close()
 
-    def _deliver(self, view: Filter, waiting: list[Subscription], collectors: list[Collector]) -> None:
+    def _deliver(self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot]) -> None:
         rows = [Item("upsert", row) for row in view.rows(self.reader)]
         self._read_local_position()
-        for collector in collectors:
-            url = collector.upstream.url
-            rows.extend(item for item in collector.rows.values() if self._comes_from(item, url))
+        for theirs in snapshots:
+            url = theirs.peer.url
+            rows.extend(item for item in theirs.rows.values() if self._comes_from(item, url))
         if len(rows) > self.settings.ws_snapshot_rows_max:
             self._refuse(
                 waiting, f"{len(rows)} rows: subscribe to some keys or a prefix, or without a snapshot"
@@ -362,11 +364,11 @@ class Feed:
             self._epoch = self.next_epoch()
         self._owned, self._generation = owned, generation
         if not self.own_rows_only:
-            self._choose_upstreams(frozenset(range(self.reader.partitions)) - owned)
+            self._choose_peers(frozenset(range(self.reader.partitions)) - owned)
         sources: dict[int, Source] = {}
-        claims = [owned, *(upstream.covered for upstream in self._upstreams.values())]
-        for url, upstream in self._upstreams.items():
-            sources.update(dict.fromkeys(upstream.covered, (url, upstream.epoch)))
+        claims = [owned, *(peer_feed.covered for peer_feed in self._peer_feeds.values())]
+        for url, peer_feed in self._peer_feeds.items():
+            sources.update(dict.fromkeys(peer_feed.covered, (url, peer_feed.epoch)))
         sources.update(dict.fromkeys(owned, ("", self._epoch)))
         # Two that claim a partition: one has not told us yet that it is gone. Its position can't be used.
         self._disputed = frozenset(p for p in sources if sum(p in claim for claim in claims) > 1)
@@ -391,15 +393,16 @@ class Feed:
             # What has come back from elsewhere is shown only after the new start: until then it is missing.
             self._tell_missing(missing | self._missing)
 
-    def _choose_upstreams(self, partitions: frozenset[int]) -> None:
+    def _choose_peers(self, partitions: frozenset[int]) -> None:
         by_url, _ = peers_of(self.served, self.reader, partitions)
-        for url in [url for url in self._upstreams if url not in by_url]:
-            self._upstreams.pop(url).stop()
+        for url in [url for url in self._peer_feeds if url not in by_url]:
+            self._peer_feeds.pop(url).stop()
             self._positions.pop(url, None)
             self._watermarks.pop(url, None)
         for url in by_url:
-            if url not in self._upstreams:
-                self._upstreams[url] = Upstream(self, url)
+            if url not in self._peer_feeds:
+                clock = self.served.clock
+                self._peer_feeds[url] = PeerFeed(self, self.peers, clock, self.reader.name, url)
 
     def void(self) -> None:
         """Something went wrong: all subscribers start again at the next look."""
@@ -443,11 +446,11 @@ class Feed:
         self._start_all(subs)
 
     def stop(self) -> None:
-        for upstream in self._upstreams.values():
-            upstream.stop()
+        for peer_feed in self._peer_feeds.values():
+            peer_feed.stop()
         for channel in self._channels.values():
             channel.stop()
         for task in self._loads:
             task.cancel()
-        self._upstreams = {}
+        self._peer_feeds = {}
         self._channels = {}

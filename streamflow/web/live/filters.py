@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 from msgspec import UNSET
 
@@ -49,7 +48,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``keys`` holds canonical keys (``None``: all). Equal filters share their frames.
+    """``keys`` holds canonical keys (``None``: all). Equal filters have the same frames.
 
     ``window``: ``current`` takes windows that are still open (and rows without a window), ``closed``
     those that have closed.
@@ -83,7 +82,7 @@ class Filter:
     def is_all(self) -> bool:
         return self.keys is None and self.prefix is None and self.window == "all"
 
-    def _wants_key(self, key: Any) -> bool:
+    def _wants_key(self, key: object) -> bool:
         if self.keys is not None:
             return encoding.canonical(key) in self.keys
         return self.prefix is None or key_text(key).startswith(self.prefix)

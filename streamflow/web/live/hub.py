@@ -1,4 +1,4 @@
-"""The live hub of one worker: WebSocket connections, and the feeds that they share."""
+"""The live hub of one worker: WebSocket connections, and the feeds that they have in common."""
 
 from __future__ import annotations
 
@@ -313,8 +313,15 @@ def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> tuple[str, str] 
         view = Filter.of(wanted)
     except ValueError as exc:
         return "bad-subscription", str(exc)
-    sub = Subscription(session, feed, wanted.id, view, wanted.mode, wanted.snapshot)
-    sub.max_hz = wanted.max_hz
+    sub = Subscription(
+        session,
+        feed,
+        wanted.id,
+        view,
+        wanted.mode,
+        wants_snapshot=wanted.snapshot,
+        max_hz=wanted.max_hz,
+    )
     session.subscriptions[wanted.id] = sub
     feed.join(sub, wanted.since)
     return None

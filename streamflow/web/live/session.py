@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
@@ -17,9 +17,6 @@ from streamflow.web import encoding
 from streamflow.web.live.filters import Filter, Item, RowId
 from streamflow.web.messages import Close, Mode, message, splice
 from streamflow.web.settings import WebSettings
-
-if TYPE_CHECKING:
-    from streamflow.web.live.feed import Feed
 
 BEHIND_FRAMES = 8
 """With so many messages waiting, a client counts as slow and gets the latest values only."""
@@ -111,11 +108,27 @@ class Waiting:
         return None if tail is None else splice("snapshot", self._sub.id_json, tail)
 
 
+class Subscribed(Protocol):
+    """What a subscription needs of the feed that it is subscribed to."""
+
+    def resync(self, sub: Subscription, reason: str) -> None: ...
+
+    def leave(self, sub: Subscription) -> None: ...
+
+
 class Subscription:
-    """One client's view of one table."""
+    """One client's view of one table; ``max_hz``: so often at most it gets changes."""
 
     def __init__(
-        self, session: Session, feed: Feed, sub_id: str, view: Filter, mode: Mode, wants_snapshot: bool
+        self,
+        session: Session,
+        feed: Subscribed,
+        sub_id: str,
+        view: Filter,
+        mode: Mode,
+        *,
+        wants_snapshot: bool,
+        max_hz: float | None,
     ) -> None:
         self.session = session
         self.feed = feed
@@ -124,8 +137,8 @@ class Subscription:
         self.filter = view
         self.mode = mode
         self.wants_snapshot = wants_snapshot
-        self.max_hz: float | None = None
-        self.is_live = False  # gets changes; False until its snapshot is queued
+        self.max_hz = max_hz
+        self.is_live = False  # gets changes; not until its snapshot is queued
         self.must_resync = False
         self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
         self._pending_meta = b""
@@ -136,6 +149,14 @@ class Subscription:
     @property
     def has_pending(self) -> bool:
         return bool(self._pending)
+
+    def start_live(self) -> None:
+        """Its snapshot is queued: from now on it gets changes."""
+        self.is_live = True
+
+    def stop_live(self) -> None:
+        """It gets no changes until it is started again."""
+        self.is_live = False
 
     def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
         """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""

@@ -18,6 +18,7 @@ from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.memory import MemoryTransport
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from tests.support.declared import T0_MS, Declared, event
+from tests.support.running import end_engine
 
 TUMBLING = TumblingWindow(size_s=10, grace_s=5, retain_s=100, idle_close_s=None)
 HOPPING = HoppingWindow(10, 5, grace_s=5, retain_s=100, idle_close_s=None)
@@ -42,9 +43,9 @@ def closed(records: list[tuple[bytes | None, bytes | None]]) -> list[tuple[int, 
 
 
 async def apply(world: Declared) -> dict[str, int]:
-    watcher = WorkerView(world.engine, "")
-    watcher.open()
-    return dict(await watcher.apply_late("table"))
+    view = WorkerView(world.engine, "")
+    view.open()
+    return dict(await view.apply_late("table"))
 
 
 async def test_what_came_too_late_is_kept_with_its_place_and_survives_a_restart() -> None:
@@ -161,7 +162,7 @@ async def test_sliding_windows_and_sessions_list_what_is_late_and_apply_nothing(
 
 
 async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything() -> None:
-    """Whatever becomes of the commit, the event is either in the ledger or in its row."""
+    """Whatever becomes of the commit, the event is either in the late-event store or in its row."""
     world = await started(spec("data.shop"))
     try:
         await world.write(0, event(1, shop="a"), event(40_000, shop="a"), event(2, shop="a"))
@@ -177,8 +178,7 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         transport = world.engine.transport
         assert isinstance(transport, MemoryTransport)
         await transport.stop()
-        for task in world.engine._tasks:
-            task.cancel()
+        end_engine()
         world.engine = world.new_engine("successor")
         await world.begin()
         assert len(world.reader("table").late()[0].events) == 1

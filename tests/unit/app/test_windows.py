@@ -21,7 +21,7 @@ from streamflow import (
 )
 from streamflow.clock import SystemClock
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from tests.support.running import T0_MS, logged, make_app, running, until
+from tests.support.running import T0_MS, end_engine, logged, make_app, running, until
 
 T0_S = T0_MS / 1_000
 
@@ -271,9 +271,7 @@ async def test_a_worker_that_is_killed_while_it_tells_ends_each_window_once_all_
 
 async def stop_dead(app: App) -> None:
     """What is left of a worker whose transport was killed."""
-    for task in list(app.engine._tasks):
-        task.cancel()
-    app.engine._tasks.clear()
+    end_engine()
     await asyncio.wait({asyncio.ensure_future(app.stop())}, timeout=5)
 
 

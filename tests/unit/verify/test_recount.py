@@ -106,9 +106,9 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         for partition in range(2):
             three = [event(at_ms, shop="x") for at_ms in (1, 20_000, 2)]
             await world.write(partition, *three, key=f"k{partition}")
-        watcher = WorkerView(world.engine, "")
-        watcher.open()
-        assert (await watcher.apply_late("table"))["applied"] == 2
+        view = WorkerView(world.engine, "")
+        view.open()
+        assert (await view.apply_late("table"))["applied"] == 2
         report = await verified(world)
         assert report.ok, report.differences
         assert report.rows == len(world.rows("table"))
@@ -117,8 +117,8 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         await world.close()
 
 
-async def test_lateness_that_only_silence_made_is_known_from_the_ledger() -> None:
-    """No recount can see that the wall clock closed a window; the ledger says which events it made late."""
+async def test_lateness_that_only_silence_made_is_known_from_the_late_event_store() -> None:
+    """No recount can see that the wall clock closed a window; the late-event store says what it made late."""
     window = TumblingWindow(0.1, retain_s=60, idle_close_s=0.05)
     world = Declared(spec("data.shop", window, values=Count()), partitions=1)
     await world.start()

@@ -96,10 +96,10 @@ def test_a_wrong_number_of_labels_and_a_shrinking_counter_are_refused() -> None:
         metrics.records_total.inc(-1)
 
 
-def test_a_removed_label_set_is_no_longer_rendered() -> None:
+def test_label_sets_that_were_cleared_are_no_longer_rendered() -> None:
     metrics = Metrics()
     metrics.consumer_lag_records.labels("events", 0).set(4)
-    metrics.consumer_lag_records.remove("events", 0)
+    metrics.consumer_lag_records.clear()
     assert 'topic="events"' not in metrics.render()
 
 

@@ -49,16 +49,16 @@ def test_a_busy_port_is_an_error_if_asked_for_and_else_the_next_is_taken(
         assert url.startswith("http://127.0.0.1:")
         assert url != f"http://127.0.0.1:{port}"
         assert f"web port {port} is busy: using {url.rpartition(':')[2]}" in caplog.text
-        server._socket.close()  # type: ignore[union-attr]  # bound above
+        server.release()
 
 
 def test_a_wildcard_advertises_a_name_that_peers_can_call() -> None:
     server = WebServer(WebSettings(host="0.0.0.0", port=0, allow_insecure=True))
     assert socket.gethostname() in server.bind()
-    server._socket.close()  # type: ignore[union-attr]  # bound above
+    server.release()
     server = WebServer(WebSettings(port=0, advertised_url="https://worker-1.example.org"))
     assert server.bind() == "https://worker-1.example.org"
-    server._socket.close()  # type: ignore[union-attr]  # bound above
+    server.release()
 
 
 async def test_a_bound_server_that_never_starts_can_be_stopped() -> None:

@@ -17,7 +17,6 @@ import pytest
 
 from tests.support.web_fakes import PARTITIONS, Cluster
 from tests.unit.web.live.test_hub import Live, connect
-from tests.unit.web.live.test_peer_feed import sessions_of
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else list(range(20))
 STEPS = 120
@@ -146,7 +145,7 @@ async def lose(cluster: Cluster, history: History, rnd: random.Random, count: in
 async def cut(cluster: Cluster, history: History, rnd: random.Random, count: int) -> None:
     """The connections between workers break."""
     for index in range(len(cluster.workers)):
-        for session in sessions_of(cluster, index):
+        for session in list(cluster.hubs[index].sessions):
             if session.own_rows_only and rnd.random() < 0.7:
                 session.failed.set()
     change(cluster, history, rnd, count)

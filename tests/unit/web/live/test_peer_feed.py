@@ -174,21 +174,13 @@ async def test_a_new_client_starts_without_a_dead_worker_and_is_told(
 async def test_a_short_break_to_a_peer_costs_no_reset(cluster: Cluster, workers: list[FakeServed]) -> None:
     async with connect(workers[0]) as live:
         await live.subscribe("s", "users")
-        hub_sessions = [session for session in sessions_of(cluster, 1) if session.own_rows_only]
+        hub_sessions = [session for session in cluster.hubs[1].sessions if session.own_rows_only]
         for session in hub_sessions:
             session.failed.set()  # the connection ends as if the network had cut it
         for index in range(12):
             cluster.put("users", f"k{index}", 1_000 + index)
         await live.hear_until_that(lambda: live.rows["s"] == truth(cluster, "users"))
         assert not [said for said in live.said if said["t"] in ("reset", "rebalancing")]
-
-
-def sessions_of(cluster: Cluster, index: int) -> list[Any]:
-    runner = cluster.servers[index]._runner
-    assert runner is not None
-    from streamflow.web.server import HUB
-
-    return list(runner.app[HUB].sessions)
 
 
 async def test_a_worker_that_stops_watching_lets_go_of_its_peers(cluster: Cluster) -> None:
