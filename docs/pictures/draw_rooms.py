@@ -40,8 +40,8 @@ def purpose(room: str) -> str:
     path = folder / "__init__.py" if folder.is_dir() else PACKAGE / f"{room}.py"
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     sentence = " ".join(text.split("\n\n")[0].split()).split(". ")[0].rstrip(".").replace("`", "")
-    while len(sentence) > TEXT_MAX:
-        sentence = re.split(r"[,;:] ", sentence)[0] if re.search(r"[,;:] ", sentence) else sentence[:TEXT_MAX]
+    if len(sentence) > TEXT_MAX:
+        sentence = re.sub(r"[,;:]? [^,;: ]*$", "", sentence[:TEXT_MAX]) + " ..."
     return sentence
 
 
