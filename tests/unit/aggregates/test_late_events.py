@@ -189,13 +189,13 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         await world.close()
 
 
-def late_event_store() -> LateEventStore:
+def make_ledger() -> LateEventStore:
     from streamflow.state.changelog import RowCodec
 
     return LateEventStore(late_event_table("t", "t-late", 1), 0, MemoryStore(), RowCodec(TUMBLING))
 
 
-def checkpoint(late_store: LateEventStore) -> list[bytes]:
+def aggregate(late_store: LateEventStore) -> list[bytes]:
     """A checkpoint; returns the keys that it writes."""
     cut = Cut()
     late_store.part.begin_cut(None)
@@ -209,18 +209,18 @@ def numbered(count: int, start: int = 0) -> list[Late]:
     return [Late(at, 0, at, ((0, "k"),), 1) for at in range(start, start + count)]
 
 
-def test_a_store_keeps_the_newest_and_counts_what_it_loses() -> None:
-    late_store = late_event_store()
+def test_a_ledger_keeps_the_newest_and_counts_what_it_loses() -> None:
+    late_store = make_ledger()
     late_store.add(numbered(3))
     assert late_store.events() == []  # nothing is shown before it is durable
-    assert len(checkpoint(late_store)) == 4
+    assert len(aggregate(late_store)) == 4
     late_store.add(numbered(EVENTS_MAX - 1, 3))
-    keys = checkpoint(late_store)
+    keys = aggregate(late_store)
     assert len(set(keys)) == EVENTS_MAX
     assert [event.offset for event in late_store.events()] == list(range(2, EVENTS_MAX + 2))
     assert late_store.totals() == {"came": EVENTS_MAX + 2, "lost": 2, "applied": 0}
     late_store.add(numbered(EVENTS_MAX, 5_000), skipped=7)
-    checkpoint(late_store)
+    aggregate(late_store)
     assert [event.offset for event in late_store.events()] == list(range(5_000, 5_000 + EVENTS_MAX))
     assert late_store.totals()["came"] == 2 * EVENTS_MAX + 9
     assert late_store.totals()["lost"] == EVENTS_MAX + 9
