@@ -34,6 +34,44 @@ def test_no_function_takes_more_than_ten_parameters() -> None:
     assert offences(rules.wide_functions, rules.source_files("streamflow", "agents")) == []
 
 
+@pytest.mark.parametrize("for_types", [False, True], ids=["at run time", "for types too"])
+def test_no_modules_import_each_other_in_a_circle(for_types: bool) -> None:
+    sources = {
+        rules.module_name(path): path.read_text(encoding="utf-8") for path in rules.source_files("streamflow")
+    }
+    imported = {
+        module: rules.imports(source, sources.keys(), for_types=for_types) - {module}
+        for module, source in sources.items()
+    }
+    assert sum(map(len, imported.values())) > len(sources)
+    assert rules.circles(imported) == []
+
+
+def test_objects_change_by_their_own_methods_but_for_a_few() -> None:
+    found = offences(rules.assigned_from_outside, rules.source_files("streamflow"))
+    assert len(found) <= rules.ASSIGNED_FROM_OUTSIDE_MAX, "\n".join(found)
+
+
+def test_the_hot_paths_that_are_named_are_those_that_assign_from_outside() -> None:
+    for path in rules.HOT_PATHS:
+        assert offences(rules.assigned_from_outside, [rules.ROOT / "streamflow" / path]) != [], path
+
+
+@pytest.mark.parametrize("folder", sorted(rules.ANY_PARAMETERS_MAX))
+def test_few_parameters_say_nothing_of_what_they_take(folder: str) -> None:
+    sources = [path.read_text(encoding="utf-8") for path in rules.source_files(folder)]
+    annotated = sum(len(rules.annotated_parameters(source)) for source in sources)
+    anything = sum(len(rules.any_parameters(source)) for source in sources)
+    assert anything / annotated < rules.ANY_PARAMETERS_MAX[folder], f"{anything} of {annotated}"
+
+
+def test_tests_seldom_reach_into_what_they_test() -> None:
+    paths = rules.source_files("tests")
+    functions = sum(len(rules.functions_that_test(path.read_text(encoding="utf-8"))) for path in paths)
+    found = offences(rules.reach_ins, paths)
+    assert len(found) / functions < rules.REACH_INS_MAX, "\n".join(found)
+
+
 def test_only_the_clock_asks_what_time_it_is() -> None:
     modules = [path for path in rules.source_files("streamflow", "agents") if path != CLOCK]
     assert offences(rules.wall_clocks, modules) == []
