@@ -120,6 +120,6 @@ def test_a_record_is_the_one_that_from_data_makes(kind: Any, data: dict[str, Any
     assert seen(record_maker(kind), dict(data)) == seen(reference, dict(data))
 
 
-def test_only_classes_without_code_of_their_own_take_the_short_road() -> None:
+def test_only_classes_without_code_of_their_own_take_the_short_way() -> None:
     short = {kind for kind in KINDS if record_maker(kind).__name__ == "make"}
     assert short == PLAIN

@@ -189,7 +189,7 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         await world.close()
 
 
-def make_ledger() -> LateEventStore:
+def make_store() -> LateEventStore:
     from streamflow.state.changelog import RowCodec
 
     return LateEventStore(late_event_table("t", "t-late", 1), 0, MemoryStore(), RowCodec(TUMBLING))
@@ -209,8 +209,8 @@ def numbered(count: int, start: int = 0) -> list[Late]:
     return [Late(at, 0, at, ((0, "k"),), 1) for at in range(start, start + count)]
 
 
-def test_a_ledger_keeps_the_newest_and_counts_what_it_loses() -> None:
-    late_store = make_ledger()
+def test_a_late_event_store_keeps_the_newest_and_counts_what_it_loses() -> None:
+    late_store = make_store()
     late_store.add(numbered(3))
     assert late_store.events() == []  # nothing is shown before it is durable
     assert len(aggregate(late_store)) == 4

@@ -133,7 +133,7 @@ def test_a_subclass_types_its_data_and_has_a_version():
         types.new_class("Odd", (Event,), {"version": 0})
 
 
-def test_a_topic_of_the_other_form_changes_the_road_and_no_meaning():
+def test_a_topic_of_the_other_form_changes_the_decoder_and_no_meaning():
     codec = ValueCodec(Event)
     for column in (
         [IN_MS] * 4,

@@ -166,7 +166,7 @@ async def test_a_failing_event_is_undone_tried_again_and_set_aside_and_the_next_
     assert headers["error"] == b"ValueError: three"
 
 
-async def test_what_the_event_in_hand_wrote_stays_out_of_a_checkpoint(world: World) -> None:
+async def test_what_the_event_in_flight_wrote_stays_out_of_a_checkpoint(world: World) -> None:
     table = world.table()
     go_on = asyncio.Event()
 

@@ -73,7 +73,7 @@ async def test_a_refused_record_becomes_a_dead_letter_of_its_event_and_the_rest_
         assert (progress.position, progress.counters["counted"]) == (5, 5)
 
 
-async def test_the_general_road_sets_aside_as_the_fast_one_does() -> None:
+async def test_the_concurrent_path_sets_aside_as_the_in_order_one_does() -> None:
     app = app_over("out")
     topic = app.topic("in", key_type=str, value_type=str, partitions=1)
     out = app.topic("out", value_type=str)
