@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PACKAGE = ROOT / "streamflow"
 ROW, TOP, NAME_X, TEXT_X, MATRIX_X, CELL = 26, 112, 16, 124, 676, 20
-TEXT_MAX = 84  # characters
+TEXT_MAX = 80  # characters
 INK, PALE, LINE, BLUE, BAND = "#1f2937", "#6b7280", "#e5e7eb", "#2563eb", "#f3f4f6"
 
 
