@@ -37,7 +37,7 @@ class AggregatePartition:
     part: TablePartition
     progress: Progress
     sender: PartialSender | None
-    late: Revisions | None  # where there are windows
+    revisions: Revisions | None  # where there are windows
     emit: Emit | None
     lag: Callable[[Progress], int | None]
     clock_ms: Callable[[], float]
@@ -47,12 +47,12 @@ class AggregatePartition:
     def parts(self) -> Iterator[TablePartition]:
         """The rows, and the late-event store."""
         yield self.part
-        if self.late is not None:
-            yield self.late.late_store.part
+        if self.revisions is not None:
+            yield self.revisions.late_events.part
 
     def open(self) -> None:
         """Its rows are whole: from now on its aggregate folds into them."""
-        self.aggregate.hold(self.part, None if self.late is None else self.late.late_store)
+        self.aggregate.hold(self.part, None if self.revisions is None else self.revisions.late_events)
 
     # -- Checkpointable --------------------------------------------------------------------------
 
@@ -63,8 +63,8 @@ class AggregatePartition:
 
     def begin_cut(self) -> None:
         self.part.begin_cut(self.progress.watermark_ms)
-        if self.late is not None:
-            self.late.begin_cut()
+        if self.revisions is not None:
+            self.revisions.begin_cut()
 
     def cut(self, cut: Cut) -> None:
         for part in self.parts():
@@ -80,19 +80,19 @@ class AggregatePartition:
         expired = {} if self.part.cut is None else self.aggregate.expiring(self.part)
         changes = apply_cut(self.part, written, expired=expired, closed=self.closed)
         self.shown_closed_to_ms = self.progress.closed_to_ms
-        if self.late is not None:
-            apply_cut(self.late.late_store.part, written)
-            self.late.late_store.committed()
+        if self.revisions is not None:
+            apply_cut(self.revisions.late_events.part, written)
+            self.revisions.late_events.committed()
         return [changes] if self.sender is None else []
 
     def _revise(self, records: list[Record]) -> None:
         """Tells of closed rows that the cut changes: all anew where they are owned, else their owner."""
-        if self.late is None:
+        if self.revisions is None:
             return
         if self.sender is not None:
-            self.sender.corrections(self.late, records)
+            self.sender.corrections(self.revisions, records)
         elif self.emit is not None:
-            for (start, key), state in self.late.revised(self.progress.closed_to_ms):
+            for (start, key), state in self.revisions.revised(self.progress.closed_to_ms):
                 records.append(revised_record(self.emit(self.aggregate.spec, start, key, state)))
 
     def _close(self, records: list[Record]) -> None:

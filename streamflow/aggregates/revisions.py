@@ -31,10 +31,10 @@ class Revisions:
         self,
         aggregate: AggregateConsumer,
         part: TablePartition,
-        late_store: LateEventStore,
+        late_events: LateEventStore,
         progress: Progress,
     ) -> None:
-        self.late_store = late_store
+        self.late_events = late_events
         self._consumer = aggregate
         self._part = part
         self._progress = progress
@@ -50,24 +50,24 @@ class Revisions:
         window, values, spec = self._consumer.spec.window, self._consumer.spec.values, self._consumer.spec
         assert window is not None
         watermark_ms = self._progress.watermark_ms
-        for event in list(self.late_store.waiting()):
+        for event in list(self.late_events.waiting()):
             if event.state is None:
                 done["unsupported"] += 1
                 continue
-            rows = [self.late_store.row_of(text) for text in event.rows]
+            rows = [self.late_events.row_of(text) for text in event.rows]
             rows = [r for r in rows if watermark_ms is None or not window.expired(r[0], watermark_ms)]
             if not rows:
                 done["expired"] += 1
                 continue
             for start, key in rows:
-                revisions, dumped = self.late_store.correction((start, key)) or (0, None)
+                revisions, dumped = self.late_events.correction((start, key)) or (0, None)
                 state = values.load(event.state)
                 if dumped is not None:
                     state = values.merge(values.load(dumped), state)
-                self.late_store.correct((start, key), revisions + 1, values.dump(state))
+                self.late_events.correct((start, key), revisions + 1, values.dump(state))
                 if not spec.is_shuffled:
                     self._consumer.merge_one(self._part, start, key, values.load(event.state))
-            self.late_store.applied(event)
+            self.late_events.applied(event)
             done["applied"] += 1
         if done["applied"]:
             self._progress.note("applied", done["applied"])
@@ -78,20 +78,20 @@ class Revisions:
         window, watermark_ms = self._consumer.spec.window, self._progress.watermark_ms
         if window is not None and watermark_ms is not None and watermark_ms != self._expired_to_ms:
             self._expired_to_ms = watermark_ms
-            gone = [row for row in self.late_store.corrected if window.expired(row[0], watermark_ms)]
-            self.late_store.forget(gone)
-        self.late_store.part.begin_cut(None)
+            gone = [row for row in self.late_events.corrected if window.expired(row[0], watermark_ms)]
+            self.late_events.forget(gone)
+        self.late_events.part.begin_cut(None)
 
     def corrections(self) -> Iterator[tuple[RowKey, bytes]]:
         """Row, and the value of the partial that corrects it, of each correction in the cut."""
-        for row, data in self.late_store.corrections_cut():
+        for row, data in self.late_events.corrections_cut():
             yield row, json_bytes(data)
 
     def revised(self, closed_to_ms: int | None) -> Iterator[tuple[RowKey, Any]]:
         """Row and state of what the cut revises among windows that were closed before it."""
         window = self._consumer.spec.window
         assert window is not None
-        for (start, key), _ in self.late_store.corrections_cut():
+        for (start, key), _ in self.late_events.corrections_cut():
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
                 continue  # the closing itself tells of it
             state = (self._part.cut or {}).get(start, {}).get(key)

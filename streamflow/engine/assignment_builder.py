@@ -259,16 +259,16 @@ class AssignmentBuilder:
             if spec.is_shuffled
             else None
         )
-        late: Revisions | None = None
+        revisions: Revisions | None = None
         if spec.window is not None:
             late_store = LateEventStore(own, partition, self._store_manager.open(own, partition), table.codec)
-            late = Revisions(aggregate, part, late_store, progress)
+            revisions = Revisions(aggregate, part, late_store, progress)
         return AggregatePartition(
             aggregate,
             part,
             progress,
             sender,
-            late,
+            revisions,
             emit=None if spec.emit_closed is None else self._topology.closed_record,
             lag=active.lag,
             clock_ms=self._clock.monotonic_ms,

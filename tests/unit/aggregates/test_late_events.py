@@ -170,8 +170,8 @@ async def test_a_kill_before_the_commit_applies_nothing_and_after_it_everything(
         active = world.engine.active
         assert active is not None
         (aggregate,) = active.aggregate_partitions
-        assert aggregate.late is not None
-        assert aggregate.late.apply()["applied"] == 1
+        assert aggregate.revisions is not None
+        assert aggregate.revisions.apply()["applied"] == 1
         # The worker dies here: nothing of it was written. Its successor has the late events as they were.
         cut, _ = active.cut()
         assert any(b"-1" in (record.key or b"") for record in cut.effects), "it would have been written"

@@ -328,15 +328,6 @@ def find_binary() -> pathlib.Path:
     return found[0]
 
 
-def available() -> bool:
-    """Whether this machine has the server."""
-    try:
-        find_binary()
-    except ConfigurationError:
-        return False
-    return True
-
-
 def refused(folder: pathlib.Path, error: OSError) -> StreamflowError:
     """What the system said no to, as one of our errors."""
     text = f"{SCHEME}://{folder}: {error.strerror or error}"
