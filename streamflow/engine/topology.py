@@ -66,6 +66,7 @@ class Topology:
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
+        dropped = self._metrics.events_dropped_total.labels(spec.name, spec.buffer.when_full)
         agent = AgentRunner(
             spec,
             self._clock,
@@ -73,6 +74,7 @@ class Topology:
             tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
             on_room=self._on_room,
+            on_drop=dropped.inc,
         )
         self.agents.append(agent)
         for each in (source, *more):

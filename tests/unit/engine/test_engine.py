@@ -21,6 +21,7 @@ from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.partitioner import fnv1a
 from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.buffer import Buffer
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.retries import Retry
 from streamflow.settings import Settings
@@ -57,7 +58,7 @@ class World:
     def agent(self, run: Callable[[EventStream], Any], **options: Any) -> None:
         retry = options.pop("retry", Retry(attempts=2, first_wait_s=0.001))
         letters = options.pop("dead_letter", "events-dead-letters")
-        spec = AgentSpec("agent", "events", run, retry, letters)
+        spec = AgentSpec("agent", "events", run, retry, letters, **options)
         self.engine.topology.add_agent(spec, self.source)
 
     async def start(self) -> None:
@@ -343,3 +344,37 @@ async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs
     await world.engine.start("http://worker")
     with pytest.raises(StreamflowError, match="window"):
         await world.until(lambda: world.engine.live)
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+async def test_what_a_buffer_drops_is_in_the_progress_and_in_the_metrics(world: World, policy: Any) -> None:
+    go_on, seen = asyncio.Event(), 0
+
+    async def run(stream: EventStream) -> None:
+        nonlocal seen
+        async for _ in stream.values():
+            await go_on.wait()
+            seen += 1
+
+    world.agent(run, buffer=Buffer(50, policy))
+    await world.start()
+    metrics = world.engine.metrics
+    for _ in range(3):
+        await world.write(*map(event, range(1_000)))
+    dropped = metrics.events_dropped_total.labels("agent", policy)
+    await world.until(lambda: dropped.value == 2_949)
+    go_on.set()
+    partition = fnv1a(b"ann", PARTITIONS)
+
+    def shown() -> dict[str, int]:
+        active = world.engine.active
+        assert active is not None
+        found = active.shown.get(("agent:agent", "events", partition))
+        return {} if found is None else found.counters
+
+    await world.until(lambda: shown().get("in") == 3_000)
+    assert shown() == {"in": 3_000, "counted": 51, "dropped": 2_949}
+    assert seen == 51
+    active = world.engine.active
+    assert active is not None
+    assert active.offsets()["events", partition] == 3_000
