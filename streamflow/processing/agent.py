@@ -69,6 +69,8 @@ class AgentRunner:
         # By lane: isolated partitions must not lose events because another one is behind.
         self._in_lanes = spec.isolated and spec.buffer.when_full != "block"
         self._queues: dict[int, EventQueue] = {}
+        self._queued_to: dict[TopicPartition, int] = {}  # the offset behind what came
+        self._taken_to: dict[TopicPartition, int] = {}  # behind what was taken of that
         self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
@@ -145,13 +147,22 @@ class AgentRunner:
         return any(queue.is_full() for queue in self._queues.values())
 
     def offer(self, chunk: Chunk) -> None:
-        """Queues what this agent has not taken yet of a chunk, by the buffer's policy."""
+        """Queues what has not come yet of a chunk, by the buffer's policy.
+
+        Reading that has gone back brings again what came before. What waits of that is dropped for it.
+        """
         at = (chunk.topic, chunk.partition)
         progress = self.progress.get(at)
         if progress is None:
             return  # declared meanwhile: it takes part from the next assignment on
         queue = self._queue(self._lane(chunk.partition))
-        queue.put(chunk.since(progress.position))
+        known = max(progress.position, self._queued_to.get(at, 0))
+        if chunk.offsets and chunk.offsets[0] < known:
+            queue.forget(at)
+            known = max(progress.position, self._taken_to.get(at, 0))
+            chunk = chunk.since(known)
+        self._queued_to[at] = max(known, chunk.next_offset)
+        queue.put(chunk)
         self._path.wake()
 
     def _lane(self, partition: int) -> int:
@@ -224,6 +235,8 @@ class AgentRunner:
     def _forget_queued(self) -> None:
         for queue in self._queues.values():
             queue.clear()
+        self._queued_to.clear()
+        self._taken_to.clear()
 
     # -- the paths' side ---------------------------------------------------------------------------
 
@@ -239,6 +252,7 @@ class AgentRunner:
         rest = path.end()
         if rest is not None:
             self._queue(self._lane(rest.partition)).put_back(rest)
+            self._taken_to[rest.topic, rest.partition] = rest.offsets[0]
         feed = EventFeed(
             self.spec.consumer,
             self._pull,
@@ -262,6 +276,8 @@ class AgentRunner:
         found = queue.take()
         if found is None:
             return None
+        chunk = found[0]
+        self._taken_to[chunk.topic, chunk.partition] = chunk.next_offset
         if was_full and not self.full():
             self._on_room()
         return found

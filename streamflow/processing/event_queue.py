@@ -131,6 +131,12 @@ class EventQueue:
             self._entries.appendleft((chunk.between(self._head, len(chunk)), 0))
             self._head = 0
 
+    def forget(self, at: TopicPartition) -> None:
+        """What waits of this partition is read again."""
+        self._cut_head()
+        self._entries = deque(entry for entry in self._entries if (entry[0].topic, entry[0].partition) != at)
+        self.events = sum(len(chunk) for chunk, _ in self._entries)
+
     def clear(self) -> None:
         self._entries.clear()
         self.events = self._head = 0

@@ -378,3 +378,33 @@ async def test_what_a_buffer_drops_is_in_the_progress_and_in_the_metrics(world: 
     active = world.engine.active
     assert active is not None
     assert active.offsets()["events", partition] == 3_000
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_reading_that_goes_back_while_events_wait_counts_none_twice(
+    world: World, concurrency: int
+) -> None:
+    go_on, seen = asyncio.Event(), 0
+
+    async def run(stream: EventStream) -> None:
+        nonlocal seen
+        async for _ in stream.values():
+            await go_on.wait()
+            seen += 1
+
+    world.agent(run, concurrency=concurrency)
+    await world.start()
+    at = ("events", fnv1a(b"ann", PARTITIONS))
+    for burst in range(3):
+        await world.write(b"no event", *map(event, range(100)))
+        await world.until(lambda sent=(burst + 1) * 101: world.engine.metrics.records_total.value == sent)
+    world.engine.transport.seek(at, 0)
+    await world.write(event(1))
+    await world.until(lambda: world.engine.metrics.records_total.value == 607)
+    go_on.set()
+    await world.until(lambda: bool(world.engine.active and world.engine.active.offsets()[at] == 304))
+    assert seen == 301
+    active = world.engine.active
+    assert active is not None
+    counters = [progress.counters for progress in active.progress.values() if progress.counters]
+    assert counters == [{"in": 304, "counted": 301, "bad": 3}, {"in": 301, "counted": 301}]

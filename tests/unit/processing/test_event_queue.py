@@ -225,3 +225,42 @@ async def test_a_partition_that_is_taken_apart_loses_none_because_another_is_beh
     assert slow.counters == {"in": 40, "counted": 6, "dropped": 34}
     assert slow.position == fast.position == 42
     await bench.agent.halt()
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("policy", ["block", *POLICIES])
+async def test_reading_that_goes_back_brings_no_event_twice(
+    policy: Literal["block", "drop_oldest", "drop_newest"], concurrent: bool
+) -> None:
+    bench = Bench(Buffer(1_000, policy), concurrent=concurrent)
+    for first in (0, 11, 22):
+        bench.agent.offer(chunk(first, 10))
+        await bench.turns()
+    for first in (0, 11, 22, 33):
+        bench.agent.offer(chunk(first, 10))
+        await bench.turns()
+    bench.go_on.set()
+    for _ in range(50):
+        await bench.turns()
+    assert [offset for _, offset in bench.seen] == [n for n in range(44) if n % 11 != 10]
+    assert bench.progress[0].counters == {"in": 40, "counted": 40}
+    assert bench.progress[0].position == 44
+    await bench.agent.halt()
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+async def test_what_waited_and_is_no_longer_there_is_not_taken_after_reading_went_back(
+    concurrent: bool,
+) -> None:
+    """The log has lost its end, and others have written there."""
+    bench = Bench(Buffer(), concurrent=concurrent)
+    bench.agent.offer(chunk(0, 3))
+    bench.agent.offer(chunk(4, 6))
+    await bench.turns()
+    bench.agent.offer(chunk(0, 7))
+    bench.go_on.set()
+    for _ in range(50):
+        await bench.turns()
+    assert [offset for _, offset in bench.seen] == [0, 1, 2, 4, 5, 6]
+    assert bench.progress[0].position == 8
+    await bench.agent.halt()
