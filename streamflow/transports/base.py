@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 TopicPartition = tuple[str, int]
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""A header without value is `None`: other clients write such."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class SendAndFetch:
         worker, _ = await alone(harness, [topic])
         now_ms = int(time.time() * 1_000)  # noqa: TID251  # brokers reject stamps far from their own clock
         sent = [
-            Record(topic, 0, b"ann", b"one", (("trace", b"1"), ("trace", b"2")), now_ms - 5),
+            Record(topic, 0, b"ann", b"one", (("trace", b"1"), ("trace", b"2"), ("none", None)), now_ms - 5),
             Record(topic, 0, None, b"\xff\x00", (), now_ms - 7),
             Record(topic, 0, b"", b"", (), now_ms),
             Record(topic, 0, b"ann", None, (("h", b""),), now_ms),

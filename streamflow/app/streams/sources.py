@@ -216,7 +216,7 @@ class RepartitionSource(StreamSource):
             key: Any = chunk.raw_keys[index]
             if self._key is not None:
                 key = await maybe_async(self._key(unit.values[0]))
-            headers = None if chunk.headers is None else list(chunk.headers[index])
+            headers: Any = None if chunk.headers is None else list(chunk.headers[index])
             stamp_s = chunk.timestamps_ms[index] / 1_000
             await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
 
