@@ -236,6 +236,13 @@ class Transport(Protocol):
         """Number of partitions of each topic that exists; missing ones are left out."""
         ...
 
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        """What becomes of old records: "compact", "delete", or both with a comma between.
+
+        Topics that do not exist, or about which this user may not ask, are left out.
+        """
+        ...
+
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         """Joins the group for these topics, advertising ``url``.
 

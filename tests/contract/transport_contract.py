@@ -99,6 +99,15 @@ class SendAndFetch:
             for offset, r in zip(offsets, sent, strict=True)
         ]
 
+    async def test_topics_tell_what_becomes_of_old_records(self, harness: Harness) -> None:
+        client = await harness.client(unique("group"), unique("maker"))
+        rows, events = (
+            await make_topic(client, "rows", 1, compacted=True),
+            await make_topic(client, "events", 1),
+        )
+        policies = await client.cleanup_policies([rows, events, unique("nothing")])
+        assert policies == {rows: "compact", events: "delete"}
+
     async def test_a_batch_without_any_header_says_so_and_stamps_are_now(self, harness: Harness) -> None:
         client = await harness.client(unique("group"), unique("worker"))
         topic = await make_topic(client, "events", 1)

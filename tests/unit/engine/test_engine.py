@@ -19,7 +19,7 @@ from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.errors import StreamflowError
+from streamflow.errors import ConfigurationError, StreamflowError
 from streamflow.partitioner import fnv1a
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.buffer import Buffer
@@ -30,7 +30,7 @@ from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import NO_WINDOW
-from streamflow.transports.base import Record
+from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.windows import TumblingWindow
 
@@ -413,3 +413,14 @@ async def test_reading_that_goes_back_while_events_wait_counts_none_twice(
     assert active is not None
     counters = [progress.counters for progress in active.progress.values() if progress.counters]
     assert counters == [{"in": 304, "counted": 301, "bad": 3}, {"in": 301, "counted": 301}]
+
+
+@pytest.mark.parametrize("name", ["app-counts-changelog", "app-progress"])
+async def test_state_in_a_topic_whose_records_are_deleted_is_refused_with_what_to_do(
+    world: World, name: str
+) -> None:
+    world.agent(counting(world.table()))
+    await world.client.start()
+    await world.client.create_topics([TopicSpec(name, PARTITIONS)])
+    with pytest.raises(ConfigurationError, match=rf"'{name}' .*'delete'.*cleanup\.policy=compact"):
+        await world.engine.start("http://worker")
