@@ -30,7 +30,7 @@ class Letter(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
     @property
     def place(self) -> str:
@@ -38,7 +38,7 @@ class Letter(NamedTuple):
 
     def fact(self, name: str) -> str:
         """One of the headers that were added when it was set aside; the newest, if there are several."""
-        found = [value for header, value in self.headers if header == name]
+        found = [value for header, value in self.headers if header == name and value is not None]
         return found[-1].decode(errors="replace") if found else ""
 
     def describe(self) -> dict[str, Any]:

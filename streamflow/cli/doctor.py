@@ -18,6 +18,7 @@ from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, whole_log
 from streamflow.engine.engine import Engine
+from streamflow.engine.internal_topics import deleting, to_compact
 from streamflow.errors import ConfigurationError, TransportError
 from streamflow.transports.connect import scheme_of
 from streamflow.web.settings import is_loopback
@@ -126,6 +127,10 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
             yield Finding(f"table {table}", "error", said)
         else:
             yield Finding(f"table {table}", "ok", f"{found} partitions")
+    there = await transport.partition_counts(engine.topology.state_topics())
+    for name, policy in sorted((await deleting(transport, there)).items()):
+        status: Literal["warning", "error"] = "warning" if "compact" in policy else "error"
+        yield Finding(f"topic {name}", status, to_compact(name, policy))
 
 
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:

@@ -24,6 +24,7 @@ class Topics:
         self._partitioner = partitioner
         self._partitions_default = partitions_default
         self._wanted: dict[str, TopicSpec] = {}
+        self._of_state: set[str] = set()  # topics that hold what the app must not lose
         self._keyless = 0
 
     @property
@@ -76,6 +77,11 @@ class Topics:
             record_bytes_max = 1_048_588 + EXTRA_BYTES if dead_letters else None
             self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
 
+    def want_state(self, name: str, partitions: int) -> None:
+        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted."""
+        self._of_state.add(name)
+        self.want(name, partitions, compacted=True)
+
     async def create(self, transport: Transport) -> None:
         """Learns the partitions of the wanted topics, and creates those that are missing."""
         wanted, self._wanted = self._wanted, {}
@@ -90,6 +96,7 @@ class Topics:
             self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
         if isinstance(transport, KnowsLimits):
             self.limits.update(await transport.record_limits(wanted))
+        await refuse_deleting(transport, self._of_state & wanted.keys())
         for spec in wanted.values():
             found = self.counts.get(spec.name, 0)
             if spec.compacted and spec.partitions and found != spec.partitions:
@@ -116,6 +123,33 @@ class Topics:
         raise ConfigurationError(
             f"{what} can't take its number of partitions from the agents' topics ({found}); say partitions="
         )
+
+
+async def deleting(transport: Transport, topics: Iterable[str]) -> dict[str, str]:
+    """topic -> its policy, of those whose old records the broker deletes, as far as it tells."""
+    policies = await transport.cleanup_policies(topics)
+    return {topic: policy for topic, policy in policies.items() if "delete" in policy}
+
+
+def to_compact(topic: str, policy: str) -> str:
+    """What is wrong with a topic that holds state, and what to do."""
+    return (
+        f"topic {topic!r} holds this app's state and its cleanup.policy is {policy!r}: the broker deletes "
+        "what is older than the topic's retention.ms, and rows or positions with it. Set "
+        "cleanup.policy=compact (Kafka: `kafka-configs.sh --alter --entity-type topics --entity-name "
+        f"{topic} --add-config cleanup.policy=compact`), or let `streamflow reset` delete it: the next worker "
+        "makes it anew"
+    )
+
+
+async def refuse_deleting(transport: Transport, topics: Iterable[str]) -> None:
+    """Raises ConfigurationError for topics of state that are not compacted.
+
+    What is compacted and deleted from is taken: stock Faust makes the changelogs of windowed tables so.
+    """
+    for topic, policy in sorted((await deleting(transport, topics)).items()):
+        if "compact" not in policy:
+            raise ConfigurationError(to_compact(topic, policy))
 
 
 async def refuse_foreign_rows(transport: Transport, topics: Topics, tables: Iterable[str]) -> None:

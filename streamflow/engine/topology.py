@@ -66,6 +66,7 @@ class Topology:
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
+        dropped = self._metrics.events_dropped_total.labels(spec.name, spec.buffer.when_full)
         agent = AgentRunner(
             spec,
             self._clock,
@@ -73,6 +74,7 @@ class Topology:
             tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
             on_room=self._on_room,
+            on_drop=dropped.inc,
         )
         self.agents.append(agent)
         for each in (source, *more):
@@ -187,18 +189,28 @@ class Topology:
         for name, table in self.tables.items():
             count = topics.agreed(agents_topics, f"table {name!r}", self._declared_partitions[name])
             table.size(topics.changelog(name), count)
-            topics.want(table.spec.changelog, count, compacted=True)
+            topics.want_state(table.spec.changelog, count)
         for name, aggregate in self.aggregates.items():
             count = topics.partitions(aggregate.spec.topic)
-            topics.want(topics.changelog(name), count, compacted=True)
+            topics.want_state(topics.changelog(name), count)
             if aggregate.spec.is_shuffled:
-                topics.want(topics.shuffle(name), count, compacted=True)
+                topics.want_state(topics.shuffle(name), count)
             if aggregate.spec.window is not None:
-                topics.want(topics.late(name), count, compacted=True)
+                topics.want_state(topics.late(name), count)
             if aggregate.spec.emit_closed is not None:
                 topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
         most = max((topics.partitions(source) for source in sources), default=1)
-        topics.want(topics.progress, most, compacted=True)
+        topics.want_state(topics.progress, most)
+
+    def state_topics(self) -> list[str]:
+        """Every topic that holds state of this app."""
+        topics, aggregates = self.topics, self.aggregates.values()
+        return [
+            topics.progress,
+            *map(topics.changelog, [*self.tables, *self.aggregates]),
+            *(topics.shuffle(each.spec.name) for each in aggregates if each.spec.is_shuffled),
+            *(topics.late(each.spec.name) for each in aggregates if each.spec.window is not None),
+        ]
 
     def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
         """The record that tells of a closed row."""

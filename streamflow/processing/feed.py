@@ -28,8 +28,8 @@ SHARED = -1
 BLOCK_UNITS_MAX = 64
 BLOCK_MS = 1.0
 
-Pull = Callable[[], tuple[Chunk, int] | None]
-"""The next chunk of the queue and how many of its events were dropped, if there is one."""
+Pull = Callable[[int], tuple[Chunk, int] | None]
+"""A lane's next chunk, if there is one; or one without events, in place of so many that were dropped."""
 
 
 class Actor:
@@ -295,11 +295,11 @@ class EventFeed:
                 if index is not None:
                     return EventRef(self, tracker, chunk_acks, index)
                 waiting.popleft()
-            if not self._fill():
+            if not self._fill(lane):
                 return None
 
-    def _fill(self) -> bool:
-        found = self._pull()
+    def _fill(self, lane: int) -> bool:
+        found = self._pull(lane)
         if found is None:
             return False
         chunk, dropped = found

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
-from streamflow.processing.feed import Actor, EventFeed, Pull
+from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import Offset
@@ -153,7 +153,7 @@ class InOrder:
             if self._gate.closed:
                 await self._gate.passage()
                 continue
-            found = self._pull()
+            found = self._pull(SHARED)
             if found is None:
                 self._wake.clear()
                 actor.waits.set()

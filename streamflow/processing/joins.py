@@ -268,7 +268,7 @@ class TickFeed(EventFeed):
     ) -> None:
         super().__init__(
             main.consumer,
-            lambda: None,
+            lambda _: None,
             lambda _: None,
             retry=Retry(),
             give_up=_not_at_all,

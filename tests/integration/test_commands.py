@@ -13,8 +13,10 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner
 
-from streamflow import App
+from streamflow import App, ConfigurationError
 from streamflow.cli import main
+from streamflow.cli.connected import engine_of
+from streamflow.transports.base import TopicSpec
 
 PROGRAM = """
 import streamflow
@@ -117,6 +119,32 @@ def test_an_apps_dead_letters_are_replayed_and_the_app_is_started_anew(program: 
     assert told["deleted"] == [f"{app_id}-{name}" for name in internal]
     # Everything that lies in the source topic is counted again, from its beginning.
     asyncio.run(work(fresh(program), [("ann", 10)], {"ann": 13, "bob": 14}))
+
+
+def test_state_in_a_topic_whose_records_are_deleted_is_told_of_and_no_worker_starts(program: Any) -> None:
+    app: App = program.app
+    name = f"{app.conf.id}-counts-changelog"
+
+    async def make() -> None:
+        async with engine_of(app) as engine:
+            await engine.transport.create_topics([TopicSpec(name, 2)])
+
+    asyncio.run(make())
+    code, findings = call(fresh(program), "doctor")
+    assert code == 1
+    (told,) = [each for each in findings if each["status"] == "error"]
+    assert told["check"] == f"topic {name}"
+    assert "cleanup.policy=compact" in told["said"]
+
+    async def try_it() -> None:
+        worker = fresh(program).app
+        try:
+            await worker.start()
+        finally:
+            await worker.stop()
+
+    with pytest.raises(ConfigurationError, match=f"{name}.*cleanup.policy=compact"):
+        asyncio.run(try_it())
 
 
 def test_nothing_is_deleted_while_a_worker_runs(program: Any) -> None:

@@ -25,7 +25,7 @@ _SENTENCE_MAX = 300
 
 def message_of(batch: Batch, index: int) -> Message:
     """One record of a batch as Faust hands it to a schema."""
-    headers = dict(batch.headers[index]) if batch.headers is not None else {}
+    headers: dict[str, Any] = dict(batch.headers[index]) if batch.headers is not None else {}
     place = batch.topic, batch.partition, batch.offsets[index]
     return make_message(place, batch.timestamps_ms[index], headers, batch.keys[index], batch.values[index])
 

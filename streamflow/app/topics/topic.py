@@ -234,7 +234,7 @@ def _has_serializer(value: object) -> bool:
 
 
 def wire_headers(
-    headers: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] | None,
+    headers: Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]] | None,
 ) -> Headers:
     """Headers as pairs of text and bytes."""
     if not headers:

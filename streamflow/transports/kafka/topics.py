@@ -24,6 +24,7 @@ BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
 CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
 RECORD_LIMIT = "max.message.bytes"
+CLEANUP_POLICY = "cleanup.policy"
 
 
 class Topics:
@@ -54,19 +55,26 @@ class Topics:
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> its max.message.bytes, for those about which this user may ask. Raises TransportError."""
+        return {name: int(value) for name, value in (await self._setting(topics, RECORD_LIMIT)).items()}
+
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its cleanup.policy, likewise."""
+        return await self._setting(topics, CLEANUP_POLICY)
+
+    async def _setting(self, topics: Iterable[str], setting: str) -> dict[str, str]:
         names = sorted(set(topics))
         if not names:
             return {}
-        request = DescribeConfigsRequest([(TOPIC_RESOURCE, name, [RECORD_LIMIT]) for name in names])
+        request = DescribeConfigsRequest([(TOPIC_RESOURCE, name, [setting]) for name in names])
         deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
         answer = await self._connection.ask_coordinator(None, request, lambda _: (), deadline)
         # Each resource: error code, message, kind, name, entries (name, value, ...)
         return {
-            name: int(value)
+            name: str(value)
             for code, _, _, name, entries in answer.resources
             if code == protocol.NONE
             for entry, value, *_ in entries
-            if entry == RECORD_LIMIT and value
+            if entry == setting and value
         }
 
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
