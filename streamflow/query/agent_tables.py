@@ -21,8 +21,8 @@ from streamflow.windows import SessionWindow
 class AgentReader(TableReaderBase):
     """A table in Faust's form.
 
-    Nothing declares which agents write it: they are learnt from what they write, here or on another worker, and
-    are kept with the table's progress.
+    Nothing declares which agents write it: they are learnt from what they write, here or on another worker,
+    and kept with the progress of the table.
     """
 
     kind: Literal["agent", "aggregate"] = "agent"

@@ -67,6 +67,7 @@ class WorkerView:
         self.url = url
         self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
+        self._is_open = False
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
@@ -75,8 +76,9 @@ class WorkerView:
 
     def open(self) -> None:
         """The engine knows the partitions of everything now."""
-        if not self._tables:
+        if not self._is_open:
             self._tables.update(make_readers(self.engine))
+            self._is_open = True
 
     # -- Served --------------------------------------------------------------------------------
 
@@ -87,6 +89,9 @@ class WorkerView:
     @property
     def tables(self) -> Mapping[str, TableReader]:
         return self._tables
+
+    def knows_tables(self) -> bool:
+        return self._is_open
 
     @property
     def clock(self) -> Clock:

@@ -25,6 +25,11 @@ class Served(Protocol):
     @property
     def tables(self) -> Mapping[str, TableReader]: ...
 
+    def knows_tables(self) -> bool:
+        """Are all of ``tables`` there? A worker that has just started does not know yet how many partitions
+        they have; until then nobody may conclude that something does not exist."""
+        ...
+
     @property
     def clock(self) -> Clock: ...
 

@@ -77,8 +77,8 @@ LIST: Final = (
 )
 
 ROUTES: Final = (
-    Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400,)),
-    Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404)),
+    Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400, 503)),
+    Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404, 503)),
     Route(
         "rows",
         "/v1/tables/{table}/rows",
@@ -109,7 +109,7 @@ ROUTES: Final = (
         "Which partition and worker a key belongs to, and where else the worker asked holds rows of it.",
         "Location",
         (TABLE, KEY, KEY_B64),
-        (400, 404),
+        (400, 404, 503),
     ),
     Route(
         "changes",

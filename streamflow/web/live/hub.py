@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
@@ -25,7 +26,7 @@ from streamflow.web.messages import (
     read,
 )
 from streamflow.web.peers import Peers, is_peer
-from streamflow.web.problems import Problem, unavailable
+from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -296,23 +297,34 @@ class Connection:
         session = self.session
         if wanted.id in session.subscriptions:
             raise Refused(Close.DUPLICATE_ID, f"the id {wanted.id!r} is in use")
-        problem = subscribe(self.hub, session, wanted)
-        if problem is not None:
-            code, text = problem
-            session.say("error", id=wanted.id, code=code, message=text, retry=False)
+        refusal = subscribe(self.hub, session, wanted)
+        if refusal is not None:
+            session.say("error", id=wanted.id, code=refusal.code, message=refusal.text, retry=refusal.retry)
 
 
-def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> tuple[str, str] | None:
-    """Adds a subscription to ``session``; a code and a sentence if it can't be had."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a subscription can't be had; ``retry``: the same one may be had a little later."""
+
+    code: str
+    text: str
+    retry: bool = False
+
+
+def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
+    """Adds a subscription to ``session``, or says why it can't be had."""
     if len(session.subscriptions) >= hub.settings.ws_subscriptions_max and not session.own_rows_only:
-        return "too-many-subscriptions", f"at most {hub.settings.ws_subscriptions_max} on one connection"
+        text = f"at most {hub.settings.ws_subscriptions_max} on one connection"
+        return Refusal("too-many-subscriptions", text)
     feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
     if feed is None:
-        return "no-such-table", f"this app has no table {wanted.table!r}"
+        if not hub.served.knows_tables():
+            return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
+        return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
     try:
         view = Filter.of(wanted)
     except ValueError as exc:
-        return "bad-subscription", str(exc)
+        return Refusal("bad-subscription", str(exc))
     sub = Subscription(
         session,
         feed,

@@ -289,3 +289,25 @@ async def test_an_answer_cut_off_by_a_lost_peer_does_not_pass_as_whole(
         client = Client(session, cluster.workers[0])
         with pytest.raises(aiohttp.ClientError):
             await client.get("/v1/tables/users/rows", Accept="application/x-ndjson")
+
+
+async def test_an_owner_that_does_not_know_its_tables_yet_never_makes_a_key_missing(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    home = partition_of("ann")
+    cluster.workers[home].forget_tables()
+    asker = clients[(home + 1) % 3]
+    for tail in ("", "/windows"):
+        problem = await asker.problem(f"/v1/tables/counts/keys/ann{tail}", 503, "owner-unavailable")
+        assert problem["retry"] is True
+    assert (await asker.ok("/v1/tables/counts"))["missing_partitions"] == [home]
+    assert (await asker.ok("/v1/tables/counts/rows"))["missing_partitions"] == [home]
+    cluster.workers[home].know_tables()
+    assert (await asker.ok("/v1/tables/counts/keys/ann"))["key"] == "ann"
+
+
+async def test_a_404_of_a_peer_is_read_by_its_code(cluster: Cluster, clients: list[Client]) -> None:
+    """An owner of another version of the app, which has no such table, says nothing about the key."""
+    home = partition_of("ann")
+    cluster.workers[home].tables.pop("users")
+    await clients[(home + 1) % 3].problem("/v1/tables/users/keys/ann", 503, "owner-unavailable")
