@@ -140,6 +140,8 @@ class WorkerView:
         engine = self.engine
         if engine.failure is not None or not engine.topology.sources:
             return engine.failure is None
+        if engine.watch.reason() is not None:
+            return False
         active = engine.active
         if not engine.live or active is None or active.unopened:
             return False
@@ -149,6 +151,9 @@ class WorkerView:
         failure = self.engine.failure
         if failure is not None:
             return {"status": "failed", "error": f"{type(failure).__name__}: {failure}"}
+        reason = self.engine.watch.reason()
+        if reason is not None:
+            return {"status": "stalled", "error": None, "reason": reason}
         return {"status": "ok" if self.ready() else "recovering", "error": None}
 
     def stats(self) -> Mapping[str, Any]:

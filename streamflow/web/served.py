@@ -60,11 +60,11 @@ class Served(Protocol):
         ...
 
     def ready(self) -> bool:
-        """Every owned partition is recovered."""
+        """Every owned partition is recovered, the broker answers, and what is due becomes durable."""
         ...
 
     def health(self) -> Mapping[str, Any]:
-        """``{"status": "ok" or another word, "error": str | None, ...}``."""
+        """``{"status": "ok" or another word, "error": str | None, ...}``; maybe a ``reason``."""
         ...
 
     def stats(self) -> Mapping[str, Any]:

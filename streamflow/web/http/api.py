@@ -128,7 +128,12 @@ class Api:
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         if not self.served.ready():
-            raise unavailable("not-ready", "no partitions are assigned yet, or tables are being rebuilt")
+            # The reason holds no more than what is away: a broker's error text may tell too much to a probe.
+            reason = self.served.health().get("reason") if self.guard.request_ok(request) else None
+            detail = (
+                reason or "no partitions are assigned yet, tables are being rebuilt, or the broker is away"
+            )
+            raise unavailable("not-ready", str(detail))
         return answer(request, {"status": "ready"})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:

@@ -152,7 +152,14 @@ ROUTES: Final = (
     Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
-    Route("readyz", "/readyz", "Whether its tables are rebuilt.", "Health", problems=(503,), is_open=True),
+    Route(
+        "readyz",
+        "/readyz",
+        "Whether its tables are rebuilt and commits come.",
+        "Health",
+        problems=(503,),
+        is_open=True,
+    ),
     Route("metrics", "/metrics", "Prometheus text format 0.0.4, or OpenMetrics 1.0.", "text/plain"),
 )
 
