@@ -40,8 +40,14 @@ class PeerAnswer:
 
 
 def is_peer(request: web.BaseRequest) -> bool:
-    """Whether a worker asks, which wants our own rows only (or a client that plays one: no harm)."""
+    """Whether a worker asks, which wants our own rows only. Anybody may say so: it gives no more rights."""
     return PEER_HEADER in request.headers
+
+
+def is_member(request: web.BaseRequest, served: Served) -> bool:
+    """Whether who asks gives the address of another worker of this app."""
+    url = request.headers.get(PEER_HEADER, "")
+    return not same_url(url, served.url) and any(same_url(url, member.url) for member in served.members())
 
 
 def same_url(one: str, other: str) -> bool:

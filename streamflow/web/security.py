@@ -26,6 +26,10 @@ OPEN_PREFIX: Final = "/static/"
 # The WebSocket takes its token in the header or in `init`, since browsers can't set the header.
 OWN_CHECK: Final = frozenset({"/v1/ws"})
 
+READ_HEADERS: Final = (
+    "Host", "Origin", "Authorization", "Accept", "If-None-Match", "Last-Event-ID", "Streamflow-Peer",
+)  # fmt: skip
+
 PAGES: Final = web.AppKey("PAGES", frozenset)
 """Resources of the user's app: none is open without a token, and what they embed is theirs to say."""
 
@@ -45,7 +49,7 @@ class Guard:
             return True
         if token is None:
             return False
-        shown = token.encode()
+        shown = token.encode(errors="surrogatepass")
         # A list, not any(): how long it takes must not tell which token came close.
         return any([hmac.compare_digest(shown, known) for known in self.tokens])  # noqa: C419
 
@@ -90,6 +94,13 @@ def bearer(request: web.BaseRequest) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token else None
 
 
+def check_headers(request: web.BaseRequest) -> None:
+    """Raises Problem 400 where a header that is read here is not ASCII. Its value is told to nobody."""
+    for name in READ_HEADERS:
+        if not all(value.isascii() for value in request.headers.getall(name, ())):
+            raise Problem(400, "bad-request", f"the header {name} is not ASCII")
+
+
 def is_page(request: web.Request) -> bool:
     """Is it for a page of the user's app, and not for one of our own addresses?"""
     return request.match_info.route.resource in request.app[PAGES]
@@ -101,6 +112,7 @@ def middleware(guard: Guard) -> types.Middleware:
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path
+        check_headers(request)
         if not guard.host_ok(request):
             raise Problem(403, "host-not-allowed", "call this worker by its address or a name set as allowed")
         if request.method == "OPTIONS" and request.headers.get("Origin", "").rstrip("/") in guard.origins:
