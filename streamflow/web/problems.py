@@ -25,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = {
     "forbidden": "Not allowed",
     "host-not-allowed": "This name is not one of this worker",
     "not-found": "There is nothing here",
+    "another-app": "This is a worker of another app",
     "no-such-table": "There is no such table",
     "no-such-key": "There is no such row",
     "method-not-allowed": "This method is not offered here",

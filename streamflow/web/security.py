@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import typedefs as types
 from aiohttp import web
@@ -27,8 +27,12 @@ OPEN_PREFIX: Final = "/static/"
 OWN_CHECK: Final = frozenset({"/v1/ws"})
 
 READ_HEADERS: Final = (
-    "Host", "Origin", "Authorization", "Accept", "If-None-Match", "Last-Event-ID", "Streamflow-Peer",
+    "Host", "Origin", "Authorization", "Accept", "If-None-Match", "Last-Event-ID",
+    "Streamflow-Peer", "Streamflow-App",
 )  # fmt: skip
+
+APP_HEADER: Final = "Streamflow-App"
+"""Which app is meant: an address may be another app's by now. Browsers and others send none."""
 
 PAGES: Final = web.AppKey("PAGES", frozenset)
 """Resources of the user's app: none is open without a token, and what they embed is theirs to say."""
@@ -106,8 +110,16 @@ def is_page(request: web.Request) -> bool:
     return request.match_info.route.resource in request.app[PAGES]
 
 
-def middleware(guard: Guard) -> types.Middleware:
-    """Host, token and cross-origin checks for every request."""
+def check_app(request: web.BaseRequest, guard: Guard, app_id: str) -> None:
+    """Raises Problem 421 where another app is meant. Its name is told to those who show a token."""
+    meant = unquote(request.headers.get(APP_HEADER, quote(app_id)))
+    if meant != app_id:
+        name = repr(app_id) if guard.request_ok(request) else "another name"
+        raise Problem(421, "another-app", f"this is a worker of the app {name}, and not of {meant!r}")
+
+
+def middleware(guard: Guard, app_id: str) -> types.Middleware:
+    """Host, token, cross-origin and app checks for every request."""
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -125,6 +137,7 @@ def middleware(guard: Guard) -> types.Middleware:
                 "send one of the tokens of this worker: Authorization: Bearer <token>",
                 headers={"WWW-Authenticate": 'Bearer realm="streamflow"'},
             )
+        check_app(request, guard, app_id)
         return await handler(request)
 
     return guarded

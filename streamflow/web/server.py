@@ -49,7 +49,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     late = LateEvents(api)
     app = web.Application(
         # In this order: a refused token is a problem too.
-        middlewares=[problem_middleware, security.middleware(guard)],
+        middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
         client_max_size=settings.request_bytes_max,
     )
     app[HUB] = hub

@@ -243,10 +243,16 @@ class Cluster:
                 await server.stop()
 
     async def add(
-        self, partitions: Iterable[int], settings: WebSettings | None = None, *, knows: bool = True
+        self,
+        partitions: Iterable[int],
+        settings: WebSettings | None = None,
+        *,
+        knows: bool = True,
+        app_id: str = "demo",
     ) -> FakeServed:
         server = WebServer(settings or self.settings)
         served = FakeServed(self, partitions, server.bind())
+        served.app_id = app_id
         if not knows:
             served.forget_tables()
         self.workers.append(served)

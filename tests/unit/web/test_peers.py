@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -311,3 +312,23 @@ async def test_a_404_of_a_peer_is_read_by_its_code(cluster: Cluster, clients: li
     home = partition_of("ann")
     cluster.workers[home].tables.pop("users")
     await clients[(home + 1) % 3].problem("/v1/tables/users/keys/ann", 503, "owner-unavailable")
+
+
+async def test_a_worker_of_another_app_at_the_address_of_a_peer_is_not_believed(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    """The peer died, and another app with a table of the same name has its port now."""
+    home = partition_of("ann")
+    await cluster.kill(home)
+    stranger = Cluster()
+    stranger.put("users", "ann", "not ours")
+    port = int(cluster.workers[home].url.rpartition(":")[2])
+    settings = replace(SETTINGS, port=port, port_explicit=True)
+    async with stranger.run([]):
+        other = await stranger.add(range(3), settings, app_id="another")
+        asker = clients[(home + 1) % 3]
+        await asker.problem("/v1/tables/users/keys/ann", 503, "owner-unavailable")
+        assert (await asker.ok("/v1/tables/users/rows"))["missing_partitions"] == [home]
+        assert (await asker.ok("/v1/tables/users"))["missing_partitions"] == [home]
+        status = await asker.ok("/v1/status")
+        assert [w["reachable"] for w in status["workers"] if w["url"] == other.url] == [False]
