@@ -323,7 +323,10 @@ class App(faust.App, AppT):
             keys[source.name] = source.key
             spec = spec_of(agent, source.name, self._failure_options[agent.name])
             engine.topology.add_agent(spec, source, *more)
-        key = keys[min(keys)] if keys else KeyCodec(str)
+        # Who writes a table is known later. Keys that are objects need their type to be read back, all others
+        # say what they are, so that the type of the objects is right for every table.
+        topics = sorted(keys, key=lambda topic: (not keys[topic].of_json, topic))
+        key = keys[topics[0]] if keys else KeyCodec(str)
         for table in self._own_tables.values():
             table.attach(engine, key)
         for aggregate, topic in self._aggregates.values():

@@ -23,6 +23,7 @@ from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
+from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.window_expiry import close_windows
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.metrics import Metrics
@@ -87,6 +88,8 @@ class Engine:
             listener=self._listeners,
             fail=self.fail,
         )
+        self.watch = BrokerWatch(transport, clock, logger, lambda: self.topology.topics.progress)
+        self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
         self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, self.topology.topics.places)
         self._tail: LogTail | None = None
@@ -124,7 +127,11 @@ class Engine:
             await refuse_foreign_rows(transport, topics, topology.tables)
         await topics.create(transport)
         self._dispatcher.add(topology.decoders.values())
-        self._tail = tail = LogTail(transport.log_reader(), self._on_tail)
+        self._tail = tail = LogTail(
+            transport.log_reader(),
+            self._on_tail,
+            Trouble(logger, self.clock, "what others wrote can't be read"),
+        )
         self.rebalance.prepare(tail, self.board)
         tail.follow((topics.progress, p) for p in range(topics.partitions(topics.progress)))
         tail.follow(global_logs(topology.tables[name].spec for name in topology.global_tables))
@@ -132,6 +139,7 @@ class Engine:
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         self._spawn(self.rebalance.standbys.run(), "standbys")
+        self._spawn(self.watch.run(), "watch")
         await self.rebalance.join(url)
 
     async def extend(self) -> None:
@@ -201,9 +209,10 @@ class Engine:
             try:
                 batches = await self.transport.fetch(self.settings.fetch_wait_ms)
             except TransportError as exc:
-                logger.warning("fetching failed, trying again: %s", exc)
+                self._fetching.failed(exc)
                 await self.clock.sleep_ms(FETCH_RETRY_MS)
                 continue
+            self._fetching.worked()
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came
             # then came from there.
             active = self.active
@@ -255,7 +264,9 @@ class Engine:
         rebalance, gate = self.rebalance, self.topology.gate
         active, checkpoint = rebalance.active, rebalance.checkpoint
         if not self.live or active is None or checkpoint is None:
+            self.watch.commit_due(due=False)
             return
+        self.watch.commit_due(due=active.due())
         for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
@@ -272,6 +283,7 @@ class Engine:
             if active.due():
                 self._hooks.committing()
             written = await checkpoint.run()
+            self.watch.commit_due(due=False)
             gate.checkpointed(written=written)
             if written:
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)

@@ -44,12 +44,22 @@ class TableReaderBase(ABC):
         self.engine = engine
         self.name = name
         self.window = window
-        self.source_topic = source_topic
+        self._source_topic = source_topic
         self.partitions = partitions
         self.description = description
-        self._key_codec = key_codec
+        self._own_key_codec = key_codec
         # partition -> start -> (id, key) of its sessions, as of the newest `window_starts`
         self._sessions: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+
+    @property
+    def source_topic(self) -> str:
+        """The topic whose events make the rows."""
+        return self._source_topic
+
+    @property
+    def _key_codec(self) -> KeyCodec:
+        """How keys are read."""
+        return self._own_key_codec
 
     # -- what the kinds of tables answer -------------------------------------------------------
 
@@ -229,9 +239,11 @@ class TableReaderBase(ABC):
 
     def own_positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
+        topic = self.source_topic  # offsets of another topic that feeds the table too mean something else
         for progress in self.progress(partition):
-            at = progress.partition
-            least[at] = min(progress.position, least.get(at, progress.position))
+            if progress.topic == topic:
+                at = progress.partition
+                least[at] = min(progress.position, least.get(at, progress.position))
         return least
 
     def own_watermark_ms(self, partition: int | None = None) -> int | None:

@@ -95,12 +95,14 @@ class TableReader(Protocol):
     """
 
     name: str
-    source_topic: str
     kind: Literal["agent", "aggregate"]
     window: Window | None
     keyed: bool  # False: one row for each window (``by=None``), its key is ``null``
     partitions: int
     description: Mapping[str, Any]
+
+    @property
+    def source_topic(self) -> str: ...
 
     @property
     def owned(self) -> frozenset[int]: ...

@@ -26,6 +26,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | failed events, for those who look | - | `pending` | - |
 | what keeps a log short | - | `compaction` | - |
 | deletes what an app has made | `reset` | `reset` | - |
+| what the client's log repeats | `log_limit` | - | - |
 | what tests do to a client | `faults` | - | `faults` |
 | a worker's process, which may be stalled or killed | - | - | `process` |
 | topics, groups and transactions of one process | - | - | `broker` |

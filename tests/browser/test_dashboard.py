@@ -87,6 +87,31 @@ async def test_the_page_comes_back_after_its_worker_did(page: Page, cluster: Clu
         await page.until(f"{number('counts', 'ann')} === '78'")
 
 
+async def test_a_worker_that_comes_back_without_knowing_its_tables_does_not_freeze_the_page(
+    page: Page, cluster: Cluster
+) -> None:
+    settings = replace(SETTINGS, ws_reconnect_ms=200)
+    cluster.settings = settings
+    async with cluster.run() as (served,):
+        await page.open(served.url)
+        await page.until(f"{LIVE} && {number('counts', 'ann')} === '10'")
+        await cluster.kill(0)
+        await page.until(DOWN)
+        port = int(served.url.rpartition(":")[2])
+        cluster.workers.clear()
+        back = await cluster.add(range(3), replace(settings, port=port, port_explicit=True), knows=False)
+        await page.until(
+            f"{LIVE} && document.querySelector('[data-table=counts]').innerText.includes('not live')"
+        )
+        assert await page.ask(number("counts", "ann")) == "10"  # what was shown stays
+        cluster.put("counts", "ann", 77, start_ms=NOW_MS)
+        back.know_tables()
+        await page.until(f"{number('counts', 'ann')} === '77'")
+        cluster.put("counts", "ann", 78, start_ms=NOW_MS)
+        await page.until(f"{number('counts', 'ann')} === '78'")
+        assert not await page.ask("document.body.innerText.includes('not live')")
+
+
 async def test_an_app_without_events_says_what_to_do_next(page: Page) -> None:
     async with Cluster().run() as (served,):
         await page.open(served.url)

@@ -23,6 +23,7 @@ from streamflow.transports.broker_transport import BrokerTransport, checked_fenc
 from streamflow.transports.kafka.commits import Commits, PlainCommits
 from streamflow.transports.kafka.connection import Connection
 from streamflow.transports.kafka.group import Group, GroupFence
+from streamflow.transports.kafka.log_limit import limit_client_log
 from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
 from streamflow.transports.kafka.reader import KafkaLogReader
@@ -69,6 +70,7 @@ class KafkaTransport(BrokerTransport):
         self._ended: set[tuple[int, str]] = set()
 
     async def start(self) -> None:
+        limit_client_log(self._clock)
         await self._connection.start()
 
     async def stop(self) -> None:

@@ -21,7 +21,7 @@ from streamflow.web.http import ndjson, openapi
 from streamflow.web.http.describe import Describing
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
-from streamflow.web.problems import Problem, unavailable
+from streamflow.web.problems import Problem, tables_unknown, unavailable
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -39,15 +39,21 @@ class Api:
         self.describing = Describing(served, self.scatter_gather)
 
     def reader(self, name: str) -> TableReader:
-        """Raises Problem 404."""
+        """Raises Problem 404, or 503 before tables are known."""
         reader = self.served.tables.get(name)
         if reader is None:
+            self._check_known()
             names = sorted(self.served.tables)
             raise Problem(404, "no-such-table", f"this app has no table {name!r}", tables=names)
         return reader
 
+    def _check_known(self) -> None:
+        if not self.served.knows_tables():
+            raise tables_unknown()
+
     async def tables(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
+        self._check_known()
         readers = [self.served.tables[name] for name in sorted(self.served.tables)]
         local = is_peer(request)
         tables = await asyncio.gather(
@@ -122,7 +128,12 @@ class Api:
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         if not self.served.ready():
-            raise unavailable("not-ready", "no partitions are assigned yet, or tables are being rebuilt")
+            # The reason holds no more than what is away: a broker's error text may tell too much to a probe.
+            reason = self.served.health().get("reason") if self.guard.request_ok(request) else None
+            detail = (
+                reason or "no partitions are assigned yet, tables are being rebuilt, or the broker is away"
+            )
+            raise unavailable("not-ready", str(detail))
         return answer(request, {"status": "ready"})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:

@@ -107,9 +107,11 @@ live.addEventListener("message", ({ detail: said }) => {
   if (!table) return;
   if (said.t === "changes") table.change(said.rows);
   else if (said.t === "reset") table.reset();
+  else if (said.t === "error") table.stop(said.message);
   else if (said.t === "rebalancing") table.missing = said.partitions;
   else if (said.t === "synced") {
     table.missing = [];
+    table.trouble = "";
     if (table.isLoading) loadRows(table);
   } else if (said.t === "progress") table.info.watermark = said.watermark ?? table.info.watermark;
   drawSoon();

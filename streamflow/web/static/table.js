@@ -15,6 +15,7 @@ export class Table {
     this.rows = new Map(); // id -> {key, window, value, partition, view}
     this.isLoading = true;
     this.missing = [];
+    this.trouble = ""; // why nothing comes
     this.held = []; // changes that came while the first rows were fetched
     this.changed = new Set(); // ids that flash at the next drawing
     this.card = new Card(info);
@@ -29,8 +30,16 @@ export class Table {
     this.order = null;
   }
 
+  /** Nothing comes any more: what is shown stays, and is read anew when it goes on. */
+  stop(why) {
+    this.trouble = why;
+    this.held = [];
+    this.isLoading = true;
+  }
+
   /** The newest rows, as fetched; what came meanwhile is newer. */
   load(rows) {
+    this.rows.clear();
     for (const row of rows) this.put(row);
     this.isLoading = false;
     for (const changes of this.held.splice(0)) this.change(changes);
@@ -170,6 +179,7 @@ class Card {
     if (info.watermark) facts.push(`event time ${format.date(info.watermark)} ${format.time(info.watermark)}`);
     const nodes = facts.map((fact) => element("span", "", fact));
     if (table.missing.length) nodes.push(element("span", "warn", `partitions moving: ${table.missing.join(", ")}`));
+    if (table.trouble) nodes.push(element("span", "warn", `not live: ${table.trouble}`));
     const text = nodes.map((node) => node.textContent).join("|");
     if (text === this.factsText) return;
     this.factsText = text;
