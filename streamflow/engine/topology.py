@@ -71,7 +71,6 @@ class Topology:
             spec,
             self._clock,
             self.gate,
-            tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
             on_room=self._on_room,
             on_drop=dropped.inc,

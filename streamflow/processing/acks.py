@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from itertools import accumulate
 
 from streamflow.codecs.chunk import Chunk
+from streamflow.state.chunk_time import ChunkTime
 from streamflow.state.progress import Progress
 
 Ranges = tuple[tuple[int, int], ...]
@@ -25,16 +25,15 @@ class ChunkAcks:
     buffer's policy has dropped.
     """
 
-    __slots__ = ("_peaks", "before_ms", "chunk", "done", "dropped", "first", "next")
+    __slots__ = ("chunk", "done", "dropped", "first", "next", "time")
 
     def __init__(self, chunk: Chunk, before_ms: int | None, known: Ranges, dropped: int) -> None:
         self.chunk = chunk
-        self.before_ms = before_ms
+        self.time = ChunkTime(chunk.times_ms, before_ms)
         self.dropped = dropped
         self.done = bytearray(len(chunk))
         self.next = 0  # the first index that was not handed out
         self.first = 0  # everything before it is done
-        self._peaks: list[int] | None = None
         for first, last in known:
             begin, end = bisect_left(chunk.offsets, first), bisect_right(chunk.offsets, last)
             self.done[begin:end] = b"\1" * (end - begin)
@@ -56,13 +55,6 @@ class ChunkAcks:
 
     def is_done(self) -> bool:
         return self.first >= len(self.done)
-
-    def watermark_ms(self, index: int) -> int:
-        """The consumer's watermark as of this event, that event included."""
-        if self._peaks is None:
-            self._peaks = list(accumulate(self.chunk.times_ms, max))
-        seen = self._peaks[index]
-        return seen if self.before_ms is None or seen > self.before_ms else self.before_ms
 
 
 class AckTracker:
@@ -87,7 +79,7 @@ class AckTracker:
             self._seen_ms = ticked_ms
         chunk_acks = ChunkAcks(chunk, self._seen_ms, self._known, dropped)
         if len(chunk):
-            self._seen_ms = chunk_acks.watermark_ms(len(chunk) - 1)
+            self._seen_ms = chunk_acks.time.end_ms()
         self._chunks.append(chunk_acks)
         self._entered = max(self._entered, chunk.next_offset)
         self.open += len(chunk) - sum(chunk_acks.done)

@@ -17,7 +17,6 @@ from streamflow.processing.failures import MemoryInvalid, recover_failed, requir
 from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.in_order import InOrder
-from streamflow.state.agent_table import AgentTable
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, Sent, current_context
@@ -40,8 +39,7 @@ class AgentRunner:
     """The running side of an agent: its queue of chunks, its buffer's policy, its progress, its tasks.
 
     How events become done is its path's. It begins in order; `concurrent` moves it to the other for good.
-    ``tables`` gives all tables that it may write, ``on_room`` is told when it is no longer `full`,
-    ``on_drop`` how many events its buffer's policy drops.
+    ``on_room`` is told when it is no longer `full`, ``on_drop`` how many events its buffer's policy drops.
     """
 
     def __init__(
@@ -50,7 +48,6 @@ class AgentRunner:
         clock: Clock,
         gate: Gate,
         *,
-        tables: Callable[[], list[AgentTable]],
         give_up: GiveUp,
         on_room: Callable[[], None] = lambda: None,
         on_drop: Callable[[int], None] = lambda _: None,
@@ -62,7 +59,6 @@ class AgentRunner:
         self.progress: dict[TopicPartition, Progress] = {}
         self.failure: BaseException | None = None
         self._clock = clock
-        self._tables = tables
         self._give_up = give_up
         self._on_room = on_room
         self._on_drop = on_drop
@@ -75,7 +71,6 @@ class AgentRunner:
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
             self._pull,
-            self._open_chunk,
             gate,
             retry=spec.retry,
             give_up=self._set_aside,
@@ -256,7 +251,6 @@ class AgentRunner:
         feed = EventFeed(
             self.spec.consumer,
             self._pull,
-            self._open_chunk,
             retry=self.spec.retry,
             give_up=self._set_aside,
             pause_ms=self._clock.sleep_ms,
@@ -281,15 +275,6 @@ class AgentRunner:
         if was_full and not self.full():
             self._on_room()
         return found
-
-    def _open_chunk(self, chunk: Chunk) -> None:
-        """Tells the tables how far time will have come at the end of a chunk."""
-        watermark_ms = max(chunk.times_ms)
-        before_ms = self.progress[chunk.topic, chunk.partition].watermark_ms
-        if before_ms is not None and before_ms > watermark_ms:
-            watermark_ms = before_ms
-        for table in self._tables():
-            table.open_chunk(chunk.partition, watermark_ms)
 
     # -- the agent's side --------------------------------------------------------------------
 

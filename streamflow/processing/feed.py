@@ -209,9 +209,9 @@ class Actor:
 class EventFeed:
     """One consumer's events on the concurrent path.
 
-    ``pull`` gives what its queue has, ``on_open`` is told of each chunk that is begun. ``isolated``: each
-    partition has an actor of its own. ``give_up`` sets an event aside, or raises. ``local``:
-    its events come from no log, so nothing is checkpointed.
+    ``pull`` gives what its queue has. ``isolated``: each partition has an actor of its own.
+    ``give_up`` sets an event aside, or raises. ``local``: its events come from no log, so
+    nothing is checkpointed.
     """
 
     local = False
@@ -221,7 +221,6 @@ class EventFeed:
         self,
         consumer: str,
         pull: Pull,
-        on_open: Callable[[Chunk], None],
         *,
         retry: Retry,
         give_up: Callable[[Chunk, int, BaseException], None],
@@ -243,7 +242,6 @@ class EventFeed:
         self._exclusive: set[Offset] = set()  # events that must be the only one in flight
         self._single: set[Offset] = set()  # events that must not be in a batch with others
         self._pull = pull
-        self._on_open = on_open
         self._lanes: dict[int, deque[tuple[AckTracker, ChunkAcks]]] = {}
         self._again: dict[int, deque[EventRef]] = {}
 
@@ -306,7 +304,6 @@ class EventFeed:
         tracker = self.trackers[chunk.topic, chunk.partition]
         chunk_acks = tracker.enter(chunk, dropped)
         if len(chunk):
-            self._on_open(chunk)
             lane = chunk.partition if self._isolated else SHARED
             self._lanes.setdefault(lane, deque()).append((tracker, chunk_acks))
             if self._isolated:

@@ -23,15 +23,14 @@ from streamflow.transports.base import TopicPartition
 class InOrder:
     """A `Path`; and, as there is one event in flight at most, itself what has `Failed`.
 
-    ``pull`` gives what the agent's queue has, ``on_open`` is told of each chunk that is begun. ``give_up``
-    sets an event aside, or raises. ``concurrent`` moves the agent to the concurrent path.
+    ``pull`` gives what the agent's queue has. ``give_up`` sets an event aside, or raises. ``concurrent``
+    moves the agent to the concurrent path.
     """
 
     def __init__(
         self,
         consumer: str,
         pull: Pull,
-        on_open: Callable[[Chunk], None],
         gate: Gate,
         *,
         retry: Retry,
@@ -44,7 +43,6 @@ class InOrder:
         self.processed = 0
         self.retries = 0
         self._pull = pull
-        self._on_open = on_open
         self._gate = gate
         self._retry = retry
         self._give_up = give_up
@@ -169,7 +167,6 @@ class InOrder:
             assert chunk.events is not None
             self._accounted = -1
             context.open(chunk, progress.watermark_ms)
-            self._on_open(chunk)
             return chunk
         return None
 

@@ -269,7 +269,6 @@ class TickFeed(EventFeed):
         super().__init__(
             main.consumer,
             lambda _: None,
-            lambda _: None,
             retry=Retry(),
             give_up=_not_at_all,
             pause_ms=clock.sleep_ms,

@@ -126,6 +126,8 @@ class InFlight(EventContext):
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
+        self.time = ref.chunk_acks.time
+        self.spots = self.time.spots
 
     def ack(self) -> None:
         """It is done: what it wrote can't be undone any more."""
@@ -142,9 +144,6 @@ class InFlight(EventContext):
                 self.stand_at(ref)
                 return True
         return False
-
-    def running_watermark_ms(self) -> int:
-        return self.ref.chunk_acks.watermark_ms(self.ref.index)
 
     def holds(self, index: int) -> bool:
         return self.in_flight and not self.acked

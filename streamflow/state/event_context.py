@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamflow.errors import StaleEvent
+from streamflow.state.chunk_time import NO_TIME, ChunkTime
 from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Record
 
@@ -64,10 +65,11 @@ class EventContext:
         "partition",
         "position",
         "sends",
+        "spots",
         "stale",
+        "time",
         "times",
         "uncommitted_writes",
-        "watermark_ms",
     )
 
     def __init__(self, consumer: str) -> None:
@@ -86,7 +88,8 @@ class EventContext:
         self.partition = -1
         self.keys: list[Any] = []
         self.times: list[int] = []
-        self.watermark_ms: int | None = None  # of the consumer before this chunk
+        self.time = NO_TIME
+        self.spots = NO_TIME.spots
         self.uncommitted_writes.clear()
         self.sends.clear()
 
@@ -97,12 +100,12 @@ class EventContext:
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
-        self.watermark_ms = watermark_ms
+        self.time = ChunkTime(chunk.times_ms, watermark_ms)
+        self.spots = self.time.spots
 
     def running_watermark_ms(self) -> int:
         """The consumer's watermark as of the event in flight, that event included."""
-        seen = max(self.times[: self.position + 1])
-        return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
+        return self.time.watermark_ms(self.position)
 
     @property
     def takes_sends(self) -> bool:

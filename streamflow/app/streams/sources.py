@@ -350,9 +350,7 @@ class MemoryFeed(EventFeed):
     local = True
 
     def __init__(self, name: str, pause_ms: Callable[[float], Any]) -> None:
-        super().__init__(
-            name, lambda _: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
-        )
+        super().__init__(name, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms)
         self.ended = False
         self._acks = AckTracker(Progress(name, "", -1))
         self._waiting: deque[MemoryChunk] = deque()

@@ -124,7 +124,7 @@ class WindowedTable:
         inner = self.table.inner
         if self.clock is None:
             context = inner.context()
-            return inner.open_starts(context, inner.part(context))
+            return inner.open_starts(context)
         return [start for start, _ in self.window.windows_of(self.time_ms())]
 
     # -- a mapping -------------------------------------------------------------------------------
