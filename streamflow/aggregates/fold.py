@@ -19,6 +19,7 @@ from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import Condition, condition
 from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
 from streamflow.codecs.chunk import Chunk
+from streamflow.codecs.times import TimeLimits
 from streamflow.errors import DecodeError
 from streamflow.state.changelog import json_key
 from streamflow.state.partition import TablePartition
@@ -96,7 +97,7 @@ class AggregateConsumer:
         self.parts.clear()
         self.late_stores.clear()
 
-    def take(self, chunk: Chunk, progress: Progress) -> list[Bad]:
+    def take(self, chunk: Chunk, progress: Progress, limits: TimeLimits) -> list[Bad]:
         """Folds a chunk and moves the progress past it, in one step. Returns what could not be folded.
 
         The watermark is that of every usable event, filtered ones included.
@@ -105,7 +106,7 @@ class AggregateConsumer:
         if not len(chunk):
             progress.take(chunk.next_offset)
             return bad
-        columns = self._columns(chunk, bad)
+        columns = self._columns(chunk, limits, bad)
         total = len(columns.times)
         late = filtered = 0
         if total:
@@ -122,7 +123,7 @@ class AggregateConsumer:
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
 
-    def _columns(self, chunk: Chunk, bad: list[Bad]) -> Columns:
+    def _columns(self, chunk: Chunk, limits: TimeLimits, bad: list[Bad]) -> Columns:
         """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""
         wrong: dict[int, DecodeError] = {}
         spec = self.spec
@@ -143,8 +144,9 @@ class AggregateConsumer:
             wrong.update(bad_groups)
         times = chunk.times_ms
         if spec.time is not None:
-            times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))
+            times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong), spec.time)
             wrong.update(bad_times)
+            limits.check_column(times, chunk.timestamps_ms, wrong, spec.time)
         wanted = None if self._where is None else self._wanted(chunk, self._where, wrong)
         values: list[list[Any] | None] = []
         for function, field in zip(spec.values.functions, self._fields, strict=True):

@@ -15,6 +15,7 @@ from streamflow import (
     ConfigurationError,
     HoppingWindow,
     Record,
+    Retry,
     SessionWindow,
     TumblingWindow,
     WindowError,
@@ -88,6 +89,24 @@ async def test_tables_relative_to_a_field_count_in_its_windows_whatever_the_reco
         newer = {"made": 1_000_050.0, "day": "2001-02-03T23:00:00Z"}
         assert await harness.put("ann", T0_S + 200, **newer) == (1, 3, 0)
         assert await harness.put("ann", T0_S, **old) == (3, 4, 0)  # the hour has not passed
+
+
+async def test_an_absurd_time_in_a_field_ends_no_windows_and_its_event_is_set_aside() -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    table = app.Table("by_made", default=int).tumbling(10, expires=3600).relative_to_field(Order.made)
+
+    @app.agent(topic, retry=Retry(attempts=1))
+    async def count(stream: Any) -> None:
+        async for key, _ in stream.items():  # noqa: PERF102 - a stream
+            table[key] += 1
+
+    async with running(app):
+        for made in (T0_S, 253_402_300_799.0, T0_S + 1):
+            await topic.send(key="ann", value=Order(n=1, made=made))
+        await until(lambda: table.table.find("ann", T0_MS) == 2)
+        ((_, _, headers),) = await logged(app, "in-dead-letters", 1)
+        assert dict(headers)["reason"] == b"bad-timestamp"
 
 
 async def test_tables_relative_to_now_count_in_the_window_that_holds_now() -> None:
