@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs.chunk import Chunk
-from streamflow.codecs.times import TimeLimits
+from streamflow.codecs.times import TimeChecks
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.decoding import KeyCache
 from streamflow.errors import DecodeError
@@ -36,13 +36,13 @@ class Dispatcher:
     def __init__(
         self,
         decoders: list[Decoder],
-        limits: TimeLimits,
+        times: TimeChecks,
         metrics: Metrics,
         places: Callable[[str, Sequence[bytes]], Sequence[int]],
     ) -> None:
         self.decoders: dict[str, list[Decoder]] = {}
         self.add(decoders)
-        self._limits = limits
+        self._times = times
         self._metrics = metrics
         self._places = places
         self._misrouted_warned: set[str] = set()
@@ -85,7 +85,7 @@ class Dispatcher:
         progress = active.progress[spec.consumer, chunk.topic, chunk.partition]
         late = progress.counters.get("late", 0)
         rest = chunk.since(progress.position)
-        for index, error in aggregate.take(rest, progress, self._limits):
+        for index, error in aggregate.take(rest, progress, self._times):
             dead_letters.add_bad(rest, index, error, spec.consumer)
         late = progress.counters.get("late", 0) - late
         if late:
@@ -105,7 +105,7 @@ class Dispatcher:
             events, times, bad_values = source.value.decode_batch(batch)
         for index, error in bad_values:
             bad.setdefault(index, error)
-        self._limits.check_column(times, batch.timestamps_ms, bad, source.value.time_field)
+        self._times.check_column(batch.topic, times, batch.timestamps_ms, bad, source.value.time_field)
         chunk = Chunk(
             batch.topic,
             batch.partition,

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from streamflow.clock import Clock, sleep_unless
-from streamflow.codecs.times import TimeLimits
+from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
@@ -89,7 +89,8 @@ class Engine:
             fail=self.fail,
         )
         self._stores = Stores(settings, clock)
-        self._dispatcher = Dispatcher([], TimeLimits.of(settings), self.metrics, self.topology.topics.places)
+        times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
+        self._dispatcher = Dispatcher([], times, self.metrics, self.topology.topics.places)
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()

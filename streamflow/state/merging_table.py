@@ -56,7 +56,7 @@ class MergingWindowTable(AgentTable):
         if key is not context.keys[context.position]:
             self._check_key(context, key)
         part = self.part(context)
-        t = context.times[context.position]
+        t = context.time_ms()
         closed_at = None
         # What is in time at the end of the chunk is in time now; else it is worth a closer look.
         if part.open_from is not None and t < part.open_from + self._behind_ms:
@@ -143,7 +143,7 @@ class SessionTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         end = t + self.window.size_ms
         before = touched(part, key, t, end, closed_at)
         if not before and closed_at is not None and end <= closed_at:
@@ -167,7 +167,7 @@ class SessionTable(MergingWindowTable):
     def delete(self, key: Hashable) -> None:
         context = self.context()
         part = self.part(context)
-        t = context.times[context.position]
+        t = context.time_ms()
         for end, _ in touched(part, key, t, t + 1):
             part.put(context, end, key, DELETED)
 
@@ -204,7 +204,7 @@ class SlidingTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         if closed_at is not None and t + self._window.size_ms <= closed_at:
             return False
         before = part.get(t, key)

@@ -152,7 +152,7 @@ class Collection:
 
     def check_time(self, time_ms: int) -> None:
         """Raises DecodeError for what no event time may be."""
-        error = self.time_limits.error(time_ms)
+        error = self.time_limits.error(time_ms, self.now_ms())
         if error is not None:
             raise error
 

@@ -127,6 +127,7 @@ class SchemaValueCodec(ValueCodec):
         self.value_bytes_max = value_bytes_max
         self.name = f"{type(schema).__name__}:{schema.value_serializer}:{getattr(kind, '__name__', kind)}"
         self.time_field = None
+        self.time_unit = "ms"
         self.is_event = False
         self._nullable = True  # the schema decides
         self._skips = False

@@ -109,6 +109,30 @@ async def test_an_absurd_time_in_a_field_ends_no_windows_and_its_event_is_set_as
         assert dict(headers)["reason"] == b"bad-timestamp"
 
 
+@pytest.mark.parametrize("kind", ["tumbling", "hopping", "session", "sliding"])
+async def test_an_event_of_no_known_time_is_bad_input_for_windows_alone(kind: str) -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    plain = app.Table("plain", default=int)
+    made: Any = app.Table("windowed", default=int)
+    made = made.hopping(10, 5) if kind == "hopping" else getattr(made, kind)(10)
+
+    @app.agent(topic, retry=Retry(attempts=1))
+    async def count(stream: Any) -> None:
+        async for key, order in stream.items():
+            plain[key] += 1
+            if order.n:
+                made[key] += 1
+
+    async with running(app):
+        for n, at_s in ((0, -0.001), (1, -0.001), (1, T0_S)):
+            await topic.send(key="ann", value=Order(n=n), timestamp=at_s)
+        await until(lambda: plain.get("ann") == 2)
+        ((_, _, headers),) = await logged(app, "in-dead-letters", 1)
+        assert dict(headers)["reason"] == b"bad-timestamp"
+        assert b"no timestamp" in dict(headers)["error"]
+
+
 async def test_tables_relative_to_now_count_in_the_window_that_holds_now() -> None:
     harness = Harness()
     table = harness.app.Table("now", default=int).tumbling(3600, expires=7200).relative_to_now()
