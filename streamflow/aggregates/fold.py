@@ -9,9 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby, repeat
 from typing import Any
 
+from streamflow.aggregates.field_watch import FieldUse, FieldWatch
 from streamflow.aggregates.functions.base import Bad, Field
 from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
 from streamflow.aggregates.row_values import State
@@ -81,6 +83,21 @@ class AggregateConsumer:
         self._paths = [field for field in wanted if isinstance(field, str)]
         self._whole_events = any(callable(field) for field in wanted)
         self._getters = {path: field_getter(path) for path in self._paths}
+        self._uses: Sequence[FieldUse] = ()
+        self._watch = self.new_watch()
+
+    def watch(self, uses: Sequence[FieldUse]) -> None:
+        """These fields may be in no event at all: where the first ones have none, it is told."""
+        self._uses = uses
+        self._watch = self.new_watch()
+
+    def new_watch(self) -> FieldWatch:
+        """For another look at the same fields."""
+        return FieldWatch(self.spec.name, self.spec.topic, self._uses)
+
+    def column(self, chunk: Chunk, path: str) -> list[Any]:
+        """The values of one of its fields."""
+        return chunk.column(path, self._getters[path])
 
     def paths(self) -> list[str] | None:
         """The field paths that folding needs; ``None`` if it needs whole events, for somebody's function."""
@@ -108,6 +125,8 @@ class AggregateConsumer:
             progress.take(chunk.next_offset)
             return bad
         columns = self._columns(chunk, checks, bad)
+        if self._watch.unseen:
+            self._watch.look(len(chunk), partial(self.column, chunk))
         total = len(columns.times)
         late = filtered = 0
         if total:
@@ -187,7 +206,7 @@ class AggregateConsumer:
     def _read(self, chunk: Chunk, field: Field, wrong: dict[int, DecodeError]) -> list[Any]:
         """The column of a field path or of somebody's function; where that raises, the event is bad."""
         if isinstance(field, str):
-            return chunk.column(field, self._getters[field])
+            return self.column(chunk, field)
         assert chunk.events is not None
         column: list[Any] = []
         for index, event in enumerate(chunk.events):

@@ -43,6 +43,11 @@ class AggregateSpec:
     json_keys: bool = False  # by=Key(), where keys may be any JSON: kept like the groups of a field
 
     def __post_init__(self) -> None:
+        for option, value in (("by", self.by), ("window", self.window)):
+            if isinstance(value, type):
+                shown = value.__name__
+                cure = f"{option}={shown}({'' if value is Key else '...'})"
+                raise ConfigurationError(f"{self.name!r}: {option}={shown}: this is a class; write {cure}")
         if isinstance(self.where, str):
             condition(self.where)  # raises ConfigurationError, where it is declared
         taken = {"window_start", "window_end", "key", "revised"} & set(self.values.names)

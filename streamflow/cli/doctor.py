@@ -6,6 +6,7 @@ import asyncio
 import json
 import platform
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple
 
@@ -160,14 +161,18 @@ async def _keys(engine: Engine, topic: str, partitions: int, records: int) -> Fi
 
 
 async def event_findings(engine: Engine, topic: str, partitions: int, records: int) -> AsyncIterator[Finding]:
-    """Are the event times of today?"""
+    """Are the event times of today, and do events have the fields that are asked for?"""
     newest: dict[str | None, int] = {}  # field, or None: the record's timestamp -> the newest time there
     decoders = [decoder for decoder in engine.topology.decoders.values() if decoder.source.name == topic]
+    watches = {aggregate: aggregate.new_watch() for decoder in decoders for aggregate in decoder.aggregates}
+    seen = 0
     async for batch in whole_log(engine, topic, partitions):
         for decoder in decoders:
             chunk = decoder.sample(batch)
+            seen += len(chunk)
             _note(newest, decoder.source.value.time_field, chunk.times_ms)
             for aggregate in decoder.aggregates:
+                watches[aggregate].see(partial(aggregate.column, chunk))
                 wrong: dict[int, DecodeError] = {}
                 times, field = aggregate.read_times(chunk, wrong)
                 if field is not None:
@@ -181,6 +186,10 @@ async def event_findings(engine: Engine, topic: str, partitions: int, records: i
             yield Finding(name, "warning", seconds_sentence(field, time_ms))
         else:
             yield Finding(name, "ok", f"up to {rfc3339(time_ms)}")
+    for aggregate, watch in watches.items():
+        for use in watch.unseen if seen else ():
+            said = f"{use.said} is missing or null in each event that was looked at; is the name right?"
+            yield Finding(f"fields of {aggregate.spec.name}", "warning", said)
 
 
 def _note(newest: dict[str | None, int], field: str | None, times: Sequence[int]) -> None:

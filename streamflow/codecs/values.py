@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from streamflow.clock import EPOCH
+from streamflow.codecs import model_paths
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
 from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
@@ -218,6 +219,10 @@ class ValueCodec:
         if isinstance(value, str) and self.value_type is str:
             return value.encode()
         return encode_value(value)
+
+    def lies_in_free_json(self, path: str) -> bool:
+        """May a value have this field, or not? False: each has it. Raises ConfigurationError: none can."""
+        return model_paths.lies_in_free_json(self.value_type, path)
 
     def project(self, paths: Sequence[str]) -> ProjectionCodec | None:
         """Decodes these paths only, or ``None`` where the model can't be taken apart."""

@@ -167,6 +167,10 @@ class SchemaValueCodec(ValueCodec):
         encoded: bytes | None = self.schema.dumps_value(self.app, value, headers={})[0]
         return encoded
 
+    def lies_in_free_json(self, path: str) -> bool:
+        """Only the schema knows what it makes of the bytes."""
+        return True
+
     def project(self, paths: Sequence[str]) -> None:
         """Nothing is known about the bytes: they are decoded as a whole."""
 
