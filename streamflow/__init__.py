@@ -77,6 +77,7 @@ from streamflow.app.topics.records import Record
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.process import Worker
 from streamflow.codecs.event import Event
+from streamflow.codecs.times import TimeField
 from streamflow.errors import (
     ConfigurationError,
     DecodeError,
@@ -145,6 +146,7 @@ __all__ = [
     "StreamflowError",
     "Sum",
     "Table",
+    "TimeField",
     "TopK",
     "Topic",
     "TopicT",

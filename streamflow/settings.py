@@ -93,7 +93,7 @@ class Settings:
     )
     future_max_s: float | None = knob(
         None,
-        "Event times so far ahead of the record's own timestamp are bad input; None: off.",
+        "Event times so far ahead of the clock, or of the record's own timestamp, are bad input; None: off.",
         unit="s",
         low=0,
     )

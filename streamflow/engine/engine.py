@@ -14,8 +14,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 from streamflow.clock import Clock, sleep_unless
+from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.dispatch import Dispatcher, Limits
+from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
 from streamflow.engine.idleness import idle_ticks
 from streamflow.engine.internal_topics import refuse_foreign_rows
@@ -91,7 +92,8 @@ class Engine:
         self.watch = BrokerWatch(transport, clock, logger, lambda: self.topology.topics.progress)
         self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
-        self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, self.topology.topics.places)
+        times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
+        self._dispatcher = Dispatcher([], times, self.metrics, self.topology.topics.places)
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamflow.aggregates.closed_rows import closed_row
+from streamflow.aggregates.declaration import free_fields
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
@@ -139,6 +140,7 @@ class Topology:
         self._check_name(spec.name)
         spec = replace(spec, json_keys=isinstance(spec.by, Key) and source.key.of_json)
         aggregate = make_consumer(spec)
+        aggregate.watch(free_fields(spec, source.value))
         self.aggregates[spec.name] = aggregate
         self._decoder(source).aggregates.append(aggregate)
         self.sources[spec.consumer] = source

@@ -9,6 +9,7 @@ from operator import add as operator_add
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, Unpack
 
 from streamflow.codecs import KeyCodec
+from streamflow.codecs.times import NO_TIMESTAMP
 from streamflow.state.committed import CommittedChanges, apply_cut
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, current_context
@@ -143,7 +144,7 @@ class AgentTable:
         window = self.spec.window
         if window is None:
             return [NO_WINDOW]
-        return [start for start, _ in window.windows_of(context.times[context.position])]
+        return [start for start, _ in window.windows_of(context.time_ms())]
 
     def open_starts(self, context: EventContext) -> list[int]:
         """Those of `starts` that are open. The event is late if none is, and only then."""
@@ -237,9 +238,10 @@ class AgentTable:
             spot = self._spot(context)
         part = spot.part
         window = self._tumbling
-        for start in (
-            (window.start_of(context.times[index]),) if window is not None else self.open_starts(context)
-        ):
+        time_ms = context.times[index]
+        if window is not None and time_ms == NO_TIMESTAMP:
+            time_ms = context.time_ms()
+        for start in (window.start_of(time_ms),) if window is not None else self.open_starts(context):
             if start < spot.own_from and self._is_late_in_own(context, spot, start):
                 self._on_late(context, start)
                 continue

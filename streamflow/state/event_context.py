@@ -11,6 +11,7 @@ from collections.abc import Hashable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streamflow.codecs.times import NO_TIMESTAMP, no_timestamp
 from streamflow.errors import StaleEvent
 from streamflow.state.chunk_time import NO_TIME, ChunkTime
 from streamflow.state.stores.base import MISSING
@@ -102,6 +103,14 @@ class EventContext:
         self.times = chunk.times_ms
         self.time = ChunkTime(chunk.times_ms, watermark_ms)
         self.spots = self.time.spots
+
+    def time_ms(self) -> int:
+        """When the event in flight happened. Raises DecodeError where nothing tells."""
+        time_ms = self.times[self.position]
+        chunk = self.chunk
+        if time_ms == NO_TIMESTAMP and chunk and chunk.timestamps_ms[self.position] == NO_TIMESTAMP:
+            raise no_timestamp()
+        return time_ms
 
     def running_watermark_ms(self) -> int:
         """The consumer's watermark as of the event in flight, that event included."""

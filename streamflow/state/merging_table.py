@@ -56,7 +56,7 @@ class MergingWindowTable(AgentTable):
         if key is not context.keys[context.position]:
             self._check_key(context, key)
         spot = self._spot(context)
-        part, t = spot.part, context.times[context.position]
+        part, t = spot.part, context.time_ms()
         closed_at = None
         if t < spot.own_from:
             closed_at = self._closed_at_own(context, spot, t)
@@ -157,7 +157,7 @@ class SessionTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         end = t + self.window.size_ms
         before = touched(part, key, t, end, closed_at)
         if not before and closed_at is not None and end <= closed_at:
@@ -181,7 +181,7 @@ class SessionTable(MergingWindowTable):
     def delete(self, key: Hashable) -> None:
         context = self.context()
         part = self.part(context)
-        t = context.times[context.position]
+        t = context.time_ms()
         for end, _ in touched(part, key, t, t + 1):
             part.put(context, end, key, DELETED)
 
@@ -217,7 +217,7 @@ class SlidingTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         if closed_at is not None and t + self._window.size_ms <= closed_at:
             return False
         before = part.get(t, key)

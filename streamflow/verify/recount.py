@@ -29,10 +29,11 @@ from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.clock import Clock, rfc3339
 from streamflow.codecs import group_key_value
+from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dead_letters import DeadLetterQueue
 from streamflow.engine.decoding import TopicSource
-from streamflow.engine.dispatch import Dispatcher, Limits
+from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.topology import Topology
 from streamflow.metrics import Metrics
@@ -204,7 +205,8 @@ class Verifier:
         )
         dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, self._metrics)
         decoder = self._decoder
-        dispatcher = Dispatcher([decoder], Limits.of(self._settings), self._metrics, self._topics.places)
+        times = TimeChecks(TimeLimits.of(self._settings), self._clock.now_ms)
+        dispatcher = Dispatcher([decoder], times, self._metrics, self._topics.places)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = aggregate_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 from faust.types.tables import CollectionT
@@ -19,6 +19,7 @@ from yarl import URL
 from streamflow.app.interface import AppT, Recovered
 from streamflow.app.tables.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.codecs import KeyCodec
+from streamflow.codecs.times import TimeLimits
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.state.agent_table import AgentTable
@@ -144,6 +145,16 @@ class Collection:
     def now_ms(self) -> int:
         """Wall time, by the engine's clock."""
         return self.app.now_ms()
+
+    @cached_property
+    def time_limits(self) -> TimeLimits:
+        return TimeLimits.of(self.app.engine_settings)
+
+    def check_time(self, time_ms: int) -> None:
+        """Raises DecodeError for what no event time may be."""
+        error = self.time_limits.error(time_ms, self.now_ms())
+        if error is not None:
+            raise error
 
     def find(self, key: Hashable, start: int) -> Any:
         """The row's value or `MISSING`: what the agent sees, or elsewhere what is checkpointed here."""

@@ -127,6 +127,7 @@ class SchemaValueCodec(ValueCodec):
         self.value_bytes_max = value_bytes_max
         self.name = f"{type(schema).__name__}:{schema.value_serializer}:{getattr(kind, '__name__', kind)}"
         self.time_field = None
+        self.time_unit = "ms"
         self.is_event = False
         self._nullable = True  # the schema decides
         self._skips = False
@@ -165,6 +166,10 @@ class SchemaValueCodec(ValueCodec):
     def encode(self, value: object) -> bytes | None:
         encoded: bytes | None = self.schema.dumps_value(self.app, value, headers={})[0]
         return encoded
+
+    def lies_in_free_json(self, path: str) -> bool:
+        """Only the schema knows what it makes of the bytes."""
+        return True
 
     def project(self, paths: Sequence[str]) -> None:
         """Nothing is known about the bytes: they are decoded as a whole."""

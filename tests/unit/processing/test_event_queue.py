@@ -142,9 +142,7 @@ class Bench:
 
         spec = AgentSpec("a", "in", run, buffer=buffer, isolated=isolated)
         gate = Gate(self.clock, agents)
-        self.agent = AgentRunner(
-            spec, self.clock, gate, tables=list, give_up=lambda *_: None, on_drop=self._drop
-        )
+        self.agent = AgentRunner(spec, self.clock, gate, give_up=lambda *_: None, on_drop=self._drop)
         agents.append(self.agent)
         self.progress = [Progress("agent:a", "in", partition) for partition in range(2)]
         for progress in self.progress:
