@@ -19,6 +19,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the same by public methods of the client | `fallback_fetcher` | - | - |
 | logs outside the group | `reader` | `reader` | `reader` |
 | the atomic commit, and the one that is not | `commits` | `commits` | `commits` |
+| what each answer says of a commit | `outcomes` | - | - |
 | the group's committed offsets | `offsets` | - | - |
 | an idempotent producer | `producer` | - | - |
 | records in the log's own form | `record_batches` | `entries` | `log` |

@@ -141,6 +141,37 @@ async def test_a_decision_that_stays_unknown_is_told_and_the_log_tells_the_truth
     assert await seen(clients, log) == ([1, 2] if arrives else [2])
 
 
+@pytest.mark.parametrize("code", [15, 16, 51])
+async def test_a_decision_refused_behind_its_append_is_not_taken_for_aborted(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A coordinator says "not here" behind the append, and then there is none to be asked."""
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1, decide_timeout_ms=300)
+    newest, spot = worker.listener.newest, (topic, 0)
+    ask = Connection.ask
+
+    async def refused(self: Connection, node_id: int, request: Any, *rest: Any, **options: Any) -> Any:
+        told = await ask(self, node_id, request, *rest, **options)
+        if isinstance(request, EndTxnRequest):
+            assert told.error_code == 0
+            patched.setattr(Connection, "coordinator", away)
+            told.error_code = code
+        return told
+
+    async def away(*_: Any) -> int:
+        raise TransportError("no coordinator")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "ask", refused)
+        with pytest.raises(CommitUnknown):
+            await worker.client.commit(Commit(newest, numbered(log, 0, [1]), {spot: 5}))
+    assert await worker.client.committed([spot]) == {spot: 5}
+    await worker.client.commit(Commit(newest, numbered(log, 0, [2]), {spot: 6}))
+    assert await seen(clients, log) == [1, 2]
+
+
 async def test_a_commit_that_does_not_get_through_is_aborted_in_time_and_may_be_tried_again(
     clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
 from streamflow.transports.kafka import faults, protocol
+from streamflow.transports.kafka.outcomes import Next, asked_by, verdict
 from streamflow.transports.kafka.settings import KafkaSettings
 
 BACKOFF_MIN_MS = 5.0
@@ -153,6 +154,7 @@ class Connection:
         ``place``: which coordinator of which group or transactional id; None: any broker will do.
         ``codes`` takes the error codes out of the answer.
         """
+        asked = asked_by(request)
         attempt, what = 0, f"{type(request).__name__} to {place[1] if place else 'any broker'}"
         while True:
             try:
@@ -168,9 +170,10 @@ class Connection:
                 why = str(exc)
             else:
                 found = set(codes(answer))
-                if found & protocol.COORDINATOR_MOVED:
+                then = {verdict(asked, code).next for code in found}
+                if Next.FIND_COORDINATOR in then:
                     self.forget(place)
-                elif not found & protocol.COORDINATOR_BUSY:
+                elif Next.ASK_AGAIN not in then:
                     return answer
                 why = ", ".join(map(protocol.error_name, sorted(found)))
             await deadline.back_off(attempt)
