@@ -19,10 +19,11 @@ from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, whole_log
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError, TransportError
+from streamflow.settings import DISTRIBUTION
 from streamflow.transports.connect import scheme_of
 from streamflow.web.settings import is_loopback
 
-PACKAGES = ("streamflow", "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
+PACKAGES = (DISTRIBUTION, "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
 RECORDS_LOOKED_AT_MAX = 20_000
 STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
