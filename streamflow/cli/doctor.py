@@ -23,10 +23,11 @@ from streamflow.codecs.times import look_like_seconds, seconds_sentence
 from streamflow.engine.engine import Engine
 from streamflow.engine.internal_topics import deleting, to_compact
 from streamflow.errors import ConfigurationError, DecodeError, TransportError
+from streamflow.settings import DISTRIBUTION
 from streamflow.transports.connect import scheme_of
 from streamflow.web.settings import is_loopback
 
-PACKAGES = ("streamflow", "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
+PACKAGES = (DISTRIBUTION, "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
 RECORDS_LOOKED_AT_MAX = 20_000
 STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -16,6 +15,7 @@ from aiohttp import web
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from streamflow.query.rows import TableReader
+from streamflow.settings import version
 from streamflow.web import encoding, query
 from streamflow.web.http import ndjson, openapi
 from streamflow.web.http.describe import Describing
@@ -34,7 +34,7 @@ class Api:
         self.served = served
         self.settings = settings
         self.guard = guard
-        self.version = metadata_version()
+        self.version = version()
         self.scatter_gather = ScatterGather(served, settings, peers)
         self.describing = Describing(served, self.scatter_gather)
 
@@ -142,13 +142,6 @@ class Api:
         return web.Response(
             body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE}
         )
-
-
-def metadata_version() -> str:
-    try:
-        return importlib.metadata.version("streamflow")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 def only(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:
