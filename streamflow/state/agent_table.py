@@ -136,7 +136,9 @@ class AgentTable:
             assert context.chunk is not None
             raise TypeError(
                 f"table {self.spec.name!r} has no partition {context.partition}: the topic "
-                f"{context.chunk.topic!r} has more partitions than the table's {self.spec.partitions}"
+                f"{context.chunk.topic!r} has more partitions than the table's {self.spec.partitions}. Give "
+                f"the table as many (partitions={context.partition + 1} at least; `streamflow reset` if its "
+                "changelog is there already). To be only read from there, it can be a GlobalTable"
             ) from None
 
     def starts(self, context: EventContext) -> list[int]:

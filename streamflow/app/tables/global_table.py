@@ -43,7 +43,9 @@ class GlobalTable(Table):
         return found
 
     def _uncommitted(self, context: EventContext, key: Hashable, start: int) -> Any:
-        part = self.inner.part(context)
+        part = self.inner.parts.get(context.partition)
+        if part is None:  # a topic of more partitions than the table's: its events write none of its rows
+            return MISSING
         for layer in (part.changes, part.cut or {}):
             found = layer.get(start, {}).get(key, MISSING)
             if found is not MISSING:
@@ -57,6 +59,6 @@ class GlobalTable(Table):
         for start in self._all.starts():
             keys.update(dict.fromkeys(self._all.keys(start)))
         context = holding()
-        if context is not None:
+        if context is not None and context.partition in self.inner.parts:
             keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)
