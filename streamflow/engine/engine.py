@@ -88,7 +88,8 @@ class Engine:
             fail=self.fail,
         )
         self._stores = Stores(settings, clock)
-        self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, self.topology.topics.places)
+        places = self.topology.topics.places
+        self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, places, clock.monotonic_ms)
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()

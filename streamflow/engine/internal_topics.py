@@ -137,8 +137,8 @@ def to_compact(topic: str, policy: str) -> str:
         f"topic {topic!r} holds this app's state and its cleanup.policy is {policy!r}: the broker deletes "
         "what is older than the topic's retention.ms, and rows or positions with it. Set "
         "cleanup.policy=compact (Kafka: `kafka-configs.sh --alter --entity-type topics --entity-name "
-        f"{topic} --add-config cleanup.policy=compact`), or let `streamflow reset` delete it: the next worker "
-        "makes it anew"
+        f"{topic} --add-config cleanup.policy=compact`), or let `streamflow reset` delete it: the next "
+        "worker makes it anew"
     )
 
 
