@@ -112,7 +112,6 @@ class DeadLetterQueue:
     def give_up(self, agent: AgentRunner, chunk: Chunk, index: int, exc: BaseException) -> None:
         """An agent sets an event aside. Raises ``exc`` where it has no topic for that."""
         reason = getattr(exc, "reason", "agent-failed")
-        self._metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
         place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
         logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
         if agent.spec.dead_letter is None:

@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions."""
+    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions.
+
+    ``clock_ms`` is a monotonic time.
+    """
 
     def __init__(
         self,
@@ -39,12 +42,14 @@ class Dispatcher:
         times: TimeChecks,
         metrics: Metrics,
         places: Callable[[str, Sequence[bytes]], Sequence[int]],
+        clock_ms: Callable[[], float],
     ) -> None:
         self.decoders: dict[str, list[Decoder]] = {}
         self.add(decoders)
         self._times = times
         self._metrics = metrics
         self._places = places
+        self._clock_ms = clock_ms
         self._misrouted_warned: set[str] = set()
 
     def add(self, decoders: Iterable[Decoder]) -> None:
@@ -67,6 +72,7 @@ class Dispatcher:
                 self._fold(aggregate, chunk, active, dead_letters)
             for agent in decoder.agents:
                 agent.offer(chunk)
+                active.took(agent.spec.name, agent.spec.consumer, chunk)
                 if agent.full():
                     full.append(agent)
         count = len(batch.offsets)
@@ -85,7 +91,12 @@ class Dispatcher:
         progress = active.progress[spec.consumer, chunk.topic, chunk.partition]
         late = progress.counters.get("late", 0)
         rest = chunk.since(progress.position)
-        for index, error in aggregate.take(rest, progress, self._times):
+        began_ms = self._clock_ms()
+        bad = aggregate.take(rest, progress, self._times)
+        self._metrics.batch_seconds.labels(spec.name).observe((self._clock_ms() - began_ms) / 1_000)
+        self._metrics.events_processed_total.labels(spec.name).inc(len(rest) - len(bad))
+        active.took(spec.name, spec.consumer, rest)
+        for index, error in bad:
             dead_letters.add_bad(rest, index, error, spec.consumer)
         late = progress.counters.get("late", 0) - late
         if late:

@@ -93,7 +93,8 @@ class Engine:
         self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
         times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
-        self._dispatcher = Dispatcher([], times, self.metrics, self.topology.topics.places)
+        places = self.topology.topics.places
+        self._dispatcher = Dispatcher([], times, self.metrics, places, clock.monotonic_ms)
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()

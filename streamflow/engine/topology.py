@@ -24,6 +24,7 @@ from streamflow.partitioner import partitioner_named
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.agent_tasks import have_begun
+from streamflow.processing.event_queue import AgentListener
 from streamflow.processing.gate import Gate
 from streamflow.settings import Settings
 from streamflow.state.agent_table import AgentTable, OnClose
@@ -68,13 +69,19 @@ class Topology:
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
         dropped = self._metrics.events_dropped_total.labels(spec.name, spec.buffer.when_full)
+        seconds, failed = self._metrics.batch_seconds.labels(spec.name), self._metrics.events_failed_total
+        told = AgentListener(
+            on_room=self._on_room,
+            on_drop=dropped.inc,
+            on_batch=seconds.observe,
+            on_failure=lambda exc: failed.labels(spec.name, type(exc).__name__).inc(),
+        )
         agent = AgentRunner(
             spec,
             self._clock,
             self.gate,
             give_up=self.dead_letters.give_up,
-            on_room=self._on_room,
-            on_drop=dropped.inc,
+            told=told,
         )
         self.agents.append(agent)
         for each in (source, *more):

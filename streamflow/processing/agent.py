@@ -11,7 +11,7 @@ from streamflow.codecs.chunk import Chunk
 from streamflow.processing.agent_spec import AgentSpec, Run
 from streamflow.processing.agent_tasks import AgentTasks
 from streamflow.processing.concurrent import Concurrent, FailedUnits
-from streamflow.processing.event_queue import EventQueue
+from streamflow.processing.event_queue import AgentListener, EventQueue
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.failures import MemoryInvalid, recover_failed, require_exclusive
 from streamflow.processing.feed import SHARED, Actor, EventFeed
@@ -39,7 +39,6 @@ class AgentRunner:
     """The running side of an agent: its queue of chunks, its buffer's policy, its progress, its tasks.
 
     How events become done is its path's. It begins in order; `concurrent` moves it to the other for good.
-    ``on_room`` is told when it is no longer `full`, ``on_drop`` how many events its buffer's policy drops.
     """
 
     def __init__(
@@ -49,8 +48,7 @@ class AgentRunner:
         gate: Gate,
         *,
         give_up: GiveUp,
-        on_room: Callable[[], None] = lambda: None,
-        on_drop: Callable[[int], None] = lambda _: None,
+        told: AgentListener | None = None,
     ) -> None:
         self.spec = spec
         self.topics = {spec.topic: None}  # all that it reads, in order
@@ -60,8 +58,7 @@ class AgentRunner:
         self.failure: BaseException | None = None
         self._clock = clock
         self._give_up = give_up
-        self._on_room = on_room
-        self._on_drop = on_drop
+        self._told = told or AgentListener()
         # By lane: isolated partitions must not lose events because another one is behind.
         self._in_lanes = spec.isolated and spec.buffer.when_full != "block"
         self._queues: dict[int, EventQueue] = {}
@@ -166,7 +163,7 @@ class AgentRunner:
     def _queue(self, lane: int) -> EventQueue:
         queue = self._queues.get(lane)
         if queue is None:
-            queue = EventQueue(self.spec.buffer, self.now_ms, self._on_drop)
+            queue = EventQueue(self.spec.buffer, self.now_ms, self._told)
             self._queues[lane] = queue
         return queue
 
@@ -273,7 +270,7 @@ class AgentRunner:
         chunk = found[0]
         self._taken_to[chunk.topic, chunk.partition] = chunk.next_offset
         if was_full and not self.full():
-            self._on_room()
+            self._told.on_room()
         return found
 
     # -- the agent's side --------------------------------------------------------------------
@@ -319,6 +316,7 @@ class AgentRunner:
         if failed is None:
             logger.error("agent %s failed between events", self.spec.name)
             raise exc
+        self._told.on_failure(exc)
         await recover_failed(failed, self.gate, exc)
 
     def now_ms(self) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.buffer import Buffer
@@ -23,24 +24,36 @@ Entry = tuple[Chunk, int]
 """A chunk and 0; or a chunk without events, in place of so many that were dropped."""
 
 
+@dataclass(frozen=True, slots=True)
+class AgentListener:
+    """Told when an agent is no longer full, how many events its policy drops, how many seconds it was at work
+    on a batch, and what it raised for an event, at each attempt.
+    """
+
+    on_room: Callable[[], None] = lambda: None
+    on_drop: Callable[[int], None] = lambda _: None
+    on_batch: Callable[[float], None] = lambda _: None
+    on_failure: Callable[[BaseException], None] = lambda _: None
+
+
 class EventQueue:
     """The events that wait for one agent, or for one lane of it, oldest first.
 
-    ``dropped`` is told how many events the policy drops. An agent that may lose events takes them in blocks
+    An agent that may lose events takes them in blocks
     of about a millisecond, and never more than the limit: what it took it keeps.
     """
 
-    def __init__(self, buffer: Buffer, now_ms: Callable[[], float], dropped: Callable[[int], None]) -> None:
+    def __init__(self, buffer: Buffer, now_ms: Callable[[], float], told: AgentListener) -> None:
         self.events = 0  # that wait
         self._buffer = buffer
         self._drops = buffer.when_full != "block"
         self._now_ms = now_ms
-        self._dropped = dropped
+        self._told = told
         self._entries: deque[Entry] = deque()
         self._head = 0  # so many events of the first chunk were taken
         self._busy_since_ms: float | None = None  # when events came to it while it had none
         self._block = 1
-        self._took_ms: float | None = None  # when a block was taken, unless none was left after it
+        self._took_ms: float | None = None  # when the newest events were taken, while it is at work on them
 
     def put(self, chunk: Chunk) -> None:
         if self._busy_since_ms is None:
@@ -58,13 +71,18 @@ class EventQueue:
     def take(self) -> Entry | None:
         """The next chunk, or how many events were dropped in its place; ``None``: nothing waits."""
         self.trim()
+        now_ms, before_ms = self._now_ms(), self._took_ms
+        took_ms = None if before_ms is None else now_ms - before_ms
+        if took_ms is not None:
+            self._told.on_batch(took_ms / 1_000)
         if not self._entries:
             self._busy_since_ms = self._took_ms = None
             return None
+        self._took_ms = now_ms
         chunk, dropped = self._entries[0]
         first, last = self._head, len(chunk)
         if self._drops and last - first > 1:
-            last = min(last, first + self._next_block())
+            last = min(last, first + self._next_block(took_ms))
         if last < len(chunk):
             self._head = last
         else:
@@ -73,14 +91,12 @@ class EventQueue:
         self.events -= last - first
         return (chunk if last - first == len(chunk) else chunk.between(first, last)), dropped
 
-    def _next_block(self) -> int:
-        now_ms, before_ms = self._now_ms(), self._took_ms
-        self._took_ms = now_ms
-        if before_ms is not None:
-            if now_ms - before_ms <= BLOCK_MS:
-                self._block = min(2 * self._block, BLOCK_EVENTS_MAX, self._buffer.events_max)
-            else:
-                self._block = max(1, int(self._block * BLOCK_MS / (now_ms - before_ms)))
+    def _next_block(self, took_ms: float | None) -> int:
+        """``took_ms``: so long the agent was at work on the block before."""
+        if took_ms is not None and took_ms <= BLOCK_MS:
+            self._block = min(2 * self._block, BLOCK_EVENTS_MAX, self._buffer.events_max)
+        elif took_ms is not None:
+            self._block = max(1, int(self._block * BLOCK_MS / took_ms))
         return self._block
 
     def is_full(self) -> bool:
@@ -97,7 +113,7 @@ class EventQueue:
         if self._drops and excess > 0 and self._is_behind():
             self._cut_head()
             self._drop(excess, oldest=self._buffer.when_full == "drop_oldest")
-            self._dropped(excess)
+            self._told.on_drop(excess)
 
     def _drop(self, excess: int, *, oldest: bool) -> None:
         """In place of what goes stands one entry for each partition, before, or behind, what stays of it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
@@ -17,6 +18,8 @@ from streamflow.state.changelog import bare
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import MISSING, Rows
 from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Window
+
+SAMPLE_ROWS = 64
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -96,6 +99,20 @@ class TableReaderBase(ABC):
 
     @abstractmethod
     def row_count(self) -> int: ...
+
+    def approximate_bytes(self) -> int:
+        """The size of the rows as JSON, by a sample."""
+        sample = list(islice(self._some_rows(), SAMPLE_ROWS))
+        if not sample:
+            return 0
+        return self.row_count() * sum(len(json_bytes(row, str)) for row in sample) // len(sample)
+
+    def _some_rows(self) -> Iterator[list[Any]]:
+        for partition in sorted(self.owned):
+            for start in self.starts(partition):
+                for key in self.keys(partition, start):
+                    if (value := self.value(partition, start, key)) is not MISSING:
+                        yield [self.shown(key), value]
 
     @abstractmethod
     def positions(self, partition: int | None = None) -> dict[int, int]:

@@ -309,6 +309,7 @@ class WorkerView:
                 metrics.consumer_lag_records.labels(topic, partition).set(lag)
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
+            metrics.table_bytes.labels(name).set(reader.approximate_bytes())
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))

@@ -206,7 +206,7 @@ class Verifier:
         dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, self._metrics)
         decoder = self._decoder
         times = TimeChecks(TimeLimits.of(self._settings), self._clock.now_ms)
-        dispatcher = Dispatcher([decoder], times, self._metrics, self._topics.places)
+        dispatcher = Dispatcher([decoder], times, self._metrics, self._topics.places, lambda: 0.0)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = aggregate_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}
@@ -233,6 +233,7 @@ class Verifier:
             if excluded:
                 progress[batch.partition].take(batch.next_offset, late=excluded)
             active.dead_letters.clear()
+            active.forget_taken()
             since_cut += len(batch.offsets)
             if since_cut > CUT_RECORDS:
                 since_cut = 0

@@ -26,7 +26,7 @@ def app_over(topic: str, limit: int = LIMIT, **options: Any) -> App:
     transport = MemoryTransport(broker, "refusals", "worker")
     app = make_app(transport=transport, **options)
     name = topic.format(id=app.conf.id)
-    broker.create_topics([TopicSpec(name, 1, record_bytes_max=limit)])
+    broker.create_topics([TopicSpec(name, 1, compacted="changelog" in name, record_bytes_max=limit)])
     return app
 
 

@@ -13,7 +13,7 @@ from streamflow.codecs.chunk import Chunk
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.buffer import Buffer
-from streamflow.processing.event_queue import BEHIND_MS, EventQueue
+from streamflow.processing.event_queue import BEHIND_MS, AgentListener, EventQueue
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.gate import Gate
 from streamflow.state.progress import Progress
@@ -73,7 +73,7 @@ def test_what_waits_is_what_the_policy_says(
     def dropped(count: int) -> None:
         lost[0] += count
 
-    queue = EventQueue(Buffer(limit, policy), lambda: now_ms[0], dropped)
+    queue = EventQueue(Buffer(limit, policy), lambda: now_ms[0], AgentListener(on_drop=dropped))
     ends, sums, taken = [0, 0, 0], [0, 0, 0], 0
     busy = behind = False
 
@@ -142,7 +142,9 @@ class Bench:
 
         spec = AgentSpec("a", "in", run, buffer=buffer, isolated=isolated)
         gate = Gate(self.clock, agents)
-        self.agent = AgentRunner(spec, self.clock, gate, give_up=lambda *_: None, on_drop=self._drop)
+        self.agent = AgentRunner(
+            spec, self.clock, gate, give_up=lambda *_: None, told=AgentListener(on_drop=self._drop)
+        )
         agents.append(self.agent)
         self.progress = [Progress("agent:a", "in", partition) for partition in range(2)]
         for progress in self.progress:
