@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from streamflow.engine.dead_letters import EXTRA_BYTES
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, TransportError
 from streamflow.partitioner import partitions_of
 from streamflow.state.restore import end_of_logs
 from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
@@ -77,7 +77,11 @@ class Topics:
             self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
 
     async def create(self, transport: Transport) -> None:
-        """Learns the partitions of the wanted topics, and creates those that are missing."""
+        """Learns the partitions of the wanted topics, and creates those that are missing.
+
+        Raises TransportError for one that is made and does not show, ConfigurationError for one with another
+        number of partitions than it has to have.
+        """
         wanted, self._wanted = self._wanted, {}
         self.counts.update(await transport.partition_counts(wanted))
         missing = [
@@ -92,6 +96,11 @@ class Topics:
             self.limits.update(await transport.record_limits(wanted))
         for spec in wanted.values():
             found = self.counts.get(spec.name, 0)
+            if not found:
+                # Unknown is not another number: only time helps, and nothing is to be deleted for it.
+                raise TransportError(
+                    f"topic {spec.name!r} was created, and the broker does not show it yet: start again"
+                )
             if spec.compacted and spec.partitions and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
