@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from streamflow.engine.dead_letters import EXTRA_BYTES
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, TransportError
 from streamflow.partitioner import partitions_of
 from streamflow.state.restore import end_of_logs
 from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
@@ -83,7 +83,11 @@ class Topics:
         self.want(name, partitions, compacted=True)
 
     async def create(self, transport: Transport) -> None:
-        """Learns the partitions of the wanted topics, and creates those that are missing."""
+        """Learns the partitions of the wanted topics, and creates those that are missing.
+
+        Raises TransportError for one that is made and does not show, ConfigurationError for one with another
+        number of partitions than it has to have.
+        """
         wanted, self._wanted = self._wanted, {}
         self.counts.update(await transport.partition_counts(wanted))
         missing = [
@@ -99,6 +103,11 @@ class Topics:
         await refuse_deleting(transport, self._of_state & wanted.keys())
         for spec in wanted.values():
             found = self.counts.get(spec.name, 0)
+            if not found:
+                # Unknown is not another number: only time helps, and nothing is to be deleted for it.
+                raise TransportError(
+                    f"topic {spec.name!r} was created, and the broker does not show it yet: start again"
+                )
             if spec.compacted and spec.partitions and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "

@@ -267,6 +267,40 @@ async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: K
     assert await asyncio.wait_for(seen(clients, log), 3) == []
 
 
+async def test_a_worker_that_was_killed_in_a_rebalance_and_comes_back_waits_for_its_former_session(
+    clients: KafkaClients,
+) -> None:
+    """Its former life had asked to join before it died, so that both are in the new generation."""
+    topic = await make_topic(await clients.maker(), "events", 4)
+    group, slot = unique("group"), unique("slot")
+    # The group's leader, who says who gets what; then the two that this is about.
+    leader = Worker(await clients.client(group, unique("slot")), LIMIT_S)
+    await leader.join([topic])
+    await leader.owns_number(4)
+    former = Worker(await clients.client(group, slot), LIMIT_S)
+    await former.join([topic])
+    await asyncio.gather(leader.owns_number(2), former.owns_number(2))
+    other = Worker(await clients.client(group, unique("slot"), session_timeout_ms=4_000), LIMIT_S)
+    await other.join([topic])
+    for each in (leader, former, other):
+        await each.listener.until(lambda a: len(a.members) == 3, LIMIT_S)
+    # A member that is silent, and not given up yet, keeps the next generation from being complete.
+    await clients.stall(other.client)
+    joins = former.listener.revoking
+    joins.clear()
+    again = Worker(await clients.client(group, slot), LIMIT_S)
+    await again.join([topic])
+    await asyncio.wait_for(joins.wait(), LIMIT_S)
+    await asyncio.sleep(0.5)  # its request to join is on its way
+    await clients.kill(former.client)
+    first = await again.listener.until(lambda _: True, LIMIT_S)
+    assert not first.partitions
+    await clients.wake(other.client)
+    async with asyncio.timeout(LIMIT_S):
+        while not again.listener.newest.partitions:
+            await again.client.fetch(100)
+
+
 async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it(
     clients: KafkaClients,
 ) -> None:

@@ -142,6 +142,28 @@ class Connection:
         """Asks whichever broker, once."""
         return await self.ask(await self._any_node(deadline), request, deadline)
 
+    async def ask_all(self, request: Any, deadline: Deadline, each_ms: float) -> list[Any]:
+        """The answers of all brokers that give one within ``each_ms``. Raises TransportError if none does."""
+        nodes = self.nodes() or [await self._any_node(deadline)]
+        limit = self.deadline(min(each_ms, deadline.left_s() * 1_000))
+        told = await asyncio.gather(
+            *(self.ask(node_id, request, limit) for node_id in nodes), return_exceptions=True
+        )
+        failures = [each for each in told if isinstance(each, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, TransportError):
+                raise failure
+        answers = [each for each in told if not isinstance(each, BaseException)]
+        if not answers:
+            raise failures[0]
+        return answers
+
+    def nodes(self) -> list[int]:
+        """The brokers that are known."""
+        if self._client is None:
+            raise TransportError("the transport is not started")
+        return sorted(int(broker.nodeId) for broker in self._client.cluster.brokers())
+
     async def ask_coordinator(
         self,
         place: tuple[Coordinator, str] | None,

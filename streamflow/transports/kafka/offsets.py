@@ -95,12 +95,19 @@ class GroupOffsets:
         _check(await self._ask(request, producer.partition_codes, deadline), fence)
 
     async def still_holds(self, fence: GroupFence, deadline: Deadline) -> bool:
-        """Whether the group still is in that generation, with that member."""
+        """Whether the group still is in that generation, with that member; it may be about to leave it."""
+        return await self._heartbeat(fence, deadline) not in protocol.GROUP_FENCED
+
+    async def stands(self, fence: GroupFence, deadline: Deadline) -> bool:
+        """Whether it still is, and no rebalance is under way."""
+        return await self._heartbeat(fence, deadline) == protocol.NONE
+
+    async def _heartbeat(self, fence: GroupFence, deadline: Deadline) -> int:
         request = protocol.HeartbeatRequest(
             self._group_id, fence.generation, fence.member_id, fence.instance_id
         )
         answer = await self._ask(request, lambda a: (a.error_code,), deadline)
-        return answer.error_code not in protocol.GROUP_FENCED
+        return int(answer.error_code)
 
     async def _ask(self, request: Any, codes: Any, deadline: Deadline) -> Any:
         return await self._connection.ask_coordinator(

@@ -95,7 +95,15 @@ class KafkaTransport(BrokerTransport):
         return await self._topics.record_limits(topics)
 
     def _new_group(self, listener: RebalanceListener, url: str) -> Group:
-        return Group(self.settings, self._clock, listener, url)
+        return Group(self.settings, self._clock, listener, url, self._is_stable)
+
+    async def _is_stable(self, fence: GroupFence) -> bool:
+        """Whether the group says that it still is in that generation, and in no rebalance."""
+        try:
+            deadline = self._connection.deadline(self.settings.request_timeout_ms)
+            return await self._offsets.stands(fence, deadline)
+        except TransportError:
+            return False
 
     def _new_reader(self) -> KafkaLogReader:
         return KafkaLogReader(self.settings, self._clock)
