@@ -161,6 +161,7 @@ class FakeServed:
         self.all_tables: dict[str, TableReader] = {}  # while `forget_tables` holds
         self.status = "ok"
         self.error: str | None = None
+        self.reason: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
 
@@ -197,6 +198,8 @@ class FakeServed:
         return self.is_ready
 
     def health(self) -> Mapping[str, Any]:
+        if self.reason is not None:
+            return {"status": "stalled", "error": None, "reason": self.reason}
         return {"status": self.status if self.error is None else "failed", "error": self.error}
 
     def stats(self) -> Mapping[str, Any]:
