@@ -99,6 +99,9 @@ class Settings:
         unit="s",
         low=0,
     )
+    broker_wait_s: float = knob(
+        60.0, "How long a worker that starts tries to reach its broker.", unit="s", low=0, high=86_400
+    )
     fetch_wait_ms: int = knob(100, "How long a fetch waits for records.", unit="ms", low=1, high=10_000)
     session_timeout_ms: int = knob(10_000, "Silence after which a worker is dead.", unit="ms", low=500)
     transaction_timeout_ms: int = knob(

@@ -293,6 +293,18 @@ class App(faust.App, AppT):
     def engine_settings(self) -> EngineSettings:
         return self.settings.engine_settings(self.conf.id)
 
+    def declared(self) -> dict[str, list[str]]:
+        """Kind -> names of what was declared, with what is told beside them."""
+
+        def shown(name: str, window: Window | None) -> str:
+            return name if window is None else f"{name} ({window.kind})"
+
+        return {
+            "agents": [f"{name} on {agent.channel}" for name, agent in self.agents.items()],
+            "tables": [shown(name, table.window) for name, table in self._own_tables.items()],
+            "aggregates": [shown(name, table.spec.window) for name, (table, _) in self._aggregates.items()],
+        }
+
     @property
     def running_engine(self) -> Engine | None:
         service = getattr(self, "engine_service", None)
@@ -463,6 +475,11 @@ class App(faust.App, AppT):
             await asyncio.wait(tasks, timeout=TASKS_END_S)
         await self._maybe_close_http_client()
         await self.disconnect()
+
+    def worker_init(self) -> None:
+        """A command has found the app: from here on `worker` is ours."""
+        import_module("streamflow.app.worker.command")
+        super().worker_init()
 
     def worker_init_post_autodiscover(self) -> None:
         self.on_worker_init.send()

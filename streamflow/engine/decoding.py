@@ -100,6 +100,11 @@ class Decoder:
     projection: ProjectionCodec | None = None
     key_caches: dict[int, KeyCache] = field(default_factory=dict)
 
+    def feeds(self, consumer: str) -> bool:
+        """Does it decode for this one?"""
+        agents = (agent.spec.consumer for agent in self.agents)
+        return consumer in agents or consumer in (one.spec.consumer for one in self.aggregates)
+
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""
         self.projection = None

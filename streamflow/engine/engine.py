@@ -17,6 +17,7 @@ from streamflow.clock import Clock, sleep_unless
 from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dispatch import Dispatcher
+from streamflow.engine.first_connection import first_connection
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
 from streamflow.engine.idleness import idle_ticks
 from streamflow.engine.internal_topics import refuse_foreign_rows
@@ -122,7 +123,7 @@ class Engine:
         topology, transport, topics = self.topology, self.transport, self.topology.topics
         self._stores.check([table.spec.store for table in topology.tables.values()])
         self._stores.check([aggregate.spec.store for aggregate in topology.aggregates.values()])
-        await transport.start()
+        await first_connection(transport, self.clock, self.settings.broker_wait_s)
         await topics.create(transport)
         await topology.start_early(transport)
         topology.size_tables()

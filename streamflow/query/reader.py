@@ -238,9 +238,24 @@ class TableReaderBase(ABC):
     def status(self) -> TableStatus:
         counters: dict[str, int] = {}
         for progress in self.progress():
-            for name, amount in progress.counters.items():
-                counters[name] = counters.get(name, 0) + amount
+            bad = self._undecoded(progress)
+            for name, amount in (*progress.counters.items(), ("in", bad), ("bad", bad)):
+                if amount:
+                    counters[name] = counters.get(name, 0) + amount
         return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
+
+    def _undecoded(self, progress: Progress) -> int:
+        """Records of its partition that were bad before they reached the consumer: `in` has them too."""
+        active = self.engine.active
+        for decoder in self.engine.topology.decoders.values():
+            if (
+                active is not None
+                and decoder.source.name == progress.topic
+                and decoder.feeds(progress.consumer)
+            ):
+                found = active.shown.get((decoder.consumer, progress.topic, progress.partition))
+                return 0 if found is None else found.counters.get("bad", 0)
+        return 0
 
     def progress(self, partition: int | None = None) -> list[Progress]:
         """Durable progress of those who feed the table, in one or in all source partitions of this worker."""

@@ -8,6 +8,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
 | where the broker is, and the driver's limits | `settings` | `settings` | - |
 | requests and their answers | `connection` | `connection` | - |
+| the client's log, put right | `client_logs` | - | - |
 | forms of requests, names of error codes | `protocol` | - | - |
 | names of keys; ids as offsets | - | `names` | - |
 | what a server must be | - | `server_check` | - |

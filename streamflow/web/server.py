@@ -114,7 +114,10 @@ class WebServer:
             except OSError as exc:
                 if port == min(settings.port + tries, 65_536) - 1:
                     address = f"{settings.host}:{settings.port}"
-                    raise ConfigurationError(f"the web view can't listen on {address}: {exc}") from exc
+                    raise ConfigurationError(
+                        f"the web view can't listen on {address}: {exc}; take another port"
+                        " (setting web_port, --web-port; STREAMFLOW_WEB_PORT=0: any that is free)"
+                    ) from exc
         assert self._socket is not None
         bound = self._socket.getsockname()[1]
         if settings.port not in (0, bound):

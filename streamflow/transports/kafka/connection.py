@@ -22,6 +22,7 @@ from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
 from streamflow.transports.kafka import faults, protocol
+from streamflow.transports.kafka.client_logs import lower_client_logs, reasons
 from streamflow.transports.kafka.outcomes import Next, asked_by, verdict
 from streamflow.transports.kafka.settings import KafkaSettings
 
@@ -102,14 +103,18 @@ class Connection:
 
     async def start(self) -> None:
         """Finds the cluster. Raises TransportError."""
+        lower_client_logs()
         client = AIOKafkaClient(
             request_timeout_ms=self._settings.request_timeout_ms, **self._settings.client_options()
         )
-        try:
-            await asyncio.wait_for(client.bootstrap(), self._settings.start_timeout_ms / 1_000.0)
-        except (KafkaError, OSError, TimeoutError) as exc:
-            await client.close()
-            raise TransportError(f"no broker of {', '.join(self._settings.bootstrap)} answers") from exc
+        with reasons() as why:
+            try:
+                await asyncio.wait_for(client.bootstrap(), self._settings.start_timeout_ms / 1_000.0)
+            except (KafkaError, OSError, TimeoutError) as exc:
+                await client.close()
+                told = "; ".join(dict.fromkeys(why)) or str(exc) or "no answer"
+                servers = ", ".join(self._settings.bootstrap)
+                raise TransportError(f"no broker of {servers} answers: {told}") from exc
         self._client = client
 
     async def stop(self) -> None:

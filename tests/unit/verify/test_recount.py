@@ -278,3 +278,55 @@ async def test_of_a_table_in_fausts_form_each_record_is_accounted_for() -> None:
     assert not found.ok
     assert found.partitions[1].adds_up
     await client.stop()
+
+
+async def test_in_means_the_same_over_http_and_in_verify(caplog: pytest.LogCaptureFixture) -> None:
+    """Every record, also what could not be decoded; of the agents that write the table, and no others."""
+    clock = SystemClock()
+    broker = MemoryBroker(clock)
+    transport = MemoryTransport(broker, "app", "worker")
+    app = App("app", transport=transport, commit_interval=0.01, fetch_wait_ms=5, web_enabled=False, env={})
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=2)
+    counts, others = app.Table("counts", default=int), app.Table("others", default=int)
+    declared = app.aggregate("declared", topic, by="type", values=Count())
+
+    @app.agent(topic)
+    async def count(stream: Any) -> None:
+        async for key, _event in stream.items():  # noqa: PERF102  # a stream, not a dict
+            counts[key] += 1
+
+    @app.agent(topic)
+    async def other(stream: Any) -> None:
+        async for key, _event in stream.items():  # noqa: PERF102  # likewise
+            others[key] += 1
+
+    client = MemoryTransport(broker, "outside", "client")
+    await client.start()
+    async with running(app):
+        values = [raw(event(0, "a")), b"no JSON", raw(event(1, "b")), b"{}"]
+        await client.send([Record("in", 1, b"k", value) for value in values])
+        view = app.worker_view
+        assert view is not None
+
+        def told(name: str) -> dict[str, int]:
+            return dict(view.tables[name].status().counters)
+
+        wanted = {"in": 4, "counted": 2, "bad": 2}
+        await until(lambda: all(told(name) == wanted for name in ("counts", "others", "declared")))
+        caplog.clear()
+        agents = {
+            each.spec.name: app.engine.topology.sources[each.spec.consumer]
+            for each in app.engine.topology.agents
+        }
+        make = partial(AgentVerifier, client, Settings(id="app"), clock)
+        for name in ("counts", "others"):
+            report = await verify_agents(name, agents, make)
+            assert report.ok
+            assert len({one.agent for one in report.partitions}) == 1, "who writes the table"
+            assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted
+        source = app.engine.topology.sources[declared.spec.consumer]
+        report = await Verifier(client, Settings(id="app"), clock, declared.spec, source).run()
+        assert report.ok
+        assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted
+    assert "goes to" not in caplog.text, "a recount sets nothing aside"
+    await client.stop()
