@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamflow.clock import Clock
+from streamflow.errors import rewrite_log_record
 from streamflow.web.problems import Handler
 from streamflow.web.settings import WebSettings
 
@@ -115,9 +116,8 @@ class QuietHttp(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         exc = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
         if isinstance(exc, HttpProcessingError):
-            record.msg, record.args = "%s: %s", (record.getMessage(), type(exc).__name__)
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            text = f"{record.getMessage()}: {type(exc).__name__}"
+            rewrite_log_record(record, text=text, level=logging.DEBUG, keeps_traceback=False)
             return log.isEnabledFor(logging.DEBUG)
         return True
 

@@ -8,7 +8,7 @@ import signal
 
 from faust.worker import Worker as FaustWorker
 
-from streamflow.errors import StreamflowError
+from streamflow.errors import StreamflowError, rewrite_log_record
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Collections are rare, not off: users' cyclic data is still found, by the second rather than by the ms."""
@@ -41,7 +41,7 @@ class InASentence(logging.Filter):
         raised = record.exc_info[1] if record.exc_info else None
         arguments = record.args if isinstance(record.args, tuple) else ()
         if isinstance(raised, PEOPLES) or (raised is None and any(isinstance(a, PEOPLES) for a in arguments)):
-            record.exc_info = record.exc_text = None
+            rewrite_log_record(record, keeps_traceback=False)
             record.args = tuple(Sentence(each) if isinstance(each, PEOPLES) else each for each in arguments)
         return RAISED_AGAIN not in str(record.msg)
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from streamflow.errors import rewrite_log_record
+
 # Logger -> (beginning of a message, what it is instead).
 NOT_CONNECTED = 'Unable connect to "'
 LOWERED = {
@@ -28,7 +30,7 @@ class Lowered(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not str(record.msg).startswith(self._beginning):
             return True
-        record.levelno, record.levelname = self._level, logging.getLevelName(self._level)
+        rewrite_log_record(record, level=self._level)
         return self._logger.isEnabledFor(self._level)
 
 

@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from streamflow.clock import Clock
+from streamflow.errors import rewrite_log_record
 
 AGAIN_MS: Final = 30_000.0
 LINES_MAX: Final = 1_000
@@ -40,7 +41,7 @@ class RepeatedLines(logging.Filter):
         self._told[line] = (now_ms, 0)
         left_out = 0 if before is None else before[1]
         if left_out:
-            record.msg, record.args = f"{text} ({left_out} times more since the last line)", ()
+            rewrite_log_record(record, text=f"{text} ({left_out} times more since the last line)")
         return True
 
 
