@@ -55,6 +55,9 @@ class MergingWindowTable(AgentTable):
             context = self.context()
         if key is not context.keys[context.position]:
             self._check_key(context, key)
+        if context.copies is not None:
+            context.write_copies(self)
+            context.drop_copies(self, key)
         spot = self._spot(context)
         part, t = spot.part, context.times[context.position]
         closed_at = None
@@ -105,6 +108,12 @@ class MergingWindowTable(AgentTable):
     def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
         """The key's value in the window of a time, or `MISSING`; ``durable``: as it is checkpointed."""
         raise NotImplementedError
+
+    def write_for(self, context: EventContext, key: Hashable, value: object, start: int) -> None:
+        raise TypeError(
+            f"table {self.spec.name!r}: what was read of {key!r} was changed in place, and here the events "
+            "make the windows: use table[key] += value, or apply()"
+        )
 
     def set_value(self, key: Hashable, value: object) -> None:
         """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
@@ -176,10 +185,12 @@ class SessionTable(MergingWindowTable):
         return True
 
     def set_value(self, key: Hashable, value: object) -> None:
+        self.context().drop_copies(self, key)
         self.change(key, lambda _, new: new, value)
 
     def delete(self, key: Hashable) -> None:
         context = self.context()
+        context.drop_copies(self, key)
         part = self.part(context)
         t = context.times[context.position]
         for end, _ in touched(part, key, t, t + 1):
