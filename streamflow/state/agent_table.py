@@ -15,7 +15,7 @@ from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.transports.base import TopicPartition
-from streamflow.windows import TumblingWindow
+from streamflow.windows import TumblingWindow, Window
 
 if TYPE_CHECKING:
     from streamflow.state.partition import Spot, TablePartition, TableSpec
@@ -76,6 +76,13 @@ class AgentTable:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    def describe(self) -> dict[str, Any]:
+        """JSON description, equal iff rows of an earlier run still mean the same, and lie where they did.
+
+        For how long a window takes events is no part of it: the rows that are there stay what they are.
+        """
+        return {"window": described(self.spec.window)}
 
     def size(self, changelog: str, partitions: int) -> None:
         """Told, at the start, where its rows are rebuilt from."""
@@ -361,6 +368,13 @@ class AgentTable:
             if key not in seen and part.get(start, key) is not MISSING:
                 seen.add(key)
                 yield key
+
+
+def described(window: Window | None) -> dict[str, Any] | None:
+    """What rows by this window need in order to mean the same: for `AgentTable.describe`."""
+    if window is None:
+        return None
+    return {name: value for name, value in window.describe().items() if name != "grace_ms"}
 
 
 def _nobody_wrote(part: TablePartition) -> int | None:

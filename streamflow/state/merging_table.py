@@ -15,7 +15,7 @@ from functools import reduce
 from operator import add as operator_add
 from typing import Any, Unpack
 
-from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks
+from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks, described
 from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import BEGINNING, Spot, TablePartition, TableSpec
@@ -218,6 +218,9 @@ class SlidingTable(MergingWindowTable):
     @property
     def window(self) -> SlidingWindow:
         return self._window
+
+    def describe(self) -> dict[str, Any]:
+        return {"window": described(self._window)}
 
     def _change(
         self,
