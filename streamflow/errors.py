@@ -120,6 +120,10 @@ class RecordTooLarge(RecordRefused):
     reason = "too-large"
 
 
+class RowChanged(StreamflowError):
+    """Another event wrote a row while this one changed its value in place: this one is tried again."""
+
+
 class StaleEvent(StreamflowError):
     """A table write or a send on behalf of an event whose partition this worker no longer has."""
 

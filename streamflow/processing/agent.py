@@ -282,6 +282,9 @@ class AgentRunner:
         while True:
             try:
                 await run(EventStream(self, self._path, context, actor))
+                # The agent is through with its stream for good, as in Faust: what it holds is done.
+                context.settle_copies()
+                actor.finish()
             except asyncio.CancelledError:
                 raise
             except Exception as exc:  # noqa: BLE001 - the agent is the user's code
@@ -300,8 +303,6 @@ class AgentRunner:
                     logger.critical("agent %s is not started again", self.spec.name)
                     return
             else:
-                # The agent is through with its stream for good, as in Faust: what it holds is done.
-                actor.finish()
                 context.release()
                 self._path.finish_block(context)
                 if context.stale or actor.stale:

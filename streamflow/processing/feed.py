@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
-from streamflow.errors import StaleEvent
+from streamflow.errors import RowChanged, StaleEvent
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
@@ -157,6 +157,8 @@ class Actor:
     def finish(self) -> None:
         """Taking the next event says that the last one is done; what waits for its ack stays in flight."""
         unit = self.current
+        if unit is not None and not unit.manual:
+            self._settle_copies(unit)  # while it is the one that is at fault if that fails
         self.current = None
         if unit is not None and not unit.stale:
             if unit.acked:
@@ -169,6 +171,7 @@ class Actor:
         """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
         if unit.acked or unit.stale or unit not in self.units:
             return False
+        self._settle_copies(unit)
         self.gate.finished(unit, unit.uncommitted_writes)
         unit.ack()
         for ref in unit.refs:
@@ -178,6 +181,16 @@ class Actor:
         if unit is not self.current:
             self.drop(unit)
         return True
+
+    def _settle_copies(self, unit: InFlight) -> None:
+        if unit.copies is None or unit.acked or unit.stale:
+            return
+        try:
+            unit.settle_copies()
+        except RowChanged:
+            for ref in unit.refs:
+                ref.feed.make_exclusive(ref.at)  # so that nobody is faster the next time
+            raise
 
     def ack_event(self, unit: InFlight, ref: EventRef) -> bool:
         """One event of the unit is acknowledged; a batch is done with the last of them."""

@@ -127,6 +127,7 @@ class InOrder:
         if chunk is None:
             return None
         next_index = context.position + 1
+        context.settle_copies()
         context.release()
         self.finish_block(context)
         context.leave()

@@ -135,6 +135,13 @@ class InFlight(EventContext):
         self.uncommitted_writes.clear()
         self.conflicting = False
 
+    def place(self) -> EventRef:
+        return self.ref
+
+    def return_to(self, place: object) -> None:
+        assert isinstance(place, EventRef)
+        self.stand_at(place)
+
     def move_to(self, key: object) -> bool:
         """The last event with the key."""
         if self.keys[self.position] == key:
@@ -149,6 +156,7 @@ class InFlight(EventContext):
         return self.in_flight and not self.acked
 
     def revert(self) -> None:
+        self.copies = None
         for _, part, start, key, before in reversed(self.uncommitted_writes):
             part.put_back(start, key, before)
         self.uncommitted_writes.clear()

@@ -16,7 +16,7 @@ from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.transports.base import TopicPartition
-from streamflow.windows import TumblingWindow
+from streamflow.windows import TumblingWindow, Window
 
 if TYPE_CHECKING:
     from streamflow.state.partition import Spot, TablePartition, TableSpec
@@ -73,6 +73,17 @@ class AgentTable:
         self._on_late = hooks["on_late"]
         self._on_scattered = hooks["on_scattered"]
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def describe(self) -> dict[str, Any]:
+        """JSON description, equal iff rows of an earlier run still mean the same, and lie where they did.
+
+        For how long a window takes events is no part of it: the rows that are there stay what they are.
+        """
+        return {"window": described(self.spec.window)}
 
     def size(self, changelog: str, partitions: int) -> None:
         """Told, at the start, where its rows are rebuilt from."""
@@ -215,9 +226,14 @@ class AgentTable:
 
         Raises TypeError outside an event, StaleEvent when its partition was taken away.
         """
-        context = self.context()
+        self.write_for(self.context(), key, value, start)
+
+    def write_for(self, context: EventContext, key: Hashable, value: object, start: int) -> None:
+        """`write` on behalf of the event in flight, once it is known that there is one."""
         if key is not context.keys[context.position]:
             self._check_key(context, key)
+        if context.copies is not None:
+            context.copies.pop((self, start, key), None)  # what was given of the row stands for nothing now
         spot = self._spot(context)
         if start < spot.open_from and self._is_late_anywhere(context, spot, start):
             self._on_late(context, start)
@@ -234,6 +250,9 @@ class AgentTable:
             context = self.context()
         if key is not context.keys[context.position]:
             self._check_key(context, key)
+        if context.copies is not None:
+            context.write_copies(self)
+            context.drop_copies(self, key)
         index = context.position
         spot: Spot | None = context.spots.get(self)
         if spot is None or spot.ended:
@@ -250,7 +269,7 @@ class AgentTable:
             rows = part.changes.get(start)
             if rows is None:
                 rows = part.changes[start] = {}
-            elif window is not None and start >= spot.own_from:
+            elif window is not None and start >= spot.own_from and context.copies is None:
                 # Set from outside on the hot path: a method would be a call for each event.
                 spot.rows, spot.from_ms, spot.to_ms = rows, start, start + window.size_ms
             value = rows.get(key, MISSING)
@@ -305,7 +324,10 @@ class AgentTable:
         self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object, starts: Iterable[int]
     ) -> None:
         """`change` in these windows, wherever the event in flight lies in time."""
-        part = self.part(self.context())
+        context = self.context()
+        if context.copies is not None:
+            context.write_copies(self)
+        part = self.part(context)
         for start in starts:
             self.write(key, operator(self.base(part, start, key), operand), start)
 
@@ -348,6 +370,13 @@ class AgentTable:
             if key not in seen and part.get(start, key) is not MISSING:
                 seen.add(key)
                 yield key
+
+
+def described(window: Window | None) -> dict[str, Any] | None:
+    """What rows by this window need in order to mean the same: for `AgentTable.describe`."""
+    if window is None:
+        return None
+    return {name: value for name, value in window.describe().items() if name != "grace_ms"}
 
 
 def _nobody_wrote(part: TablePartition) -> int | None:

@@ -33,6 +33,15 @@ class WrittenRows(Protocol):
         ...
 
 
+class RowCopy(Protocol):
+    """A copy of a row's value that the event was given, and may change: see `handed_copy`."""
+
+    value: Any
+
+    def write_back(self, context: EventContext) -> None:
+        """The event ends, or writes the row: what was changed in place is written first."""
+
+
 # (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
 UncommittedWrite = tuple[int, WrittenRows, int, Hashable, Any]
 # (index in the chunk, what to write, resolved with the checkpoint that holds it)
@@ -61,6 +70,7 @@ class EventContext:
         "chunk",
         "conflicting",
         "consumer",
+        "copies",
         "in_flight",
         "keys",
         "partition",
@@ -85,6 +95,8 @@ class EventContext:
         self.position = -1
         self.in_flight = False
         self.stale = False
+        # (table, window's id, key) -> the copy that the event in flight was given; None: none, as mostly
+        self.copies: dict[tuple[object, int, Hashable], RowCopy] | None = None
         self.conflicting = False  # another event wrote, and kept, over what the event in flight wrote
         self.partition = -1
         self.keys: list[Any] = []
@@ -144,8 +156,48 @@ class EventContext:
         if not self.in_flight:
             raise TypeError("a table can be written only while an agent holds an event")
 
+    # -- values that can be changed in place ------------------------------------------------------
+
+    def place(self) -> object:
+        """Where it stands, for `return_to`, while its event is in flight."""
+        return None
+
+    def return_to(self, place: object) -> None:
+        """Stands there again."""
+
+    def keep_copy(self, table: object, start: int, key: Hashable, row_copy: RowCopy) -> None:
+        """The event in flight was given this of a row."""
+        if self.copies is None:
+            self.copies = {}
+        for spot in self.spots.values():
+            spot.pause()  # the quick way of writing does not look for copies
+        self.copies[table, start, key] = row_copy
+
+    def settle_copies(self) -> None:
+        """The event in flight ends: what it changed in place is written. Raises what `RowCopy` raises."""
+        copies, self.copies = self.copies, None
+        for row_copy in () if copies is None else copies.values():
+            row_copy.write_back(self)
+
+    def write_copies(self, table: object) -> None:
+        """`settle_copies` of one table, which is about to be read; the event keeps its copies."""
+        copies, self.copies = self.copies, None  # to write is to read: not again from within
+        try:
+            for row, row_copy in () if copies is None else copies.items():
+                if row[0] is table:
+                    row_copy.write_back(self)
+        finally:
+            self.copies = copies
+
+    def drop_copies(self, table: object, key: Hashable) -> None:
+        """The rows of this key are written: what the event was given of them before stands for nothing."""
+        if self.copies is not None:
+            kept = {row: each for row, each in self.copies.items() if row[0] is not table or row[2] != key}
+            self.copies = kept or None
+
     def revert(self) -> None:
         """Undoes what the event in flight wrote and sent: it will be tried again, or set aside."""
+        self.copies = None
         held = self.position
         for index, part, start, key, before in reversed(self.uncommitted_writes):
             if index != held:

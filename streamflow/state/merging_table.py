@@ -15,7 +15,7 @@ from functools import reduce
 from operator import add as operator_add
 from typing import Any, Unpack
 
-from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks
+from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks, described
 from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import BEGINNING, Spot, TablePartition, TableSpec
@@ -55,6 +55,9 @@ class MergingWindowTable(AgentTable):
             context = self.context()
         if key is not context.keys[context.position]:
             self._check_key(context, key)
+        if context.copies is not None:
+            context.write_copies(self)
+            context.drop_copies(self, key)
         spot = self._spot(context)
         part, t = spot.part, context.time_ms()
         closed_at = None
@@ -105,6 +108,12 @@ class MergingWindowTable(AgentTable):
     def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
         """The key's value in the window of a time, or `MISSING`; ``durable``: as it is checkpointed."""
         raise NotImplementedError
+
+    def write_for(self, context: EventContext, key: Hashable, value: object, start: int) -> None:
+        raise TypeError(
+            f"table {self.spec.name!r}: what was read of {key!r} was changed in place, and here the events "
+            "make the windows: use table[key] += value, or apply()"
+        )
 
     def set_value(self, key: Hashable, value: object) -> None:
         """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
@@ -176,10 +185,12 @@ class SessionTable(MergingWindowTable):
         return True
 
     def set_value(self, key: Hashable, value: object) -> None:
+        self.context().drop_copies(self, key)
         self.change(key, lambda _, new: new, value)
 
     def delete(self, key: Hashable) -> None:
         context = self.context()
+        context.drop_copies(self, key)
         part = self.part(context)
         t = context.time_ms()
         for end, _ in touched(part, key, t, t + 1):
@@ -207,6 +218,9 @@ class SlidingTable(MergingWindowTable):
     @property
     def window(self) -> SlidingWindow:
         return self._window
+
+    def describe(self) -> dict[str, Any]:
+        return {"window": described(self._window)}
 
     def _change(
         self,

@@ -68,8 +68,12 @@ class Spot:
         self.looked = True
         self.own_from = min(self.own_from, own_from)
 
-    def end(self) -> None:
+    def pause(self) -> None:
+        """The next write finds its window itself."""
         self.from_ms = self.to_ms = 0
+
+    def end(self) -> None:
+        self.pause()
         self.ended = True
 
 

@@ -31,6 +31,8 @@ class GlobalTable(Table):
             return super().find(key, start)
         table, context = self.inner, holding()
         if context is not None:
+            if context.copies is not None:
+                context.write_copies(table)
             found = self._uncommitted(context, key, start)
             if found is not MISSING:
                 return MISSING if found is DELETED else found
@@ -59,6 +61,8 @@ class GlobalTable(Table):
         for start in self._all.starts():
             keys.update(dict.fromkeys(self._all.keys(start)))
         context = holding()
+        if context is not None and context.copies is not None:
+            context.write_copies(self.inner)
         if context is not None and context.partition in self.inner.parts:
             keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)
