@@ -11,6 +11,9 @@ from streamflow.partitioner import partitions_of
 from streamflow.state.restore import end_of_logs
 from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
 
+RECORD_BYTES_DEFAULT = 1_048_588
+"""What a topic takes where there are limits and nobody tells this one"""
+
 
 class Topics:
     """Known topics and their partitions. ``partitioner`` is (key bytes, partitions) -> partition."""
@@ -25,6 +28,7 @@ class Topics:
         self._partitions_default = partitions_default
         self._wanted: dict[str, TopicSpec] = {}
         self._of_state: set[str] = set()  # topics that hold what the app must not lose
+        self._letters_of: dict[str, set[str]] = {}  # dead-letter topic -> its sources
         self._keyless = 0
 
     @property
@@ -69,13 +73,17 @@ class Topics:
         partitions: int | None = None,
         *,
         compacted: bool = False,
-        dead_letters: bool = False,
+        letters_of: str | None = None,
         retention_ms: int | None = None,
     ) -> None:
-        """Notes a topic that has to be there; what was asked for first holds."""
+        """Notes a topic that has to be there; what was asked for first holds.
+
+        ``letters_of``: a topic whose events may be set aside in it.
+        """
+        if letters_of is not None:
+            self._letters_of.setdefault(name, set()).add(letters_of)
         if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
-            record_bytes_max = 1_048_588 + EXTRA_BYTES if dead_letters else None
-            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
+            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms)
 
     def want_state(self, name: str, partitions: int) -> None:
         """Notes a topic of the app's own that holds state: `create` raises unless it is compacted."""
@@ -96,6 +104,7 @@ class Topics:
             if spec.name not in self.counts
         ]
         if missing:
+            missing = await self._with_room_for_letters(missing, transport)
             await transport.create_topics(missing)
             self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
         if isinstance(transport, KnowsLimits):
@@ -113,6 +122,25 @@ class Topics:
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
                     "source topic was given another number; `streamflow reset` starts anew"
                 )
+
+    async def _with_room_for_letters(
+        self, specs: Sequence[TopicSpec], transport: Transport
+    ) -> list[TopicSpec]:
+        """Dead-letter topics take what their sources take, and the added headers."""
+        letters = {spec.name: self._letters_of[spec.name] for spec in specs if spec.name in self._letters_of}
+        if not letters or not isinstance(transport, KnowsLimits):
+            return list(specs)  # no topic has a limit there
+        limits = await transport.record_limits(set().union(*letters.values()))
+        return [
+            replace(
+                spec,
+                record_bytes_max=EXTRA_BYTES
+                + max(limits.get(source, RECORD_BYTES_DEFAULT) for source in letters[spec.name]),
+            )
+            if spec.name in letters
+            else spec
+            for spec in specs
+        ]
 
     async def look_up(self, transport: Transport, names: Iterable[str]) -> None:
         """Learns of topics that are there already."""

@@ -91,7 +91,8 @@ class Topology:
             agent.concurrent()
         self.sources[spec.consumer] = source
         if spec.dead_letter is not None:
-            self.topics.want(spec.dead_letter, source.partitions, dead_letters=True)
+            for each in (source, *more):
+                self.topics.want(spec.dead_letter, source.partitions, letters_of=each.name)
         return agent
 
     def add_table(
@@ -192,7 +193,7 @@ class Topology:
         """Numbers of partitions of everything internal, now that those of the sources are known."""
         topics, sources = self.topics, self.source_topics()
         for source in sources:
-            topics.want(dead_letter_topic(source), topics.partitions(source), dead_letters=True)
+            topics.want(dead_letter_topic(source), topics.partitions(source), letters_of=source)
         agents_topics = sorted({t for agent in self.agents if agent.writes_tables for t in agent.topics})
         for name, table in self.tables.items():
             count = topics.agreed(agents_topics, f"table {name!r}", self._declared_partitions[name])
