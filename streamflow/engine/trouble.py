@@ -1,7 +1,7 @@
 """What fails for a while, as the log and probes are told of it: one line for each change of state.
 
 A broker that is away makes many things fail, each many times a second. Each is told when it begins, every
-`AGAIN_MS` while it lasts, and when it works again.
+`AGAIN_MS` while it lasts, and when it is over.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trouble:
         now_ms = self._clock.monotonic_ms()
         if self._since_ms is None:
             self._since_ms = self._told_ms = now_ms
-            self._logger.warning("%s, trying again: %s", self._what, why)
+            self._logger.warning("%s, and is tried again: %s", self._what, why)
         elif now_ms - self._told_ms >= AGAIN_MS:
             self._logger.warning(
                 "%s for %.0f s, still trying (%d times since the last line): %s",
@@ -54,7 +54,7 @@ class Trouble:
         if self._since_ms is not None:
             seconds = (self._clock.monotonic_ms() - self._since_ms) / 1_000
             self._since_ms, self._silent = None, 0
-            self._logger.warning("%s: works again, after %.1f s", self._what, seconds)
+            self._logger.warning("over after %.1f s: %s", seconds, self._what)
 
 
 class BrokerWatch:
@@ -70,7 +70,7 @@ class BrokerWatch:
         self._transport = transport
         self._clock = clock
         self._topic = topic
-        self._trouble = Trouble(logger, clock, "this worker is not ready")
+        self._trouble = Trouble(logger, clock, "this worker is stalled")
         self._asking: asyncio.Task[None] | None = None
         self._answered_ms = clock.monotonic_ms()
         self._error = "no answer"

@@ -115,10 +115,8 @@ async def test_what_is_selected_stays_selected(page: Page, cluster: Cluster) -> 
             f"{number('counts', 'ann')} === '10' && document.querySelector('.worker .name') !== null"
         )
         asked = "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/v1/status')).length"
-        for place in (
-            "document.querySelector('.worker .name')",
-            row("counts", "ann") + ".querySelector('th')",
-        ):
+        name, key = "document.querySelector('.worker .name')", row("counts", "ann") + ".querySelector('th')"
+        for place in (name, key):
             await page.ask(f"getSelection().selectAllChildren({place})")
             selected = await page.ask("getSelection().toString()")
             assert selected

@@ -102,7 +102,7 @@ def test_a_worker_without_a_broker_is_not_ready_and_says_so_a_few_times(
             world.transport.away = frozenset()
             await asyncio.sleep(11)
         assert world.view.ready()
-        assert len([text for text in caplog.messages if "works again" in text]) == 2
+        assert len([text for text in caplog.messages if "over after" in text]) == 2
 
     run(main)
 
