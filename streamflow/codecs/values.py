@@ -19,7 +19,7 @@ from streamflow.clock import EPOCH
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
 from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
-from streamflow.codecs.fields import times_ms_column
+from streamflow.codecs.fields import time_ms, times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.errors import ConfigurationError, DecodeError
@@ -203,6 +203,12 @@ class ValueCodec:
         if isinstance(value, str) and self.value_type is str:
             return value.encode()
         return encode_value(value)
+
+    def check_readable(self, raw: bytes | None) -> None:
+        """Will those who read the topic take this value? Raises DecodeError that says why not."""
+        event = self.decode(raw)
+        if event is not None and self.time_field is not None:
+            time_ms(getattr(event, self.time_field), self.time_field)
 
     def project(self, paths: Sequence[str]) -> ProjectionCodec | None:
         """Decodes these paths only, or ``None`` where the model can't be taken apart."""
