@@ -20,7 +20,7 @@ from streamflow.codecs import model_paths
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
 from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
-from streamflow.codecs.fields import times_ms_column
+from streamflow.codecs.fields import time_ms, times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
 from streamflow.codecs.times import TimeField, numbers_as_ms
@@ -223,6 +223,12 @@ class ValueCodec:
     def lies_in_free_json(self, path: str) -> bool:
         """May a value have this field, or not? False: each has it. Raises ConfigurationError: none can."""
         return model_paths.lies_in_free_json(self.value_type, path)
+
+    def check_readable(self, raw: bytes | None) -> None:
+        """Will those who read the topic take this value? Raises DecodeError that says why not."""
+        event = self.decode(raw)
+        if event is not None and self.time_field is not None:
+            time_ms(getattr(event, self.time_field), self.time_field)
 
     def project(self, paths: Sequence[str]) -> ProjectionCodec | None:
         """Decodes these paths only, or ``None`` where the model can't be taken apart."""

@@ -161,3 +161,23 @@ def test_nothing_is_deleted_while_a_worker_runs(program: Any) -> None:
     code, told = asyncio.run(try_it())
     assert code == 2, told
     assert "stop them first" in told
+
+
+def test_send_checks_the_value_and_makes_no_topic_by_a_slip(program: Any) -> None:
+    topic = program.topic.topics[0]
+    code, told = call(program, "send", topic, "1", "-k", "a")
+    assert (code, told["topic"]) == (0, topic)
+    code, said = call(program, "send", topic, '"many"')
+    assert code == 2
+    assert "its readers would set this value aside, it is no int: wrong-type" in said
+    slip = f"{topic}x"
+    code, said = call(program, "send", slip, "1")
+    assert code == 2
+    assert f"there is no topic '{slip}'" in said
+    assert f"do you mean '{topic}'?" in said.replace("\n", " ")
+    code, said = call(program, "send", slip, "1")
+    assert code == 2, "asking has made none"
+    code, told = call(program, "send", slip, "1", "--create")
+    assert (code, told["topic"]) == (0, slip)
+    code, _ = call(program, "send", slip, "2")
+    assert code == 0, "it is there by now"
