@@ -264,7 +264,7 @@ class AgentRunner:
     def _open_chunk(self, chunk: Chunk) -> None:
         """Tells the tables how far time will have come at the end of a chunk."""
         watermark_ms = max(chunk.times_ms)
-        before_ms = self.progress[chunk.topic, chunk.partition].watermark_ms
+        before_ms = self.progress[chunk.topic, chunk.partition].event_ms
         if before_ms is not None and before_ms > watermark_ms:
             watermark_ms = before_ms
         for table in self._tables():

@@ -87,7 +87,7 @@ class EventContext:
         self.partition = -1
         self.keys: list[Any] = []
         self.times: list[int] = []
-        self.watermark_ms: int | None = None  # of the consumer before this chunk
+        self.watermark_ms: int | None = None  # by the events that the consumer took before this chunk
         self.uncommitted_writes.clear()
         self.sends.clear()
 
@@ -109,7 +109,10 @@ class EventContext:
         return time_ms
 
     def running_watermark_ms(self) -> int:
-        """The consumer's watermark as of the event in flight, that event included."""
+        """The consumer's highest event time as of the event in flight, that event included.
+
+        What an idle tick assumed is not in it: silence makes no event late that comes in order.
+        """
         seen = max(self.times[: self.position + 1])
         return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
 

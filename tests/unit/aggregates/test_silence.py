@@ -183,8 +183,8 @@ def test_the_default_loses_nothing_of_what_comes_in_bursts(every_s: int, steady:
             assert "late" not in progress.counters
         for name in BY:
             found: dict[Any, int] = {}
-            for _, _, value in records_of(broker, f"{name}-closed"):
-                row = orjson.loads(value or b"")
+            for _, _, closed in records_of(broker, f"{name}-closed"):
+                row = orjson.loads(closed or b"")
                 at = (row["window_start"], row.get("key"))
                 assert row.get("revised") or at not in found, "told of once"
                 found[at] = row["value"]
