@@ -130,18 +130,46 @@ class AggregateConsumer:
         total = len(columns.times)
         late = filtered = 0
         if total:
-            before_ms = progress.watermark_ms
+            before_ms, assumed_ms = self.passed_ms(progress), progress.watermark_ms
             progress.see(max(columns.times))
-            live, late, filtered = self._live(columns, before_ms, progress.watermark_ms)
+            live, late, filtered = self._live(columns, before_ms, self.passed_ms(progress))
             if late:
                 self._note_late(chunk.partition, columns, live or [], before_ms)
             if live is not None:
                 columns = columns.select(live)
             if columns.times:
+                if assumed_ms is not None and assumed_ms != before_ms:
+                    self._note_revised(chunk.partition, columns, assumed_ms)
                 late += self._fold(self.parts[chunk.partition], columns)
         counted = total - late - filtered
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
+
+    def passed_ms(self, progress: Progress) -> int | None:
+        """The watermark by which events are late that come now; see `Progress.passed_ms`.
+
+        Windows that depend on the events themselves can't be revised: what silence closed stays closed.
+        """
+        window = self.spec.window
+        if isinstance(window, TumblingWindow | HoppingWindow):
+            return progress.passed_ms(window.retain_ms)
+        return progress.watermark_ms
+
+    def _note_revised(self, partition: int, columns: Columns, assumed_ms: int) -> None:
+        """Events that are not late go to windows that only silence closed: their rows are revised."""
+        window, late_events = self.spec.window, self.late_stores.get(partition)
+        if not isinstance(window, TumblingWindow | HoppingWindow) or late_events is None:
+            return
+        first_open = window.first_open_start(assumed_ms)
+        least = columns.closed_at or [None] * len(columns.times)
+        rows = {
+            (start, group): None
+            for t, group, first in zip(columns.times, columns.groups, least, strict=True)
+            for start, _ in window.windows_of(t)
+            if start < first_open and (first is None or start >= first)
+        }
+        for row in rows:
+            late_events.note_revised(row, self.spec.values)
 
     def _columns(self, chunk: Chunk, checks: TimeChecks, bad: list[Bad]) -> Columns:
         """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""

@@ -77,6 +77,10 @@ class RowFunctions:
             for group in seen
         }
 
+    def initial(self) -> State:
+        """The state of no events, which changes nothing that it is merged with."""
+        return self.functions[0].initial() if self.scalar else [each.initial() for each in self.functions]
+
     def copy(self, state: Any) -> Any:
         if self.scalar:
             return self.functions[0].copy(state)

@@ -40,7 +40,7 @@ class Letter(NamedTuple):
     def cut(self) -> str | None:
         """How much there was of an event that did not fit as a whole; None for one that is here as it was."""
         name, value = self.headers[-1]
-        return value.decode(errors="replace") if name == CUT else None
+        return value.decode(errors="replace") if name == CUT and value is not None else None
 
     def fact(self, name: str) -> str:
         """One of the headers that were added when it was set aside; the newest, if there are several."""

@@ -68,7 +68,7 @@ def is_letter(record: Record) -> bool:
 def place_of(letter: Record) -> str:
     """Where its event lies."""
     facts = dict(letter.headers)  # of several the newest: the one that was added here
-    topic, partition, offset = (facts[name].decode() for name in ADDED[:3])
+    topic, partition, offset = ((facts[name] or b"").decode() for name in ADDED[:3])
     return f"{topic}[{partition}]@{offset}"
 
 
@@ -86,7 +86,7 @@ def shortened(letter: Record) -> Record | None:
     least = letter._replace(
         key=key and key[:LEAST_BYTES],
         value=value and value[:LEAST_BYTES],
-        headers=tuple((name, fact[:LEAST_BYTES]) for name, fact in headers[begin:]),
+        headers=tuple((name, fact and fact[:LEAST_BYTES]) for name, fact in headers[begin:]),
     )
     return None if least == letter else least
 

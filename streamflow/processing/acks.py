@@ -65,7 +65,7 @@ class AckTracker:
         self.open = 0  # events that were opened and are not done
         self._chunks: deque[ChunkAcks] = deque()
         self._known = progress.done  # what was done before this assignment, behind the position
-        self._seen_ms = progress.watermark_ms
+        self._seen_ms = progress.event_ms
         self._entered = progress.position  # where the newest chunk ends
         self._outcomes: Counter[str] = Counter()
         self.moved = False
@@ -74,9 +74,6 @@ class AckTracker:
         """Takes a chunk; those of its events that were done before are not handed out again."""
         if self._known and chunk.offsets and self._known[-1][1] < chunk.offsets[0]:
             self._known = ()
-        ticked_ms = self.progress.watermark_ms  # idle ticks may have raised it
-        if ticked_ms is not None and (self._seen_ms is None or ticked_ms > self._seen_ms):
-            self._seen_ms = ticked_ms
         chunk_acks = ChunkAcks(chunk, self._seen_ms, self._known, dropped)
         if len(chunk):
             self._seen_ms = chunk_acks.time.end_ms()

@@ -167,7 +167,7 @@ class InOrder:
                 continue
             assert chunk.events is not None
             self._accounted = -1
-            context.open(chunk, progress.watermark_ms)
+            context.open(chunk, progress.event_ms)
             return chunk
         return None
 

@@ -125,7 +125,10 @@ class EventContext:
         return time_ms
 
     def running_watermark_ms(self) -> int:
-        """The consumer's watermark as of the event in flight, that event included."""
+        """The consumer's highest event time as of the event in flight, that event included.
+
+        What an idle tick assumed is not in it: silence makes no event late that comes in order.
+        """
         return self.time.watermark_ms(self.position)
 
     @property

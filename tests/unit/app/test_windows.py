@@ -133,6 +133,33 @@ async def test_an_event_of_no_known_time_is_bad_input_for_windows_alone(kind: st
         assert b"no timestamp" in dict(headers)["error"]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("kind", ["tumbling", "hopping"])
+async def test_writes_that_come_in_order_after_a_silence_count(kind: str, concurrency: int) -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    windows = {
+        "tumbling": TumblingWindow(0.1, idle_close_s=0.05),
+        "hopping": HoppingWindow(0.1, 0.1, idle_close_s=0.05),
+    }
+    table = app.Table("counts", default=int, window=windows[kind])
+
+    @app.agent(topic, concurrency=concurrency)
+    async def count(stream: Any) -> None:
+        async for key, _ in stream.items():  # noqa: PERF102 - a stream
+            table[key] += 1
+
+    async with running(app):
+        (agent,) = app.engine.topology.agents
+        await topic.send(key="ann", value=Order(n=1), timestamp=T0_S + 0.01)
+        await until(lambda: any((p.watermark_ms or 0) >= T0_MS + 100 for p in agent.progress.values()))
+        for ms in (20, 30, 110, 40):
+            await topic.send(key="ann", value=Order(n=1), timestamp=T0_S + ms / 1_000)
+        await until(lambda: table.table.find("ann", T0_MS + 100) == 1)
+        await until(lambda: sum(p.counters.get("late", 0) for p in agent.progress.values()) == 1)
+        assert table.table.find("ann", T0_MS) == 3
+
+
 async def test_tables_relative_to_now_count_in_the_window_that_holds_now() -> None:
     harness = Harness()
     table = harness.app.Table("now", default=int).tumbling(3600, expires=7200).relative_to_now()

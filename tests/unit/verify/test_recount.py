@@ -117,9 +117,26 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         await world.close()
 
 
-async def test_lateness_that_only_silence_made_is_known_from_the_late_event_store() -> None:
-    """No recount can see that the wall clock closed a window; the late-event store says what it made late."""
+@pytest.mark.parametrize("by", [Key(), "data.shop"], ids=["key", "field"])
+async def test_rows_that_events_after_a_silence_revised_are_right(by: Any) -> None:
     window = TumblingWindow(0.1, retain_s=60, idle_close_s=0.05)
+    world = Declared(spec(by, window, values=Count()), partitions=1)
+    await world.start()
+    try:
+        await world.write(0, event(1, shop="x"))
+        await world.until(lambda: "closed" in world.states("table").values())
+        await world.write(0, event(2, shop="x"), event(3, shop="x"))
+        await world.until(lambda: "revised" in world.states("table").values())
+        report = await verified(world)
+        assert report.ok, (report.differences, report.partitions)
+        assert list(world.rows("table").values()) == [3]
+    finally:
+        await world.close()
+
+
+async def test_lateness_that_only_silence_made_is_known_from_the_late_event_store() -> None:
+    """No recount can see that the wall clock ended a window; the late-event store says what it made late."""
+    window = TumblingWindow(0.1, retain_s=0, idle_close_s=0.05)
     world = Declared(spec("data.shop", window, values=Count()), partitions=1)
     await world.start()
     try:
