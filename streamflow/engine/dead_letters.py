@@ -79,7 +79,7 @@ def shortened(letter: Record) -> Record | None:
     """
     key, value, headers = letter.key, letter.value, tuple(letter.headers)
     if headers[-1][0] != CUT:
-        sizes = f"value of {len(value or b'')} bytes, key of {len(key or b'')}"
+        sizes = f"value of {len(value or b'')} bytes, key of {len(key or b'')} bytes"
         kept = min(FIRST_BYTES, len(value or b"") // 2)
         return letter._replace(value=value and value[:kept], headers=(*headers, (CUT, sizes.encode())))
     begin = max(index for index, (name, _) in enumerate(headers) if name == ADDED[0])
