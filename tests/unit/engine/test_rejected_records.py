@@ -145,16 +145,15 @@ async def test_a_closed_row_that_is_too_large_names_its_aggregate() -> None:
 
 
 def app_of_numbers(limit: int) -> tuple[App, Any]:
-    """One whose dead letters may be so large, and that reads numbers."""
+    """One whose dead letters may be so large, and that reads numbers; and its topic, which takes anything."""
     app = app_over("in-dead-letters", limit=limit)
-    topic = app.topic("in", key_type=str, value_type=int, partitions=1)
 
-    @app.agent(topic)
+    @app.agent(app.topic("in", key_type=str, value_type=int, partitions=1))
     async def read(stream: Any) -> None:
         async for _ in stream:
             pass
 
-    return app, topic
+    return app, app.topic("in", key_type=str)
 
 
 @pytest.mark.parametrize(
