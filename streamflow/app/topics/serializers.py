@@ -184,6 +184,7 @@ class SchemaKeyCodec(KeyCodec):
         self.schema = schema
         self.key_type = kind
         self.name = f"{type(schema).__name__}:{schema.key_serializer}:{getattr(kind, '__name__', kind)}"
+        self.of_json = False  # the schema alone knows what its bytes are
         self._untyped = False
         self._record = False
         self.decode = self._loads
