@@ -58,6 +58,10 @@ def specs() -> tuple[AggregateSpec, AggregateSpec]:
     return by_key, by_shop
 
 
+BY_SHOP = "aggregate:by_shop"
+"""The consumer whose partial results go through a shuffle."""
+
+
 def events(first: int, count: int, step_us: int) -> Iterator[Record]:
     """Event time moves by ``step_us`` for each; one in `LATE_EVERY` is ten windows late."""
     for number in range(first, first + count):
@@ -88,6 +92,7 @@ async def soak(count: int, windows: int, samples: int = 10) -> list[Sample]:
             await client.send(list(events(first, min(CHUNK, count - first), step_us)))
             await _until_taken(engine, first + min(CHUNK, count - first))
             if (first + CHUNK) * samples // count > len(seen):
+                await _until_closed(engine)
                 seen.append(_sample(engine, broker, first + CHUNK))
     finally:
         await engine.stop()
@@ -105,6 +110,25 @@ async def _until_taken(engine: Engine, count: int) -> None:
             taken = sum(p.counters.get("in", 0) for p in shown if p.consumer.startswith("aggregate:"))
             if taken >= 2 * count:
                 return
+            await asyncio.sleep(0.002)
+
+
+async def _until_closed(engine: Engine) -> None:
+    """Until the owners know how far each source partition has come, and have closed what that closes.
+
+    Source watermarks go out once a second: a look at any other moment sees windows that only wait for them.
+    """
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if engine.failure is not None:
+                raise engine.failure
+            active = engine.active
+            if active is not None and not active.due():
+                came = {p.partition: p.watermark_ms for p in active.shown.values() if p.consumer == BY_SHOP}
+                told = [stage.watermarks.get(p) for stage in active.stages for p in came]
+                wanted = list(came.values()) * len(active.stages)
+                if [watermark and watermark.watermark_ms for watermark in told] == wanted:
+                    return
             await asyncio.sleep(0.002)
 
 
