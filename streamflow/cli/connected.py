@@ -9,7 +9,6 @@ import click
 
 from streamflow.app.app import App
 from streamflow.engine.engine import Engine
-from streamflow.engine.first_connection import first_connection
 from streamflow.transports.base import Batch
 from streamflow.transports.connect import scheme_of
 
@@ -26,7 +25,7 @@ def needs_broker(app: App, command: str) -> None:
 async def engine_of(app: App) -> AsyncIterator[Engine]:
     """Everything declared, over a transport that is started."""
     engine = app.prepare_engine()
-    await first_connection(engine.transport, engine.clock)
+    await engine.transport.start()
     try:
         yield engine
     finally:

@@ -25,11 +25,6 @@ class Served(Protocol):
     @property
     def tables(self) -> Mapping[str, TableReader]: ...
 
-    def knows_tables(self) -> bool:
-        """Are all of ``tables`` there? A worker that has just started does not know yet how many partitions
-        they have; until then nobody may conclude that something does not exist."""
-        ...
-
     @property
     def clock(self) -> Clock: ...
 
@@ -60,11 +55,11 @@ class Served(Protocol):
         ...
 
     def ready(self) -> bool:
-        """Every owned partition is recovered, the broker answers, and what is due becomes durable."""
+        """Every owned partition is recovered."""
         ...
 
     def health(self) -> Mapping[str, Any]:
-        """``{"status": "ok" or another word, "error": str | None, ...}``; maybe a ``reason``."""
+        """``{"status": "ok" or another word, "error": str | None, ...}``."""
         ...
 
     def stats(self) -> Mapping[str, Any]:

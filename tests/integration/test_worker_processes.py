@@ -41,7 +41,6 @@ class Parent:
         environ |= {
             "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
             "STREAMFLOW_BROKER": broker,
-            "STREAMFLOW_BROKER_WAIT_S": "5",
             "STREAMFLOW_ID": self.topic,
             "STREAMFLOW_SESSION_TIMEOUT_MS": "3000",
         }

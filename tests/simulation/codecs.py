@@ -18,7 +18,6 @@ Bad = tuple[int, DecodeError]
 
 class JsonEvent:
     name = "json"
-    time_field = "timestamp"
 
     def decode_column(
         self, values: Sequence[bytes | None], timestamps_ms: Sequence[int]
@@ -40,10 +39,6 @@ class JsonEvent:
 
     def decode_batch(self, batch: Batch) -> tuple[list[Any], list[int], list[Bad]]:
         return self.decode_column(batch.values, batch.timestamps_ms)
-
-    def lies_in_free_json(self, path: str) -> bool:
-        """Whatever is asked for."""
-        return True
 
     def project(self, paths: Sequence[str]) -> None:
         """Whole events always."""

@@ -265,7 +265,5 @@ class PeerFeed:
             self.epoch = self._listener.next_epoch()
             snapshot.lose()
             self._leave(snapshot)
-        elif kind == "error" and said["retry"]:
-            snapshot.lose()
         elif kind == "error":
             snapshot.refuse(str(said["message"]))
