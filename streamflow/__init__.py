@@ -22,8 +22,6 @@ types too (docs/ARCHITECTURE.md says why):
     settings, partitioner, metrics, clock, errors: the ground, which every room stands on
 """
 
-from importlib.metadata import version as _version
-
 from streamflow.aggregates import (
     ApproxDistinct,
     Collect,
@@ -77,6 +75,7 @@ from streamflow.app.topics.records import Record
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.process import Worker
 from streamflow.codecs.event import Event
+from streamflow.codecs.times import TimeField
 from streamflow.errors import (
     ConfigurationError,
     DecodeError,
@@ -89,9 +88,10 @@ from streamflow.errors import (
 )
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
+from streamflow.settings import version
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 
-__version__ = _version("streamflow")
+__version__ = version()
 
 __all__ = [
     "Agent",
@@ -145,6 +145,7 @@ __all__ = [
     "StreamflowError",
     "Sum",
     "Table",
+    "TimeField",
     "TopK",
     "Topic",
     "TopicT",

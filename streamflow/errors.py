@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 
@@ -119,6 +120,10 @@ class RecordTooLarge(RecordRefused):
     reason = "too-large"
 
 
+class RowChanged(StreamflowError):
+    """Another event wrote a row while this one changed its value in place: this one is tried again."""
+
+
 class StaleEvent(StreamflowError):
     """A table write or a send on behalf of an event whose partition this worker no longer has."""
 
@@ -148,3 +153,19 @@ class CommitUnknown(StreamflowError):
 
 class ConflictingWrites(StreamflowError):
     """Events that wrote one row together could not be told apart: everything is read back from the log."""
+
+
+def rewrite_log_record(
+    record: logging.LogRecord,
+    *,
+    text: str | None = None,
+    level: int | None = None,
+    keeps_traceback: bool = True,
+) -> None:
+    """Says what a record is to say instead. A `logging.Filter` can change one only in place."""
+    if text is not None:
+        record.msg, record.args = text, ()
+    if level is not None:
+        record.levelno, record.levelname = level, logging.getLevelName(level)
+    if not keeps_traceback:
+        record.exc_info = record.exc_text = None

@@ -193,9 +193,13 @@ class Metrics:
         self.checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "From the cut of a checkpoint to its commit."
         )
-        self.batch_seconds = self._histograms("batch_seconds", "Work on one batch.", "agent")
+        self.batch_seconds = self._histograms(
+            "batch_seconds", "An agent's or aggregate's work on one batch, its waits included.", "agent"
+        )
         self.end_to_end_seconds = self._histograms(
-            "end_to_end_seconds", "From a record's timestamp to the checkpoint that holds it.", "agent"
+            "end_to_end_seconds",
+            "Of each batch: from its oldest record's timestamp to the checkpoint that holds all of it.",
+            "agent",
         )
         self._of_recovery()
         self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")

@@ -6,6 +6,7 @@ variable, the app's code, the default; `app.py` brings them together.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,7 @@ from typing import Any
 from streamflow.errors import ConfigurationError
 from streamflow.partitioner import PARTITIONERS
 
+DISTRIBUTION = "faust-streamflow"
 PREFIX = "STREAMFLOW_"
 GUARANTEES = ("exactly_once", "at_least_once")
 YEAR_1900_MS = -2_208_988_800_000
@@ -93,9 +95,12 @@ class Settings:
     )
     future_max_s: float | None = knob(
         None,
-        "Event times so far ahead of the record's own timestamp are bad input; None: off.",
+        "Event times so far ahead of the clock, or of the record's own timestamp, are bad input; None: off.",
         unit="s",
         low=0,
+    )
+    broker_wait_s: float = knob(
+        60.0, "How long a worker that starts tries to reach its broker.", unit="s", low=0, high=86_400
     )
     fetch_wait_ms: int = knob(100, "How long a fetch waits for records.", unit="ms", low=1, high=10_000)
     session_timeout_ms: int = knob(10_000, "Silence after which a worker is dead.", unit="ms", low=500)
@@ -161,6 +166,14 @@ def _check(name: str, value: object, about: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             f"setting {name} is {value!r} {about['unit']}; it must be {bounds}".replace("  ", " ")
         )
+
+
+def version() -> str:
+    """Of this package as it is installed; "0" in a checkout that is not."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 def environment_value(name: str, environ: Mapping[str, str] = os.environ) -> str | None:

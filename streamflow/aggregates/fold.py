@@ -9,9 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby, repeat
 from typing import Any
 
+from streamflow.aggregates.field_watch import FieldUse, FieldWatch
 from streamflow.aggregates.functions.base import Bad, Field
 from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
 from streamflow.aggregates.row_values import State
@@ -19,6 +21,7 @@ from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import Condition, condition
 from streamflow.codecs import checked_group_keys, field_getter, group_key, times_ms_column
 from streamflow.codecs.chunk import Chunk
+from streamflow.codecs.times import TimeChecks, TimeField, check_stamped, numbers_as_ms
 from streamflow.errors import DecodeError
 from streamflow.state.changelog import json_key
 from streamflow.state.partition import TablePartition
@@ -75,10 +78,26 @@ class AggregateConsumer:
         self._fields: list[Field | None] = [function.field for function in spec.values.functions]
         self._where = condition(spec.where) if isinstance(spec.where, str) else spec.where
         where = self._where.path if isinstance(self._where, Condition) else self._where
-        wanted = [spec.by, where, spec.time, *self._fields]
+        time = spec.time.path if isinstance(spec.time, TimeField) else spec.time
+        wanted = [spec.by, where, time, *self._fields]
         self._paths = [field for field in wanted if isinstance(field, str)]
         self._whole_events = any(callable(field) for field in wanted)
         self._getters = {path: field_getter(path) for path in self._paths}
+        self._uses: Sequence[FieldUse] = ()
+        self._watch = self.new_watch()
+
+    def watch(self, uses: Sequence[FieldUse]) -> None:
+        """These fields may be in no event at all: where the first ones have none, it is told."""
+        self._uses = uses
+        self._watch = self.new_watch()
+
+    def new_watch(self) -> FieldWatch:
+        """For another look at the same fields."""
+        return FieldWatch(self.spec.name, self.spec.topic, self._uses)
+
+    def column(self, chunk: Chunk, path: str) -> list[Any]:
+        """The values of one of its fields."""
+        return chunk.column(path, self._getters[path])
 
     def paths(self) -> list[str] | None:
         """The field paths that folding needs; ``None`` if it needs whole events, for somebody's function."""
@@ -96,7 +115,7 @@ class AggregateConsumer:
         self.parts.clear()
         self.late_stores.clear()
 
-    def take(self, chunk: Chunk, progress: Progress) -> list[Bad]:
+    def take(self, chunk: Chunk, progress: Progress, checks: TimeChecks) -> list[Bad]:
         """Folds a chunk and moves the progress past it, in one step. Returns what could not be folded.
 
         The watermark is that of every usable event, filtered ones included.
@@ -105,24 +124,54 @@ class AggregateConsumer:
         if not len(chunk):
             progress.take(chunk.next_offset)
             return bad
-        columns = self._columns(chunk, bad)
+        columns = self._columns(chunk, checks, bad)
+        if self._watch.unseen:
+            self._watch.look(len(chunk), partial(self.column, chunk))
         total = len(columns.times)
         late = filtered = 0
         if total:
-            before_ms = progress.watermark_ms
+            before_ms, assumed_ms = self.passed_ms(progress), progress.watermark_ms
             progress.see(max(columns.times))
-            live, late, filtered = self._live(columns, before_ms, progress.watermark_ms)
+            live, late, filtered = self._live(columns, before_ms, self.passed_ms(progress))
             if late:
                 self._note_late(chunk.partition, columns, live or [], before_ms)
             if live is not None:
                 columns = columns.select(live)
             if columns.times:
+                if assumed_ms is not None and assumed_ms != before_ms:
+                    self._note_revised(chunk.partition, columns, assumed_ms)
                 late += self._fold(self.parts[chunk.partition], columns)
         counted = total - late - filtered
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
 
-    def _columns(self, chunk: Chunk, bad: list[Bad]) -> Columns:
+    def passed_ms(self, progress: Progress) -> int | None:
+        """The watermark by which events are late that come now; see `Progress.passed_ms`.
+
+        Windows that depend on the events themselves can't be revised: what silence closed stays closed.
+        """
+        window = self.spec.window
+        if isinstance(window, TumblingWindow | HoppingWindow):
+            return progress.passed_ms(window.retain_ms)
+        return progress.watermark_ms
+
+    def _note_revised(self, partition: int, columns: Columns, assumed_ms: int) -> None:
+        """Events that are not late go to windows that only silence closed: their rows are revised."""
+        window, late_events = self.spec.window, self.late_stores.get(partition)
+        if not isinstance(window, TumblingWindow | HoppingWindow) or late_events is None:
+            return
+        first_open = window.first_open_start(assumed_ms)
+        least = columns.closed_at or [None] * len(columns.times)
+        rows = {
+            (start, group): None
+            for t, group, first in zip(columns.times, columns.groups, least, strict=True)
+            for start, _ in window.windows_of(t)
+            if start < first_open and (first is None or start >= first)
+        }
+        for row in rows:
+            late_events.note_revised(row, self.spec.values)
+
+    def _columns(self, chunk: Chunk, checks: TimeChecks, bad: list[Bad]) -> Columns:
         """Everything that folding needs; events that lack it are left out, with the reason in ``bad``."""
         wrong: dict[int, DecodeError] = {}
         spec = self.spec
@@ -141,10 +190,7 @@ class AggregateConsumer:
         else:
             groups, bad_groups = checked_group_keys(spec.by, self._read(chunk, spec.by, wrong))
             wrong.update(bad_groups)
-        times = chunk.times_ms
-        if spec.time is not None:
-            times, bad_times = times_ms_column(self._read(chunk, spec.time, wrong))
-            wrong.update(bad_times)
+        times = self._times(chunk, checks, wrong)
         wanted = None if self._where is None else self._wanted(chunk, self._where, wrong)
         values: list[list[Any] | None] = []
         for function, field in zip(spec.values.functions, self._fields, strict=True):
@@ -160,10 +206,35 @@ class AggregateConsumer:
         bad.extend(sorted(wrong.items()))
         return columns.select([index for index in range(len(chunk)) if index not in wrong])
 
+    def _times(self, chunk: Chunk, checks: TimeChecks, wrong: dict[int, DecodeError]) -> list[int]:
+        """The event times, all of them checked."""
+        times, name = self.read_times(chunk, wrong)
+        if name is None:
+            check_stamped(times, chunk.timestamps_ms, wrong)
+        else:
+            checks.check_column(chunk.topic, times, chunk.timestamps_ms, wrong, name)
+        return times
+
+    def read_times(self, chunk: Chunk, wrong: dict[int, DecodeError]) -> tuple[list[int], str | None]:
+        """(the event times as they are, the field or function that tells them if it isn't the decoder)."""
+        time = self.spec.time
+        if time is None:
+            return chunk.times_ms, None
+        if isinstance(time, TimeField):
+            name = time.path
+            values: Sequence[Any] = numbers_as_ms(self._read(chunk, name, wrong), time.unit)
+        else:
+            name = time if isinstance(time, str) else getattr(time, "__qualname__", repr(time))
+            values = self._read(chunk, time, wrong)
+        times, bad_times = times_ms_column(values, name)
+        for index, error in bad_times:
+            wrong.setdefault(index, error)
+        return times, name
+
     def _read(self, chunk: Chunk, field: Field, wrong: dict[int, DecodeError]) -> list[Any]:
         """The column of a field path or of somebody's function; where that raises, the event is bad."""
         if isinstance(field, str):
-            return chunk.column(field, self._getters[field])
+            return self.column(chunk, field)
         assert chunk.events is not None
         column: list[Any] = []
         for index, event in enumerate(chunk.events):

@@ -19,6 +19,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamflow.aggregates.row_values import RowFunctions
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW, Store
@@ -155,6 +156,11 @@ class LateEventStore:
     def correct(self, row: RowKey, revisions: int, state: object) -> None:
         """Sets a row's correction, as a whole state."""
         self._put((_ROW, self._text(row)), [revisions, state])
+
+    def note_revised(self, row: RowKey, values: RowFunctions) -> None:
+        """A row that was closed takes more events by itself: one revision more, and nothing to add to it."""
+        revisions, dumped = self.correction(row) or (0, values.dump(values.initial()))
+        self.correct(row, revisions + 1, dumped)
 
     def forget(self, rows: Iterable[RowKey]) -> None:
         """These rows have expired."""

@@ -50,6 +50,11 @@ class AggregatePartition:
         if self.revisions is not None:
             yield self.revisions.late_events.part
 
+    @property
+    def expired_to_ms(self) -> int | None:
+        """The watermark by which rows go. A partial stays as long as its partition may add to it."""
+        return self.progress.watermark_ms if self.sender is None else self.aggregate.passed_ms(self.progress)
+
     def open(self) -> None:
         """Its rows are whole: from now on its aggregate folds into them."""
         self.aggregate.hold(self.part, None if self.revisions is None else self.revisions.late_events)
@@ -62,7 +67,7 @@ class AggregatePartition:
         return self.sender.due(self.progress, self.lag(self.progress), self.clock_ms())
 
     def begin_cut(self) -> None:
-        self.part.begin_cut(self.progress.watermark_ms)
+        self.part.begin_cut(self.expired_to_ms)
         if self.revisions is not None:
             self.revisions.begin_cut()
 

@@ -7,6 +7,9 @@ state with the number of revisions. The owner (`Corrections`) merges it on read,
 in the checkpoint that also notes how many revisions it has told of. So a kill at any point loses no
 revision and tells of none twice.
 
+What comes in order to a window that only silence had closed (an idle tick) is folded as ever; its row is
+noted as revised by a correction that adds nothing, and so is told of in the same way.
+
 Only windows that begin at fixed times can be revised (tumbling, hopping): which sliding windows and sessions
 there are depends on the events themselves.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamflow.aggregates import Aggregate
+from streamflow.aggregates import Aggregate, Count
 from streamflow.errors import ConfigurationError
 from streamflow.state.panes import Pane
 from streamflow.state.sessions import SessionRow
@@ -13,6 +13,24 @@ from streamflow.windows.session import Part
 
 State = object
 """Of a row: only its functions know what it is."""
+
+
+def _check_values(values: object) -> None:
+    """Raises ConfigurationError, with what to write, for what is no aggregate function."""
+    named: Mapping[str, object] = values if isinstance(values, Mapping) else {"": values}
+    for name, value in named.items():
+        if isinstance(value, Aggregate):
+            continue
+        if isinstance(value, type) and issubclass(value, Aggregate):
+            shown, made = value.__name__, f"{value.__name__}({'' if value is Count else repr('field')})"
+            said = f"this is a class; write values={_within(name, made)}"
+        else:
+            shown, said = repr(value), "this is no aggregate such as Count() or Sum('field')"
+        raise ConfigurationError(f"values={_within(name, shown)}: {said}")
+
+
+def _within(name: str, text: str) -> str:
+    return f"{{{name!r}: {text}}}" if name else text
 
 
 class RowFunctions:
@@ -23,6 +41,7 @@ class RowFunctions:
     """
 
     def __init__(self, values: Aggregate | Mapping[str, Aggregate]) -> None:
+        _check_values(values)
         self.scalar = isinstance(values, Aggregate)
         self.names: tuple[str, ...] = ()
         self.functions: tuple[Aggregate, ...]
@@ -57,6 +76,10 @@ class RowFunctions:
             ]
             for group in seen
         }
+
+    def initial(self) -> State:
+        """The state of no events, which changes nothing that it is merged with."""
+        return self.functions[0].initial() if self.scalar else [each.initial() for each in self.functions]
 
     def copy(self, state: Any) -> Any:
         if self.scalar:

@@ -8,6 +8,7 @@ from typing import Any
 from streamflow.aggregates.functions.base import Field
 from streamflow.aggregates.row_values import PaneValues, RowFunctions, SessionValues
 from streamflow.aggregates.where import condition
+from streamflow.codecs.times import TimeField
 from streamflow.errors import ConfigurationError
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 from streamflow.windows.session import first_start
@@ -25,8 +26,9 @@ By = Key | Field | None
 class AggregateSpec:
     """A declared aggregate, apart from its rows.
 
-    ``time`` is a field path, or ``None``: the decoder's. ``where`` is a function of the event or the text
-    of a test (see `where`). ``store``: the URL of its store; empty: the setting's.
+    ``time`` is a field path, with its unit or in ms, a function of the event, or ``None``: the decoder's.
+    ``where`` is a function of the event or the text of a test (see `where`). ``store``: the URL of its store;
+    empty: the setting's.
     """
 
     name: str
@@ -34,13 +36,18 @@ class AggregateSpec:
     by: By
     window: Window | None
     values: RowFunctions
-    time: str | None = None
+    time: Field | TimeField | None = None
     where: Field | None = None
     emit_closed: str | None = None
     store: str = ""
     json_keys: bool = False  # by=Key(), where keys may be any JSON: kept like the groups of a field
 
     def __post_init__(self) -> None:
+        for option, value in (("by", self.by), ("window", self.window)):
+            if isinstance(value, type):
+                shown = value.__name__
+                cure = f"{option}={shown}({'' if value is Key else '...'})"
+                raise ConfigurationError(f"{self.name!r}: {option}={shown}: this is a class; write {cure}")
         if isinstance(self.where, str):
             condition(self.where)  # raises ConfigurationError, where it is declared
         taken = {"window_start", "window_end", "key", "revised"} & set(self.values.names)
@@ -77,13 +84,18 @@ class AggregateSpec:
 
     def describe(self) -> dict[str, Any]:
         """JSON description, to tell a changed declaration over old state."""
-        by = "key" if isinstance(self.by, Key) else getattr(self.by, "__qualname__", self.by)
+        by = "key" if isinstance(self.by, Key) else _named(self.by)
         window = self.window.describe() if self.window is not None else None
         return {
             "topic": self.topic,
             "by": by,
             "window": window,
             "values": self.values.describe(),
-            "time": self.time,
-            "where": getattr(self.where, "__qualname__", self.where),
+            "time": str(self.time) if isinstance(self.time, TimeField) else _named(self.time),
+            "where": _named(self.where),
         }
+
+
+def _named(field: Field | None) -> Any:
+    """A path, or a function's name."""
+    return getattr(field, "__qualname__", field)

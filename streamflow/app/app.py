@@ -18,6 +18,7 @@ from mode.utils.types.trees import NodeT
 from yarl import URL
 
 from streamflow.aggregates import Aggregate, Field
+from streamflow.aggregates.declaration import checked
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By
 from streamflow.app.agents.event_router import EventRouter
@@ -48,6 +49,7 @@ from streamflow.app.worker.sensors import Sensors
 from streamflow.app.worker.service import BootStrategy, EngineService
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec
+from streamflow.codecs.times import TimeField
 from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.errors import ConfigurationError
@@ -213,7 +215,7 @@ class App(faust.App, AppT):
         by: By,
         values: Aggregate | Mapping[str, Aggregate],
         window: Window | None = None,
-        time: str | None = None,
+        time: Field | TimeField | None = None,
         where: Field | None = None,
         emit_closed: str | ChannelT[Any] | None = None,
         store: str | URL | None = None,
@@ -221,7 +223,8 @@ class App(faust.App, AppT):
         """Declares a table that the engine folds by whole columns.
 
         ``by``: `Key()`, a field path, a function of the event, or None (one row for each window).
-        ``time``: the field of the event time; by default the model's own, else the record's timestamp.
+        ``time``: the field of the event time (a `TimeField`, where it is not in ms) or a function of the
+        event; by default the model's own field, else the record's timestamp.
         ``emit_closed``: the topic, or its name, that each closed row is written to, once.
         ``store``: ``"memory://"`` or ``"rocksdb://"``; by default the app's.
         """
@@ -232,12 +235,10 @@ class App(faust.App, AppT):
         if emit_closed is not None and not isinstance(emit_closed, str):
             emit_closed = emit_closed.get_topic_name()
         source = topic.source()
-        if time is not None and time == source.value.time_field:
-            time = None  # the decoder reads it already
         spec = AggregateSpec(
             name, source.name, by, window, RowFunctions(values), time, where, emit_closed, str(store or "")
         )
-        table = AggregateTable(spec)
+        table = AggregateTable(checked(spec, source.value))
         self._aggregates[name] = (table, topic)
         return table
 
@@ -292,6 +293,18 @@ class App(faust.App, AppT):
     def engine_settings(self) -> EngineSettings:
         return self.settings.engine_settings(self.conf.id)
 
+    def declared(self) -> dict[str, list[str]]:
+        """Kind -> names of what was declared, with what is told beside them."""
+
+        def shown(name: str, window: Window | None) -> str:
+            return name if window is None else f"{name} ({window.kind})"
+
+        return {
+            "agents": [f"{name} on {agent.channel}" for name, agent in self.agents.items()],
+            "tables": [shown(name, table.window) for name, table in self._own_tables.items()],
+            "aggregates": [shown(name, table.spec.window) for name, (table, _) in self._aggregates.items()],
+        }
+
     @property
     def running_engine(self) -> Engine | None:
         service = getattr(self, "engine_service", None)
@@ -323,7 +336,10 @@ class App(faust.App, AppT):
             keys[source.name] = source.key
             spec = spec_of(agent, source.name, self._failure_options[agent.name])
             engine.topology.add_agent(spec, source, *more)
-        key = keys[min(keys)] if keys else KeyCodec(str)
+        # Who writes a table is known later. Keys that are objects need their type to be read back, all others
+        # say what they are, so that the type of the objects is right for every table.
+        topics = sorted(keys, key=lambda topic: (not keys[topic].of_json, topic))
+        key = keys[topics[0]] if keys else KeyCodec(str)
         for table in self._own_tables.values():
             table.attach(engine, key)
         for aggregate, topic in self._aggregates.values():
@@ -459,6 +475,11 @@ class App(faust.App, AppT):
             await asyncio.wait(tasks, timeout=TASKS_END_S)
         await self._maybe_close_http_client()
         await self.disconnect()
+
+    def worker_init(self) -> None:
+        """A command has found the app: from here on `worker` is ours."""
+        import_module("streamflow.app.worker.command")
+        super().worker_init()
 
     def worker_init_post_autodiscover(self) -> None:
         self.on_worker_init.send()

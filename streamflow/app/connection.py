@@ -11,6 +11,7 @@ from streamflow.app.interface import AppT
 from streamflow.app.topics.producer import RecordProducer
 from streamflow.clock import SystemClock
 from streamflow.engine.engine import Engine
+from streamflow.engine.first_connection import first_connection
 from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Transport
 from streamflow.transports.connect import connect, scheme_of
@@ -58,7 +59,7 @@ class Connection:
                         "memory:// lives inside one worker: nothing can be sent to it from outside"
                     )
                 engine = Engine(self._app.engine_settings, self.transport(""), SystemClock())
-                await engine.transport.start()
+                await first_connection(engine.transport, engine.clock)
                 self._client = engine, RecordProducer(engine, self._app.conf.producer_max_request_size)
             return self._client
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, Unpack
 
 from faust.types import AppT as FaustAppT
@@ -153,6 +153,15 @@ class AppT(FaustAppT):
     @property
     @abstractmethod
     def exactly_once(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def broker_url(self) -> str:
+        """All brokers of one cluster, as one URL."""
+
+    @abstractmethod
+    def declared(self) -> Mapping[str, list[str]]:
+        """Kind -> names of what was declared."""
 
     @abstractmethod
     def prepare_engine(self, url: str = "", hooks: AssignmentHooks | None = None) -> Engine:

@@ -4,6 +4,7 @@ variable, the app's code, the default.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import fields
@@ -17,6 +18,8 @@ from streamflow.settings import Settings as EngineSettings
 from streamflow.web.settings import WebSettings
 
 BROKER_DEFAULT = "memory://"
+NEAR = 0.88
+"""How alike two names are of which one may be mistyped; of 1."""
 
 # What is otherwise than in Faust. Classes by their names, as Faust's own: a part may ask for its settings.
 DEFAULTS: Mapping[str, str | int] = {
@@ -96,6 +99,17 @@ class Settings(FaustSettings):
         if name == "web_port" and str(value) == "0":
             name, value = "_web_port", 0
         super().__setattr__(name, value)
+
+    @property
+    def mistyped(self) -> dict[str, str]:
+        """Variables STREAMFLOW_... that no setting has, and the nearest that there is.
+
+        Others are an app's own: nobody else can know them.
+        """
+        known = {PREFIX + name.upper() for name in (*self.SETTINGS, *KNOBS, *SHARED, *WEB)}
+        strange = sorted(name for name in self.env if name.startswith(PREFIX) and name not in known)
+        near = {name: difflib.get_close_matches(name, known, 1, NEAR) for name in strange}
+        return {name: found[0] for name, found in near.items() if found}
 
     @property
     def given(self) -> frozenset[str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import click
 
 from streamflow.errors import StreamflowError
+from streamflow.settings import version
 
 COMMANDS = {
     "demo": "A worker, a generator of events and a live dashboard; needs no broker.",
@@ -58,6 +58,6 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("streamflow"), prog_name="streamflow")
+@click.version_option(version(), prog_name="streamflow")
 def main() -> None:
     """Stream processing on Kafka: exactly once, in windows of event time, live in the browser."""

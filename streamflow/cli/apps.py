@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,13 +18,31 @@ app_option = click.option(
 
 def load(module: str) -> App:
     """Imports an app, the working directory included. Raises ClickException where there is none."""
+    name, _, attribute = module.partition(":")
     try:
         app: Any = find_app(module)
     except (ImportError, AttributeError) as exc:
-        raise click.BadParameter(f"{module}: {exc}", param_hint="-A") from exc
+        raise click.BadParameter(_why(name, attribute or "app", exc), param_hint="-A") from exc
     if not isinstance(app, App):
-        raise click.BadParameter(f"{module} is no streamflow.App", param_hint="-A")
+        raise click.BadParameter(f"{module} is no streamflow.App but {type(app).__name__}", param_hint="-A")
     return app
+
+
+def _why(module: str, attribute: str, exc: ImportError | AttributeError) -> str:
+    """What is wrong with ``MODULE:ATTRIBUTE``, and what would do."""
+    loaded = sys.modules.get(module)
+    if loaded is not None and not hasattr(loaded, attribute):
+        apps = [f"{module}:{name}" for name, value in vars(loaded).items() if isinstance(value, App)]
+        return f"module {module} has no {attribute!r}; its apps are: {', '.join(apps) or 'none'}"
+    if loaded is not None and not isinstance(getattr(loaded, attribute), App):
+        return f"{module}:{attribute} is no streamflow.App but {type(getattr(loaded, attribute)).__name__}"
+    missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+    if missing is None:
+        return f"{module} can't be imported: {exc}"
+    if not f"{module}.".startswith(f"{missing}."):
+        return f"{module} imports {missing}, which is not installed here"
+    where = f"in {Path.cwd()} or on the path (PYTHONPATH)"
+    return f"there is no module {missing} {where}; -A takes MODULE or MODULE:NAME, without .py"
 
 
 def override(app: App, **settings: object) -> None:

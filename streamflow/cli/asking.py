@@ -11,8 +11,10 @@ from urllib.request import Request, urlopen
 import click
 
 from streamflow.app.app import App
+from streamflow.web.security import APP_HEADER
 
 TIMEOUT_S = 10.0
+MISDIRECTED = 421
 
 url_option = click.option(
     "--url", metavar="URL", help="Any worker of the app; by default one on this machine."
@@ -33,7 +35,8 @@ def ask(app: App, url: str | None, *path: str, query: str = "", method: str = "G
     """The answer of ``GET /v1/path`` (or ``method``). Raises ClickException with what is wrong."""
     base = base_url(app, url)
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
-    headers = {"Accept": "application/json"}
+    # The port may be another app's: its worker refuses what is meant for this one.
+    headers = {"Accept": "application/json", APP_HEADER: quote(app.conf.id)}
     tokens = app.settings.web_settings().tokens
     if tokens:
         headers["Authorization"] = f"Bearer {tokens[0]}"
@@ -42,6 +45,8 @@ def ask(app: App, url: str | None, *path: str, query: str = "", method: str = "G
         with urlopen(request, timeout=TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S) as answer:
             return json.load(answer)
     except HTTPError as exc:
+        if exc.code == MISDIRECTED:
+            raise click.ClickException(f"{base}: {_detail(exc)}; name one of its workers with --url") from exc
         raise click.ClickException(_detail(exc)) from exc
     except (URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)

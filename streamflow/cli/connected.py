@@ -9,6 +9,7 @@ import click
 
 from streamflow.app.app import App
 from streamflow.engine.engine import Engine
+from streamflow.engine.first_connection import first_connection
 from streamflow.transports.base import Batch
 from streamflow.transports.connect import scheme_of
 
@@ -25,7 +26,7 @@ def needs_broker(app: App, command: str) -> None:
 async def engine_of(app: App) -> AsyncIterator[Engine]:
     """Everything declared, over a transport that is started."""
     engine = app.prepare_engine()
-    await engine.transport.start()
+    await first_connection(engine.transport, engine.clock)
     try:
         yield engine
     finally:

@@ -14,7 +14,7 @@ from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, needs_broker, whole_log
-from streamflow.engine.dead_letters import ADDED, dead_letter_topic
+from streamflow.engine.dead_letters import ADDED, CUT, dead_letter_topic
 from streamflow.engine.engine import Engine
 from streamflow.transports.base import Record
 
@@ -30,15 +30,21 @@ class Letter(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
     @property
     def place(self) -> str:
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
+    @property
+    def cut(self) -> str | None:
+        """How much there was of an event that did not fit as a whole; None for one that is here as it was."""
+        name, value = self.headers[-1]
+        return value.decode(errors="replace") if name == CUT and value is not None else None
+
     def fact(self, name: str) -> str:
         """One of the headers that were added when it was set aside; the newest, if there are several."""
-        found = [value for header, value in self.headers if header == name]
+        found = [value for header, value in self.headers if header == name and value is not None]
         return found[-1].decode(errors="replace") if found else ""
 
     def describe(self) -> dict[str, Any]:
@@ -49,6 +55,7 @@ class Letter(NamedTuple):
             "reason": self.fact("reason"),
             "error": self.fact("error"),
             "consumer": self.fact("consumer") or None,
+            "cut": self.cut,
             "key": None if self.key is None else self.key.decode(errors="replace"),
             "value": None if self.value is None else self.value.decode(errors="replace"),
         }
@@ -105,7 +112,7 @@ def replay(
     """Send dead letters to the topic and partition that they came from, as they were.
 
     PLACE is as `list` shows it. Every agent of that topic takes the event again, also one that has counted
-    it before; and what is replayed twice comes twice.
+    it before; and what is replayed twice comes twice. One that was too large to be kept whole is left out.
     """
     if bool(places) == everything:
         raise click.UsageError("name the places of the letters, or --all")
@@ -115,6 +122,10 @@ def replay(
     missing = sorted(set(places) - {each.place for each in letters})
     if missing:
         raise click.UsageError(f"there is no dead letter at {', '.join(missing)}")
+    for each in letters:
+        if each.cut is not None:
+            click.echo(f"{each.place} is left out: only its beginning was kept ({each.cut})", err=True)
+    letters = [each for each in letters if each.cut is None]
     if letters and not yes:
         click.confirm(f"Send {len(letters)} events again?", abort=True, err=True)
     asyncio.run(_send(app, [each.restored() for each in letters]))

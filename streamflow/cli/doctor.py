@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple
 
@@ -17,12 +18,16 @@ from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
 from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, whole_log
+from streamflow.clock import rfc3339
+from streamflow.codecs.times import look_like_seconds, seconds_sentence
 from streamflow.engine.engine import Engine
-from streamflow.errors import ConfigurationError, TransportError
+from streamflow.engine.internal_topics import deleting, to_compact
+from streamflow.errors import ConfigurationError, DecodeError, TransportError
+from streamflow.settings import DISTRIBUTION
 from streamflow.transports.connect import scheme_of
 from streamflow.web.settings import is_loopback
 
-PACKAGES = ("streamflow", "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
+PACKAGES = (DISTRIBUTION, "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
 RECORDS_LOOKED_AT_MAX = 20_000
 STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
@@ -115,6 +120,8 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
         topics.counts[name] = counts[name]
         yield Finding(f"topic {name}", "ok", f"{counts[name]} partitions")
         yield await _keys(engine, name, counts[name], records)
+        async for finding in event_findings(engine, name, counts[name], records):
+            yield finding
     for table in [*engine.topology.tables, *engine.topology.aggregates]:
         changelog = topics.changelog(table)
         found = (await transport.partition_counts([changelog])).get(changelog)
@@ -126,6 +133,10 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
             yield Finding(f"table {table}", "error", said)
         else:
             yield Finding(f"table {table}", "ok", f"{found} partitions")
+    there = await transport.partition_counts(engine.topology.state_topics())
+    for name, policy in sorted((await deleting(transport, there)).items()):
+        status: Literal["warning", "error"] = "warning" if "compact" in policy else "error"
+        yield Finding(f"topic {name}", status, to_compact(name, policy))
 
 
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:
@@ -153,3 +164,40 @@ async def _keys(engine: Engine, topic: str, partitions: int, records: int) -> Fi
         "miss them; another producer's partitioner can be set with `partitioner`"
     )
     return Finding(name, "error", said)
+
+
+async def event_findings(engine: Engine, topic: str, partitions: int, records: int) -> AsyncIterator[Finding]:
+    """Are the event times of today, and do events have the fields that are asked for?"""
+    newest: dict[str | None, int] = {}  # field, or None: the record's timestamp -> the newest time there
+    decoders = [decoder for decoder in engine.topology.decoders.values() if decoder.source.name == topic]
+    watches = {aggregate: aggregate.new_watch() for decoder in decoders for aggregate in decoder.aggregates}
+    seen = 0
+    async for batch in whole_log(engine, topic, partitions):
+        for decoder in decoders:
+            chunk = decoder.sample(batch)
+            seen += len(chunk)
+            _note(newest, decoder.source.value.time_field, chunk.times_ms)
+            for aggregate in decoder.aggregates:
+                watches[aggregate].see(partial(aggregate.column, chunk))
+                wrong: dict[int, DecodeError] = {}
+                times, field = aggregate.read_times(chunk, wrong)
+                if field is not None:
+                    _note(newest, field, [time for index, time in enumerate(times) if index not in wrong])
+        records -= len(batch.offsets)
+        if records <= 0:
+            break
+    for field, time_ms in newest.items():
+        name = f"times of {topic}" if field is None else f"times of {topic}: {field}"
+        if look_like_seconds([time_ms]):
+            yield Finding(name, "warning", seconds_sentence(field, time_ms))
+        else:
+            yield Finding(name, "ok", f"up to {rfc3339(time_ms)}")
+    for aggregate, watch in watches.items():
+        for use in watch.unseen if seen else ():
+            said = f"{use.said} is missing or null in each event that was looked at; is the name right?"
+            yield Finding(f"fields of {aggregate.spec.name}", "warning", said)
+
+
+def _note(newest: dict[str | None, int], field: str | None, times: Sequence[int]) -> None:
+    if times:
+        newest[field] = max(*times, newest.get(field, times[0]))

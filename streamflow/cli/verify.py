@@ -18,6 +18,7 @@ from streamflow.cli.asking import json_option
 from streamflow.clock import SystemClock
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
+from streamflow.engine.first_connection import first_connection
 from streamflow.state.progress import OUTCOMES
 from streamflow.transports.connect import scheme_of
 from streamflow.verify.agents import AgentVerifier, verify_agents
@@ -65,7 +66,7 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
             bar.update(task, description=f"recounting {source.name}")
             return AgentVerifier(engine.transport, engine.settings, clock, agent, source, progressed)
 
-        await engine.transport.start()
+        await first_connection(engine.transport, clock)
         try:
             if aggregate is None:
                 return await verify_agents(table, _writers(engine), of_agent)

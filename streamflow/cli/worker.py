@@ -25,6 +25,7 @@ WILDCARDS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}
 @click.option("-p", "--web-port", type=click.IntRange(0, 65_535), help="Of the web view; busy: an error.")
 @click.option("-b", "--web-bind", metavar="HOST", help="Address of the web view.")
 @click.option("--without-web", is_flag=True, help="No web view: other workers can't ask this one.")
+@click.option("-D", "--datadir", metavar="FOLDER", help="Where stores keep their files.")
 @click.option(
     "--processes",
     type=click.IntRange(1, PROCESSES_MAX),
@@ -36,13 +37,15 @@ def command(
     web_port: int | None,
     web_bind: str | None,
     without_web: bool,
+    datadir: str | None,
     processes: int | None,
 ) -> None:
     """Start a worker of an app; Ctrl-C or SIGTERM end it cleanly."""
     from faust.cli.faust import cli
 
     app = load(module)  # what is wrong with it is told in a sentence
-    arguments = ["--app", module, "worker", "--loglevel", loglevel]
+    folder = [] if datadir is None else ["--datadir", datadir]
+    arguments = ["--app", module, *folder, "worker", "--loglevel", loglevel]
     if web_bind is not None:
         arguments += ["--web-bind", web_bind]
     if without_web:

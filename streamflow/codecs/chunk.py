@@ -89,6 +89,25 @@ class Chunk:
             next_offset=self.next_offset,
         )
 
+    def between(self, first: int, last: int) -> Chunk:
+        """The events at the indexes from ``first`` to before ``last``; what lies behind them follows it."""
+        return Chunk(
+            self.topic,
+            self.partition,
+            offsets=self.offsets[first:last],
+            keys=self.keys[first:last],
+            events=None if self.events is None else self.events[first:last],
+            columns={path: column[first:last] for path, column in self.columns.items()},
+            times_ms=self.times_ms[first:last],
+            timestamps_ms=self.timestamps_ms[first:last],
+            raw=(
+                self.raw_keys[first:last],
+                self.raw_values[first:last],
+                None if self.headers is None else self.headers[first:last],
+            ),
+            next_offset=self.offsets[last] if last < len(self.offsets) else self.next_offset,
+        )
+
     def since(self, position: int) -> Chunk:
         """The part at and behind an offset: what a consumer at this position has not taken yet."""
         if not self.offsets or self.offsets[0] >= position:

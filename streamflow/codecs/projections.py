@@ -20,6 +20,7 @@ from streamflow.clock import EPOCH
 from streamflow.codecs.events import twin_fields, with_ms
 from streamflow.codecs.fields import datetime_of_ms, times_ms_column, walk
 from streamflow.codecs.reasons import Bad, are_utf8, number
+from streamflow.codecs.times import numbers_as_ms
 from streamflow.errors import DecodeError
 
 Columns = tuple[dict[str, list[Any]], list[int], list[Bad]]
@@ -36,6 +37,7 @@ class WholeModel(Protocol):
     value_type: Any
     value_bytes_max: int
     time_field: str | None
+    time_unit: str
     is_event: bool
 
     def decode(self, raw: bytes | None) -> object: ...
@@ -173,7 +175,9 @@ class ProjectionCodec:
         name = self._model.time_field
         if name is None:
             return list(timestamps_ms)
-        times, wrong = times_ms_column([getattr(row, name) for row in rows], name)
+        times, wrong = times_ms_column(
+            numbers_as_ms([getattr(row, name) for row in rows], self._model.time_unit), name
+        )
         bad.extend(wrong)
         return times
 

@@ -16,12 +16,14 @@ import msgspec
 import orjson
 
 from streamflow.clock import EPOCH
+from streamflow.codecs import model_paths
 from streamflow.codecs.canonical import trimmed
 from streamflow.codecs.event import Event
 from streamflow.codecs.events import encode_event, loose_decoder, ms_decoder
-from streamflow.codecs.fields import times_ms_column
+from streamflow.codecs.fields import time_ms, times_ms_column
 from streamflow.codecs.projections import ProjectionCodec
 from streamflow.codecs.reasons import Bad, are_utf8, check_utf8, decode_error, number
+from streamflow.codecs.times import TimeField, numbers_as_ms
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.transports.base import Batch
 
@@ -30,6 +32,10 @@ Column = tuple[list[Any], list[int], list[Bad]]
 """(events, event times in ms, what could not be read); a bad event is None and its time says nothing."""
 
 VALUE_BYTES_MAX = 1_048_576
+EVENT_READS_MS = (
+    "an Event reads whole numbers in `timestamp` as milliseconds; where they have another unit, declare a "
+    "msgspec.Struct with `timestamp: int` as the topic's value_type"
+)
 _UNTYPED = (None, object, Any)
 _NULLABLE = (None, object, Any, dict, bytes, str, int, float)
 _WHOLE = (None, object, Any, dict, bytes, str, int, float)
@@ -41,7 +47,7 @@ class ValueCodec:
 
     None is JSON of any shape, str UTF-8 text, bytes raw. ``time_field`` is the model's field of the
     event time, or ``None``: the record's own timestamp counts. A null value is bad input for a model
-    only. Raises ConfigurationError for a type that can't be decoded.
+    only; a `TimeField` there says its unit. Raises ConfigurationError for a type that can't be decoded.
     """
 
     def __init__(
@@ -55,14 +61,24 @@ class ValueCodec:
         self._make = make
         self.value_bytes_max = value_bytes_max
         self.name = "json" if value_type is None else str(getattr(value_type, "__name__", value_type))
-        self.time_field: str | None = getattr(value_type, "time_field", None)
         self.is_event = isinstance(value_type, type) and issubclass(value_type, Event)
+        self.time_field: str | None = None
+        self.time_unit = "ms"
+        self._take_time_field(getattr(value_type, "time_field", None))
         self._nullable = value_type in _NULLABLE
         # What msgspec skips over it does not check for UTF-8; a decoder of everything skips nothing.
         self._skips = value_type not in _WHOLE and value_type is not Event
         # The first one is tried on whole columns, and may change; the last one's errors count.
         self._decoders = self._make_decoders()
         self._first = self._decoders[0]
+
+    def _take_time_field(self, declared: str | TimeField | None) -> None:
+        if isinstance(declared, TimeField):
+            if self.is_event and declared.unit != "ms":
+                raise ConfigurationError(f"{self.name}.time_field: {EVENT_READS_MS}")
+            self.time_field, self.time_unit = declared.path, declared.unit
+        else:
+            self.time_field = declared
 
     def allow_null(self) -> None:
         """From now on a null value is an event for a model too: ``None``."""
@@ -192,7 +208,7 @@ class ValueCodec:
             stamps = [EPOCH if event is None else getattr(event, name) for event in events]
         else:
             stamps = [getattr(event, name) for event in events]
-        times, wrong = times_ms_column(stamps, name)
+        times, wrong = times_ms_column(numbers_as_ms(stamps, self.time_unit), name)
         bad.extend(wrong)
         return times
 
@@ -203,6 +219,16 @@ class ValueCodec:
         if isinstance(value, str) and self.value_type is str:
             return value.encode()
         return encode_value(value)
+
+    def lies_in_free_json(self, path: str) -> bool:
+        """May a value have this field, or not? False: each has it. Raises ConfigurationError: none can."""
+        return model_paths.lies_in_free_json(self.value_type, path)
+
+    def check_readable(self, raw: bytes | None) -> None:
+        """Will those who read the topic take this value? Raises DecodeError that says why not."""
+        event = self.decode(raw)
+        if event is not None and self.time_field is not None:
+            time_ms(getattr(event, self.time_field), self.time_field)
 
     def project(self, paths: Sequence[str]) -> ProjectionCodec | None:
         """Decodes these paths only, or ``None`` where the model can't be taken apart."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.codecs.chunk import Chunk
+from streamflow.engine.oldest_taken import OldestTaken
 from streamflow.processing.agent import AgentRunner
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.checkpointable import Checkpointable
@@ -62,6 +64,7 @@ class ActiveAssignment:
         self._clock_ms = clock_ms
         self._cut: Cut | None = None  # the one in flight
         self._cut_progress: list[Progress] = []  # copies of what it makes durable
+        self._oldest = OldestTaken()
         self._hurry = False
         self._records_between = records_between
 
@@ -88,6 +91,16 @@ class ActiveAssignment:
     def dispatched(self, records: int) -> None:
         """So many records of it are with their consumers."""
         self.taken += records
+
+    def took(self, name: str, consumer: str, chunk: Chunk) -> None:
+        """A consumer, shown by this name, has got a chunk, or has it waiting."""
+        progress = self.progress.get((consumer, chunk.topic, chunk.partition))
+        if progress is not None and chunk.timestamps_ms:
+            self._oldest.took(name, progress, chunk.next_offset, min(chunk.timestamps_ms))
+
+    def forget_taken(self) -> None:
+        """For whoever makes no checkpoints."""
+        self._oldest = OldestTaken()
 
     def full(self, records: int, value_bytes: int) -> bool:
         """Has so much been taken since the newest cut?"""
@@ -142,6 +155,7 @@ class ActiveAssignment:
         cut.sent.extend(self.closing_sends)
         cut.dead_letters.extend(self.dead_letters)
         cut.declarations.extend(self.declarations)
+        self._oldest.cut()
         for progress in self.progress.values():
             if (changed := progress.cut()) is not None:
                 self._cut_progress.append(changed)
@@ -177,6 +191,10 @@ class ActiveAssignment:
             if future is not None and not future.done():
                 future.set_result(record)
         return [changes for changes in seen if changes]
+
+    def durable(self) -> list[tuple[str, int]]:
+        """Of each chunk that became durable meanwhile: who took it, and its oldest record's timestamp."""
+        return self._oldest.durable()
 
     def show(self, durable: Iterable[Progress]) -> None:
         """Takes copies of progress that is durable now."""

@@ -294,8 +294,11 @@ class AssignmentBuilder:
 
     def _check_declarations(self, active: ActiveAssignment) -> None:
         """Old state under a changed declaration would be read as something that it is not."""
-        for name, aggregate in self._topology.aggregates.items():
-            now = aggregate.spec.describe()
+        topology = self._topology
+        described = {name: ("table", table.describe()) for name, table in topology.tables.items()}
+        for name, aggregate in topology.aggregates.items():
+            described[name] = "aggregate", aggregate.spec.describe()
+        for name, (kind, now) in described.items():
             before = self._board.declarations.get(name)
             if before is None:
                 key = orjson.dumps(["declaration", name])
@@ -307,6 +310,6 @@ class AssignmentBuilder:
                     if before.get(field) != orjson.loads(orjson.dumps(now.get(field)))
                 )
                 raise ConfigurationError(
-                    f"aggregate {name!r} is declared otherwise than its state was made ({differs}); "
+                    f"{kind} {name!r} is declared otherwise than its state was made ({differs}); "
                     "give it another name, or start anew with `streamflow reset`"
                 )

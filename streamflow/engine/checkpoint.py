@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.trouble import Trouble
 from streamflow.errors import CommitAborted, RecordRefused
 from streamflow.state.committed import CommittedChanges
 from streamflow.transports.base import Commit, Record, TopicPartition, Transport
@@ -50,6 +51,7 @@ class Checkpoint:
         self._on_cut = on_cut
         self._on_committed = on_committed
         self._refused = refused
+        self._trouble = Trouble(logger, clock, "checkpoints are aborted")
         self._attempts_max: int | None = None
         self._lock = asyncio.Lock()
         self._committed: dict[TopicPartition, int] = {}
@@ -107,7 +109,9 @@ class Checkpoint:
         while True:
             attempt += 1
             try:
-                return await self._transport.commit(commit)
+                written = await self._transport.commit(commit)
+                self._trouble.worked()
+                return written
             except RecordRefused as exc:
                 # It had no effect either, and would never have one: the cut goes on without those records.
                 commit = replace(commit, records=self._refused(commit.records, exc))
@@ -116,6 +120,6 @@ class Checkpoint:
                 # It had no effect: the very same cut is tried again, while work goes on over it.
                 if self._attempts_max is not None and attempt >= self._attempts_max:
                     raise
-                logger.warning("checkpoint aborted, trying again in %d ms: %s", wait_ms, exc)
+                self._trouble.failed(exc)
             await self._clock.sleep_ms(wait_ms)
             wait_ms = min(wait_ms * 2, RETRY_MAX_MS)

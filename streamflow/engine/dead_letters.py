@@ -15,9 +15,15 @@ from streamflow.transports.base import Batch, Headers, Record
 
 SUFFIX = "-dead-letters"
 EXTRA_BYTES = 64 * 1024
-"""How much larger than the source's a record of a dead-letter topic may be: room for the added headers."""
+"""How much larger than its source's a record of a dead-letter topic may be: room for the added headers."""
 ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error", "consumer")
 """The headers that are added, behind the event's own and in this order."""
+CUT = "cut"
+"""The last header of a letter that did not fit as a whole: how much there was."""
+FIRST_BYTES = 16 * 1024
+"""What is kept of the value of a letter that does not fit"""
+LEAST_BYTES = 256
+"""What is kept of anything where that does not fit either"""
 _ERROR_CHARACTERS_MAX = 2_000
 
 
@@ -53,6 +59,36 @@ def dead_letter(
     if consumer is not None:
         added.append(("consumer", consumer.encode()))
     return Record(target, partition % partitions, key, value, (*headers, *added))
+
+
+def is_letter(record: Record) -> bool:
+    return any(name == ADDED[0] for name, _ in record.headers)
+
+
+def place_of(letter: Record) -> str:
+    """Where its event lies."""
+    facts = dict(letter.headers)  # of several the newest: the one that was added here
+    topic, partition, offset = ((facts[name] or b"").decode() for name in ADDED[:3])
+    return f"{topic}[{partition}]@{offset}"
+
+
+def shortened(letter: Record) -> Record | None:
+    """A letter that did not fit, with less in it: the first bytes of its value; then little of anything.
+
+    None when there is nothing left to leave out.
+    """
+    key, value, headers = letter.key, letter.value, tuple(letter.headers)
+    if headers[-1][0] != CUT:
+        sizes = f"value of {len(value or b'')} bytes, key of {len(key or b'')} bytes"
+        kept = min(FIRST_BYTES, len(value or b"") // 2)
+        return letter._replace(value=value and value[:kept], headers=(*headers, (CUT, sizes.encode())))
+    begin = max(index for index, (name, _) in enumerate(headers) if name == ADDED[0])
+    least = letter._replace(
+        key=key and key[:LEAST_BYTES],
+        value=value and value[:LEAST_BYTES],
+        headers=tuple((name, fact and fact[:LEAST_BYTES]) for name, fact in headers[begin:]),
+    )
+    return None if least == letter else least
 
 
 def sentence(error: BaseException) -> str:
@@ -112,7 +148,6 @@ class DeadLetterQueue:
     def give_up(self, agent: AgentRunner, chunk: Chunk, index: int, exc: BaseException) -> None:
         """An agent sets an event aside. Raises ``exc`` where it has no topic for that."""
         reason = getattr(exc, "reason", "agent-failed")
-        self._metrics.events_failed_total.labels(agent.spec.name, type(exc).__name__).inc()
         place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
         logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
         if agent.spec.dead_letter is None:

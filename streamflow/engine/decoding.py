@@ -8,8 +8,10 @@ from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs import KeyCodec, ProjectionCodec, ValueCodec
+from streamflow.codecs.chunk import Chunk
 from streamflow.errors import DecodeError
 from streamflow.processing.agent import AgentRunner
+from streamflow.transports.base import Batch
 
 KEYS_REMEMBERED_MAX = 1 << 18
 """Decoded keys remembered for each partition; the cache is emptied when it is full."""
@@ -98,6 +100,11 @@ class Decoder:
     projection: ProjectionCodec | None = None
     key_caches: dict[int, KeyCache] = field(default_factory=dict)
 
+    def feeds(self, consumer: str) -> bool:
+        """Does it decode for this one?"""
+        agents = (agent.spec.consumer for agent in self.agents)
+        return consumer in agents or consumer in (one.spec.consumer for one in self.aggregates)
+
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""
         self.projection = None
@@ -106,3 +113,22 @@ class Decoder:
             return
         paths = sorted({path for paths in wanted if paths is not None for path in paths})
         self.projection = self.source.value.project(paths)
+
+    def sample(self, batch: Batch) -> Chunk:
+        """What can be read of a batch, without its keys: for a look at the events from outside."""
+        events, times, bad = self.source.value.decode_batch(batch)
+        nothing: list[Any] = [None] * len(times)
+        chunk = Chunk(
+            batch.topic,
+            batch.partition,
+            offsets=batch.offsets,
+            keys=nothing,
+            events=events,
+            columns={},
+            times_ms=times,
+            timestamps_ms=batch.timestamps_ms,
+            raw=(nothing, nothing, None),
+            next_offset=batch.next_offset,
+        )
+        wrong = {index for index, _ in bad}
+        return chunk.select([index for index in range(len(times)) if index not in wrong]) if wrong else chunk

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs.chunk import Chunk
+from streamflow.codecs.times import TimeChecks
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.decoding import KeyCache
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
 from streamflow.processing.agent import AgentRunner
-from streamflow.settings import Settings
 from streamflow.state.progress import Progress
 from streamflow.transports.base import Batch
 
@@ -31,36 +30,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Limits:
-    """What makes an event time bad input, besides its form."""
-
-    timestamp_min_ms: int
-    timestamp_max_ms: int
-    future_max_ms: int | None = None
-
-    @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        future_s = settings.future_max_s
-        future_ms = None if future_s is None else int(future_s * 1_000)
-        return cls(settings.timestamp_min_ms, settings.timestamp_max_ms, future_ms)
-
-
 class Dispatcher:
-    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions."""
+    """Routes batches to the decoders of their topic. ``places`` is topic, raw keys -> their partitions.
+
+    ``clock_ms`` is a monotonic time.
+    """
 
     def __init__(
         self,
         decoders: list[Decoder],
-        limits: Limits,
+        times: TimeChecks,
         metrics: Metrics,
         places: Callable[[str, Sequence[bytes]], Sequence[int]],
+        clock_ms: Callable[[], float],
     ) -> None:
         self.decoders: dict[str, list[Decoder]] = {}
         self.add(decoders)
-        self._limits = limits
+        self._times = times
         self._metrics = metrics
         self._places = places
+        self._clock_ms = clock_ms
         self._misrouted_warned: set[str] = set()
 
     def add(self, decoders: Iterable[Decoder]) -> None:
@@ -83,6 +72,7 @@ class Dispatcher:
                 self._fold(aggregate, chunk, active, dead_letters)
             for agent in decoder.agents:
                 agent.offer(chunk)
+                active.took(agent.spec.name, agent.spec.consumer, chunk)
                 if agent.full():
                     full.append(agent)
         count = len(batch.offsets)
@@ -101,7 +91,12 @@ class Dispatcher:
         progress = active.progress[spec.consumer, chunk.topic, chunk.partition]
         late = progress.counters.get("late", 0)
         rest = chunk.since(progress.position)
-        for index, error in aggregate.take(rest, progress):
+        began_ms = self._clock_ms()
+        bad = aggregate.take(rest, progress, self._times)
+        self._metrics.batch_seconds.labels(spec.name).observe((self._clock_ms() - began_ms) / 1_000)
+        self._metrics.events_processed_total.labels(spec.name).inc(len(rest) - len(bad))
+        active.took(spec.name, spec.consumer, rest)
+        for index, error in bad:
             dead_letters.add_bad(rest, index, error, spec.consumer)
         late = progress.counters.get("late", 0) - late
         if late:
@@ -121,7 +116,7 @@ class Dispatcher:
             events, times, bad_values = source.value.decode_batch(batch)
         for index, error in bad_values:
             bad.setdefault(index, error)
-        self._check_times(times, batch, bad)
+        self._times.check_column(batch.topic, times, batch.timestamps_ms, bad, source.value.time_field)
         chunk = Chunk(
             batch.topic,
             batch.partition,
@@ -164,20 +159,3 @@ class Dispatcher:
                 batch.topic,
                 batch.partition,
             )
-
-    def _check_times(self, times: list[int], batch: Batch, bad: dict[int, DecodeError]) -> None:
-        """Invariant of everything below: an event time lies in the range, so one absurd one moves nothing."""
-        limits = self._limits
-        if not times:
-            return
-        low, high = limits.timestamp_min_ms, limits.timestamp_max_ms
-        if not (low <= min(times) and max(times) < high):
-            for index, time_ms in enumerate(times):
-                if not low <= time_ms < high and index not in bad:
-                    bad[index] = DecodeError("bad-timestamp", f"event time {time_ms} ms is out of range")
-        if limits.future_max_ms is not None:
-            for index, (time_ms, stamp_ms) in enumerate(zip(times, batch.timestamps_ms, strict=True)):
-                if time_ms > stamp_ms + limits.future_max_ms and index not in bad:
-                    bad[index] = DecodeError(
-                        "bad-timestamp", f"event time lies {time_ms - stamp_ms} ms ahead of the record's own"
-                    )

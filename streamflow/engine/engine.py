@@ -14,8 +14,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 from streamflow.clock import Clock, sleep_unless
+from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.dispatch import Dispatcher, Limits
+from streamflow.engine.dispatch import Dispatcher
+from streamflow.engine.first_connection import first_connection
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
 from streamflow.engine.idleness import idle_ticks
 from streamflow.engine.internal_topics import refuse_foreign_rows
@@ -23,6 +25,7 @@ from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
+from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.window_expiry import close_windows
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.metrics import Metrics
@@ -87,8 +90,12 @@ class Engine:
             listener=self._listeners,
             fail=self.fail,
         )
+        self.watch = BrokerWatch(transport, clock, logger, lambda: self.topology.topics.progress)
+        self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
-        self._dispatcher = Dispatcher([], Limits.of(settings), self.metrics, self.topology.topics.places)
+        times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
+        places = self.topology.topics.places
+        self._dispatcher = Dispatcher([], times, self.metrics, places, clock.monotonic_ms)
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()
@@ -116,7 +123,7 @@ class Engine:
         topology, transport, topics = self.topology, self.transport, self.topology.topics
         self._stores.check([table.spec.store for table in topology.tables.values()])
         self._stores.check([aggregate.spec.store for aggregate in topology.aggregates.values()])
-        await transport.start()
+        await first_connection(transport, self.clock, self.settings.broker_wait_s)
         await topics.create(transport)
         await topology.start_early(transport)
         topology.size_tables()
@@ -124,7 +131,11 @@ class Engine:
             await refuse_foreign_rows(transport, topics, topology.tables)
         await topics.create(transport)
         self._dispatcher.add(topology.decoders.values())
-        self._tail = tail = LogTail(transport.log_reader(), self._on_tail)
+        self._tail = tail = LogTail(
+            transport.log_reader(),
+            self._on_tail,
+            Trouble(logger, self.clock, "what others wrote can't be read"),
+        )
         self.rebalance.prepare(tail, self.board)
         tail.follow((topics.progress, p) for p in range(topics.partitions(topics.progress)))
         tail.follow(global_logs(topology.tables[name].spec for name in topology.global_tables))
@@ -132,6 +143,7 @@ class Engine:
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         self._spawn(self.rebalance.standbys.run(), "standbys")
+        self._spawn(self.watch.run(), "watch")
         await self.rebalance.join(url)
 
     async def extend(self) -> None:
@@ -201,9 +213,10 @@ class Engine:
             try:
                 batches = await self.transport.fetch(self.settings.fetch_wait_ms)
             except TransportError as exc:
-                logger.warning("fetching failed, trying again: %s", exc)
+                self._fetching.failed(exc)
                 await self.clock.sleep_ms(FETCH_RETRY_MS)
                 continue
+            self._fetching.worked()
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came
             # then came from there.
             active = self.active
@@ -255,7 +268,9 @@ class Engine:
         rebalance, gate = self.rebalance, self.topology.gate
         active, checkpoint = rebalance.active, rebalance.checkpoint
         if not self.live or active is None or checkpoint is None:
+            self.watch.commit_due(due=False)
             return
+        self.watch.commit_due(due=active.due())
         for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
@@ -272,6 +287,7 @@ class Engine:
             if active.due():
                 self._hooks.committing()
             written = await checkpoint.run()
+            self.watch.commit_due(due=False)
             gate.checkpointed(written=written)
             if written:
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from streamflow.engine.dead_letters import EXTRA_BYTES
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, TransportError
 from streamflow.partitioner import partitions_of
 from streamflow.state.restore import end_of_logs
 from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
+
+RECORD_BYTES_DEFAULT = 1_048_588
+"""What a topic takes where there are limits and nobody tells this one"""
 
 
 class Topics:
@@ -24,6 +27,8 @@ class Topics:
         self._partitioner = partitioner
         self._partitions_default = partitions_default
         self._wanted: dict[str, TopicSpec] = {}
+        self._of_state: set[str] = set()  # topics that hold what the app must not lose
+        self._letters_of: dict[str, set[str]] = {}  # dead-letter topic -> its sources
         self._keyless = 0
 
     @property
@@ -68,16 +73,29 @@ class Topics:
         partitions: int | None = None,
         *,
         compacted: bool = False,
-        dead_letters: bool = False,
+        letters_of: str | None = None,
         retention_ms: int | None = None,
     ) -> None:
-        """Notes a topic that has to be there; what was asked for first holds."""
+        """Notes a topic that has to be there; what was asked for first holds.
+
+        ``letters_of``: a topic whose events may be set aside in it.
+        """
+        if letters_of is not None:
+            self._letters_of.setdefault(name, set()).add(letters_of)
         if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
-            record_bytes_max = 1_048_588 + EXTRA_BYTES if dead_letters else None
-            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms, record_bytes_max)
+            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms)
+
+    def want_state(self, name: str, partitions: int) -> None:
+        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted."""
+        self._of_state.add(name)
+        self.want(name, partitions, compacted=True)
 
     async def create(self, transport: Transport) -> None:
-        """Learns the partitions of the wanted topics, and creates those that are missing."""
+        """Learns the partitions of the wanted topics, and creates those that are missing.
+
+        Raises TransportError for one that is made and does not show, ConfigurationError for one with another
+        number of partitions than it has to have.
+        """
         wanted, self._wanted = self._wanted, {}
         self.counts.update(await transport.partition_counts(wanted))
         missing = [
@@ -86,17 +104,43 @@ class Topics:
             if spec.name not in self.counts
         ]
         if missing:
+            missing = await self._with_room_for_letters(missing, transport)
             await transport.create_topics(missing)
             self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
         if isinstance(transport, KnowsLimits):
             self.limits.update(await transport.record_limits(wanted))
+        await refuse_deleting(transport, self._of_state & wanted.keys())
         for spec in wanted.values():
             found = self.counts.get(spec.name, 0)
+            if not found:
+                # Unknown is not another number: only time helps, and nothing is to be deleted for it.
+                raise TransportError(
+                    f"topic {spec.name!r} was created, and the broker does not show it yet: start again"
+                )
             if spec.compacted and spec.partitions and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
                     "source topic was given another number; `streamflow reset` starts anew"
                 )
+
+    async def _with_room_for_letters(
+        self, specs: Sequence[TopicSpec], transport: Transport
+    ) -> list[TopicSpec]:
+        """Dead-letter topics take what their sources take, and the added headers."""
+        letters = {spec.name: self._letters_of[spec.name] for spec in specs if spec.name in self._letters_of}
+        if not letters or not isinstance(transport, KnowsLimits):
+            return list(specs)  # no topic has a limit there
+        limits = await transport.record_limits(set().union(*letters.values()))
+        return [
+            replace(
+                spec,
+                record_bytes_max=EXTRA_BYTES
+                + max(limits.get(source, RECORD_BYTES_DEFAULT) for source in letters[spec.name]),
+            )
+            if spec.name in letters
+            else spec
+            for spec in specs
+        ]
 
     async def look_up(self, transport: Transport, names: Iterable[str]) -> None:
         """Learns of topics that are there already."""
@@ -116,6 +160,33 @@ class Topics:
         raise ConfigurationError(
             f"{what} can't take its number of partitions from the agents' topics ({found}); say partitions="
         )
+
+
+async def deleting(transport: Transport, topics: Iterable[str]) -> dict[str, str]:
+    """topic -> its policy, of those whose old records the broker deletes, as far as it tells."""
+    policies = await transport.cleanup_policies(topics)
+    return {topic: policy for topic, policy in policies.items() if "delete" in policy}
+
+
+def to_compact(topic: str, policy: str) -> str:
+    """What is wrong with a topic that holds state, and what to do."""
+    return (
+        f"topic {topic!r} holds this app's state and its cleanup.policy is {policy!r}: the broker deletes "
+        "what is older than the topic's retention.ms, and rows or positions with it. Set "
+        "cleanup.policy=compact (Kafka: `kafka-configs.sh --alter --entity-type topics --entity-name "
+        f"{topic} --add-config cleanup.policy=compact`), or let `streamflow reset` delete it: the next "
+        "worker makes it anew"
+    )
+
+
+async def refuse_deleting(transport: Transport, topics: Iterable[str]) -> None:
+    """Raises ConfigurationError for topics of state that are not compacted.
+
+    What is compacted and deleted from is taken: stock Faust makes the changelogs of windowed tables so.
+    """
+    for topic, policy in sorted((await deleting(transport, topics)).items()):
+        if "compact" not in policy:
+            raise ConfigurationError(to_compact(topic, policy))
 
 
 async def refuse_foreign_rows(transport: Transport, topics: Topics, tables: Iterable[str]) -> None:

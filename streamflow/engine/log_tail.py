@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 
+from streamflow.engine.trouble import Trouble
 from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, LogReader, TopicPartition
-
-logger = logging.getLogger(__name__)
 
 READ_WAIT_MS = 100
 
@@ -17,10 +15,11 @@ READ_WAIT_MS = 100
 class LogTail:
     """One reader over a changing set of partitions; each keeps its position while it is followed.
 
-    ``on_batch`` is told every batch, in order; it must not block.
+    ``on_batch`` is told every batch, in order; it must not block. ``trouble`` is told what fails meanwhile.
     """
 
-    def __init__(self, reader: LogReader, on_batch: Callable[[Batch], None]) -> None:
+    def __init__(self, reader: LogReader, on_batch: Callable[[Batch], None], trouble: Trouble) -> None:
+        self._trouble = trouble
         self._reader = reader
         self._on_batch = on_batch
         self._positions: dict[TopicPartition, int] = {}
@@ -58,8 +57,9 @@ class LogTail:
         while True:
             try:
                 await self._read_once()
+                self._trouble.worked()
             except TransportError as exc:
-                logger.warning("can't read what other workers wrote, trying again: %s", exc)
+                self._trouble.failed(exc)
                 self._changed = True  # it may have been the assigning that failed
                 await asyncio.sleep(READ_WAIT_MS / 1_000)
 

@@ -40,7 +40,7 @@ class PartitionTask:
         """The watermark up to which windows have expired, as it was checkpointed."""
         for aggregate_partition in self.aggregate_partitions:
             if part in aggregate_partition.parts():
-                return aggregate_partition.progress.watermark_ms
+                return aggregate_partition.expired_to_ms
         return next(progress.watermark_ms for _, held, progress in self.tables if held is part)
 
     def into(self, active: ActiveAssignment, now_ms: float) -> None:

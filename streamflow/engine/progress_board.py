@@ -30,6 +30,7 @@ class ProgressBoard:
 
     def __init__(self) -> None:
         self._seen: dict[ProgressKey, _Seen] = {}
+        self._writers: dict[str, frozenset[str]] = {}
         self.declarations: dict[str, Any] = {}  # aggregate -> its description when its state was made
 
     def read_batch(self, batch: Batch, now_ms: float) -> None:
@@ -51,6 +52,12 @@ class ProgressBoard:
         moved = before is None or before.progress.position != progress.position
         moved_ms = now_ms if before is None or moved else before.moved_ms
         self._seen[at] = _Seen(progress, moved_ms)
+        if progress.writers:
+            self._writers[progress.consumer] = self.writers(progress.consumer).union(progress.writers)
+
+    def writers(self, table_consumer: str) -> frozenset[str]:
+        """The consumers that have written to any partition of a table, by its own consumer's name."""
+        return self._writers.get(table_consumer, frozenset())
 
     def get(self, consumer: str, topic: str, partition: int) -> Progress | None:
         """The checkpointed progress, or ``None`` where there is none yet. Not to be changed."""

@@ -299,4 +299,7 @@ class Rebalance:
             self._store_manager.mark_fresh(
                 (part.spec.name, part.partition) for part in self.active.table_partitions()
             )
+            now_ms, seconds = self._clock.now_ms(), self._metrics.end_to_end_seconds
+            for name, timestamp_ms in self.active.durable():
+                seconds.labels(name).observe(max(0, now_ms - timestamp_ms) / 1_000)
         self._listener.on_committed(changes)

@@ -2,8 +2,9 @@
 
 What an agent sent is replaced, in the very same cut, by a dead letter of the event for which it was
 sent: so the position that passes the event and the letter that tells of it are durable together. The
-event's writes stand: later events have built on them. One of streamflow's own cannot be left out without
-breaking what the checkpoint promises, so it ends the worker, with what it would take.
+event's writes stand: later events have built on them. A dead letter that is too large itself is kept as its
+place, its headers and its first bytes. Another record of streamflow's own cannot be left out without breaking
+what the checkpoint promises, so it ends the worker, with what it would take.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Sequence
 
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.dead_letters import DeadLetterQueue
+from streamflow.engine.dead_letters import DeadLetterQueue, is_letter, place_of, shortened
 from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
 from streamflow.state.event_context import SendPromise
 from streamflow.transports.base import Record
@@ -34,10 +35,11 @@ def set_aside(
         raise refusal
     instead = list(records)
     for index, why in refusal.refused.items():
-        sent = active.sent_at(index)
+        sent, record = active.sent_at(index), records[index]
         promise = None if sent is None else sent[2]
-        if sent is None or sent[1] is not records[index] or not isinstance(promise, SendPromise):
-            raise ConfigurationError(_of_our_own(active, records[index], why)) from why
+        if sent is None or sent[1] is not record or not isinstance(promise, SendPromise):
+            instead[index] = _shorter(active, record, why)
+            continue
         instead[index] = _letter(active, dead_letters, promise, why)
         if not promise.done():
             promise.set_exception(why)
@@ -55,6 +57,23 @@ def _letter(
     place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
     logger.warning("agent %s: what it sent for %s is refused: %s", agent.spec.name, place, why)
     return dead_letters.letter(chunk, index, why.reason, why, agent.spec.name, agent.spec.dead_letter)
+
+
+def _shorter(active: ActiveAssignment, record: Record, why: RecordRefused) -> Record:
+    """A dead letter with less in it. Raises ConfigurationError for all other records of streamflow's own."""
+    too_large = isinstance(why, RecordTooLarge) and is_letter(record)
+    shorter = shortened(record) if too_large else None
+    if shorter is None:
+        raise ConfigurationError(_of_our_own(active, record, why)) from why
+    logger.warning(
+        "the dead letter of %s is larger than topic %s takes (%s): its place and the first %d bytes of its"
+        " value are kept; raise that topic's max.message.bytes for those to come",
+        place_of(record),
+        record.topic,
+        why,
+        len(shorter.value or b""),
+    )
+    return shorter
 
 
 def _of_our_own(active: ActiveAssignment, record: Record, why: RecordRefused) -> str:
@@ -79,4 +98,4 @@ def _owner(active: ActiveAssignment, record: Record) -> str:
             return f"table {spec.name!r} (a closed row)"
         if aggregate_partition.sender is not None and aggregate_partition.sender.topic == record.topic:
             return f"table {spec.name!r} (partial results)"
-    return "a dead letter" if any(n == "source-topic" for n, _ in record.headers) else "the app's progress"
+    return "a dead letter" if is_letter(record) else "the app's progress"

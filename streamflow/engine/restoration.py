@@ -16,6 +16,7 @@ from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.engine.partition_task import PartitionTask
+from streamflow.engine.trouble import Trouble
 from streamflow.errors import TransportError
 from streamflow.metrics import Metrics
 from streamflow.state.restore import missing, restore
@@ -56,6 +57,7 @@ class Restoration:
         self._transport = transport
         self._clock = clock
         self._metrics = metrics
+        self._trouble = Trouble(logger, clock, "recovery fails")
         self._steps = steps
 
     async def run(
@@ -86,6 +88,7 @@ class Restoration:
             except TransportError as exc:
                 await self._again(exc)
             else:
+                self._trouble.worked()
                 return built
 
     async def _restore_all(
@@ -109,6 +112,7 @@ class Restoration:
                     await self._restore_wave(wave, ends, ready, report)
                 except TransportError as exc:
                     await self._again(exc)
+        self._trouble.worked()
         report.end()
 
     async def _restore_wave(
@@ -137,7 +141,7 @@ class Restoration:
             await reader.close()
 
     async def _again(self, exc: TransportError) -> None:
-        logger.warning("recovery failed, trying again: %s", exc)
+        self._trouble.failed(exc)
         await self._clock.sleep_ms(RETRY_WAIT_MS)
 
 

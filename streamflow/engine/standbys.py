@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
+from streamflow.engine.trouble import Trouble
 from streamflow.errors import TransportError
 from streamflow.metrics import Metrics
 from streamflow.state.partition import TablePartition, TableSpec
@@ -42,6 +43,7 @@ class Standbys:
         self._store_manager = store_manager
         self._clock = clock
         self._metrics = metrics
+        self._trouble = Trouble(logger, clock, "standbys can't be kept up to date")
         self._places: Sequence[Place] = ()
         self._changed = asyncio.Event()
         self.parts: Parts = {}
@@ -69,7 +71,7 @@ class Standbys:
             try:
                 await self._keep_up(reader, places)
             except TransportError as exc:
-                logger.warning("can't keep standbys up to date, trying again: %s", exc)
+                self._trouble.failed(exc)
                 await self._clock.sleep_ms(RETRY_WAIT_MS)
             finally:
                 await reader.close()
@@ -113,6 +115,7 @@ class Standbys:
         ends = await end_of_logs(self._transport, parts)
         if self._places is not places:
             return
+        self._trouble.worked()
         self._metrics.standby_records_behind.set(missing(parts, ends))
         self._store_manager.mark_fresh(
             (part.spec.name, part.partition)

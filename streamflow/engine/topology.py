@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamflow.aggregates.closed_rows import closed_row
+from streamflow.aggregates.declaration import free_fields
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
@@ -23,6 +24,7 @@ from streamflow.partitioner import partitioner_named
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.agent_tasks import have_begun
+from streamflow.processing.event_queue import AgentListener
 from streamflow.processing.gate import Gate
 from streamflow.settings import Settings
 from streamflow.state.agent_table import AgentTable, OnClose
@@ -66,13 +68,20 @@ class Topology:
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
+        dropped = self._metrics.events_dropped_total.labels(spec.name, spec.buffer.when_full)
+        seconds, failed = self._metrics.batch_seconds.labels(spec.name), self._metrics.events_failed_total
+        told = AgentListener(
+            on_room=self._on_room,
+            on_drop=dropped.inc,
+            on_batch=seconds.observe,
+            on_failure=lambda exc: failed.labels(spec.name, type(exc).__name__).inc(),
+        )
         agent = AgentRunner(
             spec,
             self._clock,
             self.gate,
-            tables=lambda: list(self.tables.values()),
             give_up=self.dead_letters.give_up,
-            on_room=self._on_room,
+            told=told,
         )
         self.agents.append(agent)
         for each in (source, *more):
@@ -82,7 +91,8 @@ class Topology:
             agent.concurrent()
         self.sources[spec.consumer] = source
         if spec.dead_letter is not None:
-            self.topics.want(spec.dead_letter, source.partitions, dead_letters=True)
+            for each in (source, *more):
+                self.topics.want(spec.dead_letter, source.partitions, letters_of=each.name)
         return agent
 
     def add_table(
@@ -138,6 +148,7 @@ class Topology:
         self._check_name(spec.name)
         spec = replace(spec, json_keys=isinstance(spec.by, Key) and source.key.of_json)
         aggregate = make_consumer(spec)
+        aggregate.watch(free_fields(spec, source.value))
         self.aggregates[spec.name] = aggregate
         self._decoder(source).aggregates.append(aggregate)
         self.sources[spec.consumer] = source
@@ -182,23 +193,33 @@ class Topology:
         """Numbers of partitions of everything internal, now that those of the sources are known."""
         topics, sources = self.topics, self.source_topics()
         for source in sources:
-            topics.want(dead_letter_topic(source), topics.partitions(source), dead_letters=True)
+            topics.want(dead_letter_topic(source), topics.partitions(source), letters_of=source)
         agents_topics = sorted({t for agent in self.agents if agent.writes_tables for t in agent.topics})
         for name, table in self.tables.items():
             count = topics.agreed(agents_topics, f"table {name!r}", self._declared_partitions[name])
             table.size(topics.changelog(name), count)
-            topics.want(table.spec.changelog, count, compacted=True)
+            topics.want_state(table.spec.changelog, count)
         for name, aggregate in self.aggregates.items():
             count = topics.partitions(aggregate.spec.topic)
-            topics.want(topics.changelog(name), count, compacted=True)
+            topics.want_state(topics.changelog(name), count)
             if aggregate.spec.is_shuffled:
-                topics.want(topics.shuffle(name), count, compacted=True)
+                topics.want_state(topics.shuffle(name), count)
             if aggregate.spec.window is not None:
-                topics.want(topics.late(name), count, compacted=True)
+                topics.want_state(topics.late(name), count)
             if aggregate.spec.emit_closed is not None:
                 topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
         most = max((topics.partitions(source) for source in sources), default=1)
-        topics.want(topics.progress, most, compacted=True)
+        topics.want_state(topics.progress, most)
+
+    def state_topics(self) -> list[str]:
+        """Every topic that holds state of this app."""
+        topics, aggregates = self.topics, self.aggregates.values()
+        return [
+            topics.progress,
+            *map(topics.changelog, [*self.tables, *self.aggregates]),
+            *(topics.shuffle(each.spec.name) for each in aggregates if each.spec.is_shuffled),
+            *(topics.late(each.spec.name) for each in aggregates if each.spec.window is not None),
+        ]
 
     def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
         """The record that tells of a closed row."""

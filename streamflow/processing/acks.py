@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from itertools import accumulate
 
 from streamflow.codecs.chunk import Chunk
+from streamflow.state.chunk_time import ChunkTime
 from streamflow.state.progress import Progress
 
 Ranges = tuple[tuple[int, int], ...]
@@ -25,16 +25,15 @@ class ChunkAcks:
     buffer's policy has dropped.
     """
 
-    __slots__ = ("_peaks", "before_ms", "chunk", "done", "dropped", "first", "next")
+    __slots__ = ("chunk", "done", "dropped", "first", "next", "time")
 
     def __init__(self, chunk: Chunk, before_ms: int | None, known: Ranges, dropped: int) -> None:
         self.chunk = chunk
-        self.before_ms = before_ms
+        self.time = ChunkTime(chunk.times_ms, before_ms)
         self.dropped = dropped
         self.done = bytearray(len(chunk))
         self.next = 0  # the first index that was not handed out
         self.first = 0  # everything before it is done
-        self._peaks: list[int] | None = None
         for first, last in known:
             begin, end = bisect_left(chunk.offsets, first), bisect_right(chunk.offsets, last)
             self.done[begin:end] = b"\1" * (end - begin)
@@ -57,13 +56,6 @@ class ChunkAcks:
     def is_done(self) -> bool:
         return self.first >= len(self.done)
 
-    def watermark_ms(self, index: int) -> int:
-        """The consumer's watermark as of this event, that event included."""
-        if self._peaks is None:
-            self._peaks = list(accumulate(self.chunk.times_ms, max))
-        seen = self._peaks[index]
-        return seen if self.before_ms is None or seen > self.before_ms else self.before_ms
-
 
 class AckTracker:
     """Of one consumer and source partition. `settle` brings its ``progress`` up to what is done."""
@@ -73,7 +65,7 @@ class AckTracker:
         self.open = 0  # events that were opened and are not done
         self._chunks: deque[ChunkAcks] = deque()
         self._known = progress.done  # what was done before this assignment, behind the position
-        self._seen_ms = progress.watermark_ms
+        self._seen_ms = progress.event_ms
         self._entered = progress.position  # where the newest chunk ends
         self._outcomes: Counter[str] = Counter()
         self.moved = False
@@ -82,12 +74,9 @@ class AckTracker:
         """Takes a chunk; those of its events that were done before are not handed out again."""
         if self._known and chunk.offsets and self._known[-1][1] < chunk.offsets[0]:
             self._known = ()
-        ticked_ms = self.progress.watermark_ms  # idle ticks may have raised it
-        if ticked_ms is not None and (self._seen_ms is None or ticked_ms > self._seen_ms):
-            self._seen_ms = ticked_ms
         chunk_acks = ChunkAcks(chunk, self._seen_ms, self._known, dropped)
         if len(chunk):
-            self._seen_ms = chunk_acks.watermark_ms(len(chunk) - 1)
+            self._seen_ms = chunk_acks.time.end_ms()
         self._chunks.append(chunk_acks)
         self._entered = max(self._entered, chunk.next_offset)
         self.open += len(chunk) - sum(chunk_acks.done)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.agent_spec import AgentSpec, Run
 from streamflow.processing.agent_tasks import AgentTasks
-from streamflow.processing.buffer import Buffer
 from streamflow.processing.concurrent import Concurrent, FailedUnits
+from streamflow.processing.event_queue import AgentListener, EventQueue
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.failures import MemoryInvalid, recover_failed, require_exclusive
 from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.in_order import InOrder
-from streamflow.state.agent_table import AgentTable
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, Sent, current_context
@@ -41,7 +39,6 @@ class AgentRunner:
     """The running side of an agent: its queue of chunks, its buffer's policy, its progress, its tasks.
 
     How events become done is its path's. It begins in order; `concurrent` moves it to the other for good.
-    ``tables`` gives all tables that it may write, ``on_room`` is told when it is no longer `full`.
     """
 
     def __init__(
@@ -50,9 +47,8 @@ class AgentRunner:
         clock: Clock,
         gate: Gate,
         *,
-        tables: Callable[[], list[AgentTable]],
         give_up: GiveUp,
-        on_room: Callable[[], None] = lambda: None,
+        told: AgentListener | None = None,
     ) -> None:
         self.spec = spec
         self.topics = {spec.topic: None}  # all that it reads, in order
@@ -60,17 +56,18 @@ class AgentRunner:
         self.gate = gate
         self.progress: dict[TopicPartition, Progress] = {}
         self.failure: BaseException | None = None
-        self.queued = 0  # events in the queue
         self._clock = clock
-        self._tables = tables
         self._give_up = give_up
-        self._on_room = on_room
-        self._queue: deque[tuple[Chunk, int]] = deque()  # (chunk, events dropped from it by policy)
+        self._told = told or AgentListener()
+        # By lane: isolated partitions must not lose events because another one is behind.
+        self._in_lanes = spec.isolated and spec.buffer.when_full != "block"
+        self._queues: dict[int, EventQueue] = {}
+        self._queued_to: dict[TopicPartition, int] = {}  # the offset behind what came
+        self._taken_to: dict[TopicPartition, int] = {}  # behind what was taken of that
         self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
             self._pull,
-            self._open_chunk,
             gate,
             retry=spec.retry,
             give_up=self._set_aside,
@@ -130,40 +127,50 @@ class AgentRunner:
         """Has it done anything since the last cut?"""
         return self._path.due()
 
+    @property
+    def queued(self) -> int:
+        """Events that wait to be taken."""
+        return sum(queue.events for queue in self._queues.values())
+
     def full(self) -> bool:
         """Must its partitions wait?"""
-        buffer: Buffer = self.spec.buffer
-        if self._path.open_events() >= OPEN_EVENTS_MAX + buffer.events_max:
+        if self._path.open_events() >= OPEN_EVENTS_MAX + self.spec.buffer.events_max:
             return True
-        return buffer.when_full == "block" and self.queued >= buffer.events_max
+        return any(queue.is_full() for queue in self._queues.values())
 
     def offer(self, chunk: Chunk) -> None:
-        """Queues what this agent has not taken yet of a chunk, by the buffer's policy."""
-        progress = self.progress.get((chunk.topic, chunk.partition))
+        """Queues what has not come yet of a chunk, by the buffer's policy.
+
+        Reading that has gone back brings again what came before. What waits of that is dropped for it.
+        """
+        at = (chunk.topic, chunk.partition)
+        progress = self.progress.get(at)
         if progress is None:
             return  # declared meanwhile: it takes part from the next assignment on
-        chunk = chunk.since(progress.position)
-        buffer = self.spec.buffer
-        dropped = 0
-        if self.queued + len(chunk) > buffer.events_max and buffer.when_full != "block":
-            if buffer.when_full == "drop_newest":
-                chunk, dropped = chunk.select(()), len(chunk)
-            else:
-                self._drop_oldest(self.queued + len(chunk) - buffer.events_max)
-        self._queue.append((chunk, dropped))
-        self.queued += len(chunk)
+        queue = self._queue(self._lane(chunk.partition))
+        known = max(progress.position, self._queued_to.get(at, 0))
+        if chunk.offsets and chunk.offsets[0] < known:
+            queue.forget(at)
+            known = max(progress.position, self._taken_to.get(at, 0))
+            chunk = chunk.since(known)
+        self._queued_to[at] = max(known, chunk.next_offset)
+        queue.put(chunk)
         self._path.wake()
 
-    def _drop_oldest(self, events: int) -> None:
-        for at, (chunk, dropped) in enumerate(self._queue):
-            if events <= 0:
-                return
-            self._queue[at] = chunk.select(()), dropped + len(chunk)
-            self.queued -= len(chunk)
-            events -= len(chunk)
+    def _lane(self, partition: int) -> int:
+        return partition if self._in_lanes else SHARED
+
+    def _queue(self, lane: int) -> EventQueue:
+        queue = self._queues.get(lane)
+        if queue is None:
+            queue = EventQueue(self.spec.buffer, self.now_ms, self._told)
+            self._queues[lane] = queue
+        return queue
 
     def begin_cut(self) -> None:
         """Moves the progress over what is done."""
+        for queue in self._queues.values():
+            queue.trim()
         self.settle()
 
     def cut(self, cut: Cut) -> None:
@@ -208,16 +215,20 @@ class AgentRunner:
                 )
         self._path.settle()
         self._path.abandon()
-        self._queue.clear()
-        self.queued = 0
+        self._forget_queued()
         self.tasks.stop()
 
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
         self._path.clear(running=bool(self.tasks))
         self.progress = {}
-        self._queue.clear()
-        self.queued = 0
+        self._forget_queued()
+
+    def _forget_queued(self) -> None:
+        for queue in self._queues.values():
+            queue.clear()
+        self._queued_to.clear()
+        self._taken_to.clear()
 
     # -- the paths' side ---------------------------------------------------------------------------
 
@@ -232,12 +243,11 @@ class AgentRunner:
             return path.feed
         rest = path.end()
         if rest is not None:
-            self._queue.appendleft((rest, 0))
-            self.queued += len(rest)
+            self._queue(self._lane(rest.partition)).put_back(rest)
+            self._taken_to[rest.topic, rest.partition] = rest.offsets[0]
         feed = EventFeed(
             self.spec.consumer,
             self._pull,
-            self._open_chunk,
             retry=self.spec.retry,
             give_up=self._set_aside,
             pause_ms=self._clock.sleep_ms,
@@ -251,24 +261,17 @@ class AgentRunner:
     def _set_aside(self, chunk: Chunk, index: int, exc: BaseException) -> None:
         self._give_up(self, chunk, index, exc)
 
-    def _pull(self) -> tuple[Chunk, int] | None:
-        if not self._queue:
+    def _pull(self, lane: int = SHARED) -> tuple[Chunk, int] | None:
+        queue = self._queue(lane if self._in_lanes else SHARED)
+        was_full = queue.is_full()
+        found = queue.take()
+        if found is None:
             return None
-        chunk, dropped = self._queue.popleft()
-        was_full = self.full()
-        self.queued -= len(chunk)
+        chunk = found[0]
+        self._taken_to[chunk.topic, chunk.partition] = chunk.next_offset
         if was_full and not self.full():
-            self._on_room()
-        return chunk, dropped
-
-    def _open_chunk(self, chunk: Chunk) -> None:
-        """Tells the tables how far time will have come at the end of a chunk."""
-        watermark_ms = max(chunk.times_ms)
-        before_ms = self.progress[chunk.topic, chunk.partition].watermark_ms
-        if before_ms is not None and before_ms > watermark_ms:
-            watermark_ms = before_ms
-        for table in self._tables():
-            table.open_chunk(chunk.partition, watermark_ms)
+            self._told.on_room()
+        return found
 
     # -- the agent's side --------------------------------------------------------------------
 
@@ -279,6 +282,9 @@ class AgentRunner:
         while True:
             try:
                 await run(EventStream(self, self._path, context, actor))
+                # The agent is through with its stream for good, as in Faust: what it holds is done.
+                context.settle_copies()
+                actor.finish()
             except asyncio.CancelledError:
                 raise
             except Exception as exc:  # noqa: BLE001 - the agent is the user's code
@@ -297,8 +303,6 @@ class AgentRunner:
                     logger.critical("agent %s is not started again", self.spec.name)
                     return
             else:
-                # The agent is through with its stream for good, as in Faust: what it holds is done.
-                actor.finish()
                 context.release()
                 self._path.finish_block(context)
                 if context.stale or actor.stale:
@@ -313,6 +317,7 @@ class AgentRunner:
         if failed is None:
             logger.error("agent %s failed between events", self.spec.name)
             raise exc
+        self._told.on_failure(exc)
         await recover_failed(failed, self.gate, exc)
 
     def now_ms(self) -> float:

@@ -12,7 +12,13 @@ POLICIES = ("block", "drop_oldest", "drop_newest")
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """``block`` pauses the partition; the other two drop events, which are counted by policy.
+    """At most ``events_max`` wait for an agent. ``block`` pauses the partition; the other two drop events.
+
+    An agent that keeps up loses none, also of bursts that are larger than the limit: events are dropped once
+    it has not come to the end of what waits for a second. From then on ``drop_newest`` keeps the oldest of
+    what waits, and ``drop_oldest`` the newest. What is dropped counts as ``dropped`` in the progress, so that
+    the sum holds, and in ``streamflow_events_dropped_total`` by policy. With ``isolated_partitions`` the
+    limit holds for each partition.
 
     Raises ConfigurationError.
     """

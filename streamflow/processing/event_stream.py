@@ -96,6 +96,8 @@ class EventStream:
             context.in_flight = True
             for context.position, event in enumerate(events[block.start : block.stop], block.start):
                 yield event
+                if context.copies is not None:
+                    context.settle_copies()
             await self._finish_block(len(block), began_ms)
         async for unit in self.concurrent().each():
             yield unit.values[0]
@@ -112,6 +114,8 @@ class EventStream:
             context.in_flight = True
             for context.position, pair in enumerate(pairs, block.start):
                 yield pair
+                if context.copies is not None:
+                    context.settle_copies()
             await self._finish_block(len(block), began_ms)
         async for unit in self.concurrent().each():
             yield unit.keys[unit.position], unit.values[0]
@@ -126,6 +130,8 @@ class EventStream:
             for index in block:
                 context.position = index
                 yield chunk, index
+                if context.copies is not None:
+                    context.settle_copies()
             await self._finish_block(len(block), began_ms)
         async for unit in self.concurrent().each():
             yield unit.ref.chunk_acks.chunk, unit.ref.index

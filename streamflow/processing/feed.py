@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
-from streamflow.errors import StaleEvent
+from streamflow.errors import RowChanged, StaleEvent
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
@@ -28,8 +28,8 @@ SHARED = -1
 BLOCK_UNITS_MAX = 64
 BLOCK_MS = 1.0
 
-Pull = Callable[[], tuple[Chunk, int] | None]
-"""The next chunk of the queue and how many of its events were dropped, if there is one."""
+Pull = Callable[[int], tuple[Chunk, int] | None]
+"""A lane's next chunk, if there is one; or one without events, in place of so many that were dropped."""
 
 
 class Actor:
@@ -157,6 +157,8 @@ class Actor:
     def finish(self) -> None:
         """Taking the next event says that the last one is done; what waits for its ack stays in flight."""
         unit = self.current
+        if unit is not None and not unit.manual:
+            self._settle_copies(unit)  # while it is the one that is at fault if that fails
         self.current = None
         if unit is not None and not unit.stale:
             if unit.acked:
@@ -169,6 +171,7 @@ class Actor:
         """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
         if unit.acked or unit.stale or unit not in self.units:
             return False
+        self._settle_copies(unit)
         self.gate.finished(unit, unit.uncommitted_writes)
         unit.ack()
         for ref in unit.refs:
@@ -178,6 +181,16 @@ class Actor:
         if unit is not self.current:
             self.drop(unit)
         return True
+
+    def _settle_copies(self, unit: InFlight) -> None:
+        if unit.copies is None or unit.acked or unit.stale:
+            return
+        try:
+            unit.settle_copies()
+        except RowChanged:
+            for ref in unit.refs:
+                ref.feed.make_exclusive(ref.at)  # so that nobody is faster the next time
+            raise
 
     def ack_event(self, unit: InFlight, ref: EventRef) -> bool:
         """One event of the unit is acknowledged; a batch is done with the last of them."""
@@ -209,9 +222,9 @@ class Actor:
 class EventFeed:
     """One consumer's events on the concurrent path.
 
-    ``pull`` gives what its queue has, ``on_open`` is told of each chunk that is begun. ``isolated``: each
-    partition has an actor of its own. ``give_up`` sets an event aside, or raises. ``local``:
-    its events come from no log, so nothing is checkpointed.
+    ``pull`` gives what its queue has. ``isolated``: each partition has an actor of its own.
+    ``give_up`` sets an event aside, or raises. ``local``: its events come from no log, so
+    nothing is checkpointed.
     """
 
     local = False
@@ -221,7 +234,6 @@ class EventFeed:
         self,
         consumer: str,
         pull: Pull,
-        on_open: Callable[[Chunk], None],
         *,
         retry: Retry,
         give_up: Callable[[Chunk, int, BaseException], None],
@@ -243,7 +255,6 @@ class EventFeed:
         self._exclusive: set[Offset] = set()  # events that must be the only one in flight
         self._single: set[Offset] = set()  # events that must not be in a batch with others
         self._pull = pull
-        self._on_open = on_open
         self._lanes: dict[int, deque[tuple[AckTracker, ChunkAcks]]] = {}
         self._again: dict[int, deque[EventRef]] = {}
 
@@ -295,18 +306,17 @@ class EventFeed:
                 if index is not None:
                     return EventRef(self, tracker, chunk_acks, index)
                 waiting.popleft()
-            if not self._fill():
+            if not self._fill(lane):
                 return None
 
-    def _fill(self) -> bool:
-        found = self._pull()
+    def _fill(self, lane: int) -> bool:
+        found = self._pull(lane)
         if found is None:
             return False
         chunk, dropped = found
         tracker = self.trackers[chunk.topic, chunk.partition]
         chunk_acks = tracker.enter(chunk, dropped)
         if len(chunk):
-            self._on_open(chunk)
             lane = chunk.partition if self._isolated else SHARED
             self._lanes.setdefault(lane, deque()).append((tracker, chunk_acks))
             if self._isolated:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
-from streamflow.processing.feed import Actor, EventFeed, Pull
+from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import Offset
@@ -23,15 +23,14 @@ from streamflow.transports.base import TopicPartition
 class InOrder:
     """A `Path`; and, as there is one event in flight at most, itself what has `Failed`.
 
-    ``pull`` gives what the agent's queue has, ``on_open`` is told of each chunk that is begun. ``give_up``
-    sets an event aside, or raises. ``concurrent`` moves the agent to the concurrent path.
+    ``pull`` gives what the agent's queue has. ``give_up`` sets an event aside, or raises. ``concurrent``
+    moves the agent to the concurrent path.
     """
 
     def __init__(
         self,
         consumer: str,
         pull: Pull,
-        on_open: Callable[[Chunk], None],
         gate: Gate,
         *,
         retry: Retry,
@@ -44,7 +43,6 @@ class InOrder:
         self.processed = 0
         self.retries = 0
         self._pull = pull
-        self._on_open = on_open
         self._gate = gate
         self._retry = retry
         self._give_up = give_up
@@ -129,6 +127,7 @@ class InOrder:
         if chunk is None:
             return None
         next_index = context.position + 1
+        context.settle_copies()
         context.release()
         self.finish_block(context)
         context.leave()
@@ -153,7 +152,7 @@ class InOrder:
             if self._gate.closed:
                 await self._gate.passage()
                 continue
-            found = self._pull()
+            found = self._pull(SHARED)
             if found is None:
                 self._wake.clear()
                 actor.waits.set()
@@ -168,8 +167,7 @@ class InOrder:
                 continue
             assert chunk.events is not None
             self._accounted = -1
-            context.open(chunk, progress.watermark_ms)
-            self._on_open(chunk)
+            context.open(chunk, progress.event_ms)
             return chunk
         return None
 

@@ -102,10 +102,11 @@ class Join:
 
     async def take(self, unit: InFlight, value: object) -> list[Pair]:
         """The pairs of one event: those that it ends the waiting of, alone, and then its own matches."""
-        partition, time_ms = unit.partition, unit.times[unit.position]
+        partition = unit.partition
         state = self._state(partition)
         if isinstance(unit.ref.feed, TickFeed):
             return await self._expire(state, unit.times[0])
+        time_ms = unit.time_ms()
         side = LEFT if unit.ref.feed is self.sides[LEFT].feed else RIGHT
         state.watermarks_ms[side] = unit.running_watermark_ms()
         state.moved_ms[side] = self._clock.monotonic_ms()
@@ -268,7 +269,6 @@ class TickFeed(EventFeed):
     ) -> None:
         super().__init__(
             main.consumer,
-            lambda: None,
             lambda _: None,
             retry=Retry(),
             give_up=_not_at_all,

@@ -126,12 +126,21 @@ class InFlight(EventContext):
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
+        self.time = ref.chunk_acks.time
+        self.spots = self.time.spots
 
     def ack(self) -> None:
         """It is done: what it wrote can't be undone any more."""
         self.acked = True
         self.uncommitted_writes.clear()
         self.conflicting = False
+
+    def place(self) -> EventRef:
+        return self.ref
+
+    def return_to(self, place: object) -> None:
+        assert isinstance(place, EventRef)
+        self.stand_at(place)
 
     def move_to(self, key: object) -> bool:
         """The last event with the key."""
@@ -143,13 +152,11 @@ class InFlight(EventContext):
                 return True
         return False
 
-    def running_watermark_ms(self) -> int:
-        return self.ref.chunk_acks.watermark_ms(self.ref.index)
-
     def holds(self, index: int) -> bool:
         return self.in_flight and not self.acked
 
     def revert(self) -> None:
+        self.copies = None
         for _, part, start, key, before in reversed(self.uncommitted_writes):
             part.put_back(start, key, before)
         self.uncommitted_writes.clear()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, json_bytes
+from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.query.reader import TableReaderBase, plain
@@ -18,29 +19,61 @@ from streamflow.windows import SessionWindow
 
 
 class AgentReader(TableReaderBase):
-    """A table in Faust's form."""
+    """A table in Faust's form.
+
+    Nothing declares which agents write it: they are learnt from what they write, here or on another worker,
+    and kept with the progress of the table.
+    """
 
     kind: Literal["agent", "aggregate"] = "agent"
 
     def __init__(self, engine: Engine, table: AgentTable) -> None:
         spec = table.spec
-        topics = {topic: agent.spec.consumer for agent in engine.topology.agents for topic in agent.topics}
-        fitting = [
-            topic for topic in sorted(topics) if engine.topology.topics.partitions(topic) == spec.partitions
-        ]
-        self._topic = fitting[0] if fitting else ""
-        source = engine.topology.sources.get(topics.get(self._topic, ""))
+        self._table, topology = table, engine.topology
+        sources = [decoder.source for decoder in topology.decoders.values()]
+        own = table.key_codec
+        self._key_codecs = {source.name: own or source.key for source in reversed(sources)}
+        self._seen_writers: frozenset[str] = frozenset()
+        # Before anybody has written: whoever could.
+        fitting = self._fitting(
+            engine, spec.partitions, {a.spec.consumer for a in topology.agents if a.writes_tables}
+        )
         super().__init__(
             engine,
             spec.name,
             table.window if isinstance(table, MergingWindowTable) else spec.window,
-            source_topic=self._topic,
+            source_topic=fitting[0] if fitting else "",
             partitions=spec.partitions,
-            key_codec=table.key_codec or (source.key if source is not None else KeyCodec(None)),
+            key_codec=own or KeyCodec(None),
             description={"values": "agent"},
         )
-        self._table = table
         self.closed_to_ms: dict[int, int | None] = {}  # partition -> watermark of its newest checkpoint
+
+    @staticmethod
+    def _fitting(engine: Engine, partitions: int, consumers: Collection[str]) -> list[str]:
+        """The topics of agents that have as many partitions as the table, in order."""
+        topology = engine.topology
+        topics = {t for agent in topology.agents if agent.spec.consumer in consumers for t in agent.topics}
+        return sorted(topic for topic in topics if topology.topics.partitions(topic) == partitions)
+
+    @property
+    def source_topic(self) -> str:
+        writers = self._writers()
+        if writers != self._seen_writers:
+            self._seen_writers = writers
+            fitting = self._fitting(self.engine, self.partitions, writers)
+            if fitting:
+                self._source_topic = fitting[0]
+        return self._source_topic
+
+    def _writers(self) -> frozenset[str]:
+        """Consumers that were seen to write it: here, else anywhere and before a restart."""
+        here = frozenset(name for part in self._table.parts.values() for name in part.writers)
+        return here or self.engine.board.writers(table_consumer(self.name))
+
+    @property
+    def _key_codec(self) -> KeyCodec:
+        return self._key_codecs.get(self.source_topic, self._own_key_codec)
 
     @property
     def owned(self) -> frozenset[int]:
@@ -115,9 +148,9 @@ class AgentReader(TableReaderBase):
 
     def consumers(self) -> list[str]:
         """The agents that were seen to write it; before that, whoever reads its topic."""
-        agents = [agent.spec.consumer for agent in self.engine.topology.agents if self._topic in agent.topics]
-        writers = {name for part in self._table.parts.values() for name in part.writers}
-        return [name for name in agents if name in writers] or agents
+        agents, topic, writers = self.engine.topology.agents, self.source_topic, self._writers()
+        seen = [agent.spec.consumer for agent in agents if agent.spec.consumer in writers]
+        return seen or [agent.spec.consumer for agent in agents if topic in agent.topics]
 
 
 class SlidingAgentReader(SlidingReaderBase, AgentReader):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
@@ -17,6 +18,8 @@ from streamflow.state.changelog import bare
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import MISSING, Rows
 from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Window
+
+SAMPLE_ROWS = 64
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -44,12 +47,22 @@ class TableReaderBase(ABC):
         self.engine = engine
         self.name = name
         self.window = window
-        self.source_topic = source_topic
+        self._source_topic = source_topic
         self.partitions = partitions
         self.description = description
-        self._key_codec = key_codec
+        self._own_key_codec = key_codec
         # partition -> start -> (id, key) of its sessions, as of the newest `window_starts`
         self._sessions: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+
+    @property
+    def source_topic(self) -> str:
+        """The topic whose events make the rows."""
+        return self._source_topic
+
+    @property
+    def _key_codec(self) -> KeyCodec:
+        """How keys are read."""
+        return self._own_key_codec
 
     # -- what the kinds of tables answer -------------------------------------------------------
 
@@ -86,6 +99,20 @@ class TableReaderBase(ABC):
 
     @abstractmethod
     def row_count(self) -> int: ...
+
+    def approximate_bytes(self) -> int:
+        """The size of the rows as JSON, by a sample."""
+        sample = list(islice(self._some_rows(), SAMPLE_ROWS))
+        if not sample:
+            return 0
+        return self.row_count() * sum(len(json_bytes(row, str)) for row in sample) // len(sample)
+
+    def _some_rows(self) -> Iterator[list[Any]]:
+        for partition in sorted(self.owned):
+            for start in self.starts(partition):
+                for key in self.keys(partition, start):
+                    if (value := self.value(partition, start, key)) is not MISSING:
+                        yield [self.shown(key), value]
 
     @abstractmethod
     def positions(self, partition: int | None = None) -> dict[int, int]:
@@ -211,9 +238,24 @@ class TableReaderBase(ABC):
     def status(self) -> TableStatus:
         counters: dict[str, int] = {}
         for progress in self.progress():
-            for name, amount in progress.counters.items():
-                counters[name] = counters.get(name, 0) + amount
+            bad = self._undecoded(progress)
+            for name, amount in (*progress.counters.items(), ("in", bad), ("bad", bad)):
+                if amount:
+                    counters[name] = counters.get(name, 0) + amount
         return TableStatus(self.positions(), self.lags(), self.watermark_ms(), counters)
+
+    def _undecoded(self, progress: Progress) -> int:
+        """Records of its partition that were bad before they reached the consumer: `in` has them too."""
+        active = self.engine.active
+        for decoder in self.engine.topology.decoders.values():
+            if (
+                active is not None
+                and decoder.source.name == progress.topic
+                and decoder.feeds(progress.consumer)
+            ):
+                found = active.shown.get((decoder.consumer, progress.topic, progress.partition))
+                return 0 if found is None else found.counters.get("bad", 0)
+        return 0
 
     def progress(self, partition: int | None = None) -> list[Progress]:
         """Durable progress of those who feed the table, in one or in all source partitions of this worker."""
@@ -229,9 +271,11 @@ class TableReaderBase(ABC):
 
     def own_positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
+        topic = self.source_topic  # offsets of another topic that feeds the table too mean something else
         for progress in self.progress(partition):
-            at = progress.partition
-            least[at] = min(progress.position, least.get(at, progress.position))
+            if progress.topic == topic:
+                at = progress.partition
+                least[at] = min(progress.position, least.get(at, progress.position))
         return least
 
     def own_watermark_ms(self, partition: int | None = None) -> int | None:

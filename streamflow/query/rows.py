@@ -79,6 +79,9 @@ class TableStatus:
 
     ``positions`` and ``lags``: source partition -> next offset / records still to be read (``None``
     while unknown). For a table that is fed through a shuffle they cover every source partition.
+    ``counters``: of each consumer that feeds it and each source partition of this worker,
+    ``in = counted + late + filtered + bad + failed + dropped``; ``in`` is every record, also what could not
+    be decoded, as `streamflow verify` counts.
     """
 
     positions: Mapping[int, int]
@@ -95,12 +98,14 @@ class TableReader(Protocol):
     """
 
     name: str
-    source_topic: str
     kind: Literal["agent", "aggregate"]
     window: Window | None
     keyed: bool  # False: one row for each window (``by=None``), its key is ``null``
     partitions: int
     description: Mapping[str, Any]
+
+    @property
+    def source_topic(self) -> str: ...
 
     @property
     def owned(self) -> frozenset[int]: ...

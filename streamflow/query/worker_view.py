@@ -67,6 +67,7 @@ class WorkerView:
         self.url = url
         self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
+        self._is_open = False
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
@@ -75,8 +76,9 @@ class WorkerView:
 
     def open(self) -> None:
         """The engine knows the partitions of everything now."""
-        if not self._tables:
+        if not self._is_open:
             self._tables.update(make_readers(self.engine))
+            self._is_open = True
 
     # -- Served --------------------------------------------------------------------------------
 
@@ -87,6 +89,9 @@ class WorkerView:
     @property
     def tables(self) -> Mapping[str, TableReader]:
         return self._tables
+
+    def knows_tables(self) -> bool:
+        return self._is_open
 
     @property
     def clock(self) -> Clock:
@@ -135,6 +140,8 @@ class WorkerView:
         engine = self.engine
         if engine.failure is not None or not engine.topology.sources:
             return engine.failure is None
+        if engine.watch.reason() is not None:
+            return False
         active = engine.active
         if not engine.live or active is None or active.unopened:
             return False
@@ -144,6 +151,9 @@ class WorkerView:
         failure = self.engine.failure
         if failure is not None:
             return {"status": "failed", "error": f"{type(failure).__name__}: {failure}"}
+        reason = self.engine.watch.reason()
+        if reason is not None:
+            return {"status": "stalled", "error": None, "reason": reason}
         return {"status": "ok" if self.ready() else "recovering", "error": None}
 
     def stats(self) -> Mapping[str, Any]:
@@ -299,6 +309,7 @@ class WorkerView:
                 metrics.consumer_lag_records.labels(topic, partition).set(lag)
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
+            metrics.table_bytes.labels(name).set(reader.approximate_bytes())
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))

@@ -9,16 +9,17 @@ from operator import add as operator_add
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, Unpack
 
 from streamflow.codecs import KeyCodec
+from streamflow.codecs.times import NO_TIMESTAMP
 from streamflow.state.committed import CommittedChanges, apply_cut
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED, MISSING, NO_WINDOW
 from streamflow.transports.base import TopicPartition
-from streamflow.windows import TumblingWindow
+from streamflow.windows import TumblingWindow, Window
 
 if TYPE_CHECKING:
-    from streamflow.state.partition import TablePartition, TableSpec
+    from streamflow.state.partition import Spot, TablePartition, TableSpec
 
 OnClose = Callable[[int, Any, Any], Awaitable[None]]
 """(window start, key, value): told of a row of a window that has expired"""
@@ -73,6 +74,17 @@ class AgentTable:
         self._on_scattered = hooks["on_scattered"]
         self._tumbling = window if isinstance(window := spec.window, TumblingWindow) else None
 
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    def describe(self) -> dict[str, Any]:
+        """JSON description, equal iff rows of an earlier run still mean the same, and lie where they did.
+
+        For how long a window takes events is no part of it: the rows that are there stay what they are.
+        """
+        return {"window": described(self.spec.window)}
+
     def size(self, changelog: str, partitions: int) -> None:
         """Told, at the start, where its rows are rebuilt from."""
         self.spec = replace(self.spec, changelog=changelog, partitions=partitions)
@@ -84,6 +96,8 @@ class AgentTable:
 
     def drop(self) -> None:
         """The partitions are gone."""
+        for part in self.parts.values():
+            part.end_spots()
         self.parts.clear()
         self._progress.clear()
 
@@ -133,7 +147,9 @@ class AgentTable:
             assert context.chunk is not None
             raise TypeError(
                 f"table {self.spec.name!r} has no partition {context.partition}: the topic "
-                f"{context.chunk.topic!r} has more partitions than the table's {self.spec.partitions}"
+                f"{context.chunk.topic!r} has more partitions than the table's {self.spec.partitions}. Give "
+                f"the table as many (partitions={context.partition + 1} at least; `streamflow reset` if its "
+                "changelog is there already). To be only read from there, it can be a GlobalTable"
             ) from None
 
     def starts(self, context: EventContext) -> list[int]:
@@ -141,29 +157,52 @@ class AgentTable:
         window = self.spec.window
         if window is None:
             return [NO_WINDOW]
-        return [start for start, _ in window.windows_of(context.times[context.position])]
+        return [start for start, _ in window.windows_of(context.time_ms())]
 
-    def open_starts(self, context: EventContext, part: TablePartition) -> list[int]:
+    def open_starts(self, context: EventContext) -> list[int]:
         """Those of `starts` that are open. The event is late if none is, and only then."""
         starts = self.starts(context)
-        if self.spec.window is None or part.open_from is None or starts[0] >= part.open_from:
+        if self.spec.window is None:
             return starts
-        still = [s for s in starts if s >= part.open_from or not self._is_late(context, part, s)]
+        spot = self._spot(context)
+        if starts[0] >= spot.own_from:
+            return starts
+        still = [s for s in starts if s >= spot.own_from or not self._is_late_in_own(context, spot, s)]
         if not still:
             self._on_late(context, starts[-1])
         return still
 
-    def open_chunk(self, partition: int, watermark_ms: int) -> None:
-        """Told the watermark at the end of a chunk: only windows before `open_from` need a closer look."""
-        window, part = self.spec.window, self.parts.get(partition)
-        if window is None or part is None:
-            return
-        if self.spec.own_time:
-            return  # the events' time is not the rows'
-        if part.expired_to_ms is not None and part.expired_to_ms > watermark_ms:
-            watermark_ms = part.expired_to_ms
-        first = window.first_open_start(watermark_ms)
-        part.open_at(first)
+    def _spot(self, context: EventContext) -> Spot:
+        """Where the consumer of the event in flight writes; made when it writes here first in a chunk."""
+        spot: Spot | None = context.spots.get(self)
+        if spot is None or spot.ended:
+            part = self.part(context)
+            spot = context.spots[self] = part.spot(self._open_from(context, part))
+        return spot
+
+    def _open_from(self, context: EventContext, part: TablePartition) -> int:
+        """No event of the chunk is late for windows that begin here or later."""
+        window = self.spec.window
+        if window is None or self.spec.own_time:  # there the events' time is not the rows'
+            return part.kept_from
+        return max(part.kept_from, window.first_open_start(context.time.end_ms()))
+
+    def _is_late_in_own(self, context: EventContext, spot: Spot, start: int) -> bool:
+        """Is the event in flight late for this window of its own, which begins before `Spot.own_from`?
+
+        Where the chunk is found to be in order, that goes back to what is kept at all.
+        """
+        if not spot.looked:
+            in_order = self.spec.own_time or context.time.behind_ms() <= self._grace_ms
+            spot.look(spot.part.kept_from if in_order else spot.own_from)
+            if start >= spot.own_from:
+                return False
+        return self._is_late(context, spot.part, start)
+
+    @property
+    def _grace_ms(self) -> int:
+        assert self.spec.window is not None
+        return self.spec.window.grace_ms
 
     def read(self, key: Hashable, start: int) -> Any:
         """The row as the agent sees it, or `MISSING`."""
@@ -187,14 +226,19 @@ class AgentTable:
 
         Raises TypeError outside an event, StaleEvent when its partition was taken away.
         """
-        context = self.context()
+        self.write_for(self.context(), key, value, start)
+
+    def write_for(self, context: EventContext, key: Hashable, value: object, start: int) -> None:
+        """`write` on behalf of the event in flight, once it is known that there is one."""
         if key is not context.keys[context.position]:
             self._check_key(context, key)
-        part = self.part(context)
-        if part.open_from is not None and start < part.open_from and self._is_late(context, part, start):
+        if context.copies is not None:
+            context.copies.pop((self, start, key), None)  # what was given of the row stands for nothing now
+        spot = self._spot(context)
+        if start < spot.open_from and self._is_late_anywhere(context, spot, start):
             self._on_late(context, start)
             return
-        part.put(context, start, key, value)
+        spot.part.put(context, start, key, value)
 
     def change(self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object) -> None:
         """HOT PATH: ``row = operator(row, operand)`` in every window that holds the event in flight.
@@ -206,25 +250,28 @@ class AgentTable:
             context = self.context()
         if key is not context.keys[context.position]:
             self._check_key(context, key)
+        if context.copies is not None:
+            context.write_copies(self)
+            context.drop_copies(self, key)
         index = context.position
-        part = self.parts.get(context.partition)
-        if part is None:
-            part = self.part(context)
+        spot: Spot | None = context.spots.get(self)
+        if spot is None or spot.ended:
+            spot = self._spot(context)
+        part = spot.part
         window = self._tumbling
-        for start in (
-            (window.start_of(context.times[index]),)
-            if window is not None
-            else self.open_starts(context, part)
-        ):
-            if part.open_from is not None and start < part.open_from and self._is_late(context, part, start):
+        time_ms = context.times[index]
+        if window is not None and time_ms == NO_TIMESTAMP:
+            time_ms = context.time_ms()
+        for start in (window.start_of(time_ms),) if window is not None else self.open_starts(context):
+            if start < spot.own_from and self._is_late_in_own(context, spot, start):
                 self._on_late(context, start)
                 continue
             rows = part.changes.get(start)
             if rows is None:
                 rows = part.changes[start] = {}
-            elif window is not None and (part.open_from is None or start >= part.open_from):
+            elif window is not None and start >= spot.own_from and context.copies is None:
                 # Set from outside on the hot path: a method would be a call for each event.
-                part.spot, part.spot_from_ms, part.spot_to_ms = rows, start, start + window.size_ms
+                spot.rows, spot.from_ms, spot.to_ms = rows, start, start + window.size_ms
             value = rows.get(key, MISSING)
             context.uncommitted_writes.append((index, part, start, key, value))
             if value is MISSING or value is DELETED:
@@ -242,20 +289,20 @@ class AgentTable:
         `change` written out once more, for what most events do: they count in the window that the event
         before them counted in, under their own key.
         """
-        current, parts, change, new = current_context.get, self.parts, self.change, self._new
+        table, current, change, new = self, current_context.get, self.change, self._new
 
         def add(row: KeyedRow, operand: object) -> KeyedRow:
             key = row.key
             context = current()
             if context is not None and context.in_flight:
                 index = context.position
-                part = parts.get(context.partition)
+                spot = context.spots.get(table)
                 if (
-                    part is not None
+                    spot is not None
                     and key is context.keys[index]
-                    and part.spot_from_ms <= context.times[index] < part.spot_to_ms
+                    and spot.from_ms <= context.times[index] < spot.to_ms
                 ):
-                    rows, start = part.spot, part.spot_from_ms
+                    part, rows, start = spot.part, spot.rows, spot.from_ms
                     before = value = rows.get(key, MISSING)
                     if value is MISSING:  # the first write since the newest cut
                         value = part.below(start, key)
@@ -277,7 +324,10 @@ class AgentTable:
         self, key: Hashable, operator: Callable[[Any, Any], Any], operand: object, starts: Iterable[int]
     ) -> None:
         """`change` in these windows, wherever the event in flight lies in time."""
-        part = self.part(self.context())
+        context = self.context()
+        if context.copies is not None:
+            context.write_copies(self)
+        part = self.part(context)
         for start in starts:
             self.write(key, operator(self.base(part, start, key), operand), start)
 
@@ -288,6 +338,13 @@ class AgentTable:
         if not self.spec.own_time and window.closed(start, context.running_watermark_ms()):
             return True
         return part.expired_to_ms is not None and window.expired(start, part.expired_to_ms)
+
+    def _is_late_anywhere(self, context: EventContext, spot: Spot, start: int) -> bool:
+        """`_is_late`, where the window may be one of the event's own or any other."""
+        t = context.times[context.position]
+        if self._tumbling is not None and start <= t < start + self._tumbling.size_ms:
+            return start < spot.own_from and self._is_late_in_own(context, spot, start)
+        return self._is_late(context, spot.part, start)
 
     def _check_key(self, context: EventContext, key: Hashable) -> None:
         """A key that isn't the event's own may lie elsewhere: then this row holds only part of it.
@@ -313,6 +370,13 @@ class AgentTable:
             if key not in seen and part.get(start, key) is not MISSING:
                 seen.add(key)
                 yield key
+
+
+def described(window: Window | None) -> dict[str, Any] | None:
+    """What rows by this window need in order to mean the same: for `AgentTable.describe`."""
+    if window is None:
+        return None
+    return {name: value for name, value in window.describe().items() if name != "grace_ms"}
 
 
 def _nobody_wrote(part: TablePartition) -> int | None:

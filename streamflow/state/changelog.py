@@ -247,6 +247,11 @@ def _same(value: object) -> object:
     return value
 
 
+def value_bytes(value: object) -> bytes:
+    """A row's value as a changelog has it, to tell whether it has changed. Raises TypeError."""
+    return json_bytes(value, _value_default)
+
+
 def bare(value: object) -> object:
     """A JSON value without what tells a reader which model it was."""
     if isinstance(value, dict):

@@ -11,7 +11,9 @@ from collections.abc import Hashable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streamflow.codecs.times import NO_TIMESTAMP, no_timestamp
 from streamflow.errors import StaleEvent
+from streamflow.state.chunk_time import NO_TIME, ChunkTime
 from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Record
 
@@ -29,6 +31,15 @@ class WrittenRows(Protocol):
     def leave_cut(self, start: int, key: Hashable, before: object) -> bool:
         """Moves a write from the cut, which gets ``before`` back, to the changes. False: there is no cut."""
         ...
+
+
+class RowCopy(Protocol):
+    """A copy of a row's value that the event was given, and may change: see `handed_copy`."""
+
+    value: Any
+
+    def write_back(self, context: EventContext) -> None:
+        """The event ends, or writes the row: what was changed in place is written first."""
 
 
 # (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
@@ -59,15 +70,17 @@ class EventContext:
         "chunk",
         "conflicting",
         "consumer",
+        "copies",
         "in_flight",
         "keys",
         "partition",
         "position",
         "sends",
+        "spots",
         "stale",
+        "time",
         "times",
         "uncommitted_writes",
-        "watermark_ms",
     )
 
     def __init__(self, consumer: str) -> None:
@@ -82,11 +95,14 @@ class EventContext:
         self.position = -1
         self.in_flight = False
         self.stale = False
+        # (table, window's id, key) -> the copy that the event in flight was given; None: none, as mostly
+        self.copies: dict[tuple[object, int, Hashable], RowCopy] | None = None
         self.conflicting = False  # another event wrote, and kept, over what the event in flight wrote
         self.partition = -1
         self.keys: list[Any] = []
         self.times: list[int] = []
-        self.watermark_ms: int | None = None  # of the consumer before this chunk
+        self.time = NO_TIME
+        self.spots = NO_TIME.spots
         self.uncommitted_writes.clear()
         self.sends.clear()
 
@@ -97,12 +113,23 @@ class EventContext:
         self.partition = chunk.partition
         self.keys = chunk.keys
         self.times = chunk.times_ms
-        self.watermark_ms = watermark_ms
+        self.time = ChunkTime(chunk.times_ms, watermark_ms)
+        self.spots = self.time.spots
+
+    def time_ms(self) -> int:
+        """When the event in flight happened. Raises DecodeError where nothing tells."""
+        time_ms = self.times[self.position]
+        chunk = self.chunk
+        if time_ms == NO_TIMESTAMP and chunk and chunk.timestamps_ms[self.position] == NO_TIMESTAMP:
+            raise no_timestamp()
+        return time_ms
 
     def running_watermark_ms(self) -> int:
-        """The consumer's watermark as of the event in flight, that event included."""
-        seen = max(self.times[: self.position + 1])
-        return seen if self.watermark_ms is None or seen > self.watermark_ms else self.watermark_ms
+        """The consumer's highest event time as of the event in flight, that event included.
+
+        What an idle tick assumed is not in it: silence makes no event late that comes in order.
+        """
+        return self.time.watermark_ms(self.position)
 
     @property
     def takes_sends(self) -> bool:
@@ -132,8 +159,48 @@ class EventContext:
         if not self.in_flight:
             raise TypeError("a table can be written only while an agent holds an event")
 
+    # -- values that can be changed in place ------------------------------------------------------
+
+    def place(self) -> object:
+        """Where it stands, for `return_to`, while its event is in flight."""
+        return None
+
+    def return_to(self, place: object) -> None:
+        """Stands there again."""
+
+    def keep_copy(self, table: object, start: int, key: Hashable, row_copy: RowCopy) -> None:
+        """The event in flight was given this of a row."""
+        if self.copies is None:
+            self.copies = {}
+        for spot in self.spots.values():
+            spot.pause()  # the quick way of writing does not look for copies
+        self.copies[table, start, key] = row_copy
+
+    def settle_copies(self) -> None:
+        """The event in flight ends: what it changed in place is written. Raises what `RowCopy` raises."""
+        copies, self.copies = self.copies, None
+        for row_copy in () if copies is None else copies.values():
+            row_copy.write_back(self)
+
+    def write_copies(self, table: object) -> None:
+        """`settle_copies` of one table, which is about to be read; the event keeps its copies."""
+        copies, self.copies = self.copies, None  # to write is to read: not again from within
+        try:
+            for row, row_copy in () if copies is None else copies.items():
+                if row[0] is table:
+                    row_copy.write_back(self)
+        finally:
+            self.copies = copies
+
+    def drop_copies(self, table: object, key: Hashable) -> None:
+        """The rows of this key are written: what the event was given of them before stands for nothing."""
+        if self.copies is not None:
+            kept = {row: each for row, each in self.copies.items() if row[0] is not table or row[2] != key}
+            self.copies = kept or None
+
     def revert(self) -> None:
         """Undoes what the event in flight wrote and sent: it will be tried again, or set aside."""
+        self.copies = None
         held = self.position
         for index, part, start, key, before in reversed(self.uncommitted_writes):
             if index != held:

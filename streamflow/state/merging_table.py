@@ -15,10 +15,10 @@ from functools import reduce
 from operator import add as operator_add
 from typing import Any, Unpack
 
-from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks
+from streamflow.state.agent_table import Add, AgentTable, KeyedRow, TableHooks, described
 from streamflow.state.event_context import EventContext, current_context
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
-from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.partition import BEGINNING, Spot, TablePartition, TableSpec
 from streamflow.state.sessions import SessionIndex, SessionRow, session_at, touched
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.windows import SessionWindow, SlidingWindow
@@ -55,13 +55,14 @@ class MergingWindowTable(AgentTable):
             context = self.context()
         if key is not context.keys[context.position]:
             self._check_key(context, key)
-        part = self.part(context)
-        t = context.times[context.position]
+        if context.copies is not None:
+            context.write_copies(self)
+            context.drop_copies(self, key)
+        spot = self._spot(context)
+        part, t = spot.part, context.time_ms()
         closed_at = None
-        # What is in time at the end of the chunk is in time now; else it is worth a closer look.
-        if part.open_from is not None and t < part.open_from + self._behind_ms:
-            closed_at = self._closed_at(context, part)
-            closed_at = None if t >= closed_at else closed_at
+        if t < spot.own_from:
+            closed_at = self._closed_at_own(context, spot, t)
         if not self._change(context, part, key, operator, operand, closed_at):
             self._on_late(context, t)
 
@@ -72,23 +73,47 @@ class MergingWindowTable(AgentTable):
 
         return add
 
+    def _open_from(self, context: EventContext, part: TablePartition) -> int:
+        """Here it is times that are in time from a point on, not windows that begin there."""
+        return max(self._kept_from(part), context.time.end_ms() - self.window.grace_ms)
+
+    def _kept_from(self, part: TablePartition) -> int:
+        window = self.window
+        if part.expired_to_ms is None:
+            return BEGINNING
+        return part.expired_to_ms - window.grace_ms - window.retain_ms
+
+    @property
+    def _grace_ms(self) -> int:
+        return self.window.grace_ms
+
+    def _closed_at_own(self, context: EventContext, spot: Spot, t: int) -> int | None:
+        """`_closed_at`, or ``None`` where the event in flight, at ``t``, is in time."""
+        if not spot.looked:
+            in_order = context.time.behind_ms() <= self._grace_ms
+            spot.look(self._kept_from(spot.part) if in_order else spot.own_from)
+            if t >= spot.own_from:
+                return None
+        closed_at = self._closed_at(context, spot.part)
+        return None if t >= closed_at else closed_at
+
     def _closed_at(self, context: EventContext, part: TablePartition) -> int:
         """Windows that end here or before are closed for the event in flight."""
-        window = self.window
-        closed_at = context.running_watermark_ms() - window.grace_ms
-        if part.expired_to_ms is not None:
-            closed_at = max(closed_at, part.expired_to_ms - window.grace_ms - window.retain_ms)
-        return closed_at
+        return max(context.running_watermark_ms() - self.window.grace_ms, self._kept_from(part))
 
     @property
     def window(self) -> SessionWindow | SlidingWindow:
         raise NotImplementedError
 
-    _behind_ms: int  # an event is in time from the first open id and so much more on
-
     def value_at(self, part: TablePartition, key: Hashable, time_ms: int, *, durable: bool = False) -> Any:
         """The key's value in the window of a time, or `MISSING`; ``durable``: as it is checkpointed."""
         raise NotImplementedError
+
+    def write_for(self, context: EventContext, key: Hashable, value: object, start: int) -> None:
+        raise TypeError(
+            f"table {self.spec.name!r}: what was read of {key!r} was changed in place, and here the events "
+            "make the windows: use table[key] += value, or apply()"
+        )
 
     def set_value(self, key: Hashable, value: object) -> None:
         """Sets the value of the event in flight's window. Raises TypeError where it has no single one."""
@@ -127,8 +152,6 @@ class MergingWindowTable(AgentTable):
 class SessionTable(MergingWindowTable):
     """Rows are ``(Part,)`` of one part, and kept by the session's end."""
 
-    _behind_ms = 0
-
     @property
     def window(self) -> SessionWindow:
         assert isinstance(self.spec.window, SessionWindow)
@@ -143,7 +166,7 @@ class SessionTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         end = t + self.window.size_ms
         before = touched(part, key, t, end, closed_at)
         if not before and closed_at is not None and end <= closed_at:
@@ -162,12 +185,14 @@ class SessionTable(MergingWindowTable):
         return True
 
     def set_value(self, key: Hashable, value: object) -> None:
+        self.context().drop_copies(self, key)
         self.change(key, lambda _, new: new, value)
 
     def delete(self, key: Hashable) -> None:
         context = self.context()
+        context.drop_copies(self, key)
         part = self.part(context)
-        t = context.times[context.position]
+        t = context.time_ms()
         for end, _ in touched(part, key, t, t + 1):
             part.put(context, end, key, DELETED)
 
@@ -188,12 +213,14 @@ class SlidingTable(MergingWindowTable):
     ) -> None:
         assert isinstance(spec.window, SlidingWindow)
         self._window = spec.window
-        self._behind_ms = spec.window.size_ms
         super().__init__(replace(spec, window=spec.window.panes()), default, merge, **hooks)
 
     @property
     def window(self) -> SlidingWindow:
         return self._window
+
+    def describe(self) -> dict[str, Any]:
+        return {"window": described(self._window)}
 
     def _change(
         self,
@@ -204,7 +231,7 @@ class SlidingTable(MergingWindowTable):
         operand: object,
         closed_at: int | None,
     ) -> bool:
-        t = context.times[context.position]
+        t = context.time_ms()
         if closed_at is not None and t + self._window.size_ms <= closed_at:
             return False
         before = part.get(t, key)

@@ -20,6 +20,8 @@ from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
 from streamflow.transports.base import Record
 from streamflow.windows import Window
 
+BEGINNING = -(1 << 63)
+"""Before every window."""
 Index = TypeVar("Index", bound=RowIndex)
 
 
@@ -43,6 +45,38 @@ class TableSpec:
     store: str = ""
 
 
+class Spot:
+    """Where one consumer writes in one table partition while it walks over one chunk.
+
+    Invariants, until it has ended: no event of the chunk is late for a window that begins at or after
+    ``open_from``; nor for one of its own windows from ``own_from`` on. ``rows`` are the changes of
+    the own window that was written last: one that is not late, with the times from ``from_ms`` to ``to_ms``.
+    """
+
+    __slots__ = ("ended", "from_ms", "looked", "open_from", "own_from", "part", "rows", "to_ms")
+
+    def __init__(self, part: TablePartition, open_from: int) -> None:
+        self.part = part
+        self.open_from = self.own_from = open_from
+        self.looked = False  # for ``own_from``
+        self.rows: dict[Any, Any] = {}
+        self.from_ms = self.to_ms = 0
+        self.ended = False
+
+    def look(self, own_from: int) -> None:
+        """The chunk was looked at: its events' own windows are in time from this one on."""
+        self.looked = True
+        self.own_from = min(self.own_from, own_from)
+
+    def pause(self) -> None:
+        """The next write finds its window itself."""
+        self.from_ms = self.to_ms = 0
+
+    def end(self) -> None:
+        self.pause()
+        self.ended = True
+
+
 class TablePartition:
     """One partition of a table. ``expired_to_ms``: windows that this watermark expires are gone."""
 
@@ -55,12 +89,9 @@ class TablePartition:
         "expired_to_ms",
         "index",
         "next_expiry_ms",
-        "open_from",
         "partition",
         "spec",
-        "spot",
-        "spot_from_ms",
-        "spot_to_ms",
+        "spots",
         "store",
         "writers",
     )
@@ -79,13 +110,8 @@ class TablePartition:
         # up to which every window has been told of.
         self.announced: set[int] = set()
         self.closed_to_ms: int | None = None
-        # Invariant: an event whose window starts at or after `open_from` is not late.
-        self.open_from: int | None = None
         self.writers: set[str] = set()  # consumers that wrote here: the furthest one's time expires rows
-        # The changes of the window that was written last. Invariant: they are those in `changes`, and the
-        # window, which holds the times from `spot_from_ms` to `spot_to_ms`, is not late for any event.
-        self.spot: dict[Any, Any] = {}
-        self.spot_from_ms = self.spot_to_ms = 0
+        self.spots: list[Spot] = []  # where consumers write now
 
     def take_up(self, closed_to_ms: int | None, writers: Iterable[str]) -> None:
         """What the checkpointed progress says of it."""
@@ -188,7 +214,7 @@ class TablePartition:
         assert self.cut is None, "a cut is taken only when the one before is durable"
         self.cut = {start: rows for start, rows in self.changes.items() if rows}
         self.changes = {}
-        self.spot_from_ms = self.spot_to_ms = 0
+        self.end_spots()
         self.drops = []
         window = self.spec.window
         if window is None:
@@ -218,16 +244,27 @@ class TablePartition:
             return False
         self.expired_to_ms = watermark_ms
         # An agent that is behind the one whose time this is may be in the middle of a chunk.
-        first = window.first_kept_start(watermark_ms)
-        self.open_at(first)
+        self.end_spots()
         return True
 
-    def open_at(self, start: int) -> None:
-        """Writes to windows that begin before ``start`` need a closer look from now on."""
-        if self.open_from is None or start > self.open_from:
-            self.open_from = start
-            if self.spot_from_ms < start:
-                self.spot_from_ms = self.spot_to_ms = 0
+    def spot(self, open_from: int) -> Spot:
+        """For a consumer that begins a chunk, or goes on with one after `end_spots`."""
+        spot = Spot(self, open_from)
+        self.spots.append(spot)
+        return spot
+
+    def end_spots(self) -> None:
+        """What is known of where consumers write holds no longer."""
+        for spot in self.spots:
+            spot.end()
+        self.spots.clear()
+
+    @property
+    def kept_from(self) -> int:
+        """Windows that begin earlier have expired."""
+        if self.spec.window is None or self.expired_to_ms is None:
+            return BEGINNING
+        return self.spec.window.first_kept_start(self.expired_to_ms)
 
     def expired_starts(self) -> list[int]:
         """Starts of the windows with rows that have expired and are still here, oldest first."""

@@ -69,6 +69,16 @@ class Progress:
             self.changed = True
         self.raise_watermark(time_ms)
 
+    def passed_ms(self, retain_ms: int) -> int | None:
+        """What makes an event late that comes in this partition: its own events, and not its silence.
+
+        What an idle tick assumed counts as far as rows are gone by it, ``retain_ms`` behind their close.
+        """
+        if self.watermark_ms is None:
+            return None
+        assumed_ms = self.watermark_ms - retain_ms
+        return assumed_ms if self.event_ms is None else max(self.event_ms, assumed_ms)
+
     def raise_watermark(self, time_ms: int) -> None:
         if self.watermark_ms is None or time_ms > self.watermark_ms:
             self.watermark_ms = time_ms

@@ -8,6 +8,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
 | where the broker is, and the driver's limits | `settings` | `settings` | - |
 | requests and their answers | `connection` | `connection` | - |
+| the client's log, put right | `client_logs` | - | - |
 | forms of requests, names of error codes | `protocol` | - | - |
 | names of keys; ids as offsets | - | `names` | - |
 | what a server must be | - | `server_check` | - |
@@ -19,6 +20,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the same by public methods of the client | `fallback_fetcher` | - | - |
 | logs outside the group | `reader` | `reader` | `reader` |
 | the atomic commit, and the one that is not | `commits` | `commits` | `commits` |
+| what each answer says of a commit | `outcomes` | - | - |
 | the group's committed offsets | `offsets` | - | - |
 | an idempotent producer | `producer` | - | - |
 | records in the log's own form | `record_batches` | `entries` | `log` |
@@ -26,6 +28,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | failed events, for those who look | - | `pending` | - |
 | what keeps a log short | - | `compaction` | - |
 | deletes what an app has made | `reset` | `reset` | - |
+| what the client's log repeats | `log_limit` | - | - |
 | what tests do to a client | `faults` | - | `faults` |
 | a worker's process, which may be stalled or killed | - | - | `process` |
 | topics, groups and transactions of one process | - | - | `broker` |

@@ -29,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 TopicPartition = tuple[str, int]
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
+"""A header without value is `None`: other clients write such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,13 @@ class Transport(Protocol):
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Number of partitions of each topic that exists; missing ones are left out."""
+        ...
+
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        """What becomes of old records: "compact", "delete", or both with a comma between.
+
+        Topics that do not exist, or about which this user may not ask, are left out.
+        """
         ...
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:

@@ -27,6 +27,8 @@ class TopicsPart(Protocol):
 
     async def counts(self, topics: Iterable[str]) -> dict[str, int]: ...
 
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]: ...
+
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
 
 
@@ -61,6 +63,9 @@ class BrokerTransport(ABC):
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.counts(topics)
+
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        return await self._topics.cleanup_policies(topics)
 
     async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._topics.earliest(partitions)

@@ -29,12 +29,15 @@ from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.clock import Clock, rfc3339
 from streamflow.codecs import group_key_value
+from streamflow.codecs.chunk import Chunk
+from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dead_letters import DeadLetterQueue
 from streamflow.engine.decoding import TopicSource
-from streamflow.engine.dispatch import Dispatcher, Limits
+from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.topology import Topology
+from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
 from streamflow.query.reader import plain
 from streamflow.settings import Settings
@@ -65,6 +68,13 @@ class Image:
     parts: dict[int, TablePartition] = field(default_factory=dict)
     stages: dict[int, FinalStage] = field(default_factory=dict)
     late_stores: dict[int, LateEventStore] = field(default_factory=dict)
+
+
+class NoDeadLetters(DeadLetterQueue):
+    """What is bad is counted again and goes nowhere: the app has set it aside and told of it."""
+
+    def add_bad(self, at: Chunk | Batch, index: int, error: DecodeError, consumer: str | None) -> None:
+        pass
 
 
 class Verifier:
@@ -202,9 +212,10 @@ class Verifier:
             progress_topic=(self._topics.progress, 1),
             clock_ms=self._clock.monotonic_ms,
         )
-        dead_letters = DeadLetterQueue(lambda: active, lambda _: 1, lambda name: name, self._metrics)
+        dead_letters = NoDeadLetters(lambda: active, lambda _: 1, lambda name: name, self._metrics)
         decoder = self._decoder
-        dispatcher = Dispatcher([decoder], Limits.of(self._settings), self._metrics, self._topics.places)
+        times = TimeChecks(TimeLimits.of(self._settings), self._clock.now_ms)
+        dispatcher = Dispatcher([decoder], times, self._metrics, self._topics.places, lambda: 0.0)
         # Rows as they are kept where nothing moves, whatever moves: until their windows expire.
         table = aggregate_table(replace(self.spec, by=Key()), "", self._sources)
         progress: dict[int, Progress] = {}
@@ -230,7 +241,7 @@ class Verifier:
             dispatcher.dispatch(_selected(batch, stored) if excluded else batch, active, dead_letters)
             if excluded:
                 progress[batch.partition].take(batch.next_offset, late=excluded)
-            active.dead_letters.clear()
+            active.forget_taken()
             since_cut += len(batch.offsets)
             if since_cut > CUT_RECORDS:
                 since_cut = 0

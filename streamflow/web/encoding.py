@@ -73,6 +73,11 @@ def row_from(value: Mapping[str, Any]) -> Row:
         raise ValueError(f"not a row: {exc!r}") from exc
 
 
+def is_number(text: str) -> bool:
+    """A whole number of ASCII digits, no more of them than an offset has? `str.isdigit` takes ``²`` too."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
 def position_object(positions: Mapping[int, int]) -> dict[str, str]:
     """Offsets as decimal strings: they may pass 2^53, where JSON numbers lose digits in browsers."""
     return {str(partition): str(offset) for partition, offset in sorted(positions.items())}

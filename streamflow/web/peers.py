@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -21,6 +21,7 @@ from streamflow.errors import StreamflowError
 from streamflow.query.rows import TableReader
 from streamflow.transports.base import Member
 from streamflow.web import encoding
+from streamflow.web.security import APP_HEADER
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -40,8 +41,14 @@ class PeerAnswer:
 
 
 def is_peer(request: web.BaseRequest) -> bool:
-    """Whether a worker asks, which wants our own rows only (or a client that plays one: no harm)."""
+    """Whether a worker asks, which wants our own rows only. Anybody may say so: it gives no more rights."""
     return PEER_HEADER in request.headers
+
+
+def is_member(request: web.BaseRequest, served: Served) -> bool:
+    """Whether who asks gives the address of another worker of this app."""
+    url = request.headers.get(PEER_HEADER, "")
+    return not same_url(url, served.url) and any(same_url(url, member.url) for member in served.members())
 
 
 def same_url(one: str, other: str) -> bool:
@@ -84,7 +91,11 @@ class Peers:
 
     @property
     def headers(self) -> dict[str, str]:
-        headers = {PEER_HEADER: self.served.url, "Accept": "application/json"}
+        headers = {
+            PEER_HEADER: self.served.url,
+            APP_HEADER: quote(self.served.app_id),
+            "Accept": "application/json",
+        }
         if self.settings.tokens:
             headers["Authorization"] = f"Bearer {self.settings.tokens[0]}"
         return headers
@@ -171,7 +182,7 @@ class Peers:
             raise PeerUnavailable(f"{url} did not answer in time") from exc
         if len(raw) > self.settings.peer_answer_bytes_max:
             raise PeerUnavailable(f"{url} answered more than {self.settings.peer_answer_bytes_max} bytes")
-        if response.status >= 500 or response.status in (401, 403) or 300 <= response.status < 400:
+        if response.status >= 500 or response.status in (401, 403, 421) or 300 <= response.status < 400:
             raise PeerUnavailable(f"{url} answered {response.status}")
         try:
             return PeerAnswer(response.status, encoding.decode(raw))

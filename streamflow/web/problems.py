@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 PROBLEM_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = "1"
+TABLES_UNKNOWN: Final = "this worker has just started and does not know its tables yet"
 
 TITLES: Final[Mapping[str, str]] = {
     "bad-request": "The request can't be understood",
@@ -24,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = {
     "forbidden": "Not allowed",
     "host-not-allowed": "This name is not one of this worker",
     "not-found": "There is nothing here",
+    "another-app": "This is a worker of another app",
     "no-such-table": "There is no such table",
     "no-such-key": "There is no such row",
     "method-not-allowed": "This method is not offered here",
@@ -88,7 +90,12 @@ class Problem(Exception):
 
 def unavailable(code: str, detail: str, **extra: object) -> Problem:
     """503 for what goes away by itself, with ``Retry-After``."""
-    return Problem(503, code, detail, headers={"Retry-After": RETRY_AFTER_S}, **extra)
+    return Problem(503, code, detail, headers={"Retry-After": RETRY_AFTER_S}, retry=True, **extra)
+
+
+def tables_unknown() -> Problem:
+    """503 of a worker that has just started: whether a table exists is not known yet."""
+    return unavailable("not-ready", TABLES_UNKNOWN)
 
 
 @web.middleware

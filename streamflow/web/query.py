@@ -164,7 +164,7 @@ def _choice(parameters: Mapping[str, str], name: str, choices: tuple[str, ...], 
 
 def _limit(parameters: Mapping[str, str], rows_max: int) -> int:
     text = parameters.get("limit", str(min(LIMIT_DEFAULT, rows_max)))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= rows_max):
+    if not (encoding.is_number(text) and 1 <= int(text) <= rows_max):
         raise bad_parameter("limit", f"limit={text!r} is not a number from 1 to {rows_max}")
     return int(text)
 
@@ -173,7 +173,7 @@ def _partitions(parameters: Mapping[str, str], count: int) -> frozenset[int] | N
     if "partitions" not in parameters:
         return None
     parts = parameters["partitions"].split(",")
-    if not all(part.isascii() and part.isdigit() and int(part[:9]) < count for part in parts):
+    if not all(encoding.is_number(part) and int(part) < count for part in parts):
         detail = f"partitions are numbers below {count}, separated by commas"
         raise bad_parameter("partitions", detail)
     return frozenset(map(int, parts))
@@ -187,7 +187,7 @@ def parse_min_position(parameters: Mapping[str, str]) -> dict[int, int]:
     wanted: dict[int, int] = {}
     for pair in text.split(","):
         partition, _, offset = pair.partition(":")
-        if not all(part.isascii() and part.isdigit() and len(part) <= 20 for part in (partition, offset)):
+        if not all(map(encoding.is_number, (partition, offset))):
             detail = f"min_position={text!r} is not partition:offset pairs, separated by commas"
             raise bad_parameter("min_position", detail)
         wanted[int(partition)] = int(offset)

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from aiohttp import typedefs as types
 from aiohttp import web
@@ -25,6 +25,14 @@ OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
 OPEN_PREFIX: Final = "/static/"
 # The WebSocket takes its token in the header or in `init`, since browsers can't set the header.
 OWN_CHECK: Final = frozenset({"/v1/ws"})
+
+READ_HEADERS: Final = (
+    "Host", "Origin", "Authorization", "Accept", "If-None-Match", "Last-Event-ID",
+    "Streamflow-Peer", "Streamflow-App",
+)  # fmt: skip
+
+APP_HEADER: Final = "Streamflow-App"
+"""Which app is meant: an address may be another app's by now. Browsers and others send none."""
 
 PAGES: Final = web.AppKey("PAGES", frozenset)
 """Resources of the user's app: none is open without a token, and what they embed is theirs to say."""
@@ -45,7 +53,7 @@ class Guard:
             return True
         if token is None:
             return False
-        shown = token.encode()
+        shown = token.encode(errors="surrogatepass")
         # A list, not any(): how long it takes must not tell which token came close.
         return any([hmac.compare_digest(shown, known) for known in self.tokens])  # noqa: C419
 
@@ -90,17 +98,33 @@ def bearer(request: web.BaseRequest) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token else None
 
 
+def check_headers(request: web.BaseRequest) -> None:
+    """Raises Problem 400 where a header that is read here is not ASCII. Its value is told to nobody."""
+    for name in READ_HEADERS:
+        if not all(value.isascii() for value in request.headers.getall(name, ())):
+            raise Problem(400, "bad-request", f"the header {name} is not ASCII")
+
+
 def is_page(request: web.Request) -> bool:
     """Is it for a page of the user's app, and not for one of our own addresses?"""
     return request.match_info.route.resource in request.app[PAGES]
 
 
-def middleware(guard: Guard) -> types.Middleware:
-    """Host, token and cross-origin checks for every request."""
+def check_app(request: web.BaseRequest, guard: Guard, app_id: str) -> None:
+    """Raises Problem 421 where another app is meant. Its name is told to those who show a token."""
+    meant = unquote(request.headers.get(APP_HEADER, quote(app_id)))
+    if meant != app_id:
+        name = repr(app_id) if guard.request_ok(request) else "another name"
+        raise Problem(421, "another-app", f"this is a worker of the app {name}, and not of {meant!r}")
+
+
+def middleware(guard: Guard, app_id: str) -> types.Middleware:
+    """Host, token, cross-origin and app checks for every request."""
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path
+        check_headers(request)
         if not guard.host_ok(request):
             raise Problem(403, "host-not-allowed", "call this worker by its address or a name set as allowed")
         if request.method == "OPTIONS" and request.headers.get("Origin", "").rstrip("/") in guard.origins:
@@ -113,6 +137,7 @@ def middleware(guard: Guard) -> types.Middleware:
                 "send one of the tokens of this worker: Authorization: Bearer <token>",
                 headers={"WWW-Authenticate": 'Bearer realm="streamflow"'},
             )
+        check_app(request, guard, app_id)
         return await handler(request)
 
     return guarded

@@ -25,6 +25,11 @@ class Served(Protocol):
     @property
     def tables(self) -> Mapping[str, TableReader]: ...
 
+    def knows_tables(self) -> bool:
+        """Are all of ``tables`` there? A worker that has just started does not know yet how many partitions
+        they have; until then nobody may conclude that something does not exist."""
+        ...
+
     @property
     def clock(self) -> Clock: ...
 
@@ -55,11 +60,11 @@ class Served(Protocol):
         ...
 
     def ready(self) -> bool:
-        """Every owned partition is recovered."""
+        """Every owned partition is recovered, the broker answers, and what is due becomes durable."""
         ...
 
     def health(self) -> Mapping[str, Any]:
-        """``{"status": "ok" or another word, "error": str | None, ...}``."""
+        """``{"status": "ok" or another word, "error": str | None, ...}``; maybe a ``reason``."""
         ...
 
     def stats(self) -> Mapping[str, Any]:

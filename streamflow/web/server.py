@@ -13,13 +13,14 @@ from aiohttp import web
 from streamflow.errors import ConfigurationError
 from streamflow.web import security
 from streamflow.web.dashboard import Dashboard
+from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
-from streamflow.web.problems import problem_middleware
+from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings, check
 
@@ -48,7 +49,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     late = LateEvents(api)
     app = web.Application(
         # In this order: a refused token is a problem too.
-        middlewares=[problem_middleware, security.middleware(guard)],
+        middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
         client_max_size=settings.request_bytes_max,
     )
     app[HUB] = hub
@@ -99,6 +100,8 @@ class WebServer:
         self.url = ""
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._sweep: asyncio.Task[None] | None = None
 
     def bind(self) -> str:
         """Claims the port; returns the address to advertise. Raises ConfigurationError if it can't be had."""
@@ -111,7 +114,10 @@ class WebServer:
             except OSError as exc:
                 if port == min(settings.port + tries, 65_536) - 1:
                     address = f"{settings.host}:{settings.port}"
-                    raise ConfigurationError(f"the web view can't listen on {address}: {exc}") from exc
+                    raise ConfigurationError(
+                        f"the web view can't listen on {address}: {exc}; take another port"
+                        " (setting web_port, --web-port; STREAMFLOW_WEB_PORT=0: any that is free)"
+                    ) from exc
         assert self._socket is not None
         bound = self._socket.getsockname()[1]
         if settings.port not in (0, bound):
@@ -137,12 +143,30 @@ class WebServer:
             access_log=None,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_S,
+            logger=http_logger(),
+            keepalive_timeout=self.settings.idle_timeout_s,
         )
+        # A placeholder holds the first place: the door needs the server, which freezes the middlewares.
+        doors: list[Door] = []
+
+        @web.middleware
+        async def attended(request: web.Request, handler: Handler) -> web.StreamResponse:
+            return await doors[0].attend(request, handler)
+
+        application.middlewares.insert(0, attended)
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        assert self._runner.server is not None
+        door = Door(self._runner.server, self.settings, served.clock)
+        doors.append(door)
+        self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
+        self._listener = await asyncio.get_running_loop().create_server(door, sock=self._socket)
 
     async def stop(self) -> None:
         """Tells live clients to come back later, finishes what is being answered, closes. Idempotent."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._sweep is not None:
+            self._sweep.cancel()
         runner, self._runner = self._runner, None
         if runner is not None:
             async with asyncio.timeout(3 * SHUTDOWN_S):

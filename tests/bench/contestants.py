@@ -93,6 +93,13 @@ def streamflow_contestants() -> list[Contestant]:
             rounds=CHEAP_ROUNDS,
         ),
         Contestant(
+            "streamflow_agent_expires",
+            "streamflow: the same, windows open for 10 s",
+            "exactly once",
+            lambda: faust_worker("streamflow_agent_expires"),
+            rounds=CHEAP_ROUNDS,
+        ),
+        Contestant(
             "streamflow_record",
             "streamflow: the same with a Record of Faust's",
             "exactly once",

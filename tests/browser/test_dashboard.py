@@ -69,6 +69,79 @@ async def send_events(cluster: Cluster) -> None:
         await asyncio.sleep(0.02)
 
 
+NOTHING = "\N{EN DASH}"
+
+
+def text(element: str) -> str:
+    return f"document.getElementById('{element}').textContent"
+
+
+async def test_without_its_worker_the_page_claims_nothing(page: Page, cluster: Cluster) -> None:
+    async with cluster.run([0, 1], [2]) as (served, _):
+        served.metrics.checkpoint_seconds.observe(0.012)
+        await page.open(served.url)
+        await page.until(f"{text('worker-detail')} === 'all ready' && {text('lag-detail')} === 'caught up'")
+        await page.until(f"{text('rate')} !== '{NOTHING}'")
+        await cluster.kill(0)
+        await page.until(f"{text('worker-detail')} === 'this worker does not answer'")
+        for figure in ("rate", "lag", "checkpoint", "worker-count"):
+            assert await page.ask(text(figure)) == NOTHING
+        states = "[...document.querySelectorAll('.worker')].map(w => w.dataset.state).sort().join()"
+        assert await page.ask(states) == "away,unknown"
+        said = await page.ask("document.querySelector('main').innerText")
+        assert "caught up" not in said
+        assert "ready" not in said
+
+
+async def test_a_peer_that_is_dead_or_stalled_is_not_caught_up(page: Page, cluster: Cluster) -> None:
+    async with cluster.run([0, 1], [2]) as (served, other):
+        await page.open(served.url)
+        await page.until(f"{text('lag-detail')} === 'caught up'")
+        other.is_ready, other.reason = False, "the broker has not answered for 42 s"
+        await page.until(f"{text('lag-detail')} === 'known of 1 of 2 workers'")
+        assert await page.ask(text("lag")) == NOTHING
+        await page.until(
+            "document.querySelector('.worker[data-state=stalled]').innerText.includes('for 42 s')"
+        )
+        await cluster.kill(1)
+        await page.until("document.querySelector('.worker[data-state=away]') !== null")
+        assert await page.ask(text("lag-detail")) == "known of 1 of 2 workers"
+
+
+async def test_what_is_selected_stays_selected(page: Page, cluster: Cluster) -> None:
+    async with cluster.run([0, 1], [2]) as (served, _):
+        await page.open(served.url)
+        await page.until(
+            f"{number('counts', 'ann')} === '10' && document.querySelector('.worker .name') !== null"
+        )
+        asked = "performance.getEntriesByType('resource').filter(e => e.name.endsWith('/v1/status')).length"
+        name, key = "document.querySelector('.worker .name')", row("counts", "ann") + ".querySelector('th')"
+        for place in (name, key):
+            await page.ask(f"getSelection().selectAllChildren({place})")
+            selected = await page.ask("getSelection().toString()")
+            assert selected
+            before = await page.ask(asked)
+            sending = asyncio.create_task(send_events(cluster))  # 'ann' changes, and becomes the largest
+            await page.until(f"{asked} >= {before + 3}")
+            sending.cancel()
+            assert await page.ask("getSelection().toString()") == selected
+
+
+async def test_the_largest_rows_are_those_of_all_keys_or_say_of_which(page: Page, cluster: Cluster) -> None:
+    for index in range(1_500):
+        cluster.put("users", f"k{index:05d}", 10_000 if index == 0 else index % 7)
+    async with cluster.run() as (served,):
+        await page.open(served.url)
+        await page.until(f"{number('users', 'k00000')} === '10,000'")
+        card = "(document.querySelector('[data-table=users]')?.innerText ?? '')"
+        assert "largest of" not in await page.ask(card)
+        for index in range(1_500, 5_000):
+            cluster.put("users", f"k{index:05d}", 1)
+        await page.open(served.url)
+        await page.until(f"{card}.includes('largest of the first 4,000 rows')")
+        assert "at least" in await page.ask(card)
+
+
 async def test_the_page_comes_back_after_its_worker_did(page: Page, cluster: Cluster) -> None:
     settings = replace(SETTINGS, ws_reconnect_ms=200)
     cluster.settings = settings
@@ -85,6 +158,31 @@ async def test_the_page_comes_back_after_its_worker_did(page: Page, cluster: Clu
         await page.until(f"{LIVE} && {number('counts', 'ann')} === '77'")
         cluster.put("counts", "ann", 78, start_ms=NOW_MS)
         await page.until(f"{number('counts', 'ann')} === '78'")
+
+
+async def test_a_worker_that_comes_back_without_knowing_its_tables_does_not_freeze_the_page(
+    page: Page, cluster: Cluster
+) -> None:
+    settings = replace(SETTINGS, ws_reconnect_ms=200)
+    cluster.settings = settings
+    async with cluster.run() as (served,):
+        await page.open(served.url)
+        await page.until(f"{LIVE} && {number('counts', 'ann')} === '10'")
+        await cluster.kill(0)
+        await page.until(DOWN)
+        port = int(served.url.rpartition(":")[2])
+        cluster.workers.clear()
+        back = await cluster.add(range(3), replace(settings, port=port, port_explicit=True), knows=False)
+        await page.until(
+            f"{LIVE} && document.querySelector('[data-table=counts]').innerText.includes('not live')"
+        )
+        assert await page.ask(number("counts", "ann")) == "10"  # what was shown stays
+        cluster.put("counts", "ann", 77, start_ms=NOW_MS)
+        back.know_tables()
+        await page.until(f"{number('counts', 'ann')} === '77'")
+        cluster.put("counts", "ann", 78, start_ms=NOW_MS)
+        await page.until(f"{number('counts', 'ann')} === '78'")
+        assert not await page.ask("document.body.innerText.includes('not live')")
 
 
 async def test_an_app_without_events_says_what_to_do_next(page: Page) -> None:

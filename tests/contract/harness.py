@@ -121,7 +121,7 @@ class Seen(NamedTuple):
     key: bytes | None
     value: bytes | None
     timestamp_ms: int
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def rows_of(batch: Batch) -> list[Seen]:
@@ -129,11 +129,11 @@ def rows_of(batch: Batch) -> list[Seen]:
     count = len(batch.offsets)
     assert len(batch.keys) == len(batch.values) == len(batch.timestamps_ms) == count
     assert batch.headers is None or len(batch.headers) == count
-    headers: Sequence[Iterable[tuple[str, bytes]]] = (
+    headers: Sequence[Iterable[tuple[str, bytes | None]]] = (
         batch.headers if batch.headers is not None else [()] * count
     )
     return [
-        Seen(*row[:4], tuple((name, bytes(text)) for name, text in row[4]))
+        Seen(*row[:4], tuple((name, None if text is None else bytes(text)) for name, text in row[4]))
         for row in zip(batch.offsets, batch.keys, batch.values, batch.timestamps_ms, headers, strict=True)
     ]
 

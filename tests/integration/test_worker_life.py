@@ -71,6 +71,7 @@ def test_a_worker_without_a_broker_fails_with_the_reason(worker: WorkerProcess) 
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         worker.settings["broker"] = f"kafka://127.0.0.1:{nobody.getsockname()[1]}"
+        worker.settings["broker_wait_s"] = "1"
         worker.start()
         assert worker.wait(60) == 1
     assert "no broker of 127.0.0.1" in worker.log()

@@ -41,6 +41,7 @@ class Parent:
         environ |= {
             "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
             "STREAMFLOW_BROKER": broker,
+            "STREAMFLOW_BROKER_WAIT_S": "5",
             "STREAMFLOW_ID": self.topic,
             "STREAMFLOW_SESSION_TIMEOUT_MS": "3000",
         }

@@ -68,13 +68,13 @@ def moment(at_ms: int) -> datetime:
     return EPOCH + timedelta(milliseconds=at_ms)
 
 
-async def log(app: App, topic: str) -> list[tuple[bytes | None, bytes | None, Mapping[str, bytes]]]:
+async def log(app: App, topic: str) -> list[tuple[bytes | None, bytes | None, Mapping[str, bytes | None]]]:
     """Key, value and headers of everything committed in a topic, partition by partition."""
     engine = app.engine
     counts = await engine.transport.partition_counts([topic])
     reader = engine.transport.log_reader()
     await reader.assign({(topic, partition): 0 for partition in range(counts.get(topic, 0))})
-    records: list[tuple[bytes | None, bytes | None, Mapping[str, bytes]]] = []
+    records: list[tuple[bytes | None, bytes | None, Mapping[str, bytes | None]]] = []
     try:
         for batch in await reader.read(1):
             records.extend(_records(batch))
@@ -94,6 +94,6 @@ async def logged(app: App, topic: str, count: int) -> list[Any]:
     return found
 
 
-def _records(batch: Batch) -> list[tuple[bytes | None, bytes | None, Mapping[str, bytes]]]:
+def _records(batch: Batch) -> list[tuple[bytes | None, bytes | None, Mapping[str, bytes | None]]]:
     headers = batch.headers or [()] * len(batch.offsets)
     return [(k, v, dict(h)) for k, v, h in zip(batch.keys, batch.values, headers, strict=True)]

@@ -158,10 +158,22 @@ class FakeServed:
         self.metrics = Metrics()
         self.listeners: list[RowListener] = []
         self.is_ready = True
+        self.all_tables: dict[str, TableReader] = {}  # while `forget_tables` holds
         self.status = "ok"
         self.error: str | None = None
+        self.reason: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
+
+    def knows_tables(self) -> bool:
+        return not self.all_tables
+
+    def forget_tables(self) -> None:
+        """As a worker is that has bound its port and does not know its tables yet."""
+        self.all_tables, self.tables = self.tables, {}
+
+    def know_tables(self) -> None:
+        self.tables, self.all_tables = self.all_tables, {}
 
     def listen(self, listener: RowListener) -> Callable[[], None]:
         self.listeners.append(listener)
@@ -186,6 +198,8 @@ class FakeServed:
         return self.is_ready
 
     def health(self) -> Mapping[str, Any]:
+        if self.reason is not None:
+            return {"status": "stalled", "error": None, "reason": self.reason}
         return {"status": self.status if self.error is None else "failed", "error": self.error}
 
     def stats(self) -> Mapping[str, Any]:
@@ -231,9 +245,19 @@ class Cluster:
             for server in self.servers:
                 await server.stop()
 
-    async def add(self, partitions: Iterable[int], settings: WebSettings | None = None) -> FakeServed:
+    async def add(
+        self,
+        partitions: Iterable[int],
+        settings: WebSettings | None = None,
+        *,
+        knows: bool = True,
+        app_id: str = "demo",
+    ) -> FakeServed:
         server = WebServer(settings or self.settings)
         served = FakeServed(self, partitions, server.bind())
+        served.app_id = app_id
+        if not knows:
+            served.forget_tables()
         self.workers.append(served)
         self.servers.append(server)
         self.elect()

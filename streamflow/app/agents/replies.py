@@ -40,7 +40,7 @@ def question_in(event: EventT[Any]) -> tuple[str, str] | None:
     if isinstance(event.value, ReqRepRequest):
         return event.value.reply_to, event.value.correlation_id
     headers = event.headers
-    if not headers or HEADER_TO not in headers:
+    if not headers or not headers.get(HEADER_TO):
         return None
     return want_str(headers[HEADER_TO]), want_str(headers.get(HEADER_ID) or b"")
 

@@ -63,7 +63,7 @@ def engine_event(app: AppT, chunk: Chunk, index: int, held: EventHold | None = N
         return chunk.event
     assert chunk.events is not None
     # HOT PATH of `events` and `take_events`: without a call between.
-    headers = dict(chunk.headers[index]) if chunk.headers is not None else {}
+    headers: dict[str, Any] = dict(chunk.headers[index]) if chunk.headers is not None else {}
     raw_key, raw_value = chunk.raw_keys[index], chunk.raw_values[index]
     message = Message(
         topic=chunk.topic,

@@ -11,6 +11,7 @@ from faust.types import FieldDescriptorT
 from mode import Seconds
 from mode.utils.times import want_seconds
 
+from streamflow.app.streams.key_types import check_join_keys
 from streamflow.app.streams.sources import JoinedSource, MergedSource, SourcedStream, StreamSource
 from streamflow.errors import ConfigurationError
 from streamflow.processing.joins import JoinSpec
@@ -67,11 +68,20 @@ def joined(stream: JoinableStream, kind: Kind, what: Sequence[object], options: 
         streams = [*more, *streams]
     if len(tables) == 1 and not streams:
         return _with_table(left, cast("Mapping[Any, Any]", tables[0]), kind, fields)
-    if len(streams) != 1 or tables:
-        raise ConfigurationError("a join is of two streams, or of a stream and a table")
+    if len(streams) != 1 or tables or any(_has_several(each) for each in (left, *streams)):
+        raise ConfigurationError(
+            "a join is of two streams, or of a stream and a table: join two, send the pairs to a topic, and "
+            "join that one with the third"
+        )
     if left.source.shared or streams[0].source.shared:
         raise ImproperlyConfigured("an agent with concurrency > 1 cannot join streams")
+    check_join_keys(left, streams[0], fields, plain=not (left.has_processors or streams[0].has_processors))
     return stream.again(JoinedSource(left, streams[0], _spec(stream, kind, options), _getters(fields)))
+
+
+def _has_several(stream: SourcedStream) -> bool:
+    """Are its events those of several streams?"""
+    return isinstance(stream.source, MergedSource | JoinedSource)
 
 
 def _spec(stream: JoinableStream, kind: Kind, options: JoinOptions) -> JoinSpec:

@@ -77,6 +77,8 @@ class SourcedStream(Protocol):
     def source(self) -> StreamSource: ...
     @property
     def channel(self) -> AsyncIterator[Any]: ...
+    @property
+    def has_processors(self) -> bool: ...
 
     def add_processor(self, processor: Callable[[Any], Any]) -> None: ...
 
@@ -216,7 +218,7 @@ class RepartitionSource(StreamSource):
             key: Any = chunk.raw_keys[index]
             if self._key is not None:
                 key = await maybe_async(self._key(unit.values[0]))
-            headers = None if chunk.headers is None else list(chunk.headers[index])
+            headers: Any = None if chunk.headers is None else list(chunk.headers[index])
             stamp_s = chunk.timestamps_ms[index] / 1_000
             await topic.send(key=key, value=chunk.raw_values[index], headers=headers, timestamp=stamp_s)
 
@@ -350,9 +352,7 @@ class MemoryFeed(EventFeed):
     local = True
 
     def __init__(self, name: str, pause_ms: Callable[[float], Any]) -> None:
-        super().__init__(
-            name, lambda: None, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms
-        )
+        super().__init__(name, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms)
         self.ended = False
         self._acks = AckTracker(Progress(name, "", -1))
         self._waiting: deque[MemoryChunk] = deque()

@@ -23,6 +23,7 @@ from streamflow.app.interface import AppT, EventSensorsT, SensorState
 from streamflow.app.options import StreamOptions
 from streamflow.app.streams.event import EventHold, engine_event
 from streamflow.app.streams.joins import JoinOptions, is_stream, joined
+from streamflow.app.streams.key_types import check_group_key, read_keys_by
 from streamflow.app.streams.sources import (
     AgentSource,
     ConsumerSource,
@@ -73,6 +74,11 @@ class AgentStream(faust.Stream[Any]):
         self.tables = list(tables)  # those it was combined with
         self._shown: AgentStream | None = None  # whose event is current, where it is not this one's
         self._seen: tuple[Chunk | None, int, Any] = (None, -1, None)  # (chunk, index, event) made last
+
+    @property
+    def has_processors(self) -> bool:
+        """May its values be others than those of its channel?"""
+        return bool(self._processors)
 
     # -- one by one --------------------------------------------------------------------------------
 
@@ -342,10 +348,12 @@ class AgentStream(faust.Stream[Any]):
                 prefix=prefix, suffix=f"-{name}-repartition", partitions=partitions, internal=True,
                 retention=-1,
             )  # fmt: skip
-            if field is not None and field.type in (int, float) and isinstance(topic, faust.Topic):
-                cast("Topic", topic).read_keys_as(field.type)
+            if field is not None and isinstance(topic, Topic):
+                read_keys_by(field, topic)
         elif not isinstance(topic, faust.Topic):
             raise ConfigurationError("group_by needs a topic of the broker's, not a channel in memory")
+        elif field is not None and isinstance(topic, Topic):
+            check_group_key(field, topic)
         by: Any = field.getattr if field is not None else key
         return self._derive(topic, by)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 from faust.types.tables import CollectionT
@@ -19,11 +19,13 @@ from yarl import URL
 from streamflow.app.interface import AppT, Recovered
 from streamflow.app.tables.row_codecs import bytes_of_key, key_in, value_in
 from streamflow.codecs import KeyCodec
+from streamflow.codecs.times import TimeLimits
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.event_context import EventContext, current_context
+from streamflow.state.handed_copy import hand_out
 from streamflow.state.merging_table import Merge, MergingWindowTable
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import DELETED, MISSING
@@ -145,10 +147,22 @@ class Collection:
         """Wall time, by the engine's clock."""
         return self.app.now_ms()
 
+    @cached_property
+    def time_limits(self) -> TimeLimits:
+        return TimeLimits.of(self.app.engine_settings)
+
+    def check_time(self, time_ms: int) -> None:
+        """Raises DecodeError for what no event time may be."""
+        error = self.time_limits.error(time_ms, self.now_ms())
+        if error is not None:
+            raise error
+
     def find(self, key: Hashable, start: int) -> Any:
         """The row's value or `MISSING`: what the agent sees, or elsewhere what is checkpointed here."""
         table, context = self.inner, holding()
         if context is not None:
+            if context.copies is not None:
+                context.write_copies(table)
             return table.part(context).get(start, key)
         for part in table.parts.values():
             value = part.get(start, key) if self.app.bench else part.store.get(start, key)
@@ -163,6 +177,8 @@ class Collection:
         if not isinstance(table, MergingWindowTable):
             return self.find(key, self.window.windows_of(time_ms)[-1][0])
         if context is not None:
+            if context.copies is not None:
+                context.write_copies(table)
             return table.value_at(table.part(context), key, time_ms)
         for part in table.parts.values():
             value = table.value_at(part, key, time_ms, durable=not self.app.bench)
@@ -172,18 +188,39 @@ class Collection:
 
     def value_or_default_at(self, key: Hashable, time_ms: int) -> Any:
         """`value_or_default` in the newest window of a time."""
-        return self._or_default(key, self.find_at(key, time_ms))
+        assert self.window is not None
+        return self._or_default(
+            key, self.window.windows_of(time_ms)[-1][0], lambda: self.find_at(key, time_ms)
+        )
 
     def value_or_default(self, key: Hashable, start: int) -> Any:
         """A copy of the row's value, else the table's default. Raises KeyError where it has none."""
-        return self._or_default(key, self.find(key, start))
+        return self._or_default(key, start, lambda: self.find(key, start))
 
-    def _or_default(self, key: Hashable, value: object) -> Any:
-        if value is not MISSING:
-            return value if value.__class__ in _PLAIN else copy.deepcopy(value)
-        if self.default is None:
-            raise KeyError(key)
-        return self.default()
+    def _or_default(self, key: Hashable, start: int, find: Callable[[], Any]) -> Any:
+        context = holding()
+        if context is not None and context.copies is not None:
+            row_copy = context.copies.get((self.inner, start, key))
+            if row_copy is not None:
+                return row_copy.value
+        value = found = find()
+        if found is MISSING:
+            if self.default is None:
+                raise KeyError(key)
+            value = self.default()
+        if value.__class__ in _PLAIN:
+            return value
+        if context is None:
+            return copy.deepcopy(value)
+        if self.app.bench:
+            return self._of_test(key, start, value, is_new=found is MISSING)
+        return hand_out(context, self.inner, start, key, value, find, is_new=found is MISSING)
+
+    def _of_test(self, key: Hashable, start: int, value: Any, *, is_new: bool) -> Any:
+        """An agent that is being tried has the row itself: nobody undoes it, and no event ends."""
+        if is_new and not isinstance(self.inner, MergingWindowTable):
+            self.write(key, value, start)
+        return value
 
     def keys_in(self, start: int) -> Iterator[Any]:
         """The keys of one window's rows (`NO_WINDOW`: of the table)."""
@@ -193,6 +230,8 @@ class Collection:
         """The keys of the rows of every window, each once."""
         table, context = self.inner, holding()
         if context is not None:
+            if context.copies is not None:
+                context.write_copies(table)
             return list(table.keys_seen(context))
         keys: dict[Any, None] = {}
         for part in table.parts.values():

@@ -31,6 +31,8 @@ class GlobalTable(Table):
             return super().find(key, start)
         table, context = self.inner, holding()
         if context is not None:
+            if context.copies is not None:
+                context.write_copies(table)
             found = self._uncommitted(context, key, start)
             if found is not MISSING:
                 return MISSING if found is DELETED else found
@@ -43,7 +45,9 @@ class GlobalTable(Table):
         return found
 
     def _uncommitted(self, context: EventContext, key: Hashable, start: int) -> Any:
-        part = self.inner.part(context)
+        part = self.inner.parts.get(context.partition)
+        if part is None:  # a topic of more partitions than the table's: its events write none of its rows
+            return MISSING
         for layer in (part.changes, part.cut or {}):
             found = layer.get(start, {}).get(key, MISSING)
             if found is not MISSING:
@@ -57,6 +61,8 @@ class GlobalTable(Table):
         for start in self._all.starts():
             keys.update(dict.fromkeys(self._all.keys(start)))
         context = holding()
-        if context is not None:
+        if context is not None and context.copies is not None:
+            context.write_copies(self.inner)
+        if context is not None and context.partition in self.inner.parts:
             keys.update(dict.fromkeys(self.inner.keys_seen(context)))
         return list(keys)

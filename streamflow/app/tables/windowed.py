@@ -93,9 +93,14 @@ class WindowedTable:
         return windowed(self.table, self.row_type, clock, key_index=self.key_index)
 
     def time_ms(self, event: EventT[Any] | None = None) -> int:
-        """The time whose windows are meant now, or for an event of Faust's."""
+        """The time whose windows are meant now, or for an event of Faust's.
+
+        Raises DecodeError for a time that no event may have either: it would end all other windows.
+        """
         if self.clock is not None:
-            return as_ms(self.clock(event if event is not None else current_event()))
+            time_ms = as_ms(self.clock(event if event is not None else current_event()))
+            self.table.check_time(time_ms)
+            return time_ms
         return self.event_ms(event)
 
     def event_ms(self, event: EventT[Any] | None = None) -> int:
@@ -124,7 +129,7 @@ class WindowedTable:
         inner = self.table.inner
         if self.clock is None:
             context = inner.context()
-            return inner.open_starts(context, inner.part(context))
+            return inner.open_starts(context)
         return [start for start, _ in self.window.windows_of(self.time_ms())]
 
     # -- a mapping -------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ class RecordProducer:
     ) -> Record:
         """Places a record of a topic that is known. Raises RecordTooLarge."""
         size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
-        size += sum(len(name) + len(text) + 8 for name, text in headers)
+        size += sum(len(name) + len(text or b"") + 8 for name, text in headers)
         topics = self._engine.topology.topics
         limit, said_by = self._record_bytes_max, "setting producer_max_request_size"
         if topics.limits.get(topic, limit) < limit:

@@ -25,7 +25,7 @@ _SENTENCE_MAX = 300
 
 def message_of(batch: Batch, index: int) -> Message:
     """One record of a batch as Faust hands it to a schema."""
-    headers = dict(batch.headers[index]) if batch.headers is not None else {}
+    headers: dict[str, Any] = dict(batch.headers[index]) if batch.headers is not None else {}
     place = batch.topic, batch.partition, batch.offsets[index]
     return make_message(place, batch.timestamps_ms[index], headers, batch.keys[index], batch.values[index])
 
@@ -127,6 +127,7 @@ class SchemaValueCodec(ValueCodec):
         self.value_bytes_max = value_bytes_max
         self.name = f"{type(schema).__name__}:{schema.value_serializer}:{getattr(kind, '__name__', kind)}"
         self.time_field = None
+        self.time_unit = "ms"
         self.is_event = False
         self._nullable = True  # the schema decides
         self._skips = False
@@ -166,6 +167,10 @@ class SchemaValueCodec(ValueCodec):
         encoded: bytes | None = self.schema.dumps_value(self.app, value, headers={})[0]
         return encoded
 
+    def lies_in_free_json(self, path: str) -> bool:
+        """Only the schema knows what it makes of the bytes."""
+        return True
+
     def project(self, paths: Sequence[str]) -> None:
         """Nothing is known about the bytes: they are decoded as a whole."""
 
@@ -179,6 +184,7 @@ class SchemaKeyCodec(KeyCodec):
         self.schema = schema
         self.key_type = kind
         self.name = f"{type(schema).__name__}:{schema.key_serializer}:{getattr(kind, '__name__', kind)}"
+        self.of_json = False  # the schema alone knows what its bytes are
         self._untyped = False
         self._record = False
         self.decode = self._loads

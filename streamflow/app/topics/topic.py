@@ -26,7 +26,7 @@ from streamflow.app.topics.serializers import (
 )
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.transports.base import Headers, Record
 
 # What our own codecs read and write; everything else is Faust's to do.
@@ -102,6 +102,26 @@ class Topic(faust.Topic):
             codec.allow_null()
         return codec
 
+    @cached_property
+    def _typed(self) -> bool:
+        """Does the topic say what its values are, so that one that is sent can be held against it?"""
+        return self.plain_schema and self.value_type not in (None, object, Any, bytes, str)
+
+    @cached_property
+    def _trusted(self) -> type | None:
+        """A Record of Faust's that checks its own fields."""
+        kind: Any = self.value_type
+        return kind if hasattr(kind, "_blessed_key") and kind._options.validation else None
+
+    def check_readable(self, raw: bytes) -> None:
+        """Raises TypeError for a value that those who read the topic would set aside."""
+        try:
+            self.value_codec.check_readable(raw)
+        except DecodeError as exc:
+            kind = getattr(self.value_type, "__name__", self.value_type)
+            why = f"its readers would set this value aside, it is no {kind}: {exc}"
+            raise TypeError(f"topic {self.get_topic_name()!r}: {why}") from exc
+
     def read_keys_as(self, kind: type) -> None:
         """Keys are of this type, though the topic was declared without it."""
         self.key_codec = type(self.key_codec)(kind)
@@ -117,7 +137,10 @@ class Topic(faust.Topic):
         """What goes on the wire: by the topic's types, unless the call says otherwise."""
         told = any(given is not None for given in serializers.values())
         if self.plain_schema and not told and not _has_serializer(key) and not _has_serializer(value):
-            return self.key_codec.encode(key), self.value_codec.encode(value), wire_headers(headers)
+            raw = self.value_codec.encode(value)
+            if raw is not None and raw is not value and self._typed and type(value) is not self._trusted:
+                self.check_readable(raw)
+            return self.key_codec.encode(key), raw, wire_headers(headers)
         schema = serializers.get("schema")
         opened = self.prepare_headers(headers)
         raw_key, opened = self.prepare_key(key, serializers.get("key_serializer"), schema, opened)
@@ -144,7 +167,8 @@ class Topic(faust.Topic):
 
         From inside an event it is part of that event's checkpoint, otherwise it goes at once. ``force``:
         at once from inside an event too, where the guarantee is not exactly_once.
-        ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written.
+        ``timestamp`` is in epoch seconds. Raises RecordTooLarge, and TypeError for what can't be written and
+        for a value that the topic's readers would set aside; bytes go out as they are.
         """
         app = self.app
         producer = await app.record_producer()
@@ -234,7 +258,7 @@ def _has_serializer(value: object) -> bool:
 
 
 def wire_headers(
-    headers: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] | None,
+    headers: Mapping[str, bytes | str | None] | Iterable[tuple[str, bytes | str | None]] | None,
 ) -> Headers:
     """Headers as pairs of text and bytes."""
     if not headers:

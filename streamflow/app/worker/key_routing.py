@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Any, cast
+from urllib.parse import quote
 
 import aiohttp
 from faust.app.router import Router as FaustRouter
@@ -23,7 +24,9 @@ from streamflow.app.topics.topic import Topic
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.web.peers import PEER_HEADER, owners, same_url
+from streamflow.web.security import APP_HEADER
 
+MISDIRECTED = 421
 _HANDED_ON = ("Content-Type", "Accept")
 
 
@@ -102,6 +105,7 @@ class Router(FaustRouter):
             raise ServiceUnavailable(detail="the partitions are on the move")  # or it would go round
         headers = {name: request.headers[name] for name in _HANDED_ON if name in request.headers}
         headers[PEER_HEADER] = served.url
+        headers[APP_HEADER] = quote(served.app_id)
         settings = self.app.settings.web_settings()
         if settings.tokens:
             headers["Authorization"] = f"Bearer {settings.tokens[0]}"
@@ -115,6 +119,8 @@ class Router(FaustRouter):
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=settings.peer_timeout_s),
             ) as answer:
+                if answer.status == MISDIRECTED:
+                    raise ServiceUnavailable(detail=f"a worker of another app listens at {dest_url}")
                 return web.bytes(await answer.read(), content_type=answer.content_type, status=answer.status)
         except (aiohttp.ClientError, TimeoutError) as exc:
             raise ServiceUnavailable(detail=f"the worker at {dest_url} does not answer") from exc

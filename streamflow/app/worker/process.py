@@ -1,14 +1,49 @@
-"""The process around an app: its logging and its garbage collector."""
+"""The process around an app: its logging, its errors and its garbage collector."""
 
 from __future__ import annotations
 
 import gc
 import logging
+import signal
 
 from faust.worker import Worker as FaustWorker
 
+from streamflow.errors import StreamflowError, rewrite_log_record
+
 GC_THRESHOLDS = (50_000, 20, 50)
 """Collections are rare, not off: users' cyclic data is still found, by the second rather than by the ms."""
+
+PEOPLES = (StreamflowError, OSError)
+"""Errors that people make, or their machines: the message says what, where and what to do."""
+TELLERS = ("faust", "mode", "streamflow.app.worker", "streamflow.engine.engine")
+"""Beginnings of the loggers that tell of an error which ends the worker."""
+
+
+RAISED_AGAIN = "Reraising original exception"
+"""Said of an error that has been told by whom it ended."""
+
+
+class Sentence(str):
+    """An error where its ``repr`` is asked for."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class InASentence(logging.Filter):
+    """Takes the traceback away from errors that people make; at the level debug it stays."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(TELLERS):
+            return True
+        raised = record.exc_info[1] if record.exc_info else None
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        if isinstance(raised, PEOPLES) or (raised is None and any(isinstance(a, PEOPLES) for a in arguments)):
+            rewrite_log_record(record, keeps_traceback=False)
+            record.args = tuple(Sentence(each) if isinstance(each, PEOPLES) else each for each in arguments)
+        return RAISED_AGAIN not in str(record.msg)
 
 
 class Worker(FaustWorker):
@@ -19,6 +54,16 @@ class Worker(FaustWorker):
 
     def _setup_spinner_handler(self, logger: logging.Logger, level: int) -> None:
         """No spinner that turns with the log: it would need all of it."""
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        super().on_setup_root_logger(logger, level)
+        if level > logging.DEBUG:
+            for handler in logger.handlers:
+                handler.addFilter(InASentence())
+
+    def _on_sigint(self) -> None:
+        self._flag_as_shutdown_by_signal()
+        self._schedule_shutdown(signal.SIGINT)
 
 
 class QuietCollector:

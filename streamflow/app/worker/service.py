@@ -19,6 +19,7 @@ from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
 from streamflow.engine.engine import Engine
 from streamflow.query.worker_view import WorkerView
+from streamflow.transports.connect import scheme_of
 from streamflow.web.server import WebServer
 
 
@@ -40,6 +41,13 @@ class EngineService(Service):
 
     async def on_start(self) -> None:
         app = self.app
+        for name, near in app.settings.mistyped.items():
+            self.log.warning("%s is no setting: do you mean %s?", name, near)
+        if scheme_of(app.broker_url) == "memory" and "broker" not in app.settings.given:
+            self.log.warning(
+                "no broker was named: all is in memory, and forgotten when this worker ends (setting broker, "
+                "STREAMFLOW_BROKER=kafka://host:9092; memory:// says that it is meant)"
+            )
         # Step 1. Claim the port: its number is part of what tells this worker from others on this machine.
         url = ""
         if app.conf.web_enabled:
@@ -55,7 +63,7 @@ class EngineService(Service):
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)
-            self.log.info("web view at %s", url)
+            self.log.info("dashboard at %s", url)
         # Step 4. All modules are there, and no event is yet: the long collection is now, not between events.
         self.settle()
         # Step 5. Join the group, advertising the address that was bound.

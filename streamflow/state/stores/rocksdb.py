@@ -79,7 +79,8 @@ def rocksdict() -> Any:
         import rocksdict as module
     except ImportError as exc:
         raise ConfigurationError(
-            'store "rocksdb://" needs rocksdict: pip install "streamflow[rocksdb]", or set store="memory://"'
+            'store "rocksdb://" needs rocksdict: pip install rocksdict, the extra [rocksdb] of'
+            ' faust-streamflow; or set store="memory://"'
         ) from exc
     return module
 

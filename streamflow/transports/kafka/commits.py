@@ -6,7 +6,10 @@ What can happen to a commit and what the caller hears:
   does not know us any more. Nothing of it will be seen.
 - `CommitAborted`: it failed before its decision was sent. Nothing of it will be seen, the same may be
   tried again.
-- `CommitUnknown`: its decision was sent, and the coordinator could not be asked what came of it.
+- `CommitUnknown`: its decision was sent, may have been obeyed, and the coordinator could not be asked what
+  came of it.
+
+Which answer to which request means what stands in `outcomes`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest
 
@@ -42,6 +46,7 @@ from streamflow.transports.kafka import producer, protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
 from streamflow.transports.kafka.group import GroupFence
 from streamflow.transports.kafka.offsets import GroupOffsets
+from streamflow.transports.kafka.outcomes import Asked, Next, Outcome, verdict
 from streamflow.transports.kafka.producer import Life, Producer, ProducerFenced
 from streamflow.transports.kafka.record_batches import Building
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -51,6 +56,14 @@ log = logging.getLogger(__name__)
 ABORT_TIMEOUT_MS = 2_000
 COMMIT = True
 ABORT = False
+
+
+class Told(NamedTuple):
+    """What one try at the decision has shown. ``again``: another one may show more."""
+
+    outcome: Outcome
+    error: StreamflowError
+    again: bool
 
 
 class Commits:
@@ -88,7 +101,6 @@ class Commits:
                 written = await self._prepare(commit, fence, life, deadline)
                 await self.reached(COMMIT_OFFSETS)
                 await self._decide(life)
-                await self.reached(COMMIT_DECIDED)
             except (Fenced, RecordRefused, ConfigurationError):
                 await self._abort()
                 raise
@@ -103,6 +115,8 @@ class Commits:
                 # this transaction, in whichever way it was decided.
                 self._producer.end_life()
                 raise
+            # Whatever happens from here on, it is committed.
+            await self.reached(COMMIT_DECIDED)
             return producer.ends(written)
 
     async def reached(self, point: str) -> None:
@@ -129,45 +143,50 @@ class Commits:
     async def _decide(self, life: Life) -> None:
         """Step 5. Commit; asks again until the coordinator has said what came of it.
 
-        Once it may have arrived, only an acknowledgement will do: an error that a repeated request meets
-        may be the trace of the first one's success. Raises TransportError when it certainly was not
-        obeyed (ProducerFenced among them), CommitUnknown when nobody knows.
+        Once it may have been obeyed, only an acknowledgement will do: an error that a repeated request meets
+        may be the trace of the first one's success. Raises TransportError or ConfigurationError when it
+        certainly was not obeyed (ProducerFenced among them), CommitUnknown when nobody knows.
         """
         deadline = self._connection.deadline(self._settings.decide_timeout_ms)
         unclear: StreamflowError | None = None
         attempt = 0
         while True:
-            try:
-                node_id = await self._connection.coordinator(*self._place, deadline)
-            except TransportError as exc:
-                if deadline.left_s() <= 0:
-                    raise (
-                        CommitUnknown(f"the commit was sent, and then: {exc}") if unclear else exc
-                    ) from unclear
-            else:
-                try:
-                    code = await self._end(node_id, life, COMMIT, deadline)
-                except TransportError as exc:
-                    unclear = exc
-                    self._connection.forget(self._place)
-                else:
-                    if code == protocol.NONE:
-                        return
-                    error = producer.refusal("EndTxn", code)
-                    if code in protocol.COORDINATOR_MOVED:
-                        self._connection.forget(self._place)
-                        if code == protocol.REQUEST_TIMED_OUT:
-                            unclear = error  # The coordinator's own log did not answer.
-                    elif code not in protocol.COORDINATOR_BUSY:
-                        if unclear is None:
-                            raise error
-                        raise CommitUnknown(f"the commit was sent, and then: {error}") from unclear
-                if deadline.left_s() <= 0:
-                    raise CommitUnknown(
-                        "the commit was sent; its outcome could not be asked for"
-                    ) from unclear
+            told = await self._ask_for_decision(life, deadline)
+            if told.outcome is Outcome.OBEYED:
+                return
+            if told.outcome is Outcome.UNCLEAR:
+                unclear = told.error
+            if not told.again or deadline.left_s() <= 0:
+                if unclear is None:
+                    raise told.error
+                raise CommitUnknown(f"the commit was sent, and then: {told.error}") from unclear
             await deadline.back_off(attempt)
             attempt += 1
+
+    async def _ask_for_decision(self, life: Life, deadline: Deadline) -> Told:
+        """Once."""
+        try:
+            node_id = await self._connection.coordinator(*self._place, deadline)
+            deadline.check("EndTxn was not sent")
+        except TransportError as exc:
+            return Told(Outcome.NOT_OBEYED, exc, again=True)
+        except ConfigurationError as exc:
+            return Told(Outcome.NOT_OBEYED, exc, again=False)
+        try:
+            code = await self._end(node_id, life, COMMIT, deadline)
+        except TransportError as exc:
+            self._connection.forget(self._place)
+            return Told(Outcome.UNCLEAR, exc, again=True)
+        except ConfigurationError as exc:
+            return Told(Outcome.NOT_OBEYED, exc, again=False)  # it is denied before it is sent
+        row = verdict(Asked.END, code)
+        if row.next is Next.FIND_COORDINATOR:
+            self._connection.forget(self._place)
+        return Told(
+            row.outcome,
+            producer.refusal(Asked.END, "EndTxn", code),
+            again=row.next in (Next.FIND_COORDINATOR, Next.ASK_AGAIN),
+        )
 
     async def _end(self, node_id: int, life: Life, result: bool, deadline: Deadline) -> int:
         """EndTxn, once; the error code. Raises TransportError when no answer came."""
@@ -188,19 +207,25 @@ class Commits:
         also the way where a write may still be under way: only a newer epoch keeps it out.
         """
         deadline = self._connection.deadline(ABORT_TIMEOUT_MS)
+        ended = False
         try:
             life = self._producer.life
             if life is None:
                 await self._producer.ready(deadline)
+                ended = True
                 return
             node_id = await self._connection.coordinator(*self._place, deadline)
             code = await self._end(node_id, life, ABORT, deadline)
-            if code == protocol.NONE:
-                return
-            log.warning("Aborting a transaction of %s: %s", self._transactional_id, protocol.error_name(code))
-        except TransportError as exc:
+            ended = verdict(Asked.END, code).outcome is Outcome.OBEYED
+            if not ended:
+                log.warning(
+                    "Aborting a transaction of %s: %s", self._transactional_id, protocol.error_name(code)
+                )
+        except (TransportError, ConfigurationError) as exc:
             log.warning("Aborting a transaction of %s: %s", self._transactional_id, exc)
-        self._producer.end_life()
+        finally:
+            if not ended:
+                self._producer.end_life()  # also when the task is cancelled here
 
     async def _add_partitions(self, records: Sequence[Record], life: Life, deadline: Deadline) -> None:
         spots = dict.fromkeys((record.topic, record.partition) for record in records)
@@ -215,20 +240,22 @@ class Commits:
             answer = await self._connection.ask_coordinator(
                 self._place, request, producer.partition_codes, deadline
             )
-            codes = set(producer.partition_codes(answer)) - {protocol.NONE, protocol.OPERATION_NOT_ATTEMPTED}
-            if not codes:
+            codes = {
+                code: verdict(Asked.ADD_PARTITIONS, code).next for code in producer.partition_codes(answer)
+            }
+            bad = [code for code, then in codes.items() if then not in (Next.GO_ON, Next.SEE_OTHERS)]
+            if not bad:
                 return
-            if codes & protocol.TOPIC_DENIED:
-                code = min(codes & protocol.TOPIC_DENIED)
-                topics = {
-                    topic for topic, rows in answer.errors for _, c in rows if c in protocol.TOPIC_DENIED
-                }
-                raise RecordRefused.first_of(producer.denied(records, topics, code))
-            if not codes <= protocol.LEADER_MOVED:
-                raise producer.refusal("beginning the transaction", min(codes))
+            denied = {code for code in bad if codes[code] is Next.REFUSE_TOPIC}
+            if denied:
+                topics = {topic for topic, rows in answer.errors for _, code in rows if code in denied}
+                raise RecordRefused.first_of(producer.denied(records, topics, min(denied)))
+            hopeless = [code for code in bad if codes[code] is not Next.FIND_LEADER]
+            if hopeless:
+                raise producer.refusal(Asked.ADD_PARTITIONS, "beginning the transaction", min(hopeless))
             await self._connection.refresh(deadline)
             await deadline.back_off(attempt)
-            deadline.check(f"beginning the transaction: {protocol.error_name(min(codes))}")
+            deadline.check(f"beginning the transaction: {protocol.error_name(min(bad))}")
             attempt += 1
 
     async def _add_group(self, life: Life, deadline: Deadline) -> None:
@@ -242,7 +269,9 @@ class Commits:
             self._place, request, lambda a: (a.error_code,), deadline
         )
         if answer.error_code != protocol.NONE:
-            raise producer.refusal("adding the group to the transaction", answer.error_code)
+            raise producer.refusal(
+                Asked.ADD_OFFSETS, "adding the group to the transaction", answer.error_code
+            )
 
     async def _fenced_or_aborted(self, fence: GroupFence, cause: ProducerFenced) -> Fenced | CommitAborted:
         """A producer is fenced by its successor, or because its transaction took too long.

@@ -22,6 +22,8 @@ from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
 from streamflow.transports.kafka import faults, protocol
+from streamflow.transports.kafka.client_logs import lower_client_logs, reasons
+from streamflow.transports.kafka.outcomes import Next, asked_by, verdict
 from streamflow.transports.kafka.settings import KafkaSettings
 
 BACKOFF_MIN_MS = 5.0
@@ -101,14 +103,18 @@ class Connection:
 
     async def start(self) -> None:
         """Finds the cluster. Raises TransportError."""
+        lower_client_logs()
         client = AIOKafkaClient(
             request_timeout_ms=self._settings.request_timeout_ms, **self._settings.client_options()
         )
-        try:
-            await asyncio.wait_for(client.bootstrap(), self._settings.start_timeout_ms / 1_000.0)
-        except (KafkaError, OSError, TimeoutError) as exc:
-            await client.close()
-            raise TransportError(f"no broker of {', '.join(self._settings.bootstrap)} answers") from exc
+        with reasons() as why:
+            try:
+                await asyncio.wait_for(client.bootstrap(), self._settings.start_timeout_ms / 1_000.0)
+            except (KafkaError, OSError, TimeoutError) as exc:
+                await client.close()
+                told = "; ".join(dict.fromkeys(why)) or str(exc) or "no answer"
+                servers = ", ".join(self._settings.bootstrap)
+                raise TransportError(f"no broker of {servers} answers: {told}") from exc
         self._client = client
 
     async def stop(self) -> None:
@@ -141,6 +147,28 @@ class Connection:
         """Asks whichever broker, once."""
         return await self.ask(await self._any_node(deadline), request, deadline)
 
+    async def ask_all(self, request: Any, deadline: Deadline, each_ms: float) -> list[Any]:
+        """The answers of all brokers that give one within ``each_ms``. Raises TransportError if none does."""
+        nodes = self.nodes() or [await self._any_node(deadline)]
+        limit = self.deadline(min(each_ms, deadline.left_s() * 1_000))
+        told = await asyncio.gather(
+            *(self.ask(node_id, request, limit) for node_id in nodes), return_exceptions=True
+        )
+        failures = [each for each in told if isinstance(each, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, TransportError):
+                raise failure
+        answers = [each for each in told if not isinstance(each, BaseException)]
+        if not answers:
+            raise failures[0]
+        return answers
+
+    def nodes(self) -> list[int]:
+        """The brokers that are known."""
+        if self._client is None:
+            raise TransportError("the transport is not started")
+        return sorted(int(broker.nodeId) for broker in self._client.cluster.brokers())
+
     async def ask_coordinator(
         self,
         place: tuple[Coordinator, str] | None,
@@ -153,6 +181,7 @@ class Connection:
         ``place``: which coordinator of which group or transactional id; None: any broker will do.
         ``codes`` takes the error codes out of the answer.
         """
+        asked = asked_by(request)
         attempt, what = 0, f"{type(request).__name__} to {place[1] if place else 'any broker'}"
         while True:
             try:
@@ -168,9 +197,10 @@ class Connection:
                 why = str(exc)
             else:
                 found = set(codes(answer))
-                if found & protocol.COORDINATOR_MOVED:
+                then = {verdict(asked, code).next for code in found}
+                if Next.FIND_COORDINATOR in then:
                     self.forget(place)
-                elif not found & protocol.COORDINATOR_BUSY:
+                elif Next.ASK_AGAIN not in then:
                     return answer
                 why = ", ".join(map(protocol.error_name, sorted(found)))
             await deadline.back_off(attempt)

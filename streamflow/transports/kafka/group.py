@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ STOP_TIMEOUT_S = 10.0
 IDLE_MAX_MS = 2**31 - 1
 # Joining waits for the other members: a request must outlast a rebalance.
 JOIN_MARGIN_MS = 10_000
+# Behind the end of another member's session: the group removes it a little later.
+SESSION_MARGIN_MS = 1_000
 
 
 def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
@@ -107,16 +109,72 @@ class GroupFence:
     live_ids: frozenset[str] = frozenset()
 
 
+class SlotClaim:
+    """Whether a member that has our transactional id is alive.
+
+    A worker that is killed after it has asked to join, and started again, meets its former life in the new
+    generation. The group removes that one when its session ends, and tells us to join again; one that has
+    outlived its session is another live worker. ``is_stable`` asks the group whether a generation stands.
+    """
+
+    def __init__(
+        self, clock: Clock, transactional_id: str, is_stable: Callable[[GroupFence], Awaitable[bool]]
+    ) -> None:
+        self._clock = clock
+        self._transactional_id = transactional_id
+        self._is_stable = is_stable
+        self._fence: GroupFence | None = None
+        self._ask_ms = 0.0
+
+    def granted(self) -> None:
+        """In this generation nobody else has it, or we have left the generation."""
+        self._fence = None
+
+    def refused(self, fence: GroupFence, session_ms: float) -> None:
+        """In this generation another member has it, whose session is so long."""
+        self._fence = fence
+        self._ask_ms = self._clock.monotonic_ms() + session_ms + SESSION_MARGIN_MS
+        log.warning(
+            "The group has another member with the id %s: if it is this worker's former life, its session"
+            " ends within %.0f s, and work begins then",
+            self._transactional_id,
+            session_ms / 1_000,
+        )
+
+    async def check(self) -> None:
+        """Raises ConfigurationError when the other one has outlived its session."""
+        fence, now_ms = self._fence, self._clock.monotonic_ms()
+        if fence is None or now_ms < self._ask_ms:
+            return
+        self._ask_ms = now_ms + SESSION_MARGIN_MS
+        if await self._is_stable(fence) and self._fence is fence:
+            raise ConfigurationError(
+                f"transactional_slot: another live worker has the id {self._transactional_id};"
+                " give each worker a slot of its own"
+            )
+
+
 class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
     """One worker's membership. `assignment` is the newest, None before the first and while it goes."""
 
-    def __init__(self, settings: KafkaSettings, clock: Clock, listener: RebalanceListener, url: str) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        clock: Clock,
+        listener: RebalanceListener,
+        url: str,
+        is_stable: Callable[[GroupFence], Awaitable[bool]],
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._listener = listener
         self._assignor = CopartitionedAssignor(
-            url, settings.transactional_id if settings.transactions else None, settings.standby_replicas
+            url,
+            settings.transactional_id if settings.transactions else None,
+            settings.standby_replicas,
+            settings.session_timeout_ms,
         )
+        self._slot = SlotClaim(clock, settings.transactional_id, is_stable)
         self.assignment: Assignment | None = None
         # Transactional ids of members that we knew and that have gone, until what they left is ended.
         self.gone_ids: set[str] = set()
@@ -176,6 +234,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        await self._slot.check()
         try:
             self._consumer._coordinator.check_errors()
         except KafkaError as exc:
@@ -213,6 +272,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """aiokafka calls this before the first join too, when there is nothing to revoke."""
+        self._slot.granted()
         if self.assignment is None:
             return
         try:
@@ -224,13 +284,6 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         coordinator = self._consumer._coordinator
         everything = self._assignor.group_assignment
-        if coordinator.member_id in everything.refused:
-            self._fail(
-                ConfigurationError(
-                    f"transactional_slot: another live worker of group {self._settings.group_id} has the id"
-                    f" {self._settings.transactional_id}; give each worker a slot of its own"
-                )
-            )
         live_ids = frozenset(
             member.transactional_id for member in everything.members if member.transactional_id
         )
@@ -243,6 +296,11 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
             coordinator._group_instance_id,
             live_ids,
         )
+        if coordinator.member_id in everything.refused:
+            session_ms = everything.session_ms_of(self._settings.transactional_id)
+            self._slot.refused(fence, max(session_ms, self._settings.session_timeout_ms))
+        else:
+            self._slot.granted()
         self.assignment = Assignment(
             generation=coordinator.generation,
             partitions=frozenset((tp.topic, tp.partition) for tp in assigned),

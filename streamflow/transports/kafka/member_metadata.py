@@ -2,8 +2,8 @@
 
 Runs in the group's leader. Partition ``p`` of all topics with the same number of partitions goes to
 one member: tables of co-partitioned topics need that. Members keep what they had as far as that
-leaves the load even. Two live members with one transactional id would abort each other's commits, so
-the second gets nothing and is told so.
+leaves the load even. Two members with one transactional id would abort each other's commits, so the
+second gets nothing and is told so: the first may be its own former life, or another worker (`group`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class MemberMetadata(msgspec.Struct, frozen=True):
     """What a member says when it joins.
 
     ``round``: of the assignment in which it got ``owned`` and ``standbys``; a claim from an older round
-    counts less. ``replicas``: how many it wants to stand by for each partition.
+    counts less. ``replicas``: how many it wants to stand by for each partition. ``session_ms``: how long the
+    group keeps it without a sign of life; 0 where it does not say.
     """
 
     url: str
@@ -34,6 +35,7 @@ class MemberMetadata(msgspec.Struct, frozen=True):
     owned: ByTopic = []
     standbys: ByTopic = []
     replicas: int = 0
+    session_ms: int = 0
 
 
 class MemberAssignment(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class MemberAssignment(msgspec.Struct, frozen=True):
     url: str
     transactional_id: str | None
     owned: ByTopic
+    session_ms: int = 0
 
     def partitions(self) -> frozenset[TopicPartition]:
         return spots_of(self.owned)
@@ -58,6 +61,10 @@ class GroupAssignment(msgspec.Struct, frozen=True):
     members: list[MemberAssignment] = msgspec.field(name="shares")  # the wire's word
     refused: list[str] = []
     standbys: ByTopic = []
+
+    def session_ms_of(self, transactional_id: str) -> int:
+        """Of the member that has it; 0 where that is not known."""
+        return max((m.session_ms for m in self.members if m.transactional_id == transactional_id), default=0)
 
     def stands_by_for(self) -> frozenset[TopicPartition]:
         return spots_of(self.standbys)
@@ -77,10 +84,13 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
 
     name = "streamflow"
 
-    def __init__(self, url: str, transactional_id: str | None, replicas: int = 0) -> None:
+    def __init__(
+        self, url: str, transactional_id: str | None, replicas: int = 0, session_ms: int = 0
+    ) -> None:
         self._url = url
         self._transactional_id = transactional_id
         self._replicas = replicas
+        self._session_ms = session_ms
         self.group_assignment = NOTHING_ASSIGNED
         self._owned: ByTopic = []
 
@@ -88,7 +98,13 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         """What goes to the leader with the request to join."""
         last = self.group_assignment
         metadata = MemberMetadata(
-            self._url, self._transactional_id, last.round, self._owned, last.standbys, self._replicas
+            self._url,
+            self._transactional_id,
+            last.round,
+            self._owned,
+            last.standbys,
+            self._replicas,
+            self._session_ms,
         )
         return ConsumerProtocolMemberMetadata(PROTOCOL_VERSION, sorted(topics), _encode(metadata))
 
@@ -125,7 +141,9 @@ class CopartitionedAssignor(AbstractPartitionAssignor):  # type: ignore[misc]  #
         owned = {member: by_topic(division.owned.get(member, ())) for member in joined}
         next_round = 1 + max(metadata.round for metadata in joined.values())
         everybody = [
-            MemberAssignment(member, metadata.url, metadata.transactional_id, owned[member])
+            MemberAssignment(
+                member, metadata.url, metadata.transactional_id, owned[member], metadata.session_ms
+            )
             for member, metadata in sorted(joined.items())
             if member not in refused
         ]

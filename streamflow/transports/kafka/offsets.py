@@ -13,6 +13,7 @@ from streamflow.transports.base import Commit, TopicPartition
 from streamflow.transports.kafka import producer, protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
 from streamflow.transports.kafka.group import GroupFence
+from streamflow.transports.kafka.outcomes import Asked, Next, verdict
 from streamflow.transports.kafka.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -94,12 +95,19 @@ class GroupOffsets:
         _check(await self._ask(request, producer.partition_codes, deadline), fence)
 
     async def still_holds(self, fence: GroupFence, deadline: Deadline) -> bool:
-        """Whether the group still is in that generation, with that member."""
+        """Whether the group still is in that generation, with that member; it may be about to leave it."""
+        return await self._heartbeat(fence, deadline) not in protocol.GROUP_FENCED
+
+    async def stands(self, fence: GroupFence, deadline: Deadline) -> bool:
+        """Whether it still is, and no rebalance is under way."""
+        return await self._heartbeat(fence, deadline) == protocol.NONE
+
+    async def _heartbeat(self, fence: GroupFence, deadline: Deadline) -> int:
         request = protocol.HeartbeatRequest(
             self._group_id, fence.generation, fence.member_id, fence.instance_id
         )
         answer = await self._ask(request, lambda a: (a.error_code,), deadline)
-        return answer.error_code not in protocol.GROUP_FENCED
+        return int(answer.error_code)
 
     async def _ask(self, request: Any, codes: Any, deadline: Deadline) -> Any:
         return await self._connection.ask_coordinator(
@@ -122,13 +130,14 @@ def _offset_rows(commit: Commit, transactional_id: str) -> list[tuple[str, list[
 
 def _check(answer: Any, fence: GroupFence) -> None:
     for code in producer.partition_codes(answer):
-        if code in protocol.GROUP_FENCED:
+        then = verdict(Asked.OFFSETS, code).next
+        if then is Next.REJOIN:
             raise Fenced(
                 f"the assignment of generation {fence.generation} is not the newest:"
                 f" {protocol.error_name(code)}"
             )
-        if code != protocol.NONE:
-            raise producer.refusal("committing offsets", code)
+        if then is not Next.GO_ON:
+            raise producer.refusal(Asked.OFFSETS, "committing offsets", code)
 
 
 def _fetch_codes(answer: Any) -> list[int]:
@@ -137,14 +146,16 @@ def _fetch_codes(answer: Any) -> list[int]:
 
 def _fetched(answer: Any) -> dict[TopicPartition, Committed]:
     if answer.error_code != protocol.NONE:
-        raise producer.refusal("reading committed offsets", answer.error_code)
+        raise producer.refusal(Asked.OTHER, "reading committed offsets", answer.error_code)
     found: dict[TopicPartition, Committed] = {}
     for topic, rows, _ in answer.topics:
         for partition, offset, _, metadata, code, _ in rows:
             if code == protocol.UNSTABLE_OFFSET_COMMIT:
                 found[topic, partition] = Committed(None, None, undecided=True)
             elif code != protocol.NONE:
-                raise producer.refusal(f"reading the committed offset of {topic}[{partition}]", code)
+                raise producer.refusal(
+                    Asked.OTHER, f"reading the committed offset of {topic}[{partition}]", code
+                )
             elif offset == NO_OFFSET:
                 found[topic, partition] = Committed(None, None)
             else:

@@ -30,6 +30,7 @@ from streamflow.errors import (
 from streamflow.transports.base import Record, TopicPartition
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import Connection, Coordinator, Deadline
+from streamflow.transports.kafka.outcomes import Asked, Next, verdict
 from streamflow.transports.kafka.record_batches import Building, build
 from streamflow.transports.kafka.settings import KafkaSettings
 
@@ -60,13 +61,13 @@ class Life:
     epoch: int
 
 
-def refusal(doing: str, code: int) -> StreamflowError:
+def refusal(asked: Asked, doing: str, code: int) -> StreamflowError:
     """ConfigurationError where only somebody's hand can help; else a TransportError."""
-    name = protocol.error_name(code)
-    if code in protocol.PRODUCER_FENCED:
-        return ProducerFenced(f"{doing}: {name}")
-    if code in protocol.DENIALS:
-        return ConfigurationError(f"{doing}: {name}: {protocol.DENIALS[code]}")
+    name, row = protocol.error_name(code), verdict(asked, code)
+    if row.next is Next.NEW_LIFE:
+        return ProducerFenced(f"{doing}: {name}: {row.why}")
+    if row.next is Next.STOP:
+        return ConfigurationError(f"{doing}: {name}: {row.why}")
     return Refused(doing, code)
 
 
@@ -136,7 +137,7 @@ async def begin_life(
     place = None if transactional_id is None else (Coordinator.TRANSACTION, transactional_id)
     answer = await connection.ask_coordinator(place, request, lambda a: (a.error_code,), deadline)
     if answer.error_code != protocol.NONE:
-        raise refusal(f"InitProducerId for {transactional_id}", answer.error_code)
+        raise refusal(Asked.INIT, f"InitProducerId for {transactional_id}", answer.error_code)
     return Life(answer.producer_id, answer.producer_epoch)
 
 
@@ -253,16 +254,17 @@ class Producer:
             for batch, code, base_offset in answer:
                 if batch.spot not in queues:
                     continue  # its topic was refused with another batch
-                if code == protocol.NONE:
+                then = verdict(Asked.PRODUCE, code).next
+                if then is Next.GO_ON:
                     self._acknowledged(writing, batch, base_offset)
-                elif code in protocol.TOO_LARGE or code in protocol.RECORD_INVALID:
+                elif then is Next.SPLIT:
                     self._split(writing, batch, code)
-                elif code in protocol.TOPIC_DENIED:
+                elif then is Next.REFUSE_TOPIC:
                     writing.refuse_topic(batch.spot[0], code)
-                elif code in protocol.LEADER_MOVED:
+                elif then is Next.FIND_LEADER:
                     refresh = True
-                elif code not in protocol.LEADER_BUSY:
-                    raise refusal(f"writing to {batch.spot[0]}[{batch.spot[1]}]", code)
+                elif then is not Next.ASK_AGAIN:
+                    raise refusal(Asked.PRODUCE, f"writing to {batch.spot[0]}[{batch.spot[1]}]", code)
         if refresh:
             await self._connection.refresh(deadline)
 

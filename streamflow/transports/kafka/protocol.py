@@ -86,8 +86,6 @@ ERROR_NAMES: Final[Mapping[int, str]] = {
 
 # The group has another generation, or does not know this member: the assignment is void.
 GROUP_FENCED: Final = frozenset({22, 25, 82})
-# Somebody began a newer life of this producer, or the coordinator aborted for it.
-PRODUCER_FENCED: Final = frozenset({47, 48, 49, 52, 59, 90, 120})
 # The coordinator has moved or is not there yet: look it up again.
 COORDINATOR_MOVED: Final = frozenset({7, 15, 16})
 # The coordinator is busy with itself or with the end of the transaction before: ask again.
@@ -99,8 +97,6 @@ LEADER_BUSY: Final = frozenset({2, 7, 13, 19, 20, 78, 89})
 TOO_LARGE: Final = frozenset({10, 18})
 # A record of the batch will never be taken: such as one without key by a compacted topic.
 RECORD_INVALID: Final = frozenset({32, 44, 87})
-# No record for that topic will ever be taken.
-TOPIC_DENIED: Final = frozenset({17, 29})
 # What only somebody's hand can help with: code -> what to do.
 DENIALS: Final[Mapping[int, str]] = {
     30: "this user may not use the group; allow it Read on the groups that begin with the app's id",
@@ -112,10 +108,8 @@ DENIALS: Final[Mapping[int, str]] = {
     ),
 }
 
-REQUEST_TIMED_OUT: Final = 7
 TOPIC_ALREADY_EXISTS: Final = 36
 NOT_CONTROLLER: Final = 41
-OPERATION_NOT_ATTEMPTED: Final = 55
 UNSTABLE_OFFSET_COMMIT: Final = 88
 
 

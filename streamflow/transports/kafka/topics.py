@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka.protocol.admin import DescribeConfigsRequest
@@ -17,6 +17,10 @@ from streamflow.transports.kafka.connection import Connection, Deadline
 
 TOPICS_TIMEOUT_MS = 30_000
 OFFSETS_TIMEOUT_MS = 15_000
+# How long brokers that know different things of a topic are asked again, and how long one of them may take.
+AGREE_MS = 10_000
+ANSWER_MS = 2_000
+NO_LEADER = -1
 EARLIEST = -2
 LATEST = -1
 READ_UNCOMMITTED = 0
@@ -24,6 +28,7 @@ BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
 CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
 RECORD_LIMIT = "max.message.bytes"
+CLEANUP_POLICY = "cleanup.policy"
 
 
 class Topics:
@@ -54,19 +59,26 @@ class Topics:
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> its max.message.bytes, for those about which this user may ask. Raises TransportError."""
+        return {name: int(value) for name, value in (await self._setting(topics, RECORD_LIMIT)).items()}
+
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its cleanup.policy, likewise."""
+        return await self._setting(topics, CLEANUP_POLICY)
+
+    async def _setting(self, topics: Iterable[str], setting: str) -> dict[str, str]:
         names = sorted(set(topics))
         if not names:
             return {}
-        request = DescribeConfigsRequest([(TOPIC_RESOURCE, name, [RECORD_LIMIT]) for name in names])
+        request = DescribeConfigsRequest([(TOPIC_RESOURCE, name, [setting]) for name in names])
         deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
         answer = await self._connection.ask_coordinator(None, request, lambda _: (), deadline)
         # Each resource: error code, message, kind, name, entries (name, value, ...)
         return {
-            name: int(value)
+            name: str(value)
             for code, _, _, name, entries in answer.resources
             if code == protocol.NONE
             for entry, value, *_ in entries
-            if entry == RECORD_LIMIT and value
+            if entry == setting and value
         }
 
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -77,16 +89,35 @@ class Topics:
         return await self._offsets(partitions, LATEST)
 
     async def _leaders(self, topics: Iterable[str], deadline: Deadline) -> dict[str, list[int]]:
-        """topic -> the leader of each of its partitions (-1: none), for those that exist."""
+        """topic -> the leader of each of its partitions (-1: none), for those that exist.
+
+        A broker that has not heard of a topic yet does not say that there is none: all are asked until they
+        say the same, for a while. Then a topic is there if one of them knows it. Raises TransportError where
+        they have different numbers of its partitions.
+        """
         names = sorted(set(topics))
-        if not names:
-            return {}
+        limit = self._connection.deadline(AGREE_MS)
+        attempt = 0
+        while names:
+            views = await self._views(names, deadline)
+            merged = {name: max((view.get(name, []) for view in views), key=len) for name in names}
+            counts = {name: {len(view.get(name, ())) for view in views} for name in names}
+            apart = [name for name in names if len(counts[name]) > 1]
+            if not apart or limit.left_s() <= 0:
+                _refuse_to_guess({name: counts[name] - {0} for name in apart})
+                return {name: leaders for name, leaders in merged.items() if leaders}
+            await limit.back_off(attempt)
+            attempt += 1
+        return {}
+
+    async def _views(self, names: list[str], deadline: Deadline) -> list[dict[str, list[int]]]:
+        """What each broker that answers knows: topic -> the leader of each of its partitions."""
         # Asking must not create: a broker may make whatever topic is named to it.
         request = MetadataRequest(names, allow_auto_topic_creation=False)
         attempt = 0
         while True:
             try:
-                answer = await self._connection.ask_any(request, deadline)
+                answers = await self._connection.ask_all(request, deadline, ANSWER_MS)
             except TransportError:
                 await deadline.back_off(attempt)
                 if deadline.left_s() <= 0:
@@ -94,11 +125,14 @@ class Topics:
                 attempt += 1
             else:
                 # Each topic: error code, name, internal, partitions (error code, partition, leader, ...)
-                return {
-                    name: [leader for _, _, leader, *_ in partitions]
-                    for code, name, _, partitions in answer.topics
-                    if code == protocol.NONE
-                }
+                return [
+                    {
+                        name: [leader for _, _, leader, *_ in partitions]
+                        for code, name, _, partitions in answer.topics
+                        if code == protocol.NONE
+                    }
+                    for answer in answers
+                ]
 
     async def _create(self, specs: list[TopicSpec], deadline: Deadline) -> list[TopicSpec]:
         """Asks once; returns those that have to be asked for again."""
@@ -125,15 +159,22 @@ class Topics:
         return [spec for spec in specs if spec.name in again]
 
     async def _wait_visible(self, wanted: Iterable[str], deadline: Deadline) -> None:
-        names = set(wanted)
+        """Until every broker that answers shows them with their leaders; for long, one of them will do."""
+        names = sorted(set(wanted))
+        limit = self._connection.deadline(AGREE_MS)
         attempt = 0
         while True:
-            found = await self._leaders(names, deadline)
-            pending = {name for name in names if name not in found or min(found[name], default=-1) < 0}
+            views = await self._views(names, deadline)
+            enough = any if limit.left_s() <= 0 else all
+            pending = [
+                name
+                for name in names
+                if not enough(min(view.get(name, ()), default=NO_LEADER) > NO_LEADER for view in views)
+            ]
             if not pending:
                 return
             await deadline.back_off(attempt)
-            deadline.check(f"topic {min(pending)} was created and does not show")
+            deadline.check(f"topic {pending[0]} was created and does not show")
             attempt += 1
 
     async def _offsets(self, partitions: Iterable[TopicPartition], which: int) -> dict[TopicPartition, int]:
@@ -162,6 +203,14 @@ class Topics:
                 deadline.check(f"the offsets of {min(missing)}")
                 attempt += 1
         return found
+
+
+def _refuse_to_guess(counts: Mapping[str, set[int]]) -> None:
+    """``counts``: topic -> the numbers of partitions that brokers tell. Raises TransportError."""
+    for name, told in counts.items():
+        if len(told) > 1:
+            found = ", ".join(map(str, sorted(told)))
+            raise TransportError(f"the brokers do not agree on the partitions of topic {name!r}: {found}")
 
 
 def _configs(spec: TopicSpec) -> list[tuple[str, str]]:

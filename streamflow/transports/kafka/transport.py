@@ -23,6 +23,7 @@ from streamflow.transports.broker_transport import BrokerTransport, checked_fenc
 from streamflow.transports.kafka.commits import Commits, PlainCommits
 from streamflow.transports.kafka.connection import Connection
 from streamflow.transports.kafka.group import Group, GroupFence
+from streamflow.transports.kafka.log_limit import limit_client_log
 from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
 from streamflow.transports.kafka.reader import KafkaLogReader
@@ -69,6 +70,7 @@ class KafkaTransport(BrokerTransport):
         self._ended: set[tuple[int, str]] = set()
 
     async def start(self) -> None:
+        limit_client_log(self._clock)
         await self._connection.start()
 
     async def stop(self) -> None:
@@ -93,7 +95,15 @@ class KafkaTransport(BrokerTransport):
         return await self._topics.record_limits(topics)
 
     def _new_group(self, listener: RebalanceListener, url: str) -> Group:
-        return Group(self.settings, self._clock, listener, url)
+        return Group(self.settings, self._clock, listener, url, self._is_stable)
+
+    async def _is_stable(self, fence: GroupFence) -> bool:
+        """Whether the group says that it still is in that generation, and in no rebalance."""
+        try:
+            deadline = self._connection.deadline(self.settings.request_timeout_ms)
+            return await self._offsets.stands(fence, deadline)
+        except TransportError:
+            return False
 
     def _new_reader(self) -> KafkaLogReader:
         return KafkaLogReader(self.settings, self._clock)

@@ -100,6 +100,11 @@ class MemoryTransport(Pausable):
         counts = {topic: self.broker.partition_count(topic) for topic in topics}
         return {topic: count for topic, count in counts.items() if count}
 
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        self._process.check()
+        logs = {topic: self.broker.log((topic, 0)) for topic in topics if self.broker.partition_count(topic)}
+        return {topic: "compact" if log.compacted else "delete" for topic, log in logs.items()}
+
     async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         self._process.check()
         return {spot: self.broker.log(spot).start for spot in partitions}

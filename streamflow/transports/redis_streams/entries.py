@@ -1,7 +1,8 @@
 """Records into scripts' arguments, and a stream's entries into columns. HOT PATH.
 
 Our entries have the fields ``v`` (value), ``k`` (key), ``t`` (timestamp in ms, where it is not the id's)
-and ``h`` (headers as JSON: ``[[name, text], ...]``, ``[name, null, base64]`` for bytes that are no text).
+and ``h`` (headers as JSON: ``[[name, text], ...]``, ``[name, null, base64]`` for bytes that are no text,
+``[name, null, null]`` for one without value).
 A field that is not there is a null; an entry with nothing but some of ``k``, ``t``, ``h`` has a null value.
 Any other entry without ``v`` is a field map that somebody wrote by hand, and is read as an Event.
 """
@@ -111,6 +112,9 @@ def _wide(record: Record) -> tuple[bytes | None, bytes | None, bytes | None, byt
 def pack_headers(headers: Headers) -> bytes:
     packed: list[list[str | None]] = []
     for name, value in headers:
+        if value is None:
+            packed.append([name, None, None])
+            continue
         data = bytes(value)
         try:
             packed.append([name, data.decode()])
@@ -122,10 +126,15 @@ def pack_headers(headers: Headers) -> bytes:
 def unpack_headers(text: bytes) -> Headers:
     """What can't be read so is kept whole, as one header of the field's own name."""
     try:
-        found: list[tuple[str, bytes]] = []
+        found: list[tuple[str, bytes | None]] = []
         for item in orjson.loads(text):
             name, value = item[0], item[1]
-            found.append((str(name), b64decode(item[2]) if value is None else str(value).encode()))
+            data = None
+            if value is not None:
+                data = str(value).encode()
+            elif item[2] is not None:
+                data = b64decode(item[2])
+            found.append((str(name), data))
     except (ValueError, TypeError, LookupError):
         return [("h", text)]
     return found

@@ -50,6 +50,13 @@ class Topics:
         await self.learn(wanted)
         return {topic: self._known[topic].partitions for topic in wanted if topic in self._known}
 
+    async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> "compact" or "delete"; missing ones are left out."""
+        wanted = list(topics)
+        await self.learn(wanted)
+        known = {topic: self._known[topic] for topic in wanted if topic in self._known}
+        return {topic: "compact" if spec.compacted else "delete" for topic, spec in known.items()}
+
     def known(self, spot: TopicPartition) -> TopicSpec:
         """The topic of a partition, learned before. Raises TransportError for one that does not exist."""
         spec = self._known.get(spot[0])

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import hashlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -16,12 +15,13 @@ from aiohttp import web
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from streamflow.query.rows import TableReader
+from streamflow.settings import version
 from streamflow.web import encoding, query
 from streamflow.web.http import ndjson, openapi
 from streamflow.web.http.describe import Describing
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
-from streamflow.web.problems import Problem, unavailable
+from streamflow.web.problems import Problem, tables_unknown, unavailable
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -34,20 +34,26 @@ class Api:
         self.served = served
         self.settings = settings
         self.guard = guard
-        self.version = metadata_version()
+        self.version = version()
         self.scatter_gather = ScatterGather(served, settings, peers)
         self.describing = Describing(served, self.scatter_gather)
 
     def reader(self, name: str) -> TableReader:
-        """Raises Problem 404."""
+        """Raises Problem 404, or 503 before tables are known."""
         reader = self.served.tables.get(name)
         if reader is None:
+            self._check_known()
             names = sorted(self.served.tables)
             raise Problem(404, "no-such-table", f"this app has no table {name!r}", tables=names)
         return reader
 
+    def _check_known(self) -> None:
+        if not self.served.knows_tables():
+            raise tables_unknown()
+
     async def tables(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
+        self._check_known()
         readers = [self.served.tables[name] for name in sorted(self.served.tables)]
         local = is_peer(request)
         tables = await asyncio.gather(
@@ -122,7 +128,12 @@ class Api:
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
         if not self.served.ready():
-            raise unavailable("not-ready", "no partitions are assigned yet, or tables are being rebuilt")
+            # The reason holds no more than what is away: a broker's error text may tell too much to a probe.
+            reason = self.served.health().get("reason") if self.guard.request_ok(request) else None
+            detail = (
+                reason or "no partitions are assigned yet, tables are being rebuilt, or the broker is away"
+            )
+            raise unavailable("not-ready", str(detail))
         return answer(request, {"status": "ready"})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
@@ -131,13 +142,6 @@ class Api:
         return web.Response(
             body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE}
         )
-
-
-def metadata_version() -> str:
-    try:
-        return importlib.metadata.version("streamflow")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 def only(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:

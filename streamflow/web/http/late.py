@@ -128,7 +128,7 @@ def _place(event: Mapping[str, Any]) -> tuple[int, int]:
 
 def _number(parameters: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = parameters.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and least <= int(text[:20]) <= most):
+    if not (encoding.is_number(text) and least <= int(text) <= most):
         raise query.bad_parameter(name, f"{text!r} is no whole number from {least} to {most}")
     return int(text)
 
@@ -137,6 +137,6 @@ def _cursor(text: str | None) -> tuple[int, int]:
     if text is None:
         return (-1, -1)
     partition, _, offset = text.partition(":")
-    if not (text.isascii() and partition.isdigit() and offset.isdigit() and len(text) < 40):
+    if not (encoding.is_number(partition) and encoding.is_number(offset)):
         raise Problem(400, "bad-cursor", f"{text!r} is no cursor of this list")
     return int(partition), int(offset)

@@ -77,8 +77,8 @@ LIST: Final = (
 )
 
 ROUTES: Final = (
-    Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400,)),
-    Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404)),
+    Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400, 503)),
+    Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404, 503)),
     Route(
         "rows",
         "/v1/tables/{table}/rows",
@@ -109,7 +109,7 @@ ROUTES: Final = (
         "Which partition and worker a key belongs to, and where else the worker asked holds rows of it.",
         "Location",
         (TABLE, KEY, KEY_B64),
-        (400, 404),
+        (400, 404, 503),
     ),
     Route(
         "changes",
@@ -152,7 +152,14 @@ ROUTES: Final = (
     Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
-    Route("readyz", "/readyz", "Whether its tables are rebuilt.", "Health", problems=(503,), is_open=True),
+    Route(
+        "readyz",
+        "/readyz",
+        "Whether its tables are rebuilt and commits come.",
+        "Health",
+        problems=(503,),
+        is_open=True,
+    ),
     Route("metrics", "/metrics", "Prometheus text format 0.0.4, or OpenMetrics 1.0.", "text/plain"),
 )
 

@@ -258,11 +258,13 @@ class ScatterGather:
             raise owner_unavailable(partition, f"{owner.url} answered something else")
         if answer.status == 200:
             return answer.body
-        if answer.status == 404:
+        # By its code: that another version of the app has no such table says nothing of the key.
+        code = answer.body.get("code")
+        if answer.status == 404 and code == "no-such-key":
             raise no_such_key(reader, key)
-        if answer.status == 409:
+        if answer.status == 409 and code == "scattered-key":
             raise scattered_key(reader, partition, tuple(answer.body.get("partitions", ())))
-        raise owner_unavailable(partition, f"{owner.url} answered {answer.status}")
+        raise owner_unavailable(partition, f"{owner.url} answered {answer.status} {code or ''}".rstrip())
 
     async def _checked(
         self, reader: TableReader, key: KeyPath, body: dict[str, Any], *, local_only: bool

@@ -96,9 +96,9 @@ class Feed:
         """What came after the cursor, or ``None`` if that is not known any more."""
         feed_id, _, rest = since.partition(".")
         seq_text, _, fingerprint = rest.partition(".")
-        if feed_id != self.id or fingerprint != view.fingerprint or not seq_text.isdigit():
+        if feed_id != self.id or fingerprint != view.fingerprint or not encoding.is_number(seq_text):
             return None
-        seq = int(seq_text[:18])
+        seq = int(seq_text)
         if not self._forgotten_seq <= seq <= self.seq:
             return None
         return [delta for delta in self._history if delta.seq > seq]

@@ -7,8 +7,9 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from streamflow.query.rows import TableChanges
 from streamflow.web.live.feed import Feed
@@ -24,8 +25,8 @@ from streamflow.web.messages import (
     Unsubscribe,
     read,
 )
-from streamflow.web.peers import Peers, is_peer
-from streamflow.web.problems import Problem, unavailable
+from streamflow.web.peers import Peers, is_member, is_peer
+from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 CHECK_MS = 100.0
 CLOSE_S = 2.0
+PEER_FACTOR = 16
+"""Another worker asks for all of its clients: so many times the messages and subscriptions of one."""
 
 
 class Refused(Exception):
@@ -134,10 +137,16 @@ class Hub:
         return self.feeds[key]
 
     def new_session(
-        self, send: Callable[[bytes], Awaitable[None]], *, own_rows_only: bool = False
+        self, send: Callable[[bytes], Awaitable[None]], *, own_rows_only: bool = False, factor: int = 1
     ) -> Session:
+        """``factor``: so many times the subscriptions that a client may have."""
         session = Session(
-            secrets.token_hex(6), self.settings, self.served.metrics, send, own_rows_only=own_rows_only
+            secrets.token_hex(6),
+            self.settings,
+            self.served.metrics,
+            send,
+            own_rows_only=own_rows_only,
+            subscriptions_max=factor * self.settings.ws_subscriptions_max,
         )
         self.sessions.add(session)
         self.served.metrics.ws_connections.set(len(self.sessions))
@@ -172,6 +181,10 @@ class Hub:
             await Connection(self, request, socket).run()
         except Refused as refused:
             await close(request, socket, refused.code, refused.reason)
+        except Exception:
+            # The stream is no HTTP any more: an error page must not be written into it.
+            log.exception("a WebSocket failed")
+            await close(request, socket, WSCloseCode.INTERNAL_ERROR, "the log of this worker has the details")
         return socket
 
     def _check_upgrade(self, request: web.Request, socket: web.WebSocketResponse) -> None:
@@ -201,8 +214,12 @@ class Connection:
         self.hub = hub
         self.request = request
         self.socket = socket
-        self.session = hub.new_session(self._send, own_rows_only=is_peer(request))
-        self._tokens = 2 * hub.settings.ws_messages_per_s_max  # of the rate limit
+        # Another worker is a member, and shows a token where there are any.
+        is_worker = is_member(request, hub.served) and hub.guard.request_ok(request)
+        factor = PEER_FACTOR if is_worker else 1
+        self.session = hub.new_session(self._send, own_rows_only=is_peer(request), factor=factor)
+        self._rate = factor * hub.settings.ws_messages_per_s_max
+        self._tokens = 2 * self._rate  # of the rate limit
         self._tokens_at_ms = hub.served.clock.monotonic_ms()
 
     async def _send(self, frame: bytes) -> None:
@@ -269,12 +286,12 @@ class Connection:
         return None
 
     def _take_token(self) -> None:
-        rate = self.hub.settings.ws_messages_per_s_max
+        rate = self._rate
         now_ms = self.hub.served.clock.monotonic_ms()
         refill = (now_ms - self._tokens_at_ms) / 1_000 * rate
         self._tokens = min(self._tokens + refill, 2 * rate) - 1
         self._tokens_at_ms = now_ms
-        if self._tokens < 0 and not self.session.own_rows_only:
+        if self._tokens < 0:
             raise Refused(Close.TOO_MANY, "too many messages")
 
     async def _read(self) -> None:
@@ -296,23 +313,34 @@ class Connection:
         session = self.session
         if wanted.id in session.subscriptions:
             raise Refused(Close.DUPLICATE_ID, f"the id {wanted.id!r} is in use")
-        problem = subscribe(self.hub, session, wanted)
-        if problem is not None:
-            code, text = problem
-            session.say("error", id=wanted.id, code=code, message=text, retry=False)
+        refusal = subscribe(self.hub, session, wanted)
+        if refusal is not None:
+            session.say("error", id=wanted.id, code=refusal.code, message=refusal.text, retry=refusal.retry)
 
 
-def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> tuple[str, str] | None:
-    """Adds a subscription to ``session``; a code and a sentence if it can't be had."""
-    if len(session.subscriptions) >= hub.settings.ws_subscriptions_max and not session.own_rows_only:
-        return "too-many-subscriptions", f"at most {hub.settings.ws_subscriptions_max} on one connection"
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a subscription can't be had; ``retry``: the same one may be had a little later."""
+
+    code: str
+    text: str
+    retry: bool = False
+
+
+def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
+    """Adds a subscription to ``session``, or says why it can't be had."""
+    if len(session.subscriptions) >= session.subscriptions_max:
+        text = f"at most {session.subscriptions_max} on one connection"
+        return Refusal("too-many-subscriptions", text)
     feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
     if feed is None:
-        return "no-such-table", f"this app has no table {wanted.table!r}"
+        if not hub.served.knows_tables():
+            return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
+        return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
     try:
         view = Filter.of(wanted)
     except ValueError as exc:
-        return "bad-subscription", str(exc)
+        return Refusal("bad-subscription", str(exc))
     sub = Subscription(
         session,
         feed,

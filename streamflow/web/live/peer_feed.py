@@ -265,5 +265,7 @@ class PeerFeed:
             self.epoch = self._listener.next_epoch()
             snapshot.lose()
             self._leave(snapshot)
+        elif kind == "error" and said["retry"]:
+            snapshot.lose()
         elif kind == "error":
             snapshot.refuse(str(said["message"]))

@@ -225,11 +225,13 @@ class Session:
         send: Callable[[bytes], Awaitable[None]],
         *,
         own_rows_only: bool = False,
+        subscriptions_max: int,
     ) -> None:
         self.connection = connection
         self.settings = settings
         self.metrics = metrics
         self.own_rows_only = own_rows_only
+        self.subscriptions_max = subscriptions_max
         self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
         self.failure: tuple[Close, str] | None = None
         self.failed = asyncio.Event()

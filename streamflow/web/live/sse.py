@@ -53,7 +53,7 @@ class Changes:
         try:
             refused = subscribe(self.hub, session, wanted)
             if refused is not None:
-                raise Problem(400, "bad-request", refused[1])
+                raise Problem(400, "bad-request", refused.text)
             await response.prepare(request)
             await self._write(response, session)
         finally:

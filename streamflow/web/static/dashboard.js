@@ -2,11 +2,12 @@
 
 import { Live } from "./live.js";
 import { Overview } from "./overview.js";
-import { Table, element, setText } from "./table.js";
+import { ROWS_KEPT, Table, element, setText } from "./table.js";
 
 const STATUS_MS = 1000;
 const TABLES_MS = 5000;
-const ROWS_FETCHED = 400;
+const PAGE_ROWS = 1000;
+const ANSWER_MS = 5000; // a worker that says nothing for so long does not answer
 const RETRY_MS = 2000;
 
 const byId = (id) => document.getElementById(id);
@@ -18,7 +19,7 @@ let isDrawing = false;
 async function get(path) {
   const token = sessionStorage.getItem("token");
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(path, { headers, cache: "no-cache" });
+  const response = await fetch(path, { headers, cache: "no-cache", signal: AbortSignal.timeout(ANSWER_MS) });
   if (response.status === 401) askToken();
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
@@ -88,9 +89,15 @@ function drawNoTables(infos) {
 
 async function loadRows(table) {
   try {
-    const query = `?sort=-window&limit=${ROWS_FETCHED}`;
-    const { rows } = await get(`/v1/tables/${encodeURIComponent(table.info.name)}/rows${query}`);
-    if (table.isLoading) table.load(rows);
+    const path = `/v1/tables/${encodeURIComponent(table.info.name)}/rows?sort=-window&limit=${PAGE_ROWS}`;
+    const rows = [];
+    let next = null;
+    do {
+      const page = await get(next ? `${path}&cursor=${encodeURIComponent(next)}` : path);
+      rows.push(...page.rows);
+      next = page.next;
+    } while (next && rows.length < ROWS_KEPT);
+    if (table.isLoading) table.load(rows, next === null);
     drawSoon();
   } catch {
     setTimeout(() => table.isLoading && loadRows(table), RETRY_MS);
@@ -107,9 +114,11 @@ live.addEventListener("message", ({ detail: said }) => {
   if (!table) return;
   if (said.t === "changes") table.change(said.rows);
   else if (said.t === "reset") table.reset();
+  else if (said.t === "error") table.stop(said.message);
   else if (said.t === "rebalancing") table.missing = said.partitions;
   else if (said.t === "synced") {
     table.missing = [];
+    table.trouble = "";
     if (table.isLoading) loadRows(table);
   } else if (said.t === "progress") table.info.watermark = said.watermark ?? table.info.watermark;
   drawSoon();
@@ -142,5 +151,12 @@ byId("theme").addEventListener("click", () => {
 showTheme(localStorage.getItem("theme") ?? "auto");
 
 live.connect();
-repeat(async () => overview.draw(await get("/v1/status")), STATUS_MS);
+repeat(async () => {
+  try {
+    overview.draw(await get("/v1/status"));
+  } catch (failure) {
+    overview.lost();
+    throw failure;
+  }
+}, STATUS_MS);
 repeat(refreshTables, TABLES_MS);

@@ -3,6 +3,7 @@
 const PROTOCOL = "streamflow.v1+json";
 const FIRST_WAIT_MS = 500;
 const WAIT_MAX_MS = 8000;
+const AGAIN_MS = 1000;
 const TOKEN_REFUSED = 4401;
 
 export class Live extends EventTarget {
@@ -64,8 +65,20 @@ export class Live extends EventTarget {
       return;
     }
     if (said.t === "reset" && this.tables.has(said.id)) this.tables.set(said.id, null);
+    if (said.t === "error") this.refused(said);
     if (said.cursor && this.tables.has(said.id)) this.tables.set(said.id, said.cursor);
     this.tell("message", said);
+  }
+
+  /** A subscription that can't be had: what we had of the table is void; asked for again where that may help. */
+  refused(said) {
+    if (!this.tables.has(said.id)) return;
+    this.tables.set(said.id, null);
+    if (!said.retry) return;
+    const socket = this.socket;
+    setTimeout(() => {
+      if (this.isOpen && this.socket === socket && this.tables.has(said.id)) this.subscribe(said.id);
+    }, AGAIN_MS);
   }
 
   lost(code) {

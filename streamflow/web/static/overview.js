@@ -1,7 +1,7 @@
 // The tiles and the list of workers, from /v1/status.
 
 import * as format from "./format.js";
-import { element, setText } from "./table.js";
+import { become, element, setText } from "./table.js";
 
 const POINTS = 90;
 const POINTS_LEAST = 30; // so wide is the line from the beginning
@@ -20,9 +20,23 @@ export class Overview {
     this.drawLag(workers);
     this.drawCheckpoint(workers);
     this.drawCount(workers);
-    byId("workers").replaceChildren(...workers.map((worker) => workerLine(worker, status.url)));
+    this.status = status;
+    become(byId("workers"), workers.map((worker) => workerLine(worker, status.url)));
     setText(byId("app"), status.app_id);
     document.title = `${status.app_id} · streamflow`;
+  }
+
+  /** The worker of this page does not answer: nothing that it said holds any more. */
+  lost() {
+    this.sampledAt = 0;
+    this.totals.clear();
+    for (const id of ["rate", "lag", "checkpoint", "worker-count"]) setText(byId(id), "–");
+    for (const id of ["rate-detail", "lag-detail", "checkpoint-detail"]) setText(byId(id), "not known");
+    setText(byId("worker-detail"), "this worker does not answer");
+    if (!this.status) return;
+    const { url, workers } = this.status;
+    const silent = workers.map((worker) => ({ url: worker.url, partitions: null, reachable: false, unknown: worker.url !== url }));
+    become(byId("workers"), silent.map((worker) => workerLine(worker, url)));
   }
 
   drawRate(workers) {
@@ -61,17 +75,21 @@ export class Overview {
   }
 
   drawLag(workers) {
-    const known = workers.filter((worker) => worker.stats?.lag_records !== undefined && worker.stats.lag_records !== null);
+    // What a worker says that is not ready is old, or not all of it.
+    const known = workers.filter((worker) => worker.reachable && worker.ready && typeof worker.stats?.lag_records === "number");
     const lag = known.reduce((sum, worker) => sum + worker.stats.lag_records, 0);
-    setText(byId("lag"), known.length ? format.count(lag) : "–");
-    setText(byId("lag-detail"), known.length && lag === 0 ? "caught up" : "records still to be read");
+    const isWhole = known.length === workers.length;
+    setText(byId("lag"), known.length && (isWhole || lag) ? format.count(lag) : "–");
+    let detail = lag === 0 ? "caught up" : "records still to be read";
+    if (!isWhole) detail = known.length ? `known of ${known.length} of ${workers.length} workers` : "not known";
+    setText(byId("lag-detail"), detail);
   }
 
   drawCheckpoint(workers) {
     const lasts = workers.map((worker) => worker.checkpoint?.last_s).filter((last) => typeof last === "number");
     if (!lasts.length) return;
     const last = format.milliseconds(Math.max(...lasts));
-    byId("checkpoint").replaceChildren(last.text, element("small", "", last.unit));
+    become(byId("checkpoint"), [new Text(last.text), element("small", "", last.unit)]);
     const p99 = Math.max(...workers.map((worker) => worker.checkpoint?.p99_s ?? 0));
     const slow = format.milliseconds(p99);
     setText(byId("checkpoint-detail"), p99 ? `99 of 100 within ${slow.text} ${slow.unit}` : "durable and visible");
@@ -85,13 +103,26 @@ export class Overview {
   }
 }
 
+function stateOf(worker) {
+  if (worker.unknown) return "unknown";
+  if (!worker.reachable) return "away";
+  if (worker.ready) return "ready";
+  return worker.health?.status === "stalled" ? "stalled" : "recovering";
+}
+
 function workerLine(worker, ours) {
   const line = element("li", "worker");
-  line.dataset.state = !worker.reachable ? "away" : worker.ready ? "ready" : "recovering";
+  line.dataset.state = stateOf(worker);
   const who = element("div");
   who.append(element("p", "name", worker.url.replace(/^https?:\/\//, "")));
   const role = element("p", "role");
-  const words = { away: "does not answer", ready: "ready", recovering: "rebuilding its tables" };
+  const words = {
+    away: "does not answer",
+    ready: "ready",
+    recovering: "rebuilding its tables",
+    stalled: `stalled: ${worker.health?.reason ?? ""}`,
+    unknown: "not known",
+  };
   const text = words[line.dataset.state] + (worker.url === ours ? " · shows you this page" : "");
   const dot = element("span", "dot");
   dot.setAttribute("aria-hidden", "true");
@@ -103,6 +134,7 @@ function workerLine(worker, ours) {
 
 function ownedPartitions(partitions) {
   const owned = element("div", "owned");
+  if (!partitions) return owned;
   const topics = Object.entries(partitions);
   if (!topics.length) owned.append(element("span", "", "no partitions"));
   for (const [topic, numbersOf] of topics) {
@@ -117,7 +149,7 @@ function ownedPartitions(partitions) {
 function numbers(worker) {
   const line = element("p", "numbers");
   const pairs = [];
-  if (typeof worker.stats?.lag_records === "number") pairs.push(["lag", format.count(worker.stats.lag_records)]);
+  if (worker.ready && typeof worker.stats?.lag_records === "number") pairs.push(["lag", format.count(worker.stats.lag_records)]);
   const last = format.milliseconds(worker.checkpoint?.last_s);
   if (last) pairs.push(["checkpoint", `${last.text} ${last.unit}`]);
   if (worker.memory_bytes) pairs.push(["memory", format.bytes(worker.memory_bytes)]);

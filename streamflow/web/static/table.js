@@ -2,7 +2,7 @@
 
 import * as format from "./format.js";
 
-const ROWS_KEPT = 4000;
+export const ROWS_KEPT = 4000;
 const WINDOWS_KEPT = 24;
 const WINDOWS_SHOWN = 8;
 const ROWS_SHOWN = 10; // of one window
@@ -14,7 +14,9 @@ export class Table {
     this.info = info;
     this.rows = new Map(); // id -> {key, window, value, partition, view}
     this.isLoading = true;
+    this.isWhole = true; // are all rows here, so that the largest are the largest of all?
     this.missing = [];
+    this.trouble = ""; // why nothing comes
     this.held = []; // changes that came while the first rows were fetched
     this.changed = new Set(); // ids that flash at the next drawing
     this.card = new Card(info);
@@ -29,8 +31,17 @@ export class Table {
     this.order = null;
   }
 
+  /** Nothing comes any more: what is shown stays, and is read anew when it goes on. */
+  stop(why) {
+    this.trouble = why;
+    this.held = [];
+    this.isLoading = true;
+  }
+
   /** The newest rows, as fetched; what came meanwhile is newer. */
-  load(rows) {
+  load(rows, isWhole) {
+    this.rows.clear();
+    this.isWhole = isWhole;
     for (const row of rows) this.put(row);
     this.isLoading = false;
     for (const changes of this.held.splice(0)) this.change(changes);
@@ -51,13 +62,14 @@ export class Table {
 
   put(row) {
     const id = rowId(row);
-    if (!this.rows.has(id)) this.order = null;
+    if (!this.rows.has(id)) this.orderedAt = -ORDER_MS;
     this.rows.set(id, { key: row.key, window: row.window, view: format.value(row.value) });
     return id;
   }
 
   /** Keeps the newest windows, and of too many rows the largest. */
   trim() {
+    this.isWhole = false;
     const starts = [...new Set([...this.rows.values()].map((row) => row.window?.start ?? ""))].sort().reverse();
     const kept = new Set(starts.slice(0, WINDOWS_KEPT));
     for (const [id, row] of this.rows) if (!kept.has(row.window?.start ?? "")) this.rows.delete(id);
@@ -68,7 +80,7 @@ export class Table {
 
   /** [{window, ids, more}], newest window first, its largest rows first. */
   groups(now) {
-    if (this.order && now - this.orderedAt < ORDER_MS) return this.order;
+    if (this.order && (now - this.orderedAt < ORDER_MS || holdsSelection(this.card.root))) return this.order;
     const byStart = new Map(); // start -> [[id, row]]
     for (const entry of this.rows) {
       const start = entry[1].window?.start ?? "";
@@ -167,13 +179,12 @@ class Card {
     const facts = [info.kind === "agent" ? "agent" : "aggregate"];
     if (info.window) facts.push(`${info.window.kind} ${format.duration(info.window.size_ms)}`);
     facts.push(`${format.count(info.rows)} ${info.rows === 1 ? "row" : "rows"}`);
+    if (!table.isWhole) facts.push(`largest of the ${info.window ? "newest " : "first "}${format.count(table.rows.size)} rows`);
     if (info.watermark) facts.push(`event time ${format.date(info.watermark)} ${format.time(info.watermark)}`);
     const nodes = facts.map((fact) => element("span", "", fact));
     if (table.missing.length) nodes.push(element("span", "warn", `partitions moving: ${table.missing.join(", ")}`));
-    const text = nodes.map((node) => node.textContent).join("|");
-    if (text === this.factsText) return;
-    this.factsText = text;
-    this.facts.replaceChildren(...nodes);
+    if (table.trouble) nodes.push(element("span", "warn", `not live: ${table.trouble}`));
+    become(this.facts, nodes);
   }
 
   body(group, table) {
@@ -220,7 +231,7 @@ class Card {
       if (row.view.parts.length) wanted.push(line.parts);
     }
     if (group.more > 0) {
-      setText(body.more.firstChild, `and ${format.count(group.more)} more`);
+      setText(body.more.firstChild, `and ${table.isWhole ? "" : "at least "}${format.count(group.more)} more`);
       wanted.push(body.more);
     }
     arrange(body.root, wanted);
@@ -290,6 +301,37 @@ export function element(name, className = "", text = "") {
   return made;
 }
 
+/** The text node stays, so that what somebody has selected beside it stays selected. */
 export function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  if (node.textContent === text) return;
+  if (node.childNodes.length === 1 && node.firstChild.nodeType === Node.TEXT_NODE) node.firstChild.data = text;
+  else node.textContent = text;
+}
+
+/** Makes `root` look as if `wanted` were its children; what is the same stays, selections too. */
+export function become(root, wanted) {
+  const before = [...root.childNodes];
+  for (const [index, node] of wanted.entries()) {
+    if (index < before.length) morph(before[index], node);
+    else root.append(node);
+  }
+  for (const node of before.slice(wanted.length)) node.remove();
+}
+
+function morph(old, made) {
+  if (old.nodeName !== made.nodeName) {
+    old.replaceWith(made);
+  } else if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== made.data) old.data = made.data;
+  } else {
+    for (const { name } of [...old.attributes]) if (!made.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of made.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    become(old, [...made.childNodes]);
+  }
+}
+
+/** Has somebody selected text in there? */
+function holdsSelection(root) {
+  const selection = getSelection();
+  return !selection.isCollapsed && selection.rangeCount > 0 && selection.getRangeAt(0).intersectsNode(root);
 }

@@ -33,7 +33,7 @@ def report(app: App, job: Job, table: str) -> None:
         while not committed(reader, job):
             await asyncio.sleep(POLL_S)
         meter.committed()
-        names = ("streamflow", "aiokafka", "msgspec")
+        names = ("faust-streamflow", "aiokafka", "msgspec")
         meter.report(rows(reader), {name: importlib.metadata.version(name) for name in names})
 
     app.task()(watch)

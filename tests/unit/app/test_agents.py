@@ -258,3 +258,29 @@ async def test_an_agent_that_returns_without_an_event_is_started_again_ever_more
     waits = [after - before for before, after in pairwise(started[:4])]
     assert waits[1] > 1.5 * waits[0]
     assert waits[2] > 1.5 * waits[1]
+
+
+async def test_a_header_without_value_goes_through_an_agent_as_it_is() -> None:
+    app = make_app()
+    topic, out = app.topic("in", key_type=str, value_type=int, partitions=1), app.topic("out", value_type=int)
+    seen: list[Any] = []
+
+    @app.agent(topic)
+    async def forwarding(stream: Any) -> None:
+        async for each in stream.events():
+            seen.append(each.headers)
+            await each.forward(out)
+            await out.send(value=each.value, headers=each.headers)
+            if each.value == 2:
+                raise ValueError(each.value)
+
+    headers: Any = {"none": None, "empty": b"", "text": "x"}
+    async with running(app):
+        await topic.send(key="ann", value=1, headers=headers)
+        await topic.send(key="ann", value=2, headers=headers)
+        sent = await logged(app, "out", 2)
+        letters = await logged(app, "in-dead-letters", 1)
+    kept = {"none": None, "empty": b"", "text": b"x"}
+    assert seen[0] == kept
+    assert [each for _, _, each in sent] == [kept, kept]
+    assert {name: letters[0][2][name] for name in kept} == kept

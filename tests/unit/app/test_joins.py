@@ -283,3 +283,103 @@ async def test_a_join_is_not_hurried_by_the_silence_that_ends_another_agents_win
                 await payment(payments, "b", 2, 0.05)
                 await until(lambda: len(seen) == 2)
     assert shown(seen) == [("apple", 1), ("bread", 2)]
+
+
+class Refund(faust.Record):
+    payment: int
+    amount: int
+
+
+async def refused(app: App, topic: Any, declare: Callable[[Any], Any]) -> str:
+    """What is said of a join or a grouping when an agent declares it."""
+    told: list[str] = []
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        try:
+            declare(stream)
+        except ConfigurationError as exc:
+            told.append(str(exc))
+        else:
+            told.append("")
+        await asyncio.Event().wait()
+
+    async with running(app):
+        await until(lambda: told)
+    return told[0]
+
+
+async def test_three_streams_are_no_join() -> None:
+    for nested in (False, True):
+        app = make_app()
+        orders, payments = topics(app)
+        refunds = app.topic("refunds", key_type=str, value_type=Refund, partitions=2)
+
+        def declare(stream: Any, ways: tuple[Any, Any, bool] = (payments, refunds, nested)) -> Any:
+            second, third, pairs_first = ways
+            both = stream & second.stream()
+            if pairs_first:
+                both = both.inner_join(within=1)
+            return (both & third.stream()).inner_join(within=1)
+
+        assert "a join is of two streams" in await refused(app, orders, declare)
+
+
+@pytest.mark.parametrize(
+    "key_type, fields, said",
+    [
+        (int, (), "the key of topic 'orders' is str, and the key of topic 'refunds' is int"),
+        (None, (), "is bytes"),
+        (str, (Order.id, Refund.payment), "a join by Refund.payment needs keys of type int"),
+        (int, (Order.id, Refund.payment), "Order.id is str, and Refund.payment is int"),
+        (str, (), ""),
+        (object, (), ""),
+    ],
+)
+async def test_keys_that_can_never_match_are_refused_where_the_join_is_declared(
+    key_type: Any, fields: Any, said: str
+) -> None:
+    app = make_app()
+    orders, _ = topics(app)
+    refunds = app.topic("refunds", key_type=key_type, value_type=Refund, partitions=2)
+
+    def declare(stream: Any) -> Any:
+        return (stream & refunds.stream()).inner_join(*fields, within=1)
+
+    told = await refused(app, orders, declare)
+    assert said in told
+    assert bool(said) == bool(told)
+
+
+async def test_group_by_a_field_that_the_topics_keys_cannot_be_is_refused_where_it_is_declared() -> None:
+    for field, key_type, fits in (
+        (Refund.payment, str, False),
+        (Refund.payment, int, True),
+        (Refund.payment, object, True),
+    ):
+        app = make_app()
+        refunds = app.topic("refunds", key_type=str, value_type=Refund, partitions=2)
+        other = app.topic("other", key_type=key_type, value_type=Refund, partitions=2)
+
+        def declare(stream: Any, by: Any = field, topic: Any = other) -> Any:
+            return stream.group_by(by, topic=topic)
+
+        told = await refused(app, refunds, declare)
+        assert ("sends keys of type int to topic 'other'" in told) == (not fits)
+        assert bool(told) == (not fits)
+
+
+async def test_group_by_a_text_of_a_topic_with_numbers_as_keys_has_texts_as_keys() -> None:
+    app = make_app()
+    orders = app.topic("orders", key_type=int, value_type=Order, partitions=2)
+    seen: list[Any] = []
+
+    @app.agent(orders)
+    async def agent(stream: Any) -> None:
+        async for key, value in stream.group_by(Order.item).items():
+            seen.append((key, value.id))
+
+    async with running(app):
+        await orders.send(key=1, value=Order(id="a", item="apple"))
+        await until(lambda: seen)
+    assert seen == [("apple", "a")]

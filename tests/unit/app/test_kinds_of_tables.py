@@ -191,6 +191,52 @@ async def test_of_a_key_that_two_partitions_wrote_the_newest_counts_everywhere()
             await until(partial(holds, table, {"shared": value}))
 
 
+async def test_a_global_table_is_read_from_every_partition_of_a_topic_that_has_more() -> None:
+    broker = MemoryBroker(SystemClock())
+    worker = Worker(broker, "one", partitions=4)
+    app = worker.app
+    feed = app.topic("rates-in", key_type=str, partitions=1)
+    rates = app.GlobalTable("rates", default=int, partitions=1)
+    sets = app.SetGlobalTable("names", partitions=1)
+    recent = app.GlobalTable("recent", default=int, partitions=1).tumbling(10, expires=60)
+
+    @app.agent(feed)
+    async def fill(stream: Any) -> None:
+        async for key, value in stream.items():
+            rates[key] = value
+            sets[key].add("member")
+            recent[key] += value
+
+    def use(key: str, value: Any) -> Any:
+        there = "usd" in rates, list(rates), len(rates), rates.get("none"), rates["none"]
+        windows = recent["usd"].value(), "usd" in recent, list(recent)
+        return rates["usd"], there, set(sets["usd"]), windows
+
+    worker.use = use
+    async with running(app):
+        await feed.send(key="usd", value=3, timestamp=1_000.0)
+        await until(partial(holds, rates, {"usd": 3}))
+        for partition in range(4):
+            await worker.topic.send(key="any", value=1, partition=partition, timestamp=1_000.0)
+        await until(lambda: len(worker.seen) == 4)
+        want = 3, (True, ["usd"], 1, None, 0), {"member"}, (3, True, ["usd"])
+        assert worker.seen == [want] * 4
+        # Only what is written needs a partition of its own; that says what to do.
+        errors: list[str] = []
+
+        def write(key: str, value: Any) -> None:
+            try:
+                rates[key] = value
+            except TypeError as exc:
+                errors.append(str(exc))
+
+        worker.use = write
+        await worker.topic.send(key="any", value=1, partition=3)
+        await until(lambda: errors)
+        assert "'rates'" in errors[0]
+        assert "partitions=4" in errors[0]
+
+
 VALUES: list[tuple[dict[str, Any], Any]] = [
     ({"default": int}, 7),
     ({"default": list}, [1, [2]]),

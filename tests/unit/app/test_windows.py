@@ -15,6 +15,7 @@ from streamflow import (
     ConfigurationError,
     HoppingWindow,
     Record,
+    Retry,
     SessionWindow,
     TumblingWindow,
     WindowError,
@@ -88,6 +89,75 @@ async def test_tables_relative_to_a_field_count_in_its_windows_whatever_the_reco
         newer = {"made": 1_000_050.0, "day": "2001-02-03T23:00:00Z"}
         assert await harness.put("ann", T0_S + 200, **newer) == (1, 3, 0)
         assert await harness.put("ann", T0_S, **old) == (3, 4, 0)  # the hour has not passed
+
+
+async def test_an_absurd_time_in_a_field_ends_no_windows_and_its_event_is_set_aside() -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    table = app.Table("by_made", default=int).tumbling(10, expires=3600).relative_to_field(Order.made)
+
+    @app.agent(topic, retry=Retry(attempts=1))
+    async def count(stream: Any) -> None:
+        async for key, _ in stream.items():  # noqa: PERF102 - a stream
+            table[key] += 1
+
+    async with running(app):
+        for made in (T0_S, 253_402_300_799.0, T0_S + 1):
+            await topic.send(key="ann", value=Order(n=1, made=made))
+        await until(lambda: table.table.find("ann", T0_MS) == 2)
+        ((_, _, headers),) = await logged(app, "in-dead-letters", 1)
+        assert dict(headers)["reason"] == b"bad-timestamp"
+
+
+@pytest.mark.parametrize("kind", ["tumbling", "hopping", "session", "sliding"])
+async def test_an_event_of_no_known_time_is_bad_input_for_windows_alone(kind: str) -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    plain = app.Table("plain", default=int)
+    made: Any = app.Table("windowed", default=int)
+    made = made.hopping(10, 5) if kind == "hopping" else getattr(made, kind)(10)
+
+    @app.agent(topic, retry=Retry(attempts=1))
+    async def count(stream: Any) -> None:
+        async for key, order in stream.items():
+            plain[key] += 1
+            if order.n:
+                made[key] += 1
+
+    async with running(app):
+        for n, at_s in ((0, -0.001), (1, -0.001), (1, T0_S)):
+            await topic.send(key="ann", value=Order(n=n), timestamp=at_s)
+        await until(lambda: plain.get("ann") == 2)
+        ((_, _, headers),) = await logged(app, "in-dead-letters", 1)
+        assert dict(headers)["reason"] == b"bad-timestamp"
+        assert b"no timestamp" in dict(headers)["error"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("kind", ["tumbling", "hopping"])
+async def test_writes_that_come_in_order_after_a_silence_count(kind: str, concurrency: int) -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=Order, partitions=1)
+    windows = {
+        "tumbling": TumblingWindow(0.1, idle_close_s=0.05),
+        "hopping": HoppingWindow(0.1, 0.1, idle_close_s=0.05),
+    }
+    table = app.Table("counts", default=int, window=windows[kind])
+
+    @app.agent(topic, concurrency=concurrency)
+    async def count(stream: Any) -> None:
+        async for key, _ in stream.items():  # noqa: PERF102 - a stream
+            table[key] += 1
+
+    async with running(app):
+        (agent,) = app.engine.topology.agents
+        await topic.send(key="ann", value=Order(n=1), timestamp=T0_S + 0.01)
+        await until(lambda: any((p.watermark_ms or 0) >= T0_MS + 100 for p in agent.progress.values()))
+        for ms in (20, 30, 110, 40):
+            await topic.send(key="ann", value=Order(n=1), timestamp=T0_S + ms / 1_000)
+        await until(lambda: table.table.find("ann", T0_MS + 100) == 1)
+        await until(lambda: sum(p.counters.get("late", 0) for p in agent.progress.values()) == 1)
+        assert table.table.find("ann", T0_MS) == 3
 
 
 async def test_tables_relative_to_now_count_in_the_window_that_holds_now() -> None:

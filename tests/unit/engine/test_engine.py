@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,9 +19,10 @@ from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.codecs.event import Event
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.errors import StreamflowError
+from streamflow.errors import ConfigurationError, StreamflowError
 from streamflow.partitioner import fnv1a
 from streamflow.processing.agent_spec import AgentSpec
+from streamflow.processing.buffer import Buffer
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.retries import Retry
 from streamflow.settings import Settings
@@ -28,7 +30,7 @@ from streamflow.state.agent_table import AgentTable
 from streamflow.state.changelog import RowCodec
 from streamflow.state.partition import TableSpec
 from streamflow.state.stores.base import NO_WINDOW
-from streamflow.transports.base import Record
+from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.windows import TumblingWindow
 
@@ -57,7 +59,7 @@ class World:
     def agent(self, run: Callable[[EventStream], Any], **options: Any) -> None:
         retry = options.pop("retry", Retry(attempts=2, first_wait_s=0.001))
         letters = options.pop("dead_letter", "events-dead-letters")
-        spec = AgentSpec("agent", "events", run, retry, letters)
+        spec = AgentSpec("agent", "events", run, retry, letters, **options)
         self.engine.topology.add_agent(spec, self.source)
 
     async def start(self) -> None:
@@ -77,7 +79,7 @@ class World:
         partition = 0 if key is None else fnv1a(key, PARTITIONS)
         await self.client.send([Record("events", partition, key, value) for value in values])
 
-    async def read(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
+    async def read(self, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes | None]]]:
         """Everything committed in a topic: key, value, headers."""
         count = (await self.client.partition_counts([topic])).get(topic, 0)
         reader = self.client.log_reader()
@@ -310,8 +312,8 @@ async def test_bad_input_is_set_aside_untouched_and_the_good_events_count_exactl
     assert found == sorted((key or b"", value or b"", reason) for key, value, reason in BAD.values())
     for _, _, headers in letters:
         assert headers["source-topic"] == b"events"
-        assert int(headers["source-partition"]) in range(PARTITIONS)
-        assert headers["source-offset"].isdigit()
+        assert int(headers["source-partition"] or b"") in range(PARTITIONS)
+        assert (headers["source-offset"] or b"").isdigit()
         assert headers["error"]
     good = len(BAD) + 1
     if form == "agent":
@@ -343,3 +345,82 @@ async def test_a_changed_declaration_over_old_state_is_refused_with_what_differs
     await world.engine.start("http://worker")
     with pytest.raises(StreamflowError, match="window"):
         await world.until(lambda: world.engine.live)
+
+
+@pytest.mark.parametrize("policy", ["drop_newest", "drop_oldest"])
+async def test_what_a_buffer_drops_is_in_the_progress_and_in_the_metrics(world: World, policy: Any) -> None:
+    go_on, seen = asyncio.Event(), 0
+
+    async def run(stream: EventStream) -> None:
+        nonlocal seen
+        async for _ in stream.values():
+            await go_on.wait()
+            seen += 1
+
+    world.agent(run, buffer=Buffer(50, policy))
+    await world.start()
+    metrics = world.engine.metrics
+    for _ in range(3):
+        await world.write(*map(event, range(1_000)))
+    dropped = metrics.events_dropped_total.labels("agent", policy)
+    await world.until(lambda: dropped.value == 2_949)
+    go_on.set()
+    partition = fnv1a(b"ann", PARTITIONS)
+
+    def shown() -> dict[str, int]:
+        active = world.engine.active
+        assert active is not None
+        found = active.shown.get(("agent:agent", "events", partition))
+        return {} if found is None else found.counters
+
+    await world.until(lambda: shown().get("in") == 3_000)
+    assert shown() == {"in": 3_000, "counted": 51, "dropped": 2_949}
+    assert seen == 51
+    active = world.engine.active
+    assert active is not None
+    assert active.offsets()["events", partition] == 3_000
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_reading_that_goes_back_while_events_wait_counts_none_twice(
+    world: World, concurrency: int
+) -> None:
+    go_on, seen = asyncio.Event(), 0
+
+    async def run(stream: EventStream) -> None:
+        nonlocal seen
+        async for _ in stream.values():
+            await go_on.wait()
+            seen += 1
+
+    def has_come(count: int) -> bool:
+        return records.value == count
+
+    world.agent(run, concurrency=concurrency)
+    await world.start()
+    at = ("events", fnv1a(b"ann", PARTITIONS))
+    records = world.engine.metrics.records_total
+    for burst in range(3):
+        await world.write(b"no event", *map(event, range(100)))
+        await world.until(partial(has_come, 101 * (burst + 1)))
+    world.engine.transport.seek(at, 0)
+    await world.write(event(1))
+    await world.until(partial(has_come, 607))
+    go_on.set()
+    await world.until(lambda: bool(world.engine.active and world.engine.active.offsets()[at] == 304))
+    assert seen == 301
+    active = world.engine.active
+    assert active is not None
+    counters = [progress.counters for progress in active.progress.values() if progress.counters]
+    assert counters == [{"in": 304, "counted": 301, "bad": 3}, {"in": 301, "counted": 301}]
+
+
+@pytest.mark.parametrize("name", ["app-counts-changelog", "app-progress"])
+async def test_state_in_a_topic_whose_records_are_deleted_is_refused_with_what_to_do(
+    world: World, name: str
+) -> None:
+    world.agent(counting(world.table()))
+    await world.client.start()
+    await world.client.create_topics([TopicSpec(name, PARTITIONS)])
+    with pytest.raises(ConfigurationError, match=rf"'{name}' .*'delete'.*cleanup\.policy=compact"):
+        await world.engine.start("http://worker")

@@ -10,6 +10,7 @@ import pytest
 
 from streamflow import App, ConfigurationError, Count, Key, TumblingWindow
 from streamflow.clock import SystemClock
+from streamflow.engine.dead_letters import LEAST_BYTES
 from streamflow.errors import RecordTooLarge
 from streamflow.transports.base import TopicSpec
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
@@ -26,7 +27,7 @@ def app_over(topic: str, limit: int = LIMIT, **options: Any) -> App:
     transport = MemoryTransport(broker, "refusals", "worker")
     app = make_app(transport=transport, **options)
     name = topic.format(id=app.conf.id)
-    broker.create_topics([TopicSpec(name, 1, record_bytes_max=limit)])
+    broker.create_topics([TopicSpec(name, 1, compacted="changelog" in name, record_bytes_max=limit)])
     return app
 
 
@@ -143,17 +144,70 @@ async def test_a_closed_row_that_is_too_large_names_its_aggregate() -> None:
     assert "table 'many' (a closed row)" in str(failure)
 
 
-async def test_a_dead_letter_that_is_refused_stops_the_worker() -> None:
-    app = app_over("in-dead-letters", limit=1_000)
-    topic = app.topic("in", key_type=str, value_type=int, partitions=1)
+def app_of_numbers(limit: int) -> tuple[App, Any]:
+    """One whose dead letters may be so large, and that reads numbers; and its topic, which takes anything."""
+    app = app_over("in-dead-letters", limit=limit)
 
-    @app.agent(topic)
+    @app.agent(app.topic("in", key_type=str, value_type=int, partitions=1))
     async def read(stream: Any) -> None:
         async for _ in stream:
             pass
 
+    return app, app.topic("in", key_type=str)
+
+
+@pytest.mark.parametrize(
+    "limit,kept,own",
+    [(2_500, 1_501, b"mine"), (1_000, LEAST_BYTES, None)],
+    ids=["first-bytes", "least"],
+)
+async def test_a_dead_letter_that_does_not_fit_is_kept_as_its_place_and_first_bytes(
+    limit: int, kept: int, own: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, topic = app_of_numbers(limit)
+    async with running(app):
+        await topic.send(key="k", value=LARGE, headers={"h": "mine"})  # no int
+        await topic.send(key="k", value="short")
+        (_, value, headers), (_, other, others) = await logged(app, "in-dead-letters", 2)
+    assert value == SENT[:kept]
+    assert headers.get("h") == own
+    assert [headers[name] for name in ("source-topic", "source-partition", "source-offset")] == [
+        b"in",
+        b"0",
+        b"0",
+    ]
+    assert headers["cut"].startswith(b"value of 3002 bytes")
+    assert "in[0]@0" in caplog.text
+    assert "in-dead-letters" in caplog.text
+    assert (other, "cut" in others) == (b'"short"', False)
+
+
+async def test_an_event_whose_record_and_whose_dead_letter_are_both_too_large_is_kept_as_its_place() -> None:
+    broker = MemoryBroker(SystemClock())
+    app = make_app(transport=MemoryTransport(broker, "refusals", "worker"))
+    broker.create_topics([TopicSpec(name, 1, record_bytes_max=LIMIT) for name in ("out", "in-dead-letters")])
+    topic = app.topic("in", key_type=str, value_type=str, partitions=1)
+    out = app.topic("out", value_type=str)
+
+    @app.agent(topic)
+    async def forward(stream: Any) -> None:
+        async for value in stream:
+            await out.send(value=value)
+
+    async with running(app):
+        await topic.send(key="k", value=LARGE)
+        await topic.send(key="k", value="small")
+        ((_, value, headers),) = await logged(app, "in-dead-letters", 1)
+        assert [sent for _, sent, _ in await logged(app, "out", 1)] == [b'"small"']
+    assert SENT.startswith(value)
+    assert headers["reason"] == b"too-large"
+    assert "cut" in headers
+
+
+async def test_a_dead_letter_of_which_nothing_fits_stops_the_worker() -> None:
+    app, topic = app_of_numbers(100)
     async with crashing(app):
-        await topic.send(key="k", value=LARGE)  # no int
+        await topic.send(key="k", value=LARGE)
         failure = await until(lambda: app.engine.failure)
     assert "a dead letter" in str(failure)
     assert "in-dead-letters" in str(failure)

@@ -49,7 +49,7 @@ class Bench:
         clock = SystemClock()
         self.gate = Gate(clock, self.agents)
         spec = AgentSpec("a", "in", run, QUICK)
-        self.agent = AgentRunner(spec, clock, self.gate, tables=list, give_up=self._give_up)
+        self.agent = AgentRunner(spec, clock, self.gate, give_up=self._give_up)
         self.agents.append(self.agent)
         self.progress = Progress("agent:a", "in", 0)
         self.agent.hold(self.progress)

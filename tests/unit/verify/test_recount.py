@@ -117,9 +117,26 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         await world.close()
 
 
-async def test_lateness_that_only_silence_made_is_known_from_the_late_event_store() -> None:
-    """No recount can see that the wall clock closed a window; the late-event store says what it made late."""
+@pytest.mark.parametrize("by", [Key(), "data.shop"], ids=["key", "field"])
+async def test_rows_that_events_after_a_silence_revised_are_right(by: Any) -> None:
     window = TumblingWindow(0.1, retain_s=60, idle_close_s=0.05)
+    world = Declared(spec(by, window, values=Count()), partitions=1)
+    await world.start()
+    try:
+        await world.write(0, event(1, shop="x"))
+        await world.until(lambda: "closed" in world.states("table").values())
+        await world.write(0, event(2, shop="x"), event(3, shop="x"))
+        await world.until(lambda: "revised" in world.states("table").values())
+        report = await verified(world)
+        assert report.ok, (report.differences, report.partitions)
+        assert list(world.rows("table").values()) == [3]
+    finally:
+        await world.close()
+
+
+async def test_lateness_that_only_silence_made_is_known_from_the_late_event_store() -> None:
+    """No recount can see that the wall clock ended a window; the late-event store says what it made late."""
+    window = TumblingWindow(0.1, retain_s=0, idle_close_s=0.05)
     world = Declared(spec("data.shop", window, values=Count()), partitions=1)
     await world.start()
     try:
@@ -277,4 +294,56 @@ async def test_of_a_table_in_fausts_form_each_record_is_accounted_for() -> None:
     found = await report()
     assert not found.ok
     assert found.partitions[1].adds_up
+    await client.stop()
+
+
+async def test_in_means_the_same_over_http_and_in_verify(caplog: pytest.LogCaptureFixture) -> None:
+    """Every record, also what could not be decoded; of the agents that write the table, and no others."""
+    clock = SystemClock()
+    broker = MemoryBroker(clock)
+    transport = MemoryTransport(broker, "app", "worker")
+    app = App("app", transport=transport, commit_interval=0.01, fetch_wait_ms=5, web_enabled=False, env={})
+    topic = app.topic("in", key_type=str, value_type=Event, partitions=2)
+    counts, others = app.Table("counts", default=int), app.Table("others", default=int)
+    declared = app.aggregate("declared", topic, by="type", values=Count())
+
+    @app.agent(topic)
+    async def count(stream: Any) -> None:
+        async for key, _event in stream.items():  # noqa: PERF102  # a stream, not a dict
+            counts[key] += 1
+
+    @app.agent(topic)
+    async def other(stream: Any) -> None:
+        async for key, _event in stream.items():  # noqa: PERF102  # likewise
+            others[key] += 1
+
+    client = MemoryTransport(broker, "outside", "client")
+    await client.start()
+    async with running(app):
+        values = [raw(event(0, "a")), b"no JSON", raw(event(1, "b")), b"{}"]
+        await client.send([Record("in", 1, b"k", value) for value in values])
+        view = app.worker_view
+        assert view is not None
+
+        def told(name: str) -> dict[str, int]:
+            return dict(view.tables[name].status().counters)
+
+        wanted = {"in": 4, "counted": 2, "bad": 2}
+        await until(lambda: all(told(name) == wanted for name in ("counts", "others", "declared")))
+        caplog.clear()
+        agents = {
+            each.spec.name: app.engine.topology.sources[each.spec.consumer]
+            for each in app.engine.topology.agents
+        }
+        make = partial(AgentVerifier, client, Settings(id="app"), clock)
+        for name in ("counts", "others"):
+            report = await verify_agents(name, agents, make)
+            assert report.ok
+            assert len({one.agent for one in report.partitions}) == 1, "who writes the table"
+            assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted
+        source = app.engine.topology.sources[declared.spec.consumer]
+        report = await Verifier(client, Settings(id="app"), clock, declared.spec, source).run()
+        assert report.ok
+        assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted
+    assert "goes to" not in caplog.text, "a recount sets nothing aside"
     await client.stop()

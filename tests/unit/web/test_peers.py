@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -289,3 +290,45 @@ async def test_an_answer_cut_off_by_a_lost_peer_does_not_pass_as_whole(
         client = Client(session, cluster.workers[0])
         with pytest.raises(aiohttp.ClientError):
             await client.get("/v1/tables/users/rows", Accept="application/x-ndjson")
+
+
+async def test_an_owner_that_does_not_know_its_tables_yet_never_makes_a_key_missing(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    home = partition_of("ann")
+    cluster.workers[home].forget_tables()
+    asker = clients[(home + 1) % 3]
+    for tail in ("", "/windows"):
+        problem = await asker.problem(f"/v1/tables/counts/keys/ann{tail}", 503, "owner-unavailable")
+        assert problem["retry"] is True
+    assert (await asker.ok("/v1/tables/counts"))["missing_partitions"] == [home]
+    assert (await asker.ok("/v1/tables/counts/rows"))["missing_partitions"] == [home]
+    cluster.workers[home].know_tables()
+    assert (await asker.ok("/v1/tables/counts/keys/ann"))["key"] == "ann"
+
+
+async def test_a_404_of_a_peer_is_read_by_its_code(cluster: Cluster, clients: list[Client]) -> None:
+    """An owner of another version of the app, which has no such table, says nothing about the key."""
+    home = partition_of("ann")
+    cluster.workers[home].tables.pop("users")
+    await clients[(home + 1) % 3].problem("/v1/tables/users/keys/ann", 503, "owner-unavailable")
+
+
+async def test_a_worker_of_another_app_at_the_address_of_a_peer_is_not_believed(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    """The peer died, and another app with a table of the same name has its port now."""
+    home = partition_of("ann")
+    await cluster.kill(home)
+    stranger = Cluster()
+    stranger.put("users", "ann", "not ours")
+    port = int(cluster.workers[home].url.rpartition(":")[2])
+    settings = replace(SETTINGS, port=port, port_explicit=True)
+    async with stranger.run([]):
+        other = await stranger.add(range(3), settings, app_id="another")
+        asker = clients[(home + 1) % 3]
+        await asker.problem("/v1/tables/users/keys/ann", 503, "owner-unavailable")
+        assert (await asker.ok("/v1/tables/users/rows"))["missing_partitions"] == [home]
+        assert (await asker.ok("/v1/tables/users"))["missing_partitions"] == [home]
+        status = await asker.ok("/v1/status")
+        assert [w["reachable"] for w in status["workers"] if w["url"] == other.url] == [False]

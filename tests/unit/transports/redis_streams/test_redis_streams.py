@@ -107,7 +107,8 @@ def test_a_record_that_is_too_large_is_refused_and_the_others_are_not() -> None:
 
 
 def test_headers_that_somebody_else_wrote_otherwise_are_kept_whole() -> None:
-    assert unpack_headers(pack_headers([("a", b"\xff"), ("a", b"x")])) == [("a", b"\xff"), ("a", b"x")]
+    headers = [("a", b"\xff"), ("a", b"x"), ("a", None), ("a", b"")]
+    assert unpack_headers(pack_headers(headers)) == headers
     for text in (b"no json", b'{"a": 1}', b"[1]", b'[["a"]]', b'[["a", null]]'):
         assert unpack_headers(text) == [("h", text)]
 

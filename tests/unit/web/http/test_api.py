@@ -388,3 +388,14 @@ async def test_head_answers_like_get_without_a_body(client: Client) -> None:
         assert response.status == 200
         assert await response.read() == b""
         assert "ETag" in response.headers
+
+
+@pytest.mark.parametrize("path", ["", "/counts", "/counts/rows", "/counts/keys/ann", "/counts/changes"])
+async def test_a_worker_that_does_not_know_its_tables_yet_asks_to_come_again(
+    client: Client, path: str
+) -> None:
+    client.served.forget_tables()
+    problem = await client.problem(f"/v1/tables{path}", 503, "not-ready")
+    assert problem["retry"] is True
+    _, _, response = await client.get(f"/v1/tables{path}")
+    assert response.headers["Retry-After"] == "1"

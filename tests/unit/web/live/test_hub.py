@@ -288,6 +288,16 @@ async def test_ping_unsubscribe_and_errors_of_one_subscription(cluster: Cluster,
         assert live.rows["x"] == truth(cluster, "users")
 
 
+async def test_a_worker_that_does_not_know_its_tables_yet_says_retry(served: FakeServed) -> None:
+    served.forget_tables()
+    async with connect(served) as live:
+        await live.say("subscribe", id="x", table="users")
+        said = await live.hear()
+        assert (said["t"], said["id"], said["code"], said["retry"]) == ("error", "x", "not-ready", True)
+        served.know_tables()
+        await live.subscribe("x", "users")
+
+
 async def test_a_snapshot_beyond_the_limit_is_refused(cluster: Cluster) -> None:
     async with cluster.with_settings(ws_snapshot_rows_max=5).run() as (served,), connect(served) as live:
         await live.say("subscribe", id="s", table="users")

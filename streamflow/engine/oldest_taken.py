@@ -1,0 +1,32 @@
+"""How old what was taken is when its checkpoint is durable: one timestamp for each chunk, its oldest."""
+
+from __future__ import annotations
+
+from streamflow.state.progress import Progress
+
+
+class OldestTaken:
+    """The chunks that the consumers of one assignment have got, until a checkpoint holds all their events."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[str, Progress, int, int]] = []  # name, progress, offset behind it, timestamp
+        self._cut: list[tuple[str, int]] = []  # name, timestamp
+
+    def took(self, name: str, progress: Progress, next_offset: int, timestamp_ms: int) -> None:
+        self._open.append((name, progress, next_offset, timestamp_ms))
+
+    def cut(self) -> None:
+        """The checkpoint that is being cut holds what the progress has passed."""
+        still: list[tuple[str, Progress, int, int]] = []
+        for entry in self._open:
+            name, progress, next_offset, timestamp_ms = entry
+            if progress.position >= next_offset:
+                self._cut.append((name, timestamp_ms))
+            else:
+                still.append(entry)
+        self._open = still
+
+    def durable(self) -> list[tuple[str, int]]:
+        """The newest cut is durable."""
+        durable, self._cut = self._cut, []
+        return durable
