@@ -179,9 +179,9 @@ class LateEventStore:
             }
         return self._corrected
 
-    def corrections_cut(self) -> Iterator[tuple[RowKey, Sequence[Any]]]:
-        """Row, and (revisions, dumped state), of each correction that the cut changes."""
-        for key, data in (self.part.cut or {}).get(NO_WINDOW, {}).items():
+    def corrections_changed(self) -> Iterator[tuple[RowKey, Sequence[Any]]]:
+        """Row, and (revisions, dumped state), of each correction that the next cut changes."""
+        for key, data in self.part.changes.get(NO_WINDOW, {}).items():
             if isinstance(key, tuple) and data is not DELETED:
                 yield self.row_of(key[1]), data
 

@@ -16,7 +16,7 @@ there are depends on the events themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer
@@ -42,6 +42,7 @@ class Revisions:
         self._part = part
         self._progress = progress
         self._expired_to_ms: int | None = None
+        self._corrected: list[tuple[RowKey, Sequence[Any]]] = []  # (revisions, dumped state) in the cut
 
     def apply(self) -> dict[str, int]:
         """Folds every late event into its rows, all of it in the next checkpoint.
@@ -77,24 +78,29 @@ class Revisions:
         return done
 
     def begin_cut(self) -> None:
-        """Corrections of expired rows go; the late-event store's changes become its cut."""
+        """The late-event store's changes become its cut, without the corrections of rows that expire by it.
+
+        What the cut corrects is told of by the cut all the same: time may leap past a row's retention in the
+        very chunk that revised it.
+        """
+        self._corrected = list(self.late_events.corrections_changed())
         window, watermark_ms = self._consumer.spec.window, self._progress.watermark_ms
         if window is not None and watermark_ms is not None and watermark_ms != self._expired_to_ms:
             self._expired_to_ms = watermark_ms
-            gone = [row for row in self.late_events.corrected if window.expired(row[0], watermark_ms)]
-            self.late_events.forget(gone)
+            rows = {**self.late_events.corrected, **dict(self._corrected)}
+            self.late_events.forget([row for row in rows if window.expired(row[0], watermark_ms)])
         self.late_events.part.begin_cut(None)
 
     def corrections(self) -> Iterator[tuple[RowKey, bytes]]:
         """Row, and the value of the partial that corrects it, of each correction in the cut."""
-        for row, data in self.late_events.corrections_cut():
+        for row, data in self._corrected:
             yield row, json_bytes(data)
 
     def revised(self, closed_to_ms: int | None) -> Iterator[tuple[RowKey, Any]]:
         """Row and state of what the cut revises among windows that were closed before it."""
         window = self._consumer.spec.window
         assert window is not None
-        for (start, key), _ in self.late_events.corrections_cut():
+        for (start, key), _ in self._corrected:
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
                 continue  # the closing itself tells of it
             state = (self._part.cut or {}).get(start, {}).get(key)

@@ -234,11 +234,13 @@ class FinalStage:
             set() if self.closing is None else {(start, group) for start, group, _ in self.closing.partials}
         )
         for start, group in self._unannounced():
-            if (start, group) in gone or group not in self.partials.get(start, {}):
+            if group not in self.partials.get(start, {}):
                 continue
+            # A row that was revised and has expired since is told of once more before it goes.
             if emit is not None:
                 cut.closed.append(revised_record(emit(start, group, self.state(start, group))))
-            self._announce(start, group, cut.closings)
+            if (start, group) not in gone:
+                self._announce(start, group, cut.closings)
         if self.closing is None:
             return
         if emit is not None:
