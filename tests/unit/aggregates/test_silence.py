@@ -113,6 +113,29 @@ async def test_hopping_windows_are_revised_one_by_one(by: Any) -> None:
         await world.close()
 
 
+@pytest.mark.parametrize("bursts", [1, 2], ids=["first revision", "second"])
+@pytest.mark.parametrize("by", BY.values(), ids=BY.keys())
+async def test_a_row_that_is_revised_and_expires_at_once_is_told_of(by: Any, bursts: int) -> None:
+    """Time leaps past the row's retention in the very chunk that revises it."""
+    world = Declared(spec(by, replace(TUMBLING, retain_s=0.3)), partitions=1)
+    await world.start()
+    try:
+        await world.write(0, event(1, shop="a"))
+        await silence(world, T0_MS + 100)
+        for burst in range(1, bursts):
+            await world.write(0, event(1 + burst, shop="a"))
+            await world.until(lambda: "revised" in world.states("table").values())
+        await world.write(0, event(50, shop="a"), event(1_500, shop="a"))
+        await world.until(lambda: [at_ms for _, at_ms in world.rows("table")] == [T0_MS + 1_500])
+        counted = bursts + 2
+        assert world.reader("table").status().counters == {"in": counted, "counted": counted}
+        assert [row for row in await emitted(world) if row[0] == 0] == [
+            (0, told, told > 1) for told in range(1, counted)
+        ]
+    finally:
+        await world.close()
+
+
 @pytest.mark.parametrize("by", BY.values(), ids=BY.keys())
 async def test_where_nothing_comes_each_window_is_written_once(by: Any) -> None:
     world = Declared(spec(by), partitions=2)
