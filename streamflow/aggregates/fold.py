@@ -373,6 +373,25 @@ class AggregateConsumer:
 
         To be asked when the cut holds all changes.
         """
+        for start, cut in self._closing(part, before_ms, watermark_ms):
+            rows = {**part.store.window(start), **cut}
+            rows = {key: row for key, row in rows.items() if row is not DELETED}
+            if rows:
+                yield start, rows
+
+    def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
+        """The ids of the windows of `closing`: for who does not need their rows."""
+        return [
+            start
+            for start, cut in self._closing(part, before_ms, watermark_ms)
+            if any(row is not DELETED for row in cut.values())
+            or any(cut.get(key) is not DELETED for key in part.store.window(start))
+        ]
+
+    def _closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, Mapping[Any, Any]]]:
+        """The id of each window that there may be among those of `closing`, and what the cut has of it."""
         window, cut = self.spec.window, part.cut or {}
         assert window is not None
         first = None if before_ms is None else window.first_open_start(before_ms)
@@ -381,11 +400,8 @@ class AggregateConsumer:
         starts.update(start for start in cut if first is None or start >= first)
         for start in sorted(starts):
             if not window.closed(start, watermark_ms):
-                break
-            rows = {**part.store.window(start), **cut.get(start, {})}
-            rows = {key: row for key, row in rows.items() if row is not DELETED}
-            if rows:
-                yield start, rows
+                return
+            yield start, cut.get(start, {})
 
     def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
         """The rows that go with the cut of a partition, by the id of their window."""

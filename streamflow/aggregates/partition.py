@@ -107,9 +107,11 @@ class AggregatePartition:
         before_ms, spec, emit = self.progress.closed_to_ms, self.aggregate.spec, self.emit
         if window is None or watermark_ms is None or self.sender is not None or watermark_ms == before_ms:
             return
-        for start, rows in self.aggregate.closing(self.part, before_ms, watermark_ms):
-            self.closed.append(start)
-            if emit is not None:
+        if emit is None:
+            self.closed = self.aggregate.closing_starts(self.part, before_ms, watermark_ms)
+        else:
+            for start, rows in self.aggregate.closing(self.part, before_ms, watermark_ms):
+                self.closed.append(start)
                 records.extend(emit(spec, start, key, state) for key, state in rows.items())
         if self.closed:
             self.progress.close_to(watermark_ms)

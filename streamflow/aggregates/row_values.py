@@ -77,6 +77,16 @@ class RowFunctions:
             for group in seen
         }
 
+    @property
+    def shareable(self) -> bool:
+        """May one state stand in several rows? Merging makes a new one of it, and never changes it."""
+        return all(type(function).copy is Aggregate.copy for function in self.functions)
+
+    @property
+    def approximate(self) -> bool:
+        """Does what a state shows depend on how it was merged?"""
+        return any(function.approximate for function in self.functions)
+
     def initial(self) -> State:
         """The state of no events, which changes nothing that it is merged with."""
         return self.functions[0].initial() if self.scalar else [each.initial() for each in self.functions]

@@ -44,19 +44,36 @@ class HoppingConsumer(AggregateConsumer):
     def _live(
         self, columns: Columns, before_ms: int | None, after_ms: int | None
     ) -> tuple[list[int] | None, int, int]:
-        window = self._hopping
+        window, times = self._hopping, columns.times
         assert after_ms is not None
-        if window.oldest_start_of(min(columns.times)) < window.first_open_start(after_ms):
-            running = running_watermarks(columns.times, before_ms)
-            columns.note_closed([window.first_open_start(watermark_ms) for watermark_ms in running])
+        if window.oldest_start_of(min(times)) < window.first_open_start(after_ms):
+            # By its windows an event is as much behind as by its time: within the grace all of them are open.
+            grace_ms = window.grace_ms
+            closed_at = [
+                window.first_open_start(watermark_ms) if t < watermark_ms - grace_ms else None
+                for t, watermark_ms in zip(times, running_watermarks(times, before_ms), strict=True)
+            ]
+            if any(first is not None for first in closed_at):
+                columns.note_closed(closed_at)
         return super()._live(columns, before_ms, after_ms)
 
     def _fold(self, part: TablePartition, columns: Columns) -> int:
-        window = self._hopping
-        values, times = self.spec.values, columns.times
-        if columns.closed_at is not None:
-            self._fold_open(part, columns, columns.closed_at)
+        closed_at = columns.closed_at
+        if closed_at is None:
+            self._fold_panes(part, columns)
             return 0
+        in_time = [index for index, first in enumerate(closed_at) if first is None]
+        behind = [index for index, first in enumerate(closed_at) if first is not None]
+        if in_time:
+            self._fold_panes(part, columns.select(in_time))
+        if behind:
+            self._fold_behind(part, columns.select(behind))
+        return 0
+
+    def _fold_panes(self, part: TablePartition, columns: Columns) -> None:
+        """Every window of every event is open."""
+        window, shared = self._hopping, self.spec.values.shareable
+        values, times = self.spec.values, columns.times
         panes = [window.pane_of(t) for t in times]
         folded = values.fold_columns(list(zip(panes, columns.groups, strict=True)), columns.values)
         by_pane: dict[int, dict[Any, State]] = {}
@@ -65,13 +82,13 @@ class HoppingConsumer(AggregateConsumer):
         for pane, deltas in by_pane.items():
             newest = window.start_of(pane)
             for start in window.starts_of(pane):
-                own = start == newest  # a state may become a row's own only once
+                own = shared or start == newest  # else a state may become a row's own only once
                 self._merge(part, start, deltas if own else {g: values.copy(d) for g, d in deltas.items()})
-        return 0
 
-    def _fold_open(self, part: TablePartition, columns: Columns, first_open: list[int | None]) -> None:
-        """Some windows of some events are closed: each event goes to those that are open."""
-        window = self._hopping
+    def _fold_behind(self, part: TablePartition, columns: Columns) -> None:
+        """Some windows of each event are closed: it goes to those that are open."""
+        window, first_open = self._hopping, columns.closed_at
+        assert first_open is not None
         at: list[int] = []
         keys: list[tuple[int, Any]] = []
         for index, (t, group, first) in enumerate(
@@ -138,8 +155,10 @@ class SlidingConsumer(_LatenessConsumer):
         self, part: TablePartition, before_ms: int | None, watermark_ms: int
     ) -> Iterator[tuple[int, dict[Any, Any]]]:
         rows = self.rows(part)
-        for start, groups in rows.closing(before_ms, watermark_ms):
-            yield start, {g: self.spec.values.merge_all(rows.states(start, g)) for g in groups}
+        yield from rows.merged(rows.closing(before_ms, watermark_ms), self.spec.values)
+
+    def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
+        return [start for start, _ in self.rows(part).closing(before_ms, watermark_ms)]
 
     def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
         return {} if self.spec.is_shuffled else rows_gone(self._sliding, part)

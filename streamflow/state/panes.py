@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from streamflow.state.partition import TablePartition
 from streamflow.state.stores.base import MISSING
+from streamflow.state.two_stacks import Merging, TwoStacks
 from streamflow.windows import SlidingWindow
 
 Pane = Mapping[int | None, Any]
@@ -79,6 +80,14 @@ class PaneIndex(Generic[K]):
         times = self._times.get(group, [])
         return times[bisect_left(times, first_ms) : bisect_left(times, end_ms)]
 
+    def each_of(self, group: K, first_ms: int, end_ms: int) -> Iterator[int]:
+        """`times_of`, one by one: for who may need the first of them only."""
+        times = self._times.get(group, ())
+        for at in range(bisect_left(times, first_ms), len(times)):
+            if times[at] >= end_ms:
+                return
+            yield times[at]
+
     def between(self, first_ms: int, end_ms: int) -> list[int]:
         """All times within ``[first, end)``."""
         return self._order[bisect_left(self._order, first_ms) : bisect_left(self._order, end_ms)]
@@ -118,7 +127,7 @@ class SlidingRows(Generic[K]):
 
     def _states(self, start: int, group: K) -> Iterator[Any]:
         end = start + self._size_ms
-        for time_ms in self._panes.times_of(group, start, end):
+        for time_ms in self._panes.each_of(group, start, end):
             for pane in self._lookup(time_ms, group):
                 for after_ms, state in pane.items():
                     if after_ms is None or end > after_ms:
@@ -196,14 +205,57 @@ class SlidingRows(Generic[K]):
     def _ending(self, first_ms: int | None, end_ms: int) -> Iterator[tuple[int, list[K]]]:
         """(start, groups) of the windows whose end lies within ``[first, end)``, in order."""
         size = self._size_ms
-        starts: set[int] = set()
         least = _FIRST_MS if first_ms is None else first_ms
-        starts.update(t - size + 1 for t in self._panes.between(least - 1, end_ms - 1))
-        starts.update(t + 1 for t in self._panes.between(least - 1 - size, end_ms - 1 - size))
-        for start in sorted(starts):
-            groups = self.groups_at(start)
-            if groups:
-                yield start, groups
+        found: dict[int, dict[K, None]] = {}
+        for t in self._panes.between(least - 1, end_ms - 1):
+            for group in self._panes.groups_at(t):
+                if any(None in pane for pane in self._lookup(t, group)):
+                    found.setdefault(t - size + 1, {})[group] = None
+        for t in self._panes.between(least - 1 - size, end_ms - 1 - size):
+            for group in self._panes.groups_at(t):
+                if any(True for _ in self._lookup(t, group)) and any(
+                    True for _ in self._states(t + 1, group)
+                ):
+                    found.setdefault(t + 1, {})[group] = None
+        for start in sorted(found):
+            yield start, list(found[start])
+
+    def merged(
+        self, windows: Iterable[tuple[int, Iterable[K]]], merging: Merging
+    ) -> Iterator[tuple[int, dict[K, Any]]]:
+        """(start, group -> merged state) of windows that there are, given as (start, groups) in order."""
+        rows: dict[int, dict[K, Any]] = {}
+        starts: dict[K, list[int]] = {}
+        for start, groups in windows:
+            rows[start] = {}
+            for group in groups:
+                rows[start][group] = None  # in their order
+                starts.setdefault(group, []).append(start)
+        for group, own in starts.items():
+            for start, state in self._merged_of(group, own, merging):
+                rows[start][group] = state
+        yield from rows.items()
+
+    def _merged_of(self, group: K, starts: list[int], merging: Merging) -> Iterator[tuple[int, Any]]:
+        """(start, merged state) of these windows of one group, oldest first."""
+        size = self._size_ms
+        panes = [
+            (t, pane)
+            for t in self._panes.times_of(group, starts[0], starts[-1] + size)
+            for pane in self._lookup(t, group)
+        ]
+        if merging.approximate or any(pane.keys() != _IN_TIME for _, pane in panes):
+            # A row is closed as it is read where the way of merging shows; else not every window has every pane.
+            for start in starts:
+                yield start, merging.merge_all(list(self._states(start, group)))
+            return
+        queue, at = TwoStacks(merging), 0
+        for start in starts:
+            while at < len(panes) and panes[at][0] < start + size:
+                queue.push(panes[at][0], panes[at][1][None])
+                at += 1
+            queue.drop_before(start)
+            yield start, queue.merged()
 
 
 def sliding_rows(

@@ -49,6 +49,8 @@ class Aggregate(ABC):
     name: str
     """The kind, for `describe`."""
     field: Field | None = None
+    approximate = False
+    """True: what a state shows depends, within the stated error, on how it was merged."""
     placed = False
     """True: `fold` and `fold_column` are given `Placed` values, for the order of events counts."""
 

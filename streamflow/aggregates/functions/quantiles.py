@@ -108,6 +108,7 @@ class Quantile(OfNumbers):
     """
 
     name = "quantile"
+    approximate = True
 
     def __init__(self, field: Field, q: float | Sequence[float] = 0.5) -> None:
         super().__init__(field)

@@ -58,6 +58,7 @@ class ApproxDistinct(OfJson):
     """
 
     name = "approx_distinct"
+    approximate = True
 
     def __init__(self, field: Field, *, precision: int = 12) -> None:
         self.field = checked_field(self, field)
@@ -163,6 +164,7 @@ class TopK(OfJson):
     """
 
     name = "top_k"
+    approximate = True
 
     def __init__(self, field: Field, k: int = 10, *, counters: int = 1_024) -> None:
         self.field = checked_field(self, field)

@@ -245,7 +245,7 @@ class FinalStage:
             return
         if emit is not None:
             cut.closed.extend(
-                emit(start, group, self.state(start, group)) for start, group in self.closing.rows
+                emit(start, group, state) for start, group, state in self._states_of(self.closing)
             )
         for start, group in self.closing.rows:
             self._announce(start, group, cut.closings)  # with what was applied before it was closed
@@ -258,6 +258,11 @@ class FinalStage:
             cut.partial_tombstones.append(Record(self.topic, self.partition, key, None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.closings.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+
+    def _states_of(self, closing: Closing) -> Iterator[tuple[int, GroupKey, State]]:
+        """Window's id, group and merged state of each row that it closes, in order."""
+        for start, group in closing.rows:
+            yield start, group, self.state(start, group)
 
     def _announce(self, start: int, group: GroupKey, records: list[Record]) -> None:
         revisions = self.corrections.announce((start, group))

@@ -7,9 +7,12 @@ windows that are closed: the watermarks of all source partitions have passed the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
+from streamflow.aggregates.row_values import State
 from streamflow.aggregates.shuffle.final import Closing, Emit, FinalStage, RowId, in_order
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import GroupKey
@@ -75,6 +78,14 @@ class SlidingFinalStage(FinalStage):
             ],
         )
         return closing if closing.rows or closing.expired or closing.partials else None
+
+    def _states_of(self, closing: Closing) -> Iterator[tuple[int, GroupKey, State]]:
+        windows = [
+            (start, [group for _, group in rows]) for start, rows in groupby(closing.rows, key=itemgetter(0))
+        ]
+        for start, states in self._rows.merged(windows, self.spec.values):
+            for group, state in states.items():
+                yield start, group, state
 
     def _forget_expired(self) -> None:
         if self.closed_to_ms is None:
