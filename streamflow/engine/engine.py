@@ -19,7 +19,7 @@ from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.first_connection import first_connection
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
-from streamflow.engine.idleness import idle_ticks
+from streamflow.engine.idleness import IdleTicks
 from streamflow.engine.internal_topics import refuse_foreign_rows
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
@@ -78,6 +78,7 @@ class Engine:
             on_room=self._make_room,
             on_invalidated=self._early.set,
         )
+        self._idle = IdleTicks(self.board, self.topology.topics.partitions)
         self._hooks = hooks or AssignmentHooks()
         self._listeners = EngineListeners()
         self.rebalance = Rebalance(
@@ -274,7 +275,7 @@ class Engine:
         for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
-        idle_ticks(active, self.board, self.topology.topics.partitions, self.clock.monotonic_ms())
+        self._idle.tick(active, self.clock.monotonic_ms())
         if gate.invalidated is None:
             await close_windows(active, lambda: rebalance.is_current(active))
         await await_conflicts(gate, lambda: self.active is active)

@@ -8,27 +8,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.progress_board import ProgressBoard
+from streamflow.engine.progress_board import ProgressBoard, Silence
 from streamflow.state.progress import Progress
 from streamflow.windows import Window
 
+LOOK_MS_MAX = 1_000.0
 
-def idle_ticks(
-    active: ActiveAssignment, board: ProgressBoard, partitions: Callable[[str], int], now_ms: float
-) -> None:
+
+class IdleTicks:
     """Raises the watermark of partitions that are at their end and silent.
 
-    ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
+    ``partitions`` is topic -> number of partitions. A partition's silence is looked at again after a tenth of
+    `Window.idle_close_ms`, and once a second at most: many silent partitions of many tables cost next to
+    nothing, and their windows close at most so much later.
     """
-    for progress, window in [*_of_aggregates(active), *_of_agents(active)]:
-        at = (progress.topic, progress.partition)
-        if window.idle_close_ms is None or progress.position < active.end_offsets.get(at, 0):
-            continue
-        time_ms = board.idle_watermark_ms(
-            progress, partitions(progress.topic), now_ms - active.moved_ms[at], window, now_ms
-        )
-        if time_ms is not None:
-            progress.raise_watermark(time_ms)
+
+    def __init__(self, board: ProgressBoard, partitions: Callable[[str], int]) -> None:
+        self._board = board
+        self._partitions = partitions
+        self._next_ms = 0.0
+
+    def tick(self, active: ActiveAssignment, now_ms: float) -> None:
+        """To be called before each cut; ``now_ms`` is monotonic."""
+        if now_ms < self._next_ms:
+            return
+        wait_ms = LOOK_MS_MAX
+        silences: dict[tuple[str, str], Silence] = {}
+        for progress, window in [*_of_aggregates(active), *_of_agents(active)]:
+            if window.idle_close_ms is None:
+                continue
+            wait_ms = min(wait_ms, window.idle_close_ms / 10)
+            at = (progress.topic, progress.partition)
+            silent_ms = now_ms - active.moved_ms[at]
+            if silent_ms < window.idle_close_ms or progress.position < active.end_offsets.get(at, 0):
+                continue
+            of = (progress.consumer, progress.topic)
+            silence = silences.get(of)
+            if silence is None:
+                silence = silences[of] = self._board.silence(*of, self._partitions(progress.topic))
+            time_ms = silence.idle_watermark_ms(progress, silent_ms, window, now_ms)
+            if time_ms is not None:
+                progress.raise_watermark(time_ms)
+        self._next_ms = now_ms + wait_ms
 
 
 def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:

@@ -7,12 +7,13 @@ partition that is at its end and silent takes over the time of the others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from streamflow.state.progress import Progress, ProgressKey, progress_from_record
+from streamflow.state.progress import Progress, progress_from_record
 from streamflow.transports.base import Batch
 from streamflow.windows import Window
 
@@ -29,7 +30,7 @@ class ProgressBoard:
     """The newest checkpointed progress of every consumer and partition, this worker's and others'."""
 
     def __init__(self) -> None:
-        self._seen: dict[ProgressKey, _Seen] = {}
+        self._seen: dict[tuple[str, str], dict[int, _Seen]] = {}  # (consumer, topic) -> partition ->
         self._writers: dict[str, frozenset[str]] = {}
         self.declarations: dict[str, Any] = {}  # aggregate -> its description when its state was made
 
@@ -47,11 +48,11 @@ class ProgressBoard:
             self.declarations[orjson.loads(key)[1]] = orjson.loads(value)
             return
         progress = progress_from_record(key, value)
-        at = (progress.consumer, progress.topic, progress.partition)
-        before = self._seen.get(at)
+        of = self._seen.setdefault((progress.consumer, progress.topic), {})
+        before = of.get(progress.partition)
         moved = before is None or before.progress.position != progress.position
         moved_ms = now_ms if before is None or moved else before.moved_ms
-        self._seen[at] = _Seen(progress, moved_ms)
+        of[progress.partition] = _Seen(progress, moved_ms)
         if progress.writers:
             self._writers[progress.consumer] = self.writers(progress.consumer).union(progress.writers)
 
@@ -61,36 +62,79 @@ class ProgressBoard:
 
     def get(self, consumer: str, topic: str, partition: int) -> Progress | None:
         """The checkpointed progress, or ``None`` where there is none yet. Not to be changed."""
-        seen = self._seen.get((consumer, topic, partition))
+        seen = self._seen.get((consumer, topic), {}).get(partition)
         return None if seen is None else seen.progress
 
-    def idle_watermark_ms(
-        self, own: Progress, partitions: int, silent_ms: float, window: Window, now_ms: float
-    ) -> int | None:
+    def silence(self, consumer: str, topic: str, partitions: int) -> Silence:
+        """What is known now of all source partitions of a consumer, to be asked for each of them."""
+        silence = Silence()
+        for partition, seen in self._seen.get((consumer, topic), {}).items():
+            if partition < partitions:
+                silence.add(partition, seen.progress, seen.moved_ms)
+        return silence
+
+
+class _Greatest:
+    """The greatest value of any partition but one: of each, in one pass over all."""
+
+    __slots__ = ("_first", "_second", "_whose")
+
+    def __init__(self) -> None:
+        self._first = self._second = -math.inf
+        self._whose = -1
+
+    def add(self, partition: int, value: float | None) -> None:
+        if value is None:
+            return
+        if value > self._first:
+            self._first, self._second, self._whose = value, self._first, partition
+        elif value > self._second:
+            self._second = value
+
+    def but(self, partition: int) -> float:
+        """Minus infinity: no other has one."""
+        return self._second if partition == self._whose else self._first
+
+
+class Silence:
+    """How long, and up to which time, the source partitions of one consumer have been silent."""
+
+    __slots__ = ("_events", "_moved", "_watermarks")
+
+    def __init__(self) -> None:
+        self._moved = _Greatest()
+        self._watermarks = _Greatest()
+        self._events = _Greatest()
+
+    def add(self, partition: int, progress: Progress, moved_ms: float) -> None:
+        """What was checkpointed of a partition, and when its position was last seen to move."""
+        self._moved.add(partition, moved_ms)
+        self._watermarks.add(partition, progress.watermark_ms)
+        self._events.add(partition, progress.event_ms)
+
+    def idle_watermark_ms(self, own: Progress, silent_ms: float, window: Window, now_ms: float) -> int | None:
         """What the watermark of a partition may be raised to, that has been at its end and silent so long.
 
         The highest watermark of the other source partitions; if they are silent too (or there is no
         other), the highest event time plus the time for which all have been silent. ``None``: nothing.
         """
-        idle_close_ms = window.idle_close_ms
+        idle_close_ms, partition = window.idle_close_ms, own.partition
         if idle_close_ms is None or silent_ms < idle_close_ms:
             return None
-        others = [
-            seen
-            for partition in range(partitions)
-            if partition != own.partition
-            and (seen := self._seen.get((own.consumer, own.topic, partition))) is not None
-        ]
-        silences = [now_ms - seen.moved_ms for seen in others]
-        watermarks = [w for seen in others if (w := seen.progress.watermark_ms) is not None]
-        if any(silence < idle_close_ms for silence in silences):
-            return max(watermarks, default=None)
-        events = [e for seen in others if (e := seen.progress.event_ms) is not None]
-        if own.event_ms is not None:
-            events.append(own.event_ms)
-        if not events:
+        others_silent_ms = now_ms - self._moved.but(partition)
+        if others_silent_ms < idle_close_ms:
+            return _time(self._watermarks.but(partition))
+        event_ms = self._events.but(partition)
+        if own.event_ms is not None and own.event_ms > event_ms:
+            event_ms = own.event_ms
+        newest_ms = _time(event_ms)
+        if newest_ms is None:
             return None
-        return _bounded(max(events), int(min([silent_ms, *silences])), window)
+        return _bounded(newest_ms, int(min(silent_ms, others_silent_ms)), window)
+
+
+def _time(value: float) -> int | None:
+    return None if value == -math.inf else int(value)
 
 
 def _bounded(event_ms: int, silent_ms: int, window: Window) -> int:

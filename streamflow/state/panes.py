@@ -245,7 +245,7 @@ class SlidingRows(Generic[K]):
             for pane in self._lookup(t, group)
         ]
         if merging.approximate or any(pane.keys() != _IN_TIME for _, pane in panes):
-            # A row is closed as it is read where the way of merging shows; else not every window has every pane.
+            # A row closes as it is read where the way of merging shows. What came late not all windows have.
             for start in starts:
                 yield start, merging.merge_all(list(self._states(start, group)))
             return
