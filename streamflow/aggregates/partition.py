@@ -11,6 +11,7 @@ from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.revisions import Revisions
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.shuffle.partial import PartialSender
+from streamflow.aggregates.shuffle.source_watermarks import SourceWatermarks
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import group_key, group_key_value
 from streamflow.state.changelog import RowCodec
@@ -29,8 +30,7 @@ Emit = Callable[[AggregateSpec, int, Any, State], Record]
 class AggregatePartition:
     """One source partition of a declared aggregate. ``sender`` is ``None`` where nothing moves.
 
-    ``emit`` makes closed rows, where somebody is told of them. ``lag`` gives the records still to be taken,
-    as far as it is known, and ``clock_ms`` a monotonic time.
+    ``emit`` makes closed rows, where somebody is told of them.
     """
 
     aggregate: AggregateConsumer
@@ -39,8 +39,7 @@ class AggregatePartition:
     sender: PartialSender | None
     revisions: Revisions | None  # where there are windows
     emit: Emit | None
-    lag: Callable[[Progress], int | None]
-    clock_ms: Callable[[], float]
+    watermarks: SourceWatermarks | None  # that final stages are told, where rows move
     shown_closed_to_ms: int | None = None  # as of the newest durable checkpoint
     closed: list[int] = field(default_factory=list)  # starts that the cut closes
 
@@ -58,13 +57,13 @@ class AggregatePartition:
     def open(self) -> None:
         """Its rows are whole: from now on its aggregate folds into them."""
         self.aggregate.hold(self.part, None if self.revisions is None else self.revisions.late_events)
+        if self.watermarks is not None:
+            self.watermarks.hold(self.progress)
 
     # -- Checkpointable --------------------------------------------------------------------------
 
     def due(self) -> bool:
-        if self.sender is None:
-            return False
-        return self.sender.due(self.progress, self.lag(self.progress), self.clock_ms())
+        return False  # its progress tells
 
     def begin_cut(self) -> None:
         self.part.begin_cut(self.expired_to_ms)
@@ -75,9 +74,7 @@ class AggregatePartition:
         for part in self.parts():
             part.emit(cut)
         if self.sender is not None:
-            lag = self.lag(self.progress)
             self.sender.partials(self.part, cut.partials)
-            self.sender.send_watermarks(self.progress, lag, cut.now_ms, cut.watermarks, now=cut.last)
         self._revise(cut.closed)
         self._close(cut.closed)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.shuffle.source_watermarks import SourceWatermarks
 from streamflow.codecs.chunk import Chunk
 from streamflow.engine.oldest_taken import OldestTaken
 from streamflow.processing.agent import AgentRunner
@@ -65,6 +66,7 @@ class ActiveAssignment:
         self._cut: Cut | None = None  # the one in flight
         self._cut_progress: list[Progress] = []  # copies of what it makes durable
         self._oldest = OldestTaken()
+        self._source_watermarks: dict[str, SourceWatermarks] = {}  # shuffle topic -> those that go there
         self._hurry = False
         self._records_between = records_between
 
@@ -97,6 +99,14 @@ class ActiveAssignment:
         progress = self.progress.get((consumer, chunk.topic, chunk.partition))
         if progress is not None and chunk.timestamps_ms:
             self._oldest.took(name, progress, chunk.next_offset, min(chunk.timestamps_ms))
+
+    def source_watermarks(self, shuffle: str, partitions: int) -> SourceWatermarks:
+        """What the source partitions tell the final stages of a shuffle."""
+        found = self._source_watermarks.get(shuffle)
+        if found is None:
+            found = SourceWatermarks(shuffle, partitions, self.lag, self._clock_ms)
+            self._source_watermarks[shuffle] = found
+        return found
 
     def forget_taken(self) -> None:
         """For whoever makes no checkpoints."""
@@ -139,7 +149,8 @@ class ActiveAssignment:
 
     def _checkpointables(self) -> list[Checkpointable]:
         """Agents first: what an event in flight wrote must be out of the cut before the rows are written."""
-        return [*self.agents, *self.tables, *self.aggregate_partitions, *self.stages]
+        watermarks = self._source_watermarks.values()
+        return [*self.agents, *self.tables, *self.aggregate_partitions, *watermarks, *self.stages]
 
     def cut(self) -> tuple[Cut, dict[TopicPartition, int]]:
         """Takes all that is to be durable; returns its records, in order, and the group's offsets.

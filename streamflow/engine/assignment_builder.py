@@ -270,8 +270,7 @@ class AssignmentBuilder:
             sender,
             revisions,
             emit=None if spec.emit_closed is None else self._topology.closed_record,
-            lag=active.lag,
-            clock_ms=self._clock.monotonic_ms,
+            watermarks=None if sender is None else active.source_watermarks(sender.topic, count),
             shown_closed_to_ms=progress.closed_to_ms,
         )
 

@@ -264,7 +264,7 @@ class _World:
             batch = self.broker.log((topic, partition)).read(0, 10**9)
             for key, value in zip(batch.keys, batch.values, strict=True) if batch is not None else ():
                 assert key is not None
-                if key.startswith((b'["mark"', b'["closed"')):
+                if key.startswith((b'["watermarks"', b'["closed"')):
                     continue
                 (live.discard if value is None else live.add)((partition, key))
         return len(live)

@@ -70,7 +70,7 @@ def marks_first(patch: pytest.MonkeyPatch) -> Broken:
     """In the shuffles a checkpoint's watermark stands before its partials."""
 
     def reorder(records: Sequence[Record]) -> list[Record]:
-        return sorted(records, key=lambda record: not (record.key or b"").startswith(b'["mark"'))
+        return sorted(records, key=lambda record: not (record.key or b"").startswith(b'["watermarks"'))
 
     return {"broken_order": reorder}
 

@@ -7,10 +7,11 @@ read. The rules are those of the model of the two-stage checkpoint: whole, order
 restore, owner; `tests/simulation` switches each off and sees it fail.
 
 Records of a shuffle partition, by the first element of the JSON key:
-``["share", source partition, group, window's id]`` -> state, ``["mark", source partition]`` ->
-{watermark_ms, position, lag}, ``["closed"]`` -> {closed_to_ms}, ``["told", group, window start]`` -> how many
-revisions of a row were told of. Source partition ``-1 - p`` is what was applied late in partition p (see
-`revisions`); its state comes as ``[revisions, state]``.
+``["share", source partition, group, window's id]`` -> state, ``["watermarks", least source partition]`` ->
+[[source partition, watermark_ms, position, lag], ...] of one worker (see `source_watermarks`), ``["closed"]``
+-> {closed_to_ms}, ``["told", group, window start]`` -> how many revisions of a row were told of. Source
+partition ``-1 - p`` is what was applied late in partition p (see `revisions`); its state comes as
+``[revisions, state]``.
 
 A partial of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
 the ids of the partials that it takes the place of, and whoever reads it forgets them in the same step;
@@ -30,7 +31,8 @@ import orjson
 from streamflow.aggregates.closed_rows import revised_record
 from streamflow.aggregates.revisions import Corrections
 from streamflow.aggregates.row_values import State
-from streamflow.aggregates.shuffle.partial import SourceWatermark, announced_key, partial_key
+from streamflow.aggregates.shuffle.partial import announced_key, partial_key
+from streamflow.aggregates.shuffle.source_watermarks import KIND, SourceWatermark, read_watermarks
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
@@ -122,7 +124,10 @@ class FinalStage:
     def _read_record(self, key: bytes | None, value: bytes | None, changed: dict[RowId, None]) -> None:
         assert key is not None
         kind, *rest = json_value(key)
-        if kind == "mark":
+        if kind == KIND:
+            if value is not None:
+                self.watermarks.update(read_watermarks(value))
+        elif kind == "mark":  # one source partition's: as they were written once
             if value is not None:
                 data = orjson.loads(value)
                 self.watermarks[rest[0]] = SourceWatermark(

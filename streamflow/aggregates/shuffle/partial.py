@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import orjson
 
 from streamflow.aggregates.revisions import Revisions
@@ -11,34 +9,22 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import GroupKey, group_key_bytes, group_key_value, json_bytes
 from streamflow.partitioner import fnv1a
 from streamflow.state.partition import TablePartition
-from streamflow.state.progress import Progress
 from streamflow.state.stores.base import DELETED
 from streamflow.transports.base import Record
 from streamflow.windows import SessionWindow, SlidingWindow
 from streamflow.windows.session import first_start
 
 
-@dataclass(slots=True)
-class SourceWatermark:
-    """How far a source partition's partials have come. ``lag``: records still to be read, if known."""
-
-    watermark_ms: int | None
-    position: int
-    lag: int | None = None
-
-
 class PartialSender:
     """The partial stage's side for one source partition: what goes to the shuffles in a checkpoint."""
 
-    __slots__ = ("_sent", "_sent_ms", "partition", "sources", "spec", "topic")
+    __slots__ = ("partition", "sources", "spec", "topic")
 
     def __init__(self, spec: AggregateSpec, topic: str, partition: int, sources: int) -> None:
         self.spec = spec
         self.topic = topic
         self.partition = partition
         self.sources = sources  # number of source partitions, and of shuffle partitions
-        self._sent: SourceWatermark | None = None
-        self._sent_ms = 0.0
 
     def target(self, start: int, group: GroupKey) -> int:
         """The shuffle partition that owns a row: by group key, or by window start where there is none.
@@ -92,31 +78,6 @@ class PartialSender:
             for end in ends:
                 key = partial_key(self.partition, group, end)
                 records.append(Record(self.topic, self.target(end, group), key, None))
-
-    def send_watermarks(
-        self, progress: Progress, lag: int | None, now_ms: float, records: list[Record], *, now: bool
-    ) -> None:
-        """Appends the watermark for every shuffle partition, behind the partials, when it has moved.
-
-        At most once a second, unless ``now``.
-        """
-        watermark = SourceWatermark(progress.watermark_ms, progress.position, lag)
-        if watermark == self._sent or (not now and self._sent is not None and now_ms - self._sent_ms < 1_000):
-            return
-        self._sent, self._sent_ms = watermark, now_ms
-        value = orjson.dumps(
-            {"watermark_ms": watermark.watermark_ms, "position": watermark.position, "lag": lag}
-        )
-        key = orjson.dumps(["mark", self.partition])
-        records.extend(Record(self.topic, q, key, value) for q in range(self.sources))
-
-    def due(self, progress: Progress, lag: int | None, now_ms: float) -> bool:
-        """Has the watermark moved, and may it be sent again?"""
-        if self._sent is None:
-            return progress.watermark_ms is not None
-        return now_ms - self._sent_ms >= 1_000 and self._sent != SourceWatermark(
-            progress.watermark_ms, progress.position, lag
-        )
 
 
 def partial_key(source: int, group: GroupKey, start: int) -> bytes:
