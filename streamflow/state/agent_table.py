@@ -299,7 +299,7 @@ class AgentTable:
                 spot = context.spots.get(table)
                 if (
                     spot is not None
-                    and key is context.keys[index]
+                    and (key is context.keys[index] or key == context.keys[index])
                     and spot.from_ms <= context.times[index] < spot.to_ms
                 ):
                     part, rows, start = spot.part, spot.rows, spot.from_ms
