@@ -27,7 +27,7 @@ from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.window_expiry import close_windows
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TopicRecreated, TransportError
 from streamflow.metrics import Metrics
 from streamflow.processing.failures import await_conflicts
 from streamflow.settings import Settings
@@ -215,6 +215,10 @@ class Engine:
             except TransportError as exc:
                 self._fetching.failed(exc)
                 await self.clock.sleep_ms(FETCH_RETRY_MS)
+                continue
+            except TopicRecreated as exc:
+                # What was taken of the log before is made durable; nothing of the new one was taken yet.
+                await self.rebalance.reread(exc)
                 continue
             self._fetching.worked()
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came

@@ -96,6 +96,7 @@ class Rebalance:
             tail=tail,
             clock=self._clock,
             store_manager=self._store_manager,
+            on_recreated_topic=self._topology.on_recreated_topic,
         )
         steps = RecoverySteps(self._read_global, self._install, self._open)
         self._restoration = Restoration(self._builder, self._transport, self._clock, self._metrics, steps)
@@ -116,6 +117,11 @@ class Rebalance:
             await self._reform()
         else:
             await self._subscribe(names)
+
+    async def reread(self, why: object) -> None:
+        """What the partitions were found in is not there any more: checkpointed, and looked at anew."""
+        logger.warning("looking at the source topics anew: %s", why)
+        await self._reform()
 
     async def _subscribe(self, names: set[str]) -> None:
         self._subscribed = names

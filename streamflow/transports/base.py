@@ -40,11 +40,15 @@ class Features:
     ``open_commits``: the records of a commit stand in the log before it is decided, so that high watermarks
     count them and `committed` waits for the decision. Where it is False they enter the log with the
     decision, and an undecided commit of a predecessor can be decided no more once it is fenced.
+
+    ``timely_offsets``: offsets are times of the server's clock, so that of a partition that was deleted and
+    made again all offsets lie behind those from before.
     """
 
     transactions: bool = True
     shared: bool = True
     open_commits: bool = True
+    timely_offsets: bool = False
 
 
 @dataclass(slots=True)
@@ -175,6 +179,27 @@ class KnowsLimits(Protocol):
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
+@runtime_checkable
+class KnowsTopicIds(Protocol):
+    """A transport whose topics have an id, which one that is deleted and made again does not keep.
+
+    Without it (or without an id) a log that ends before a position is known to be another one than that in
+    which the position was taken. Where offsets are times neither is needed: all that a new log holds lies
+    behind them.
+    """
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its id, as brokers and their tools show it; topics without one are left out."""
+        ...
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """From now on `Transport.fetch` reads these topics only while they have these ids.
+
+        It raises TopicRecreated for one that has another by now, before anything of it is taken.
+        """
         ...
 
 

@@ -14,6 +14,8 @@ from streamflow.transports.assignor import by_topic
 from streamflow.transports.base import TopicPartition, TopicSpec
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import Connection, Deadline
+from streamflow.transports.kafka.topic_ids import MetadataRequest as DescribeRequest
+from streamflow.transports.kafka.topic_ids import TopicDescription, described
 
 TOPICS_TIMEOUT_MS = 30_000
 OFFSETS_TIMEOUT_MS = 15_000
@@ -56,6 +58,30 @@ class Topics:
             deadline.check(f"creating topic {missing[0].name}")
             attempt += 1
         await self._wait_visible(wanted, deadline)
+
+    async def describe(self, topics: Iterable[str]) -> dict[str, TopicDescription]:
+        """What all brokers that answer say of these topics; missing ones are left out. Raises TransportError.
+
+        All are asked until they say the same, for a while: one that lags behind still knows a topic that was
+        deleted and made again by its former id.
+        """
+        names = sorted(set(topics))
+        deadline = self._connection.deadline(AGREE_MS)
+        attempt = 0
+        while names:
+            answers = await self._connection.ask_all(DescribeRequest(names), deadline, ANSWER_MS)
+            views = [described(answer) for answer in answers]
+            if all(view == views[0] for view in views):
+                return views[0]
+            await deadline.back_off(attempt)
+            deadline.check(f"the brokers do not agree on topics {', '.join(names)}")
+            attempt += 1
+        return {}
+
+    async def ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its id, of those that are there and whose brokers tell. Raises TransportError."""
+        found = await self.describe(topics)
+        return {name: topic.topic_id for name, topic in found.items() if topic.topic_id}
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> its max.message.bytes, for those about which this user may ask. Raises TransportError."""
