@@ -94,6 +94,12 @@ class Settings:
         "and says so, or keeps its tables and counts the new log whole.",
         choices=("stop", "restart"),
     )
+    on_lost_state: str = knob(
+        "stop",
+        "A topic that holds rows or partial results ends before what was counted into it: the worker ends "
+        "and says so, or says so and goes on with what is left.",
+        choices=("stop", "go_on"),
+    )
     value_bytes_max: int = knob(1_048_576, "Larger values are bad input.", unit="bytes", low=1)
     timestamp_min_ms: int = knob(YEAR_1900_MS, "Earlier event times are bad input.", unit="ms of epoch time")
     timestamp_max_ms: int = knob(

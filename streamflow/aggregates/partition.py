@@ -74,6 +74,7 @@ class AggregatePartition:
     def cut(self, cut: Cut) -> None:
         for part in self.parts():
             part.emit(cut)
+            part.note_log(self.progress)
         if self.sender is not None:
             lag = self.lag(self.progress)
             self.sender.partials(self.part, cut.partials)

@@ -27,6 +27,7 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
 from streamflow.engine.log_tail import LogTail
+from streamflow.engine.lost_state import check_logs
 from streamflow.engine.partition_task import PartitionTask
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.source_logs import SourceLogs, source_logs
@@ -59,7 +60,6 @@ class AssignmentBuilder:
         tail: LogTail,
         clock: Clock,
         store_manager: StoreManager,
-        on_recreated_topic: str = "stop",
     ) -> None:
         self._topology = topology
         self._topics = topology.topics
@@ -68,7 +68,6 @@ class AssignmentBuilder:
         self._tail = tail
         self._clock = clock
         self._store_manager = store_manager
-        self._on_recreated_topic = on_recreated_topic
         self.kept = 0  # partitions of the newest assignment whose rows were still here
         self.standbys = StandbyTasks()  # of the newest assignment
 
@@ -103,6 +102,9 @@ class AssignmentBuilder:
         self._make_progress(active, tasks, starts, logs)
         self._make_parts(active, tasks)
         self._make_standbys(assignment, tasks, stages)
+        stage_logs = [(at, spec) for at, (spec, _) in shuffles.items()]
+        for task in tasks.values():
+            check_logs(task.state_logs(stage_logs), ends, self._topology.on_lost_state)
         self.kept = 0
         for task in tasks.values():
             for part in task.parts():
@@ -142,7 +144,9 @@ class AssignmentBuilder:
             for consumer in consumers
             if (progress := self._board.get(consumer, topic, partition)) is not None
         ]
-        return await source_logs(self._transport, at_source, known, committed, self._on_recreated_topic)
+        return await source_logs(
+            self._transport, at_source, known, committed, self._topology.on_recreated_topic
+        )
 
     def _progress(
         self,

@@ -96,7 +96,6 @@ class Rebalance:
             tail=tail,
             clock=self._clock,
             store_manager=self._store_manager,
-            on_recreated_topic=self._topology.on_recreated_topic,
         )
         steps = RecoverySteps(self._read_global, self._install, self._open)
         self._restoration = Restoration(self._builder, self._transport, self._clock, self._metrics, steps)

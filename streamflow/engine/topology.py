@@ -62,6 +62,7 @@ class Topology:
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
         self.dead_letters = DeadLetterQueue(active, self.topics.partitions, dead_letter_topic, metrics)
         self.on_recreated_topic = settings.on_recreated_topic
+        self.on_lost_state = settings.on_lost_state
         self._clock = clock
         self._metrics = metrics
         self._on_room = on_room

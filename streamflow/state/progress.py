@@ -7,7 +7,7 @@ events caused.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ class Progress:
     topic_id: id of the topic in whose log the position is, where brokers tell; ``None``: not known.
     restarted: where the topic was made anew and is read from its beginning: what was counted before, and the
         times of then. What the log that there is now can be held against begins with these.
+    logs: topic that holds state of this consumer and partition -> where its log ends at least. What was
+        counted stands there: one that ends before has lost it, and by the position it never comes again.
     writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
     """
 
@@ -53,6 +55,7 @@ class Progress:
     writers: tuple[str, ...] = ()
     topic_id: str | None = None
     restarted: Restarted | None = None
+    logs: Mapping[str, int] = field(default_factory=dict)  # never changed in place: copies share it
     changed: bool = False
 
     def take(self, next_offset: int, **outcomes: int) -> None:
@@ -119,6 +122,21 @@ class Progress:
         self.changed = False
         return self.copy()
 
+    def note_log(self, topic: str, end: int, *, wrote: bool) -> None:
+        """A log of state ends there or behind. ``wrote``: this checkpoint itself writes to it.
+
+        Else the note is written with the next change, so that an idle app writes nothing.
+        """
+        if end > self.logs.get(topic, 0):
+            self.logs = {**self.logs, topic: end}
+        if wrote:
+            self.changed = True
+
+    def accept_log(self, topic: str, end: int) -> None:
+        """It ends there, and what it had behind is given up."""
+        self.logs = {**self.logs, topic: end}
+        self.changed = True
+
     def found_in(self, topic_id: str) -> None:
         """The position is in the log of the topic with this id; written down with the next change."""
         self.topic_id = topic_id
@@ -153,6 +171,8 @@ class Progress:
             data["topic_id"] = self.topic_id
         if self.restarted is not None:
             data["restarted"] = list(self.restarted)
+        if self.logs:
+            data["logs"] = self.logs
         return orjson.dumps(data)
 
 
@@ -177,4 +197,5 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         writers=tuple(data.get("writers", ())),
         topic_id=data.get("topic_id"),
         restarted=Restarted(*data["restarted"]) if "restarted" in data else None,
+        logs=data.get("logs", {}),
     )
