@@ -88,6 +88,12 @@ class Settings:
     )
     partitioner: str = knob("fnv1a", "Key to partition.", choices=tuple(PARTITIONERS))
     topic_partitions: int = knob(8, "Partitions of topics that the app creates.", low=1, high=10_000)
+    topic_replication_factor: int = knob(
+        0,
+        "Copies of topics that the app creates (Kafka); 0: as many as its source topics have.",
+        low=0,
+        high=100,
+    )
     on_recreated_topic: str = knob(
         "stop",
         "A source topic was deleted and made again, or its log ends before what was counted: the worker ends "

@@ -130,6 +130,8 @@ class Engine:
         if not self._partitioner_chosen:
             await refuse_foreign_rows(transport, topics, topology.tables)
         await topics.create(transport)
+        for name, wrong in sorted((await topics.thin(transport, topology.state_topics())).items()):
+            logger.warning("topic %s %s", name, wrong)
         self._dispatcher.add(topology.decoders.values())
         self._tail = tail = LogTail(
             transport.log_reader(),

@@ -52,7 +52,12 @@ class Topology:
         on_room: Callable[[], None] = lambda: None,
         on_invalidated: Callable[[], None] = lambda: None,
     ) -> None:
-        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
+        self.topics = Topics(
+            settings.id,
+            partitioner_named(settings.partitioner),
+            settings.topic_partitions,
+            settings.topic_replication_factor,
+        )
         self.agents: list[AgentRunner] = []
         self.gate = Gate(clock, self.agents, on_invalidated)
         self.tables: dict[str, AgentTable] = {}
@@ -174,7 +179,7 @@ class Topology:
         if source.schema not in self.decoders:
             name = f"decoder:{source.value.name}:{source.key.name}"
             self.decoders[source.schema] = Decoder(source, name)
-            self.topics.want(source.name, source.partitions)
+            self.topics.want_source(source.name, source.partitions)
         return self.decoders[source.schema]
 
     def source_topics(self) -> set[str]:

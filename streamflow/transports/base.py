@@ -95,13 +95,29 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic to be created where it is missing. ``retention_ms`` ``None``: the broker's default."""
+    """A topic to be created where it is missing. ``retention_ms`` ``None``: the broker's default.
+
+    ``copies``: on so many brokers; 0: as many as the broker chooses. ``config``: further settings of the
+    topic, by the broker's names, which win. Both mean nothing where a topic has no copies and no settings.
+    """
 
     name: str
     partitions: int
     compacted: bool = False
     retention_ms: int | None = None
     record_bytes_max: int | None = None
+    copies: int = 0
+    config: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """``copies``: of the partition that has the fewest. ``in_sync_min``: so many of them must have a record
+    before it is acknowledged; ``None``: not known.
+    """
+
+    copies: int
+    in_sync_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +195,15 @@ class KnowsLimits(Protocol):
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
+@runtime_checkable
+class KnowsReplication(Protocol):
+    """A transport whose topics have copies of their own on several brokers."""
+
+    async def replication(self, topics: Iterable[str]) -> dict[str, Replication]:
+        """topic -> how it is kept; topics that do not exist are left out."""
         ...
 
 

@@ -16,6 +16,7 @@ from streamflow.transports.base import (
     OnPoint,
     RebalanceListener,
     Record,
+    Replication,
     TopicPartition,
     pass_by,
 )
@@ -123,6 +124,10 @@ class KafkaTransport(BrokerTransport):
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """topic -> its id. Raises TransportError."""
         return await self._topics.ids(topics)
+
+    async def replication(self, topics: Iterable[str]) -> dict[str, Replication]:
+        """topic -> its copies. Raises TransportError."""
+        return await self._topics.replication(topics)
 
     def read_only(self, ids: Mapping[str, str]) -> None:
         """`fetch` takes these topics by these ids alone."""
