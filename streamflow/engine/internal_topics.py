@@ -34,6 +34,7 @@ class Topics:
         self._partitions_default = partitions_default
         self._copies_default = copies_default
         self._sources: set[str] = set()
+        self._of_any_size: set[str] = set()
         self._wanted: dict[str, TopicSpec] = {}
         self._of_state: set[str] = set()  # topics that hold what the app must not lose
         self._letters_of: dict[str, set[str]] = {}  # dead-letter topic -> its sources
@@ -107,9 +108,14 @@ class Topics:
         self._sources.add(name)
         self.want(name, partitions)
 
-    def want_state(self, name: str, partitions: int) -> None:
-        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted."""
+    def want_state(self, name: str, partitions: int, *, exactly: bool = True) -> None:
+        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted.
+
+        ``exactly``: its partitions lie beside those of the source topic, so no other number will do.
+        """
         self._of_state.add(name)
+        if not exactly:
+            self._of_any_size.add(name)
         self.want(name, partitions, compacted=True)
 
     async def create(self, transport: Transport) -> None:
@@ -143,7 +149,8 @@ class Topics:
                 raise TransportError(
                     f"topic {spec.name!r} was created, and the broker does not show it yet: start again"
                 )
-            if spec.compacted and spec.partitions and found != spec.partitions:
+            exactly = spec.compacted and spec.partitions and spec.name not in self._of_any_size
+            if exactly and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
                     "source topic was given another number; `streamflow reset` starts anew"

@@ -216,7 +216,14 @@ class Topology:
             if aggregate.spec.emit_closed is not None:
                 topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
         most = max((topics.partitions(source) for source in sources), default=1)
-        topics.want_state(topics.progress, most)
+        # Progress lies at its partition modulo theirs: a source may have grown since they were made.
+        topics.want_state(topics.progress, most, exactly=False)
+
+    def bound(self, topic: str) -> bool:
+        """Does state of the app lie by the number of partitions of this source topic?"""
+        return any(each.spec.topic == topic for each in self.aggregates.values()) or (
+            bool(self.tables) and any(agent.writes_tables and topic in agent.topics for agent in self.agents)
+        )
 
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
-from tests.integration.workers import WorkerProcess, create_topics, wait_for
+from tests.integration.workers import WorkerProcess, create_topics, read_all, wait_for
 
 APP = """
 import streamflow
@@ -20,6 +20,7 @@ from streamflow import Event
 app = streamflow.App("{id}", broker="kafka://{kafka}")
 events = app.topic("{topic}", value_type=Event)
 counts = app.Table("counts", default=int)
+out = app.topic("{topic}-out", key_type=str, value_type=str)
 totals = app.aggregate("totals", events, by=streamflow.Key(), values=streamflow.Count())
 
 
@@ -27,6 +28,8 @@ totals = app.aggregate("totals", events, by=streamflow.Key(), values=streamflow.
 async def count(stream):
     async for key, event in stream.items():
         counts[key] += 1
+        if event.type == "send":
+            await out.send(key=event.id, value="x")
 """
 
 
@@ -38,7 +41,7 @@ class Recreated:
         self.topic = f"{self.id}-in"
         self._admin = AdminClient({"bootstrap.servers": kafka})
         self._producer = Producer({"bootstrap.servers": kafka})
-        self._kafka = kafka
+        self.kafka = kafka
         module = folder / "anew.py"
         module.write_text(APP.format(id=self.id, kafka=kafka, topic=self.topic))
         self.worker = WorkerProcess(
@@ -46,24 +49,29 @@ class Recreated:
         )
         create_topics(kafka, {self.topic: 1})
 
-    def recreate(self) -> None:
-        self._admin.delete_topics([self.topic])[self.topic].result(20)
+    def recreate(self, name: str = "", partitions: int = 1) -> None:
+        name = name or self.topic
+        self._admin.delete_topics([name])[name].result(20)
         # The name is free when the broker has forgotten it.
-        wait_for("the topic is gone", lambda: self.topic not in self._admin.list_topics(timeout=10).topics)
+        wait_for("the topic is gone", lambda: name not in self._admin.list_topics(timeout=10).topics)
 
         def made() -> bool:
             try:
-                self._admin.create_topics([NewTopic(self.topic, 1, 1)])[self.topic].result(20)
+                self._admin.create_topics([NewTopic(name, partitions, 1)])[name].result(20)
             except Exception:  # noqa: BLE001  # it is still being deleted
                 return False
             return True
 
         wait_for("the topic is there again", made)
 
-    def send(self, number: int) -> None:
+    def grow(self, partitions: int) -> None:
+        self._admin.create_partitions([NewPartitions(self.topic, partitions)])[self.topic].result(20)
+        self._producer = Producer({"bootstrap.servers": self.kafka})  # the old one does not know of them
+
+    def send(self, number: int, kind: str = "a", partition: int = 0) -> None:
         for n in range(number):
-            event = {"id": str(n), "type": "a", "timestamp": "2026-01-01T00:00:00Z", "data": {}}
-            self._producer.produce(self.topic, json.dumps(event), b"k")
+            event = {"id": str(n), "type": kind, "timestamp": "2026-01-01T00:00:00Z", "data": {}}
+            self._producer.produce(self.topic, json.dumps(event), b"k", partition)
         assert self._producer.flush(20) == 0
 
     def counted(self) -> set[int]:
@@ -124,3 +132,34 @@ def test_by_default_the_worker_ends_with_a_sentence(anew: Recreated) -> None:
     assert anew.worker.wait(40) != 0
     assert "was deleted and made again" in anew.worker.log()
     assert "on_recreated_topic" in anew.worker.log()
+
+
+@pytest.mark.parametrize("anew", ["stop"], indirect=True)
+def test_a_topic_that_grows_is_told_of_once_and_its_old_partitions_go_on(anew: Recreated) -> None:
+    anew.worker.start()
+    anew.worker.wait_ready()
+    anew.send(100)
+    anew.wait_counted(100)
+    anew.grow(3)
+    anew.send(10)
+    sentence = f"'{anew.topic}' has 3 partitions now"
+    wait_for("the growth is told", lambda: sentence in anew.worker.log(), 30)
+    anew.send(10)
+    anew.send(10, partition=2)
+    anew.wait_counted(120)
+    assert anew.worker.log().count(sentence) == 1
+    assert anew.worker.running()
+
+
+@pytest.mark.parametrize("anew", ["stop"], indirect=True)
+def test_what_was_sent_to_an_output_that_has_fewer_partitions_by_now_goes_to_those(anew: Recreated) -> None:
+    out = f"{anew.topic}-out"
+    anew.worker.start()
+    anew.worker.wait_ready()
+    anew.send(50, "send")
+    anew.wait_counted(50)
+    anew.recreate(out, 2)
+    anew.send(40, "send")
+    anew.wait_counted(90)
+    assert f"'{out}' has 2 partitions and had 8" in anew.worker.log()
+    assert len(read_all(anew.kafka, out)) == 40
