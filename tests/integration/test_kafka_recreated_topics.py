@@ -50,11 +50,15 @@ class Recreated:
         create_topics(kafka, {self.topic: 1})
 
     def recreate(self, name: str = "", partitions: int = 1) -> None:
-        name = name or self.topic
+        self.delete(name or self.topic)
+        self.create(name or self.topic, partitions)
+
+    def delete(self, name: str) -> None:
         self._admin.delete_topics([name])[name].result(20)
         # The name is free when the broker has forgotten it.
         wait_for("the topic is gone", lambda: name not in self._admin.list_topics(timeout=10).topics)
 
+    def create(self, name: str, partitions: int = 1) -> None:
         def made() -> bool:
             try:
                 self._admin.create_topics([NewTopic(name, partitions, 1)])[name].result(20)
@@ -163,3 +167,31 @@ def test_what_was_sent_to_an_output_that_has_fewer_partitions_by_now_goes_to_tho
     anew.wait_counted(90)
     assert f"'{out}' has 2 partitions and had 8" in anew.worker.log()
     assert len(read_all(anew.kafka, out)) == 40
+
+
+@pytest.mark.parametrize("anew", ["restart"], indirect=True)
+def test_a_topic_that_is_away_for_longer_is_found_again(anew: Recreated) -> None:
+    anew.worker.start()
+    anew.worker.wait_ready()
+    anew.send(100)
+    anew.wait_counted(100)
+    anew.delete(anew.topic)
+    wait_for("the worker has noticed", lambda: "is not there any more" in anew.worker.log(), 30)
+    anew.create(anew.topic)
+    anew.send(30)
+    anew.wait_counted(130)
+
+
+@pytest.mark.parametrize("anew", ["stop"], indirect=True)
+@pytest.mark.parametrize("log", ["totals-changelog", "counts-changelog"])
+def test_a_changelog_that_was_lost_is_an_error_and_no_short_table(anew: Recreated, log: str) -> None:
+    anew.worker.start()
+    anew.worker.wait_ready()
+    anew.send(100)
+    anew.wait_counted(100)
+    anew.worker.stop()
+    anew.delete(f"{anew.id}-{log}")
+    anew.worker.start()
+    assert anew.worker.wait(40) != 0
+    assert f"'{anew.id}-{log}' holds state of this app, and its partition 0 is empty" in anew.worker.log()
+    assert "streamflow reset" in anew.worker.log()
