@@ -147,6 +147,13 @@ class LostWrites(StreamflowError):
     """
 
 
+class TopicRecreated(StreamflowError):
+    """A topic that is read is not the one any more in which the positions were taken.
+
+    It was deleted and made again, or its log ends before a position. Nothing of it was taken.
+    """
+
+
 class CommitUnknown(StreamflowError):
     """A checkpoint was sent and its outcome is not known: never abort, restore from the log."""
 

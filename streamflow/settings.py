@@ -88,6 +88,24 @@ class Settings:
     )
     partitioner: str = knob("fnv1a", "Key to partition.", choices=tuple(PARTITIONERS))
     topic_partitions: int = knob(8, "Partitions of topics that the app creates.", low=1, high=10_000)
+    topic_replication_factor: int = knob(
+        0,
+        "Copies of topics that the app creates (Kafka); 0: as many as its source topics have.",
+        low=0,
+        high=100,
+    )
+    on_recreated_topic: str = knob(
+        "stop",
+        "A source topic was deleted and made again, or its log ends before what was counted: the worker ends "
+        "and says so, or keeps its tables and counts the new log whole.",
+        choices=("stop", "restart"),
+    )
+    on_lost_state: str = knob(
+        "stop",
+        "A topic that holds rows or partial results ends before what was counted into it: the worker ends "
+        "and says so, or says so and goes on with what is left.",
+        choices=("stop", "go_on"),
+    )
     value_bytes_max: int = knob(1_048_576, "Larger values are bad input.", unit="bytes", low=1)
     timestamp_min_ms: int = knob(YEAR_1900_MS, "Earlier event times are bad input.", unit="ms of epoch time")
     timestamp_max_ms: int = knob(

@@ -73,6 +73,7 @@ class AggregatePartition:
     def cut(self, cut: Cut) -> None:
         for part in self.parts():
             part.emit(cut)
+            part.note_log(self.progress)
         if self.sender is not None:
             self.sender.partials(self.part, cut.partials)
         self._revise(cut.closed)

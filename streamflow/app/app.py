@@ -353,6 +353,8 @@ class App(faust.App, AppT):
                     topic.partitions,
                     compacted=bool(topic.compacting),
                     retention_ms=retention_ms,
+                    copies=topic.replicas or 0,
+                    config=topic.broker_config,
                 )
         return engine
 

@@ -45,6 +45,8 @@ class ProducerT(Protocol):
         *,
         compacted: bool = False,
         retention_s: float | None = None,
+        copies: int = 0,
+        config: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Asks the broker for a topic's partitions, and creates it where it is missing."""
 

@@ -36,7 +36,16 @@ DEFAULTS: Mapping[str, str | int] = {
     "web_bind": "127.0.0.1",
 }
 # Ours and Faust's under one name: Faust reads them.
-SHARED = frozenset({"id", "processing_guarantee", "store", "table_standby_replicas", "topic_partitions"})
+SHARED = frozenset(
+    {
+        "id",
+        "processing_guarantee",
+        "store",
+        "table_standby_replicas",
+        "topic_partitions",
+        "topic_replication_factor",
+    }
+)
 KNOBS = frozenset(knob.name for knob in fields(EngineSettings)) - SHARED
 # Name of a web setting -> field of WebSettings; host and port have Faust's names.
 WEB = {
@@ -136,6 +145,8 @@ class Settings(FaustSettings):
         values["store"] = str(self._store)
         values.setdefault("data_dir", str(self.datadir))
         values["topic_partitions"] = self._topic_partitions
+        if "topic_replication_factor" in self._given:  # Faust's default, 1, would be less than the source has
+            values["topic_replication_factor"] = self._topic_replication_factor
         values["table_standby_replicas"] = self._table_standby_replicas
         return EngineSettings(id=app_id, **values)
 

@@ -137,6 +137,9 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
     for name, policy in sorted((await deleting(transport, there)).items()):
         status: Literal["warning", "error"] = "warning" if "compact" in policy else "error"
         yield Finding(f"topic {name}", status, to_compact(name, policy))
+    topics.counts.update(there)
+    for name, wrong in sorted((await topics.thin(transport, there)).items()):
+        yield Finding(f"topic {name}", "warning", wrong)
 
 
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:

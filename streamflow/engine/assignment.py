@@ -163,6 +163,11 @@ class ActiveAssignment:
             each.begin_cut()
         for each in checkpointables:
             each.cut(cut)
+        for stage in self.stages:
+            # Of what it has read; partition q of a shuffle is kept by who has partition q of the source.
+            progress = self.progress.get((stage.spec.consumer, stage.spec.topic, stage.partition))
+            if progress is not None:
+                progress.note_log(stage.topic, stage.position, wrote=False)
         cut.sent.extend(self.closing_sends)
         cut.dead_letters.extend(self.dead_letters)
         cut.declarations.extend(self.declarations)

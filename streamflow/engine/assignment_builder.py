@@ -27,8 +27,10 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
 from streamflow.engine.log_tail import LogTail
+from streamflow.engine.lost_state import check_logs
 from streamflow.engine.partition_task import PartitionTask
 from streamflow.engine.progress_board import ProgressBoard
+from streamflow.engine.source_logs import SourceLogs, source_logs
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.state.partition import TablePartition, TableSpec
@@ -80,13 +82,13 @@ class AssignmentBuilder:
         at_source = sorted(assignment.partitions)
         committed = await self._transport.committed(at_source)
         await self._read_progress(at_source)
-        starts = await self._starts(committed)
+        logs = await self._source_logs(at_source, committed)
+        starts = logs.starts(committed)
         tasks = {number: PartitionTask(number) for number in sorted({p for _, p in at_source})}
         for at in at_source:
             tasks[at[1]].sources.append(at)
         shuffles = self._shuffles(at_source)
         ends = await end_of_logs(self._transport, [*self._logs(at_source), *shuffles])
-        source_ends = await end_of_logs(self._transport, at_source)
         # From here on nothing is awaited, and nothing can fail that a retry would cure.
         active = ActiveAssignment(
             assignment,
@@ -94,12 +96,15 @@ class AssignmentBuilder:
             tables=self._topology.tables.values(),
             progress_topic=(self._topics.progress, self._topics.partitions(self._topics.progress)),
             clock_ms=self._clock.monotonic_ms,
-            end_offsets=source_ends,
+            end_offsets=logs.ends,
             records_between=self._transport.records_between,
         )
-        self._make_progress(active, tasks, starts)
+        self._make_progress(active, tasks, starts, logs)
         self._make_parts(active, tasks)
         self._make_standbys(assignment, tasks, stages)
+        stage_logs = [(at, spec) for at, (spec, _) in shuffles.items()]
+        for task in tasks.values():
+            check_logs(task.state_logs(stage_logs), ends, self._topology.on_lost_state)
         self.kept = 0
         for task in tasks.values():
             for part in task.parts():
@@ -120,20 +125,45 @@ class AssignmentBuilder:
         wanted = {(topic, partition % count) for _, partition in at_source} | {(topic, 0)}
         await self._tail.passed(await end_of_logs(self._transport, wanted))
 
-    async def _starts(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
-        """Where a consumer begins that has no progress yet: with the group, else at the beginning."""
-        new = [at for at, offset in committed.items() if offset is None]
-        earliest = await self._transport.earliest_offsets(new) if new else {}
-        return {at: earliest.get(at, 0) if offset is None else offset for at, offset in committed.items()}
+    async def _source_logs(
+        self, at_source: list[TopicPartition], committed: Mapping[TopicPartition, int | None]
+    ) -> SourceLogs:
+        """The logs of the source partitions, which are read from now on. Raises ConfigurationError."""
+        consumers = [
+            consumer
+            for decoder in self._topology.decoders.values()
+            for consumer in (
+                decoder.consumer,
+                *(agent.spec.consumer for agent in decoder.agents),
+                *(aggregate.spec.consumer for aggregate in decoder.aggregates),
+            )
+        ]
+        known = [
+            progress
+            for topic, partition in at_source
+            for consumer in consumers
+            if (progress := self._board.get(consumer, topic, partition)) is not None
+        ]
+        return await source_logs(
+            self._transport, at_source, known, committed, self._topology.on_recreated_topic
+        )
 
     def _progress(
-        self, task: PartitionTask, consumer: str, topic: str, partition: int, start: int
+        self,
+        task: PartitionTask,
+        consumer: str,
+        topic: str,
+        partition: int,
+        start: int,
+        logs: SourceLogs | None = None,
     ) -> Progress:
         known = self._board.get(consumer, topic, partition)
         if known is None:
             progress = Progress(consumer, topic, partition, position=start)
         else:
             progress = replace(known, counters=dict(known.counters), changed=False)
+        if logs is not None:
+            logs.place(progress)
         task.progress[consumer, topic, partition] = progress
         return progress
 
@@ -142,6 +172,7 @@ class AssignmentBuilder:
         active: ActiveAssignment,
         tasks: Mapping[int, PartitionTask],
         starts: Mapping[TopicPartition, int],
+        logs: SourceLogs,
     ) -> None:
         for agent in active.agents:
             agent.clear()
@@ -150,11 +181,11 @@ class AssignmentBuilder:
                 if topic != decoder.source.name:
                     continue
                 task = tasks[partition]
-                self._progress(task, decoder.consumer, topic, partition, start)
+                self._progress(task, decoder.consumer, topic, partition, start, logs)
                 for agent in decoder.agents:
-                    agent.hold(self._progress(task, agent.spec.consumer, topic, partition, start))
+                    agent.hold(self._progress(task, agent.spec.consumer, topic, partition, start, logs))
                 for aggregate in decoder.aggregates:
-                    self._progress(task, aggregate.spec.consumer, topic, partition, start)
+                    self._progress(task, aggregate.spec.consumer, topic, partition, start, logs)
 
     def _fed(self, at_source: Iterable[TopicPartition]) -> set[int]:
         """Partitions of tables in Faust's form that come with these."""

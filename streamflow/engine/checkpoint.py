@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from streamflow.clock import Clock
@@ -29,7 +29,9 @@ class Checkpoint:
 
     ``on_cut`` is told, synchronously, that the cut is taken and agents may take events again, and
     ``on_committed`` what each checkpoint made visible. ``refused`` is given the records of a cut some of
-    which the broker never takes, and returns what is to be written instead, or raises.
+    which the broker never takes, and returns what is to be written instead, or raises. ``missing`` is
+    asked after a commit that had no effect whether there still are the partitions that its records are for;
+    what it says, if anything, ends this assignment's checkpoints: such a cut would be aborted for ever.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Checkpoint:
         on_cut: Callable[[], None],
         on_committed: Callable[[Sequence[CommittedChanges]], None],
         refused: Callable[[Sequence[Record], RecordRefused], Sequence[Record]],
+        missing: Callable[[Sequence[Record]], Awaitable[str]] | None = None,
     ) -> None:
         self.in_flight = False
         self.closed = False
@@ -51,6 +54,7 @@ class Checkpoint:
         self._on_cut = on_cut
         self._on_committed = on_committed
         self._refused = refused
+        self._missing = missing
         self._trouble = Trouble(logger, clock, "checkpoints are aborted")
         self._attempts_max: int | None = None
         self._lock = asyncio.Lock()
@@ -120,6 +124,9 @@ class Checkpoint:
                 # It had no effect: the very same cut is tried again, while work goes on over it.
                 if self._attempts_max is not None and attempt >= self._attempts_max:
                     raise
+                missing = await self._missing(commit.records) if self._missing is not None else ""
+                if missing:
+                    raise CommitAborted(f"{exc}: {missing}") from exc
                 self._trouble.failed(exc)
             await self._clock.sleep_ms(wait_ms)
             wait_ms = min(wait_ms * 2, RETRY_MAX_MS)

@@ -27,7 +27,7 @@ from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.window_expiry import close_windows
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TopicRecreated, TransportError
 from streamflow.metrics import Metrics
 from streamflow.processing.failures import await_conflicts
 from streamflow.settings import Settings
@@ -131,6 +131,8 @@ class Engine:
         if not self._partitioner_chosen:
             await refuse_foreign_rows(transport, topics, topology.tables)
         await topics.create(transport)
+        for name, wrong in sorted((await topics.thin(transport, topology.state_topics())).items()):
+            logger.warning("topic %s %s", name, wrong)
         self._dispatcher.add(topology.decoders.values())
         self._tail = tail = LogTail(
             transport.log_reader(),
@@ -216,6 +218,10 @@ class Engine:
             except TransportError as exc:
                 self._fetching.failed(exc)
                 await self.clock.sleep_ms(FETCH_RETRY_MS)
+                continue
+            except TopicRecreated as exc:
+                # What was taken of the log before is made durable; nothing of the new one was taken yet.
+                await self.rebalance.reread(exc)
                 continue
             self._fetching.worked()
             # Asked now and not before: a restart while the fetch waited has sought anew, and what came

@@ -9,8 +9,10 @@ from streamflow.engine.dead_letters import EXTRA_BYTES
 from streamflow.errors import ConfigurationError, TransportError
 from streamflow.partitioner import partitions_of
 from streamflow.state.restore import end_of_logs
-from streamflow.transports.base import KnowsLimits, TopicSpec, Transport
+from streamflow.transports.base import KnowsLimits, KnowsReplication, Replication, TopicSpec, Transport
 
+MIN_COPIES_FOR_QUORUM = 2
+"""With no more than these, two that must acknowledge would stop all with the first broker that is away"""
 RECORD_BYTES_DEFAULT = 1_048_588
 """What a topic takes where there are limits and nobody tells this one"""
 
@@ -19,13 +21,20 @@ class Topics:
     """Known topics and their partitions. ``partitioner`` is (key bytes, partitions) -> partition."""
 
     def __init__(
-        self, app_id: str, partitioner: Callable[[bytes, int], int], partitions_default: int
+        self,
+        app_id: str,
+        partitioner: Callable[[bytes, int], int],
+        partitions_default: int,
+        copies_default: int = 0,
     ) -> None:
         self.app_id = app_id
         self.counts: dict[str, int] = {}
         self.limits: dict[str, int] = {}  # bytes of the largest record, where the broker told
         self._partitioner = partitioner
         self._partitions_default = partitions_default
+        self._copies_default = copies_default
+        self._sources: set[str] = set()
+        self._of_any_size: set[str] = set()
         self._wanted: dict[str, TopicSpec] = {}
         self._of_state: set[str] = set()  # topics that hold what the app must not lose
         self._letters_of: dict[str, set[str]] = {}  # dead-letter topic -> its sources
@@ -75,19 +84,38 @@ class Topics:
         compacted: bool = False,
         letters_of: str | None = None,
         retention_ms: int | None = None,
+        copies: int = 0,
+        config: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Notes a topic that has to be there; what was asked for first holds.
 
-        ``letters_of``: a topic whose events may be set aside in it.
+        ``letters_of``: a topic whose events may be set aside in it. ``copies`` and ``config`` are those
+        of `TopicSpec`.
         """
         if letters_of is not None:
             self._letters_of.setdefault(name, set()).add(letters_of)
-        if name not in self._wanted or (partitions is not None and self._wanted[name].partitions == 0):
-            self._wanted[name] = TopicSpec(name, partitions or 0, compacted, retention_ms)
+        asked, known = TopicSpec(name, partitions or 0, compacted, retention_ms), self._wanted.get(name)
+        if known is None:
+            known = asked
+        elif partitions is not None and known.partitions == 0:
+            known = replace(asked, copies=known.copies, config=known.config)
+        self._wanted[name] = replace(
+            known, copies=known.copies or copies, config=known.config or tuple(config)
+        )
 
-    def want_state(self, name: str, partitions: int) -> None:
-        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted."""
+    def want_source(self, name: str, partitions: int | None) -> None:
+        """Notes a topic that somebody reads: what the app makes for it is kept as safely as it."""
+        self._sources.add(name)
+        self.want(name, partitions)
+
+    def want_state(self, name: str, partitions: int, *, exactly: bool = True) -> None:
+        """Notes a topic of the app's own that holds state: `create` raises unless it is compacted.
+
+        ``exactly``: its partitions lie beside those of the source topic, so no other number will do.
+        """
         self._of_state.add(name)
+        if not exactly:
+            self._of_any_size.add(name)
         self.want(name, partitions, compacted=True)
 
     async def create(self, transport: Transport) -> None:
@@ -103,10 +131,14 @@ class Topics:
             for spec in wanted.values()
             if spec.name not in self.counts
         ]
-        if missing:
-            missing = await self._with_room_for_letters(missing, transport)
-            await transport.create_topics(missing)
-            self.counts.update(await transport.partition_counts([spec.name for spec in missing]))
+        # Sources first: what else is made takes after them.
+        for of_source in (True, False):
+            specs = [spec for spec in missing if (spec.name in self._sources) is of_source]
+            if specs:
+                specs = await self._with_room_for_letters(specs, transport)
+                specs = await self._with_copies(specs, transport)
+                await transport.create_topics(specs)
+                self.counts.update(await transport.partition_counts([spec.name for spec in specs]))
         if isinstance(transport, KnowsLimits):
             self.limits.update(await transport.record_limits(wanted))
         await refuse_deleting(transport, self._of_state & wanted.keys())
@@ -117,7 +149,8 @@ class Topics:
                 raise TransportError(
                     f"topic {spec.name!r} was created, and the broker does not show it yet: start again"
                 )
-            if spec.compacted and spec.partitions and found != spec.partitions:
+            exactly = spec.compacted and spec.partitions and spec.name not in self._of_any_size
+            if exactly and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
                     "source topic was given another number; `streamflow reset` starts anew"
@@ -142,6 +175,42 @@ class Topics:
             for spec in specs
         ]
 
+    async def _with_copies(self, specs: Sequence[TopicSpec], transport: Transport) -> list[TopicSpec]:
+        """As many copies as were asked for, else as the sources have; state is acknowledged by as many."""
+        replication = await replication_of(transport, self._sources)
+        copies = self._copies_default or max((one.copies for one in replication.values()), default=0)
+        in_sync = max((one.in_sync_min or 1 for one in replication.values()), default=1)
+        found = []
+        for spec in specs:
+            spec = replace(spec, copies=spec.copies or copies)
+            if spec.name in self._of_state and 1 < in_sync <= spec.copies:
+                spec = replace(spec, config=(("min.insync.replicas", str(in_sync)), *spec.config))
+            found.append(spec)
+        return found
+
+    async def thin(self, transport: Transport, names: Iterable[str]) -> dict[str, str]:
+        """topic of state -> what is wrong with it, where it is kept less safely than the sources."""
+        sources = await replication_of(transport, self._sources)
+        wanted = max((one.copies for one in sources.values()), default=1)
+        if wanted == 1:
+            return {}
+        found = {}
+        for name, one in (await replication_of(transport, names)).items():
+            if one.copies < wanted:
+                found[name] = (
+                    f"has {one.copies} of the {wanted} replicas that its sources have: what was counted may "
+                    "be lost with a broker. Give it more (Kafka: `kafka-reassign-partitions.sh`); what the "
+                    "app creates has topic_replication_factor"
+                )
+            elif one.in_sync_min == 1 and one.copies > MIN_COPIES_FOR_QUORUM:
+                least = one.copies - 1
+                found[name] = (
+                    "has min.insync.replicas=1: what one broker alone has acknowledged is lost with it. Set "
+                    f"it to {least} (Kafka: `kafka-configs.sh --alter --entity-type topics --entity-name "
+                    f"{name} --add-config min.insync.replicas={least}`)"
+                )
+        return found
+
     async def look_up(self, transport: Transport, names: Iterable[str]) -> None:
         """Learns of topics that are there already."""
         found = await transport.partition_counts(names)
@@ -160,6 +229,14 @@ class Topics:
         raise ConfigurationError(
             f"{what} can't take its number of partitions from the agents' topics ({found}); say partitions="
         )
+
+
+async def replication_of(transport: Transport, names: Iterable[str]) -> dict[str, Replication]:
+    """topic -> how it is kept, of those that are there; nothing where topics have no copies of their own."""
+    wanted = sorted(set(names))
+    if not wanted or not isinstance(transport, KnowsReplication):
+        return {}
+    return await transport.replication(wanted)
 
 
 async def deleting(transport: Transport, topics: Iterable[str]) -> dict[str, str]:

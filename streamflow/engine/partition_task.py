@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.partition import TablePartition
@@ -35,6 +36,23 @@ class PartitionTask:
     def logs(self) -> dict[TopicPartition, TablePartition]:
         """What its tables are restored from."""
         return {(part.spec.changelog, part.partition): part for part in self.parts()}
+
+    def state_logs(
+        self, shuffles: Iterable[tuple[TopicPartition, AggregateSpec]]
+    ) -> Iterator[tuple[TopicPartition, Progress]]:
+        """Each log that holds state of it, with the progress that notes its end.
+
+        ``shuffles``: the shuffle partitions of the assignment and whose they are.
+        """
+        for _, part, progress in self.tables:
+            yield (part.spec.changelog, part.partition), progress
+        for aggregate_partition in self.aggregate_partitions:
+            for part in aggregate_partition.parts():
+                yield (part.spec.changelog, part.partition), aggregate_partition.progress
+        for at, spec in shuffles:
+            known = self.progress.get((spec.consumer, spec.topic, at[1]))
+            if known is not None and at[1] == self.number:
+                yield at, known
 
     def expired_to_ms(self, part: TablePartition) -> int | None:
         """The watermark up to which windows have expired, as it was checkpointed."""

@@ -17,6 +17,7 @@ from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.assignment_builder import AssignmentBuilder
 from streamflow.engine.checkpoint import Checkpoint
+from streamflow.engine.grown_topics import GrownTopics, shrunk_topics
 from streamflow.engine.hooks import AssignmentHooks, EngineListener
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.partition_task import PartitionTask
@@ -74,6 +75,7 @@ class Rebalance:
         self._hooks = hooks
         self._listener = listener
         self._fail = fail
+        self._growth = GrownTopics(topology)
         self._assignment: Assignment | None = None
         self._stages: dict[TopicPartition, FinalStage] = {}
         self._recovery: asyncio.Task[None] | None = None
@@ -116,6 +118,11 @@ class Rebalance:
             await self._reform()
         else:
             await self._subscribe(names)
+
+    async def reread(self, why: object) -> None:
+        """What the partitions were found in is not there any more: checkpointed, and looked at anew."""
+        logger.warning("looking at the source topics anew: %s", why)
+        await self._reform()
 
     async def _subscribe(self, names: set[str]) -> None:
         self._subscribed = names
@@ -177,6 +184,7 @@ class Rebalance:
     async def on_assigned(self, assignment: Assignment) -> None:
         """Recovery runs beside it: the partitions start to serve when their tables are back."""
         self.members = assignment.members
+        assignment = self._growth.served(assignment)
         async with self._turning:
             self._assignment = assignment
             if self._stopping:
@@ -243,6 +251,7 @@ class Rebalance:
             on_cut=self._topology.gate.open,
             on_committed=self._on_committed,
             refused=partial(set_aside, active, self._topology.dead_letters),
+            missing=partial(shrunk_topics, self._transport, self._topology),
         )
 
     def _open(self, active: ActiveAssignment, tasks: list[PartitionTask]) -> None:

@@ -52,7 +52,12 @@ class Topology:
         on_room: Callable[[], None] = lambda: None,
         on_invalidated: Callable[[], None] = lambda: None,
     ) -> None:
-        self.topics = Topics(settings.id, partitioner_named(settings.partitioner), settings.topic_partitions)
+        self.topics = Topics(
+            settings.id,
+            partitioner_named(settings.partitioner),
+            settings.topic_partitions,
+            settings.topic_replication_factor,
+        )
         self.agents: list[AgentRunner] = []
         self.gate = Gate(clock, self.agents, on_invalidated)
         self.tables: dict[str, AgentTable] = {}
@@ -61,6 +66,8 @@ class Topology:
         self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
         self.dead_letters = DeadLetterQueue(active, self.topics.partitions, dead_letter_topic, metrics)
+        self.on_recreated_topic = settings.on_recreated_topic
+        self.on_lost_state = settings.on_lost_state
         self._clock = clock
         self._metrics = metrics
         self._on_room = on_room
@@ -172,7 +179,7 @@ class Topology:
         if source.schema not in self.decoders:
             name = f"decoder:{source.value.name}:{source.key.name}"
             self.decoders[source.schema] = Decoder(source, name)
-            self.topics.want(source.name, source.partitions)
+            self.topics.want_source(source.name, source.partitions)
         return self.decoders[source.schema]
 
     def source_topics(self) -> set[str]:
@@ -209,7 +216,14 @@ class Topology:
             if aggregate.spec.emit_closed is not None:
                 topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
         most = max((topics.partitions(source) for source in sources), default=1)
-        topics.want_state(topics.progress, most)
+        # Progress lies at its partition modulo theirs: a source may have grown since they were made.
+        topics.want_state(topics.progress, most, exactly=False)
+
+    def bound(self, topic: str) -> bool:
+        """Does state of the app lie by the number of partitions of this source topic?"""
+        return any(each.spec.topic == topic for each in self.aggregates.values()) or (
+            bool(self.tables) and any(agent.writes_tables and topic in agent.topics for agent in self.agents)
+        )
 
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""

@@ -114,6 +114,7 @@ class AgentTable:
         for part in self.parts.values():
             part.emit(cut)
             progress = self._progress[part.partition]
+            part.note_log(progress)
             if part.expired_to_ms is not None:
                 progress.raise_watermark(part.expired_to_ms)
             if part.closed_to_ms != progress.closed_to_ms:

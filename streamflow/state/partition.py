@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from streamflow.state.changelog import RowCodec
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext
+from streamflow.state.progress import Progress
 from streamflow.state.row_index import RowIndex
 from streamflow.state.stores.base import DELETED, MISSING, Rows, Store
 from streamflow.transports.base import Record
@@ -94,6 +95,7 @@ class TablePartition:
         "spots",
         "store",
         "writers",
+        "wrote",
     )
 
     def __init__(self, spec: TableSpec, partition: int, store: Store) -> None:
@@ -102,6 +104,7 @@ class TablePartition:
         self.store = store
         self.changes: Rows = {}
         self.cut: Rows | None = None
+        self.wrote = False  # did the cut write rows to the changelog?
         self.drops: list[int] = []  # starts of the windows that the cut drops
         self.expired_to_ms: int | None = None
         # Where events make the windows: made by who asks for it first, and kept true from then on.
@@ -283,6 +286,7 @@ class TablePartition:
         """Appends the changelog records of the cut: one for each changed row, tombstones for what is gone."""
         assert self.cut is not None
         spec, topic, partition = self.spec, self.spec.changelog, self.partition
+        before = len(records.rows)
         # A session that has grown has a greater id: it stands before the tombstones of what it was.
         starts = sorted(self.cut, reverse=True) if self.index is not None else list(self.cut)
         gone = set(self.drops)
@@ -307,9 +311,17 @@ class TablePartition:
                 repeat(None),
             )
             records.rows.extend(map(tuple.__new__, repeat(Record), columns))
+        self.wrote = len(records.rows) > before
         for start in self.drops:
             for key in spec.codec.encode_keys(start, list(self.store.window(start))):
                 records.tombstones.append(Record(topic, partition, key, None))
+
+    def note_log(self, progress: Progress) -> None:
+        """After `emit`: how far the changelog reaches at least once this checkpoint is durable.
+
+        Tombstones are not counted on: without transactions they are written behind what says so here.
+        """
+        progress.note_log(self.spec.changelog, self.store.offset + int(self.wrote), wrote=self.wrote)
 
     def fold_cut(self, offset: int | None) -> None:
         """The cut is durable: it becomes part of the checkpointed rows.

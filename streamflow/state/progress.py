@@ -7,14 +7,22 @@ events caused.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 OUTCOMES = ("counted", "late", "filtered", "bad", "failed", "dropped")
 """What may become of an event: for each consumer and partition ``in`` is their sum."""
+
+
+class Restarted(NamedTuple):
+    """What a consumer had when it began with another log: counters, and its event time and watermark."""
+
+    counters: dict[str, int]
+    event_ms: int | None
+    watermark_ms: int | None
 
 
 @dataclass(slots=True)
@@ -27,6 +35,11 @@ class Progress:
     closed_to_ms: every window that a watermark up to here closes has been closed and emitted.
     done: (first, last offset) of what is done behind the position, where events end in another order than
         they lie: they are passed over when the position comes there again.
+    topic_id: id of the topic in whose log the position is, where brokers tell; ``None``: not known.
+    restarted: where the topic was made anew and is read from its beginning: what was counted before, and the
+        times of then. What the log that there is now can be held against begins with these.
+    logs: topic that holds state of this consumer and partition -> where its log ends at least. What was
+        counted stands there: one that ends before has lost it, and by the position it never comes again.
     writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
     """
 
@@ -40,6 +53,9 @@ class Progress:
     counters: dict[str, int] = field(default_factory=dict)
     done: tuple[tuple[int, int], ...] = ()
     writers: tuple[str, ...] = ()
+    topic_id: str | None = None
+    restarted: Restarted | None = None
+    logs: Mapping[str, int] = field(default_factory=dict)  # never changed in place: copies share it
     changed: bool = False
 
     def take(self, next_offset: int, **outcomes: int) -> None:
@@ -106,6 +122,36 @@ class Progress:
         self.changed = False
         return self.copy()
 
+    def note_log(self, topic: str, end: int, *, wrote: bool) -> None:
+        """A log of state ends there or behind. ``wrote``: this checkpoint itself writes to it.
+
+        Else the note is written with the next change, so that an idle app writes nothing.
+        """
+        if end > self.logs.get(topic, 0):
+            self.logs = {**self.logs, topic: end}
+        if wrote:
+            self.changed = True
+
+    def accept_log(self, topic: str, end: int) -> None:
+        """It ends there, and what it had behind is given up."""
+        self.logs = {**self.logs, topic: end}
+        self.changed = True
+
+    def found_in(self, topic_id: str) -> None:
+        """The position is in the log of the topic with this id; written down with the next change."""
+        self.topic_id = topic_id
+
+    def restart(self, position: int, topic_id: str | None, *, whole: bool) -> None:
+        """Goes on in another log, ``whole``: from its beginning on. Counters and times go on as they are.
+
+        Its records are others than those that were counted, so what was done behind the position means
+        nothing any more. All in one record of the progress: after a kill it is either log, never half of it.
+        """
+        self.position, self.done, self.topic_id = position, (), topic_id
+        if whole:
+            self.restarted = Restarted(dict(self.counters), self.event_ms, self.watermark_ms)
+        self.changed = True
+
     def record_key(self) -> bytes:
         return orjson.dumps([self.consumer, self.topic, self.partition])
 
@@ -121,6 +167,12 @@ class Progress:
             data["done"] = self.done
         if self.writers:
             data["writers"] = self.writers
+        if self.topic_id is not None:
+            data["topic_id"] = self.topic_id
+        if self.restarted is not None:
+            data["restarted"] = list(self.restarted)
+        if self.logs:
+            data["logs"] = self.logs
         return orjson.dumps(data)
 
 
@@ -143,4 +195,7 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         counters=data["counters"],
         done=tuple((first, last) for first, last in data.get("done", ())),
         writers=tuple(data.get("writers", ())),
+        topic_id=data.get("topic_id"),
+        restarted=Restarted(*data["restarted"]) if "restarted" in data else None,
+        logs=data.get("logs", {}),
     )

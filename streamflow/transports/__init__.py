@@ -10,6 +10,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | requests and their answers | `connection` | `connection` | - |
 | the client's log, put right | `client_logs` | - | - |
 | forms of requests, names of error codes | `protocol` | - | - |
+| requests that name topics by their ids | `topic_ids` | - | - |
 | names of keys; ids as offsets | - | `names` | - |
 | what a server must be | - | `server_check` | - |
 | which topics exist, from where to where; their creation | `topics` | `topics` | - |

@@ -40,11 +40,15 @@ class Features:
     ``open_commits``: the records of a commit stand in the log before it is decided, so that high watermarks
     count them and `committed` waits for the decision. Where it is False they enter the log with the
     decision, and an undecided commit of a predecessor can be decided no more once it is fenced.
+
+    ``timely_offsets``: offsets are times of the server's clock, so that of a partition that was deleted and
+    made again all offsets lie behind those from before.
     """
 
     transactions: bool = True
     shared: bool = True
     open_commits: bool = True
+    timely_offsets: bool = False
 
 
 @dataclass(slots=True)
@@ -91,13 +95,29 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic to be created where it is missing. ``retention_ms`` ``None``: the broker's default."""
+    """A topic to be created where it is missing. ``retention_ms`` ``None``: the broker's default.
+
+    ``copies``: on so many brokers; 0: as many as the broker chooses. ``config``: further settings of the
+    topic, by the broker's names, which win. Both mean nothing where a topic has no copies and no settings.
+    """
 
     name: str
     partitions: int
     compacted: bool = False
     retention_ms: int | None = None
     record_bytes_max: int | None = None
+    copies: int = 0
+    config: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """``copies``: of the partition that has the fewest. ``in_sync_min``: so many of them must have a record
+    before it is acknowledged; ``None``: not known.
+    """
+
+    copies: int
+    in_sync_min: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +195,36 @@ class KnowsLimits(Protocol):
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
+@runtime_checkable
+class KnowsReplication(Protocol):
+    """A transport whose topics have copies of their own on several brokers."""
+
+    async def replication(self, topics: Iterable[str]) -> dict[str, Replication]:
+        """topic -> how it is kept; topics that do not exist are left out."""
+        ...
+
+
+@runtime_checkable
+class KnowsTopicIds(Protocol):
+    """A transport whose topics have an id, which one that is deleted and made again does not keep.
+
+    Without it (or without an id) a log that ends before a position is known to be another one than that in
+    which the position was taken. Where offsets are times neither is needed: all that a new log holds lies
+    behind them.
+    """
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its id, as brokers and their tools show it; topics without one are left out."""
+        ...
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """From now on `Transport.fetch` reads these topics only while they have these ids.
+
+        It raises TopicRecreated for one that has another by now, before anything of it is taken.
+        """
         ...
 
 

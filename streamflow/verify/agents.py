@@ -52,6 +52,7 @@ class AgentVerifier(Verifier):
     async def run(self) -> Report:
         """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
         await self._read_at_once(await self._look_up())
+        await self._check_log()
         _, good, decoded = await self._recount(Image())
         report = Report("", rows_compared=False)
         for partition in range(self._sources):

@@ -45,7 +45,7 @@ from streamflow.state.partition import TablePartition
 from streamflow.state.progress import OUTCOMES, Progress
 from streamflow.state.restore import fill
 from streamflow.state.stores.memory import MemoryStore
-from streamflow.transports.base import Assignment, Batch, Record, TopicPartition, Transport
+from streamflow.transports.base import Assignment, Batch, KnowsTopicIds, Record, TopicPartition, Transport
 from streamflow.verify.report import Difference, PartitionCount, Report, VerifyError
 from streamflow.windows import SessionWindow, SlidingWindow
 
@@ -102,6 +102,7 @@ class Verifier:
         self._topics = self._topology.topics
         self._board = ProgressBoard()
         self._sources = 0
+        self._topic_id: str | None = None
 
     async def run(self) -> Report:
         """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
@@ -120,9 +121,15 @@ class Verifier:
                     _all_records(dict(recount[1][partition].counters), recount[2][partition]),
                 )
             )
-        self._compare(actual, recount[0], report)
+        report.rows_compared = not self._restarted()
+        if report.rows_compared:
+            self._compare(actual, recount[0], report)
         self._note(actual, report)
         return report
+
+    def _restarted(self) -> bool:
+        """Is the source topic another one than that of the first records?"""
+        return any(self._durable(partition).restarted for partition in range(self._sources))
 
     # -- the table as it is ---------------------------------------------------------------------
 
@@ -144,6 +151,7 @@ class Verifier:
         if missing:
             raise VerifyError(f"there is nothing to verify yet: no topic {', '.join(missing)}")
         await self._read_at_once(logs)
+        await self._check_log()
         for partition, part in image.parts.items():
             part.forget_expired(self._durable(partition).watermark_ms)
         for stage in image.stages.values():
@@ -157,7 +165,39 @@ class Verifier:
         if source not in self._topics.counts or progress not in self._topics.counts:
             raise VerifyError(f"nothing to verify yet: {source!r} was never read by this app")
         self._sources = self._topics.partitions(source)
+        if isinstance(self._transport, KnowsTopicIds):
+            self._topic_id = (await self._transport.topic_ids([source])).get(source)
         return {(progress, p): self._read_progress for p in range(self._topics.partitions(progress))}
+
+    async def _check_log(self) -> None:
+        """Raises VerifyError where the source topic is not the one in which the positions were taken."""
+        spots = [(self.spec.topic, partition) for partition in range(self._sources)]
+        ends = await self._transport.high_watermarks(spots)
+        for spot in spots:
+            durable = self._durable(spot[1])
+            another = self._topic_id is not None and durable.topic_id not in (None, self._topic_id)
+            short = durable.position > ends[spot] and not self._transport.features.timely_offsets
+            if another or short:
+                raise VerifyError(
+                    f"topic {spot[0]!r} was deleted and made again: the table has counted its partition "
+                    f"{spot[1]} up to {durable.position}, of a log that is no more, so there is nothing to "
+                    "recount. What a worker does then says the setting on_recreated_topic"
+                )
+
+    def _begun(self, consumer: str, partition: int, durable: Progress | None) -> Progress:
+        """Where the log begins that there is: at nothing, or with all that was counted of one before it."""
+        progress = Progress(consumer, self.spec.topic, partition)
+        before = None if durable is None else durable.restarted
+        if before is not None:
+            progress.counters.update(before.counters)
+            progress.event_ms, progress.watermark_ms = before.event_ms, before.watermark_ms
+        return progress
+
+    def _late(self, partition: int, late_store: LateEventStore) -> set[int]:
+        """Offsets of events that were late, of the log that there is."""
+        before = self._durable(partition).restarted
+        first = 0 if before is None else before.counters.get("late", 0)
+        return {event.offset for event in late_store.events() if event.number >= first}
 
     def _image(self) -> Image:
         image = Image()
@@ -226,12 +266,16 @@ class Verifier:
             self._aggregate.late_stores[partition] = LateEventStore(
                 late_store, partition, MemoryStore(), table.codec
             )
-            for consumer in (decoder.consumer, self.spec.consumer):
-                active.progress[consumer, topic, partition] = Progress(consumer, topic, partition)
+            durable = {
+                decoder.consumer: self._board.get(decoder.consumer, topic, partition),
+                self.spec.consumer: self._durable(partition),
+            }
+            for consumer, known_by in durable.items():
+                active.progress[consumer, topic, partition] = self._begun(consumer, partition, known_by)
             progress[partition] = active.progress[self.spec.consumer, topic, partition]
             decoded[partition] = active.progress[decoder.consumer, topic, partition]
         known = {
-            p: {event.offset for event in late_store.events()} for p, late_store in actual.late_stores.items()
+            p: self._late(p, late_store) for p, late_store in actual.late_stores.items()
         }  # partition -> offsets of events that were late
         since_cut = 0
         async for batch in self._source_batches():
@@ -381,6 +425,16 @@ class Verifier:
         if lost and not report.ok:
             report.notes.append(
                 f"{lost} late events are stored no more; those that only silence made late count here"
+            )
+        if self._restarted():
+            before = sum(
+                restarted.counters.get("in", 0)
+                for partition in range(self._sources)
+                if (restarted := self._durable(partition).restarted) is not None
+            )
+            report.notes.append(
+                f"topic {self.spec.topic!r} was deleted and made again: of {before} records of its former "
+                "log only the counters are known, so records were counted, not rows"
             )
         if any(count.recounted.get("in", 0) < count.counters.get("in", 0) for count in report.partitions):
             report.notes.append("the source topic no longer holds all that the table has counted")

@@ -22,7 +22,7 @@ from streamflow.errors import (
     RecordTooLarge,
     TransportError,
 )
-from streamflow.transports.base import Commit, Record, TopicSpec, Transport
+from streamflow.transports.base import Commit, Record, Replication, TopicSpec, Transport
 from streamflow.transports.kafka import KafkaTransport
 from streamflow.transports.kafka.connection import Connection
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
@@ -82,6 +82,19 @@ async def test_topics_are_created_as_their_specifications_say(clients: KafkaClie
     assert found[log]["max.message.bytes"] == "5000000"
     assert found[short]["cleanup.policy"] == "delete"
     assert found[short]["retention.ms"] == "60000"
+
+
+async def test_copies_and_settings_of_a_topic_are_asked_for_and_told(clients: KafkaClients) -> None:
+    client = await clients.client("group", "slot")
+    name = unique("kept")
+    config = (("min.insync.replicas", "1"), ("retention.ms", "12345678"))
+    await client.create_topics([TopicSpec(name, 2, compacted=True, copies=1, config=config)])
+    assert await client.replication([name, "not-there"]) == {name: Replication(1, 1)}
+    assert await client.cleanup_policies([name]) == {name: "compact"}
+    with pytest.raises(ConfigurationError, match="topic_replication_factor"):
+        await client.create_topics([TopicSpec(unique("kept"), 1, copies=3)])
+    with pytest.raises(ConfigurationError, match="config="):
+        await client.create_topics([TopicSpec(unique("kept"), 1, config=(("no.such", "1"),))])
 
 
 async def test_records_that_fit_one_by_one_are_written_where_their_batch_does_not(

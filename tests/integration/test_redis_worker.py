@@ -140,3 +140,31 @@ def test_a_takeover_reads_nothing_again(job: NamedRedisJob) -> None:
     assert second.metric("streamflow_restored_records_total") == before
     job.send(2_000, span_ms=20_000)
     job.check()
+
+
+def test_a_stream_that_is_deleted_and_filled_again_is_read_on_under_a_worker_and_without_one(
+    job: NamedRedisJob,
+) -> None:
+    streams = [job.stream(partition) for partition in range(PARTITIONS)]
+    worker = job.start()
+    worker.wait_ready()
+    job.send(5_000, span_ms=60_000)
+    job.check()
+    job.redis.delete(*streams)
+    job.send(3_000, span_ms=60_000)
+    job.check()
+    assert worker.stop() == 0
+    job.redis.delete(*streams)
+    job.send(3_000, span_ms=60_000)
+    worker.start()
+    worker.wait_ready()
+    job.finish()
+    job.check()
+    job.check_results()
+
+    # Empty, it may as well be a server that has lost what it had: nobody goes on from there unasked.
+    assert worker.stop() == 0
+    job.redis.delete(streams[0])
+    worker.start()
+    assert worker.wait(30) != 0
+    assert "the stream was deleted" in worker.log()

@@ -75,6 +75,8 @@ class AgentTester:
         *,
         compacted: bool = False,
         retention_s: float | None = None,
+        copies: int = 0,
+        config: Iterable[tuple[str, str]] = (),
     ) -> None:
         """There is no broker to ask."""
 

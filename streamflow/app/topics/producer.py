@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 from faust.types.tuples import TP, RecordMetadata
@@ -105,6 +105,8 @@ class RecordProducer:
         *,
         compacted: bool = False,
         retention_s: float | None = None,
+        copies: int = 0,
+        config: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Asks the broker for a topic's partitions, and creates it where it is missing."""
         async with self._learning:
@@ -113,7 +115,14 @@ class RecordProducer:
                 return
             if self._declares:
                 retention_ms = None if retention_s is None else int(retention_s * 1_000)
-                topics.want(topic, partitions, compacted=compacted, retention_ms=retention_ms)
+                topics.want(
+                    topic,
+                    partitions,
+                    compacted=compacted,
+                    retention_ms=retention_ms,
+                    copies=copies,
+                    config=config,
+                )
                 await topics.create(self._engine.transport)
             else:
                 await topics.look_up(self._engine.transport, [topic])

@@ -239,8 +239,19 @@ class Topic(faust.Topic):
     async def _known(self, producer: ProducerT, name: str) -> None:
         if not producer.knows(name):
             await producer.learn(
-                name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
+                name,
+                self.partitions,
+                compacted=bool(self.compacting),
+                retention_s=self.retention_s,
+                copies=self.replicas or 0,
+                config=self.broker_config,
             )
+
+    @property
+    def broker_config(self) -> tuple[tuple[str, str], ...]:
+        """``config=`` as a broker takes it."""
+        flags = {True: "true", False: "false"}
+        return tuple((name, flags.get(value, str(value))) for name, value in (self.config or {}).items())
 
     @property
     def retention_s(self) -> float | None:

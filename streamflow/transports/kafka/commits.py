@@ -255,7 +255,10 @@ class Commits:
                 raise producer.refusal(Asked.ADD_PARTITIONS, "beginning the transaction", min(hopeless))
             await self._connection.refresh(deadline)
             await deadline.back_off(attempt)
-            deadline.check(f"beginning the transaction: {protocol.error_name(min(bad))}")
+            away = [f"{topic}[{p}]" for topic, rows in answer.errors for p, code in rows if code in bad]
+            deadline.check(
+                f"beginning the transaction: {protocol.error_name(min(bad))}: {', '.join(away[:5])}"
+            )
             attempt += 1
 
     async def _add_group(self, life: Life, deadline: Deadline) -> None:

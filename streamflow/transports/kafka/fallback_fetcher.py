@@ -6,7 +6,7 @@ Slower, and a moved end without a record is seen only when a wait has run out; o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -27,6 +27,8 @@ class FallbackFetcher:
         self._clock = clock
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        self._insists = False
+        self.doubted: dict[KafkaPartition, int] = {}  # as `ColumnFetcher.doubted`, by their length alone
 
     async def batches(self, wait_ms: float) -> list[Batch]:
         """What has been fetched, or an empty list after ``wait_ms``. Raises TransportError."""
@@ -52,6 +54,11 @@ class FallbackFetcher:
     def wake(self) -> None:
         """Nothing to do: paused partitions keep nothing here."""
 
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """As `ColumnFetcher.read_only`; but aiokafka can't fetch by id, so the logs' ends have to tell."""
+        self._insists = True
+        self.doubted.clear()
+
     def forget(self, tp: KafkaPartition) -> None:
         """As `ColumnFetcher.forget`."""
         self._reported.pop(tp, None)
@@ -74,7 +81,13 @@ class FallbackFetcher:
 
     async def _restart_from_earliest(self, offsets: dict[KafkaPartition, int]) -> None:
         earliest = await self._consumer.beginning_offsets(list(offsets))
+        ends = await self._consumer.end_offsets(list(offsets))
         for tp, offset in offsets.items():
+            if offset > ends[tp] and self._insists:
+                self.doubted[tp] = offset
+                continue
+            if earliest[tp] <= offset <= ends[tp]:
+                continue  # a broker that is no longer the leader answered: it is asked again
             log.warning(
                 "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d",
                 *tp,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -29,12 +29,14 @@ from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, Columns
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import meaning
+from streamflow.transports.kafka.topic_ids import ANOTHER_TOPIC, FetchById, fetched_rows, id_bytes
 
 log = logging.getLogger(__name__)
 
 OFFSET_OUT_OF_RANGE = 1
 TOPIC_AUTHORIZATION_FAILED = 29
 EARLIEST = -2
+LATEST = -1
 # One `take` stops at so many fetched bytes: parsing blocks the event loop, the rest comes with the next.
 TAKE_BYTES_MAX = 1 << 20
 # How long what is not taken yet holds back the next fetch from its broker. Without that, a fetch of
@@ -141,9 +143,12 @@ class Fetched:
 class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     """aiokafka's Fetcher with batches of columns instead of records.
 
-    Beside the speed it differs in three things: it reports a moved end even where no record came, it
-    keeps what a paused partition has fetched, and it goes on at the earliest offset, loudly, where
-    the offset asked for is gone.
+    Beside the speed it differs in four things: it reports a moved end even where no record came, it
+    keeps what a paused partition has fetched, it goes on at the earliest offset, loudly, where
+    the offset asked for is gone, and it insists on topic ids (`read_only`).
+
+    ``doubted``: partition -> position, where the broker has another log than that in which the position was
+    taken, as far as one answer can tell. Nothing of it is taken; whoever insists on ids asks and decides.
     """
 
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
@@ -151,6 +156,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
         self._silent: set[int] = set()  # brokers that did not answer the last fetch
+        self._ids: dict[str, bytes] | None = None  # of the topics that are insisted on; None: on none
+        self.doubted: dict[KafkaPartition, int] = {}
         super().__init__(*arguments, **options)
 
     async def batches(self, wait_ms: float) -> list[Batch]:
@@ -161,7 +168,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
                 raise TransportError("reading has ended by an error of the client; it is in the log")
             if not self._subscriptions.reassignment_in_progress:
                 batches = self._take()
-                if batches:
+                if batches or self.doubted:
                     return batches
             left_ms = end_ms - self._clock.monotonic_ms()
             if left_ms <= 0 or self._closed:
@@ -182,6 +189,16 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         """Looks again: what a resumed partition has fetched before may be taken now."""
         for waiter in self._fetch_waiters:
             self._notify(waiter)
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """From now on takes nothing of these topics unless they have these ids."""
+        before = self._ids or {}
+        self._ids = {**before, **{topic: id_bytes(text) for topic, text in ids.items()}}
+        self.doubted.clear()
+        for tp in list(self._records):
+            if self._ids.get(tp.topic) != before.get(tp.topic):
+                del self._records[tp]
+                self._notify(self._wait_consume_future)
 
     def forget(self, tp: KafkaPartition) -> None:
         """After a seek: the end is to be reported again, even if it has not moved."""
@@ -225,8 +242,10 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
+        ids = self._ids or {}
+        named = any(topic not in ids for topic, _ in request.topics)
         try:
-            response = await self._client.send(node_id, request)
+            response = await self._client.send(node_id, request if named else FetchById(request, ids))
         except KafkaError as exc:
             if node_id not in self._silent:
                 self._silent.add(node_id)
@@ -238,11 +257,11 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         if node_id in self._silent:
             self._silent.discard(node_id)
             log.warning("Fetching from broker %s works again", node_id)
-        if not assignment.active:
-            return False
+        if not assignment.active or ids != (self._ids or {}):
+            return False  # Of an assignment that is gone, or of a log that is.
         asked = {(topic, row[0]): row[1] for topic, rows in request.topics for row in rows}
         something = False
-        for topic, rows in response.topics:
+        for topic, rows in fetched_rows(response, ids):
             for partition, code, high_watermark, *rest in rows:
                 tp = KafkaPartition(topic, partition)
                 state = assignment.state_value(tp)
@@ -266,8 +285,10 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         """A partition that the broker did not serve; returns whether the reader must be told."""
         if code in protocol.LEADER_MOVED:
             self._client.force_metadata_update()
+        elif code in ANOTHER_TOPIC:
+            return await self._doubt(tp, offset)
         elif code == OFFSET_OUT_OF_RANGE:
-            await self._restart_from_earliest(assignment, node_id, tp, offset)
+            return await self._out_of_range(assignment, node_id, tp, offset)
         elif code == TOPIC_AUTHORIZATION_FAILED:
             self._set_error(tp, TopicAuthorizationFailedError(tp.topic))
             return True
@@ -275,25 +296,38 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
             log.warning("Fetching %s[%d] at %d: %s", *tp, offset, protocol.error_name(code))
         return False
 
-    async def _restart_from_earliest(
-        self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int
-    ) -> None:
+    async def _doubt(self, tp: KafkaPartition, offset: int) -> bool:
+        """The broker may have another log by this name, or has not heard yet of ours."""
+        self.doubted[tp] = offset
+        self._client.force_metadata_update()
+        await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
+        return True
+
+    async def _out_of_range(self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int) -> bool:
+        """The partition has no such offset: trimmed, or not there yet. Returns whether the reader is told."""
         try:
             found = await self._proc_offset_request(node_id, {tp.topic: [(tp.partition, EARLIEST)]})
+            earliest = found[tp][0]
+            found = await self._proc_offset_request(node_id, {tp.topic: [(tp.partition, LATEST)]})
+            latest = found[tp][0]
         except KafkaError as exc:
-            log.warning("Asking %s[%d] for its earliest offset failed: %r", *tp, exc)
-            return
+            log.warning("Asking %s[%d] for its offsets failed: %r", *tp, exc)
+            return False
         except asyncio.CancelledError:
-            return
+            return False
         state = assignment.state_value(tp)
         if not assignment.active or not state.has_valid_position or state.position != offset:
-            return
-        earliest = found[tp][0]
+            return False
+        if offset > latest and self._ids is not None:
+            return await self._doubt(tp, offset)
+        if earliest <= offset <= latest:
+            return False  # A broker that is no longer the leader answered, or not yet: it is asked again.
         log.warning(
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )
         self.forget(tp)
         state.seek(earliest)
+        return False
 
 
 def _raise(tp: KafkaPartition, error: FetchError) -> None:

@@ -45,6 +45,7 @@ def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
         fetch_max_wait_ms=settings.fetch_wait_ms,
         max_partition_fetch_bytes=settings.fetch_bytes,
         fetch_max_bytes=settings.fetch_bytes_max,
+        metadata_max_age_ms=settings.metadata_age_ms,
         **options,
         **settings.client_options(),
     )
@@ -225,6 +226,19 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         """For tests: no heartbeat, and no connection."""
         self.stall()
         faults.cut_off(self._joined()._client)
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """As `KnowsTopicIds.read_only`; what can't be told from one answer is in `take_doubts`."""
+        if self._fetcher is not None:
+            self._fetcher.read_only(ids)
+
+    def take_doubts(self) -> dict[TopicPartition, int]:
+        """Partitions whose log may be another by now -> where they were to be read. Asked for once."""
+        if self._fetcher is None or not self._fetcher.doubted:
+            return {}
+        found = {(tp.topic, tp.partition): offset for tp, offset in self._fetcher.doubted.items()}
+        self._fetcher.doubted.clear()
+        return found
 
     async def fetch(self, wait_ms: float) -> list[Batch]:
         """Raises TransportError; ConfigurationError when another live worker has our slot."""

@@ -29,6 +29,8 @@ class KafkaSettings:
         fetch_bytes: what one fetch may return of one partition; larger ones fall out of the caches.
         fetch_wait_ms: how long the broker holds an empty fetch. A resumed partition waits for the
             fetch under way, so this bounds how late it is.
+        metadata_age_ms: how long what is known of topics holds: a topic that has got more partitions, or was
+            deleted and made again, is noticed so late.
         batch_bytes: what one produced batch holds at most, unless one record is larger.
         commit_timeout_ms: when a commit that is not decided yet is given up; below the transaction timeout.
         decide_timeout_ms: how long a sent decision is asked for again before its outcome is unknown.
@@ -62,6 +64,7 @@ class KafkaSettings:
     fetch_wait_ms: int = 100
     fetch_bytes: int = 1 << 20
     fetch_bytes_max: int = 50 << 20
+    metadata_age_ms: int = 10_000
     batch_bytes: int = 256 << 10
 
     def __post_init__(self) -> None:

@@ -9,11 +9,13 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from streamflow.errors import TransportError
+from streamflow.errors import ConfigurationError, TransportError
 from streamflow.transports.assignor import by_topic
-from streamflow.transports.base import TopicPartition, TopicSpec
+from streamflow.transports.base import Replication, TopicPartition, TopicSpec
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import Connection, Deadline
+from streamflow.transports.kafka.topic_ids import MetadataRequest as DescribeRequest
+from streamflow.transports.kafka.topic_ids import TopicDescription, described
 
 TOPICS_TIMEOUT_MS = 30_000
 OFFSETS_TIMEOUT_MS = 15_000
@@ -27,6 +29,12 @@ READ_UNCOMMITTED = 0
 BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
 CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
+# What a broker won't create, however often it is asked -> what asked for it.
+REFUSED = {
+    38: "setting topic_replication_factor, or replicas= of the topic; 0 takes that of the source topics",
+    40: "config= of the topic",
+}
+IN_SYNC_MIN = "min.insync.replicas"
 RECORD_LIMIT = "max.message.bytes"
 CLEANUP_POLICY = "cleanup.policy"
 
@@ -56,6 +64,39 @@ class Topics:
             deadline.check(f"creating topic {missing[0].name}")
             attempt += 1
         await self._wait_visible(wanted, deadline)
+
+    async def describe(self, topics: Iterable[str]) -> dict[str, TopicDescription]:
+        """What all brokers that answer say of these topics; missing ones are left out. Raises TransportError.
+
+        All are asked until they say the same, for a while: one that lags behind still knows a topic that was
+        deleted and made again by its former id.
+        """
+        names = sorted(set(topics))
+        deadline = self._connection.deadline(AGREE_MS)
+        attempt = 0
+        while names:
+            answers = await self._connection.ask_all(DescribeRequest(names), deadline, ANSWER_MS)
+            views = [described(answer) for answer in answers]
+            if all(view == views[0] for view in views):
+                return views[0]
+            await deadline.back_off(attempt)
+            deadline.check(f"the brokers do not agree on topics {', '.join(names)}")
+            attempt += 1
+        return {}
+
+    async def replication(self, topics: Iterable[str]) -> dict[str, Replication]:
+        """topic -> its copies, of those that are there. Raises TransportError."""
+        found = await self.describe(topics)
+        least = await self._setting(found, IN_SYNC_MIN)
+        return {
+            name: Replication(topic.copies, int(least[name]) if name in least else None)
+            for name, topic in found.items()
+        }
+
+    async def ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its id, of those that are there and whose brokers tell. Raises TransportError."""
+        found = await self.describe(topics)
+        return {name: topic.topic_id for name, topic in found.items() if topic.topic_id}
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> its max.message.bytes, for those about which this user may ask. Raises TransportError."""
@@ -137,7 +178,7 @@ class Topics:
     async def _create(self, specs: list[TopicSpec], deadline: Deadline) -> list[TopicSpec]:
         """Asks once; returns those that have to be asked for again."""
         topics: list[Any] = [
-            (spec.name, spec.partitions, BROKER_CHOOSES, [], _configs(spec)) for spec in specs
+            (spec.name, spec.partitions, spec.copies or BROKER_CHOOSES, [], _configs(spec)) for spec in specs
         ]
         request = protocol.CreateTopicsRequest(topics, TOPICS_TIMEOUT_MS, False)
         try:
@@ -154,6 +195,10 @@ class Topics:
                 or code == protocol.NOT_CONTROLLER
             ):
                 again.add(name)
+            elif code in REFUSED:
+                raise ConfigurationError(
+                    f"creating topic {name}: {protocol.error_name(code)}: {message} ({REFUSED[code]})"
+                )
             elif code not in (protocol.NONE, protocol.TOPIC_ALREADY_EXISTS):
                 raise TransportError(f"creating topic {name}: {protocol.error_name(code)}: {message}")
         return [spec for spec in specs if spec.name in again]
@@ -214,14 +259,14 @@ def _refuse_to_guess(counts: Mapping[str, set[int]]) -> None:
 
 
 def _configs(spec: TopicSpec) -> list[tuple[str, str]]:
-    configs = []
+    configs = {}
     if spec.compacted:
-        configs.append(("cleanup.policy", "compact"))
+        configs["cleanup.policy"] = "compact"
     if spec.retention_ms is not None:
-        configs.append(("retention.ms", str(spec.retention_ms)))
+        configs["retention.ms"] = str(spec.retention_ms)
     if spec.record_bytes_max is not None:
-        configs.append(("max.message.bytes", str(spec.record_bytes_max)))
-    return configs
+        configs[RECORD_LIMIT] = str(spec.record_bytes_max)
+    return list({**configs, **dict(spec.config)}.items())
 
 
 def _found_offsets(answer: Any) -> dict[TopicPartition, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
-from streamflow.errors import TransportError
+from streamflow.errors import TopicRecreated, TransportError
 from streamflow.transports.base import (
     Assignment,
     Batch,
@@ -16,6 +16,7 @@ from streamflow.transports.base import (
     OnPoint,
     RebalanceListener,
     Record,
+    Replication,
     TopicPartition,
     pass_by,
 )
@@ -68,6 +69,8 @@ class KafkaTransport(BrokerTransport):
             self._commits = PlainCommits(self._connection, settings, self._offsets, self._committer)
         # (generation, transactional id) of predecessors that we ended
         self._ended: set[tuple[int, str]] = set()
+        self._ids: dict[str, str] = {}  # topic -> the id that is insisted on
+        self._gone: set[str] = set()  # topics of which it was told that they are not there
 
     async def start(self) -> None:
         limit_client_log(self._clock)
@@ -112,7 +115,45 @@ class KafkaTransport(BrokerTransport):
         if self._group is None:
             await self._clock.sleep_ms(wait_ms)
             return []
-        return await self._group.fetch(wait_ms)
+        batches = await self._group.fetch(wait_ms)
+        doubts = self._group.take_doubts()
+        if doubts:
+            await self._check(doubts)
+        return batches
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """topic -> its id. Raises TransportError."""
+        return await self._topics.ids(topics)
+
+    async def replication(self, topics: Iterable[str]) -> dict[str, Replication]:
+        """topic -> its copies. Raises TransportError."""
+        return await self._topics.replication(topics)
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """`fetch` takes these topics by these ids alone."""
+        self._ids |= ids
+        if self._group is not None:
+            self._group.read_only(ids)
+
+    async def _check(self, doubts: Mapping[TopicPartition, int]) -> None:
+        """Raises TopicRecreated where the log at hand is another than that of these positions, for sure."""
+        topics = {topic for topic, _ in doubts}
+        found = await self._topics.describe(topics)
+        for topic in sorted(topics - found.keys() - self._gone):
+            log.warning("Topic %s is not there any more: nothing of it is read until it is back", topic)
+        self._gone = topics - found.keys()
+        for topic, now in found.items():
+            expected = self._ids.get(topic)
+            if expected is not None and now.topic_id and now.topic_id != expected:
+                raise TopicRecreated(
+                    f"topic {topic!r} was deleted and made again: its id is {now.topic_id}, was {expected}"
+                )
+        spots = [(topic, p) for topic, p in doubts if topic in found and p < found[topic].partitions]
+        ends = await self._topics.high_watermarks(spots)
+        for (topic, partition), end in ends.items():
+            position = doubts[topic, partition]
+            if position > end:
+                raise TopicRecreated(f"{topic}[{partition}] ends at {end}, and was read up to {position}")
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._joined().seek(partition, offset)

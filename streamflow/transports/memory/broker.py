@@ -98,6 +98,7 @@ class MemoryBroker:
         self.transaction_timeout_ms = transaction_timeout_ms
         self.tombstone_ms = tombstone_ms
         self._topics: dict[str, list[PartitionLog]] = {}
+        self._topic_ids: dict[str, str] = {}
         self._coordinators: dict[str, GroupCoordinator] = {}
         self._epochs: dict[str, int] = {}  # producer name -> how often it has started
         self._open: dict[str, Transaction] = {}  # producer name -> its transaction until it is resolved
@@ -111,6 +112,8 @@ class MemoryBroker:
         for spec in specs:
             if spec.name not in self._topics:
                 created.add(spec.name)
+                self._numbers += 1
+                self._topic_ids[spec.name] = str(self._numbers)
                 self._topics[spec.name] = [
                     PartitionLog(
                         spec.name,
@@ -125,6 +128,43 @@ class MemoryBroker:
         for coordinator in self._coordinators.values():
             if any(created & member.topics for member in coordinator.members.values()):
                 coordinator.begin()
+
+    def delete_topic(self, topic: str) -> None:
+        """It is gone, with the offsets that groups have committed in it, as on Kafka.
+
+        Raises RuntimeError while a commit into it is undecided: that is not modelled.
+        """
+        if any(log.undecided for log in self._topics.get(topic, ())):
+            raise RuntimeError(f"a commit into {topic} is undecided")
+        logs = self._topics.pop(topic, [])
+        self._topic_ids.pop(topic, None)
+        for coordinator in self._coordinators.values():
+            coordinator.forget(topic)
+        for log in logs:
+            log.notify()
+
+    def grow_topic(self, topic: str, partitions: int) -> None:
+        """It gets more partitions; groups that read it are divided anew."""
+        logs = self._topics[topic]
+        first = logs[0]
+        logs.extend(
+            PartitionLog(
+                topic,
+                partition,
+                compacted=first.compacted,
+                record_bytes_max=first.record_bytes_max,
+                records_max=self.records_max,
+                bytes_max=self.bytes_max,
+            )
+            for partition in range(len(logs), partitions)
+        )
+        for coordinator in self._coordinators.values():
+            if any(topic in member.topics for member in coordinator.members.values()):
+                coordinator.begin()
+
+    def topic_id(self, topic: str) -> str | None:
+        """Another one for each time that a topic of this name was made; ``None``: it is not there."""
+        return self._topic_ids.get(topic)
 
     def partition_count(self, topic: str) -> int:
         """0 for a topic that does not exist."""

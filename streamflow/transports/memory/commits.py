@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.transports.base import Commit, Record, TopicPartition
 from streamflow.transports.memory.broker import MemoryBroker, Transaction
 from streamflow.transports.memory.coordinator import GroupCoordinator
@@ -38,7 +39,8 @@ class Commits:
         await self._process.step("commit:before")
         faults = self._broker.faults
         if faults is not None:
-            self._broker.check(commit.records)
+            with _no_effect():
+                self._broker.check(commit.records)
             if faults.broken_order is not None:
                 commit = replace(commit, records=faults.broken_order(commit.records))
             if faults.plain_commits:
@@ -48,7 +50,8 @@ class Commits:
             return await self._in_steps(commit, faults)
         if not self._coordinator.valid(commit.assignment):
             raise Fenced(f"generation {commit.assignment.generation} is over")
-        offsets = self._broker.write(commit.records)
+        with _no_effect():
+            offsets = self._broker.write(commit.records)
         self._coordinator.settle(0, commit.offsets, committed=True)
         return ends_of(commit.records, offsets)
 
@@ -156,3 +159,12 @@ def lets_through(faults: Faults, commit: Commit) -> bool:
 def ends_of(records: Sequence[Record], offsets: Sequence[int]) -> dict[TopicPartition, int]:
     """Partition -> the offset behind its last record."""
     return {record[:2]: offset + 1 for record, offset in zip(records, offsets, strict=True)}
+
+
+@contextmanager
+def _no_effect() -> Iterator[None]:
+    """What fails here, such as a partition that is not there, fails before anything is written."""
+    try:
+        yield
+    except TransportError as exc:
+        raise CommitAborted(str(exc)) from exc

@@ -141,6 +141,10 @@ class GroupCoordinator:
         self._settled.clear()
         await self._settled.wait()
 
+    def forget(self, topic: str) -> None:
+        """The topic was deleted: what was committed in it goes."""
+        self.committed = {spot: offset for spot, offset in self.committed.items() if spot[0] != topic}
+
     def _drop_missing(self) -> None:
         for member in [m for m in self.members.values() if not m.has_joined]:
             self.leave(member.member_id)

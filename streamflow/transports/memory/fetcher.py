@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from streamflow.clock import Clock
+from streamflow.errors import TopicRecreated
 from streamflow.transports.base import Batch, TopicPartition
 from streamflow.transports.memory.broker import MemoryBroker
 
@@ -20,6 +21,11 @@ class Fetcher:
         self._broker = broker
         self._clock = clock
         self._changed = asyncio.Event()
+        self._ids: dict[str, str] = {}
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        """From now on takes these topics only while they have these ids."""
+        self._ids.update(ids)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Reads this partition from now on, from there."""
@@ -55,6 +61,12 @@ class Fetcher:
 
     def _take(self) -> list[Batch]:
         """What has come since; moves the positions."""
+        for topic, topic_id in self._ids.items():
+            now = self._broker.topic_id(topic)
+            if now is not None and now != topic_id and any(spot[0] == topic for spot in self.at):
+                raise TopicRecreated(
+                    f"topic {topic!r} was deleted and made again: its id is {now}, and was {topic_id}"
+                )
         faults = self._broker.faults
         batches: list[Batch] = []
         for spot, position in self.at.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.transports.base import (
@@ -99,6 +99,14 @@ class MemoryTransport(Pausable):
         self._process.check()
         counts = {topic: self.broker.partition_count(topic) for topic in topics}
         return {topic: count for topic, count in counts.items() if count}
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        self._process.check()
+        ids = {topic: self.broker.topic_id(topic) for topic in topics}
+        return {topic: topic_id for topic, topic_id in ids.items() if topic_id is not None}
+
+    def read_only(self, ids: Mapping[str, str]) -> None:
+        self._fetcher.read_only(ids)
 
     async def cleanup_policies(self, topics: Iterable[str]) -> dict[str, str]:
         self._process.check()

@@ -47,7 +47,7 @@ class RedisTransport(Pausable, BrokerTransport):
 
     def __init__(self, settings: RedisSettings, clock: Clock, on_point: OnPoint = pass_by) -> None:
         super().__init__()
-        self.features = Features(transactions=True, shared=True, open_commits=False)
+        self.features = Features(transactions=True, shared=True, open_commits=False, timely_offsets=True)
         self.settings = settings
         self._names = settings.names
         self._clock = clock

@@ -63,6 +63,10 @@ def test_settings_that_faust_has_too_are_read_from_either_name() -> None:
     assert app(topic_partitions=3).engine_settings.topic_partitions == 3
     assert app({"TOPIC_PARTITIONS": "4"}, topic_partitions=3).engine_settings.topic_partitions == 4
     assert app({"STREAMFLOW_TOPIC_PARTITIONS": "5"}, topic_partitions=3).engine_settings.topic_partitions == 5
+    assert app().engine_settings.topic_replication_factor == 0  # as the sources: Faust's 1 was not asked for
+    assert app(topic_replication_factor=3).engine_settings.topic_replication_factor == 3
+    assert app({"TOPIC_REPLICATION_FACTOR": "2"}).engine_settings.topic_replication_factor == 2
+    assert app({"STREAMFLOW_TOPIC_REPLICATION_FACTOR": "1"}).engine_settings.topic_replication_factor == 1
     relaxed = app(processing_guarantee="at_least_once").engine_settings
     assert relaxed.processing_guarantee == "at_least_once"
 
