@@ -99,6 +99,12 @@ class Settings:
         unit="s",
         low=0,
     )
+    agent_warn_s: float = knob(
+        60.0,
+        "An event that an agent works on for longer is named in the log, with where its code stands.",
+        unit="s",
+        low=0.1,
+    )
     broker_wait_s: float = knob(
         60.0, "How long a worker that starts tries to reach its broker.", unit="s", low=0, high=86_400
     )

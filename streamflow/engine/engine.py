@@ -26,6 +26,7 @@ from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
+from streamflow.engine.watchdog import Watchdog
 from streamflow.engine.window_expiry import close_windows
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.metrics import Metrics
@@ -91,6 +92,9 @@ class Engine:
             fail=self.fail,
         )
         self.watch = BrokerWatch(transport, clock, logger, lambda: self.topology.topics.progress)
+        self.watchdog = Watchdog(
+            lambda: self.topology.agents, clock, self.metrics, warn_s=settings.agent_warn_s
+        )
         self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
         times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
@@ -178,6 +182,7 @@ class Engine:
         try:
             await self.rebalance.stop()
         finally:
+            self.watchdog.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
 from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
+from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import Offset
 from streamflow.state.event_context import EventContext, Sent
@@ -62,6 +63,14 @@ class InOrder:
 
     def contexts(self) -> Iterator[EventContext]:
         yield self.context
+
+    def held_events(self, running: Running) -> list[HeldEvent]:
+        context = self.context
+        chunk, index = context.chunk, context.position  # once: the loop goes on meanwhile
+        if chunk is None or not context.in_flight or not 0 <= index < len(chunk):
+            return []
+        task = next((task for task, _ in running), None)
+        return [HeldEvent(chunk.topic, chunk.partition, chunk.offsets[index], 1, task)]
 
     def wake(self) -> None:
         self._wake.set()
