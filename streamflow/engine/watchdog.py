@@ -2,7 +2,8 @@
 
 Each `LOOK_MS` it asks the event loop for a sign, and looks at which events agents are at work on. It names
 the agent, the event and where its code stands, and cancels nothing. It only reads, so that what it sees may
-be a moment old; it takes no lock that the loop holds.
+be a moment old; it takes no lock that the loop holds. Only what an agent takes without giving the loop its
+turn ends with the event in flight, when the loop is blocked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 LOOK_MS = 250.0
 BLOCKED_MS = 1_000.0
 """The event loop is blocked when it gives no sign for so long."""
+SHORT_BLOCK_MS = 300.0
+"""What takes so long, again and again, starves a commit."""
 SHOWN_MS = 60_000.0
 """So long a block is shown after its end: nobody can ask while it lasts."""
 
@@ -58,7 +61,9 @@ class Held:
 class Watchdog:
     """Of one engine. ``agents`` gives its agents; `start` is called in their event loop.
 
-    ``on_blocked`` is told in the event loop when a block is over. Without `start` it sees nothing.
+    ``on_blocked`` is told in the event loop when a block of `SHORT_BLOCK_MS` or more is over. Where a worker
+    that is blocked for long loses its partitions, that is behind ``leaves_ms``. Without `start` it sees
+    nothing.
     """
 
     def __init__(
@@ -68,12 +73,14 @@ class Watchdog:
         metrics: Metrics,
         *,
         warn_s: float,
+        leaves_ms: float | None = None,
         on_blocked: Callable[[], None] = lambda: None,
     ) -> None:
         self._agents = agents
         self._clock = clock
         self._metrics = metrics
         self._warn_ms = warn_s * 1_000
+        self._leaves_ms = leaves_ms
         self._on_blocked = on_blocked
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread = 0
@@ -84,6 +91,7 @@ class Watchdog:
         self._asked_ms = 0.0
         self._answered = True
         self._told_ms: float | None = None
+        self._left = False
         self._names: list[dict[str, Any]] = []  # what was in flight as the block began
         self._blocks: list[tuple[float, dict[str, Any]]] = []  # (when over, what is shown of it)
 
@@ -120,10 +128,23 @@ class Watchdog:
             except RuntimeError:  # it is closed
                 self._ended.set()
             return
+        # A block of events that were fast, and each of which is slow now, would take all its events' time.
+        for agent in self._agents():
+            agent.end_blocks()
         # Where this thread stood as long, the process was stopped, or code held the whole interpreter.
         blocked = now_ms - self._asked_ms >= BLOCKED_MS and stood_ms < BLOCKED_MS
         if blocked and (self._told_ms is None or now_ms - self._told_ms >= AGAIN_MS):
             self._tell_blocked(now_ms)
+        leaves_ms = self._leaves_ms
+        if leaves_ms is not None and blocked and not self._left and now_ms - self._asked_ms >= leaves_ms:
+            self._left = True
+            logger.error(
+                "the event loop has been blocked for longer than broker_max_poll_interval (%g s): %s; its"
+                " partitions go to whoever is there, who takes the event again, and what is done here now"
+                " does not count. Raise broker_max_poll_interval for work that takes so long",
+                leaves_ms / 1_000,
+                _said(self._names),
+            )
 
     def _tell_blocked(self, now_ms: float) -> None:
         stack = stack_of_thread(self._loop_thread)
@@ -162,7 +183,8 @@ class Watchdog:
                 )
             shown = {"blocked_event_loop_s": round(seconds, 1), "events": self._names}
             self._blocks = [*self._blocks[-9:], (now_ms, shown)]
-            self._told_ms, self._names = None, []
+            self._told_ms, self._names, self._left = None, [], False
+        if blocked_ms >= SHORT_BLOCK_MS:
             self._on_blocked()
         self._answered = True
 

@@ -124,6 +124,10 @@ class AgentRunner:
         """What its code works on now, oldest first. Another thread may ask: it only looks."""
         return self._path.held_events(self.tasks.running())
 
+    def end_blocks(self) -> None:
+        """The event loop has its turn behind the event in flight. Another thread may call it."""
+        self._path.context.end_block()
+
     def runs(self, task: object) -> bool:
         """Is this one of its coroutines? Another thread may ask."""
         return any(each is task for each, _ in self.tasks.running())

@@ -150,6 +150,8 @@ class InOrder:
 
     async def next_chunk(self, context: EventContext, actor: Actor) -> Chunk | None:
         """The chunk to go on with: the one in flight after a failure, else the next of the queue."""
+        while self._gate.resting:
+            await self._gate.passage()
         if context.stale:
             raise StaleEvent("the stream's partitions are no longer assigned to this worker")
         if self._moves:
