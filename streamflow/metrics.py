@@ -201,6 +201,14 @@ class Metrics:
             "Of each batch: from its oldest record's timestamp to the checkpoint that holds all of it.",
             "agent",
         )
+        self.event_loop_blocked_seconds_total = self._counter(
+            "event_loop_blocked_seconds_total", "Of stretches of a second and more in which nothing else ran."
+        )
+        self.agent_event_seconds = self._gauges(
+            "agent_event_seconds",
+            "How long an agent has been at work on its oldest event in flight.",
+            "agent",
+        )
         self._of_recovery()
         self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")
         self.table_bytes = self._gauges("table_bytes", "Approximate size of those rows.", "table")

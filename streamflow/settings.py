@@ -117,11 +117,24 @@ class Settings:
         unit="s",
         low=0,
     )
+    agent_warn_s: float = knob(
+        60.0,
+        "An event that an agent works on for longer is named in the log, with where its code stands.",
+        unit="s",
+        low=0.1,
+    )
     broker_wait_s: float = knob(
         60.0, "How long a worker that starts tries to reach its broker.", unit="s", low=0, high=86_400
     )
     fetch_wait_ms: int = knob(100, "How long a fetch waits for records.", unit="ms", low=1, high=10_000)
     session_timeout_ms: int = knob(10_000, "Silence after which a worker is dead.", unit="ms", low=500)
+    max_poll_interval_ms: int = knob(
+        300_000,
+        "So long code may block the event loop before the worker's partitions go to others; a rebalance waits"
+        " for it as long. Faust's broker_max_poll_interval, in s.",
+        unit="ms",
+        low=500,
+    )
     transaction_timeout_ms: int = knob(
         10_000, "Age at which the broker ends a worker's open transaction.", unit="ms", low=500
     )

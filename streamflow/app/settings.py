@@ -139,6 +139,8 @@ class Settings(FaustSettings):
             values["commit_every"] = self._broker_commit_every
         if "broker_session_timeout" in self._given:
             values["session_timeout_ms"] = int(self._broker_session_timeout * 1_000)
+        if "broker_max_poll_interval" in self._given:
+            values["max_poll_interval_ms"] = int(self._broker_max_poll_interval * 1_000)
         values.update({name: self._code[name] for name in KNOBS & self._code.keys()})
         values.update({n: v for n, v in from_environment(self.env).items() if n not in SHARED})
         values["processing_guarantee"] = self._processing_guarantee.value

@@ -155,7 +155,8 @@ class Processes:
         name = signal.Signals(received).name
         if self._signals == 1:
             self._say(f"{name}: each worker makes a last checkpoint and gives its partitions back")
-        self._end(signal.SIGKILL if self._signals > 2 else signal.SIGTERM)
+        at_once = self._signals > (1 if received == signal.SIGINT else 2)  # the second Ctrl-C
+        self._end(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
         self._stopping.set()

@@ -26,6 +26,7 @@ from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rebalance import Rebalance
 from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
+from streamflow.engine.watchdog import Watchdog
 from streamflow.engine.window_expiry import close_windows
 from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TopicRecreated, TransportError
 from streamflow.metrics import Metrics
@@ -42,6 +43,8 @@ from streamflow.transports.base import Batch, Record, Transport
 logger = logging.getLogger(__name__)
 
 FETCH_RETRY_MS = 200.0
+# So long after code has blocked the event loop, no event begins while a commit is under way.
+CAREFUL_MS = 60_000.0
 
 
 class Engine:
@@ -92,6 +95,15 @@ class Engine:
             fail=self.fail,
         )
         self.watch = BrokerWatch(transport, clock, logger, lambda: self.topology.topics.progress)
+        self.watchdog = Watchdog(
+            lambda: self.topology.agents,
+            clock,
+            self.metrics,
+            warn_s=settings.agent_warn_s,
+            leaves_ms=settings.max_poll_interval_ms if transport.features.shared else None,
+            on_blocked=self._after_block,
+        )
+        self._blocked_ms: float | None = None  # when code has blocked the event loop for the last time
         self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
         times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
@@ -181,6 +193,7 @@ class Engine:
         try:
             await self.rebalance.stop()
         finally:
+            self.watchdog.stop()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -270,8 +283,29 @@ class Engine:
             self._early.clear()
             await self.checkpoint()
 
+    def _after_block(self) -> None:
+        """Code has blocked the event loop: what it did becomes durable before it blocks again."""
+        self._blocked_ms = self.clock.monotonic_ms()
+        self.watch.forgive()
+        self.topology.gate.rest()
+        self._early.set()
+
+    def _blocks_commits(self) -> bool:
+        """May code block the loop in the middle of a commit? Events that are not begun can wait for it."""
+        since_ms = self._blocked_ms
+        return since_ms is not None and self.clock.monotonic_ms() - since_ms < CAREFUL_MS
+
     async def checkpoint(self) -> None:
         """One checkpoint now, if partitions are live. What fails beyond repair is restored from the log."""
+        gate = self.topology.gate
+        if self._blocks_commits():
+            gate.rest()
+        try:
+            await self._checkpoint()
+        finally:
+            gate.rested()
+
+    async def _checkpoint(self) -> None:
         rebalance, gate = self.rebalance, self.topology.gate
         active, checkpoint = rebalance.active, rebalance.checkpoint
         if not self.live or active is None or checkpoint is None:

@@ -111,6 +111,12 @@ class BrokerWatch:
         elif self._due_since_ms is None:
             self._due_since_ms = self._clock.monotonic_ms()
 
+    def forgive(self) -> None:
+        """The event loop was blocked: nobody could be asked, nor anything committed."""
+        self._answered_ms = self._clock.monotonic_ms()
+        if self._due_since_ms is not None:
+            self._due_since_ms = self._answered_ms
+
     @property
     def commit_age_ms(self) -> float:
         """How long something has been due that is not durable."""

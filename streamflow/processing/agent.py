@@ -16,6 +16,7 @@ from streamflow.processing.event_stream import EventStream
 from streamflow.processing.failures import MemoryInvalid, recover_failed, require_exclusive
 from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
+from streamflow.processing.held_event import HeldEvent
 from streamflow.processing.in_order import InOrder
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
@@ -118,6 +119,18 @@ class AgentRunner:
     def contexts(self) -> Iterable[EventContext]:
         """What it may have in flight."""
         return self._path.contexts()
+
+    def held_events(self) -> list[HeldEvent]:
+        """What its code works on now, oldest first. Another thread may ask: it only looks."""
+        return self._path.held_events(self.tasks.running())
+
+    def end_blocks(self) -> None:
+        """The event loop has its turn behind the event in flight. Another thread may call it."""
+        self._path.context.end_block()
+
+    def runs(self, task: object) -> bool:
+        """Is this one of its coroutines? Another thread may ask."""
+        return any(each is task for each, _ in self.tasks.running())
 
     def wake(self) -> None:
         """Its coroutines look whether there is something to do."""

@@ -54,6 +54,10 @@ class AgentTasks:
         work: Coroutine[Any, Any, None] = self._work(actor, run)
         self._tasks[asyncio.create_task(work, name=f"{self._name} {stage}".strip())] = actor, stage
 
+    def running(self) -> list[tuple[asyncio.Task[None], Actor]]:
+        """As they are now; another thread may ask."""
+        return [(task, actor) for task, (actor, _) in list(self._tasks.items())]
+
     def stop(self) -> list[asyncio.Task[None]]:
         """Cancels them all; what they still take raises StaleEvent. Returns those that have to end."""
         tasks, self._tasks = self._tasks, {}

@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.failures import Failed, require_exclusive
 from streamflow.processing.feed import Actor, EventFeed
+from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.in_order import InOrder
 from streamflow.processing.units import EventRef, InFlight, Offset
 from streamflow.state.event_context import EventContext, Sent
 from streamflow.state.progress import Progress
+
+HELD_EVENTS_MAX = 100
+"""So many of the oldest are looked at: there may be 100,000 that wait for their acknowledgement."""
 
 
 class Concurrent:
@@ -36,6 +40,18 @@ class Concurrent:
 
     def contexts(self) -> list[InFlight]:
         return list(self.feed.units)
+
+    def held_events(self, running: Running) -> list[HeldEvent]:
+        # A batch that waits for more events is nobody's work.
+        gathering = {actor.current for _, actor in running if actor.waiting}
+        found: list[HeldEvent] = []
+        for unit in list(self.feed.units)[:HELD_EVENTS_MAX]:
+            if unit.acked or unit in gathering:
+                continue
+            at = unit.refs[0].at
+            task = next((task for task, actor in running if unit in actor.units), None)
+            found.append(HeldEvent(*at, len(unit.refs), task))
+        return found
 
     def wake(self) -> None:
         self.feed.wake()

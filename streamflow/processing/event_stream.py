@@ -94,7 +94,8 @@ class EventStream:
             events = chunk.events
             assert events is not None
             context.in_flight = True
-            for context.position, event in enumerate(events[block.start : block.stop], block.start):
+            context.block = left = events[block.start : block.stop]
+            for context.position, event in enumerate(left, block.start):
                 yield event
                 if context.copies is not None:
                     context.settle_copies()
@@ -110,7 +111,9 @@ class EventStream:
             began_ms = now_ms()
             keys, events = chunk.keys, chunk.events
             assert events is not None
-            pairs = zip(keys[block.start : block.stop], events[block.start : block.stop], strict=True)
+            context.block = left = events[block.start : block.stop]
+            # Not strict: `EventContext.end_block` may empty one of them.
+            pairs = zip(keys[block.start : block.stop], left, strict=False)
             context.in_flight = True
             for context.position, pair in enumerate(pairs, block.start):
                 yield pair
@@ -127,7 +130,8 @@ class EventStream:
             chunk, block = found
             began_ms = now_ms()
             context.in_flight = True
-            for index in block:
+            context.block = left = list(block)
+            for index in left:
                 context.position = index
                 yield chunk, index
                 if context.copies is not None:

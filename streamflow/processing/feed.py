@@ -45,6 +45,7 @@ class Actor:
         self.units: dict[InFlight, None] = {}
         self.stale = False
         self.waits = asyncio.Event()  # set when it waits for the first time
+        self.waiting = False  # for an event
         self._clock = clock
         self._wake = asyncio.Event()
         self._thrown: deque[BaseException] = deque()
@@ -100,8 +101,12 @@ class Actor:
                 return None
             self._wake.clear()
             self.waits.set()
-            if not await self._woken(feeds, until_ms):
-                return None
+            self.waiting = True
+            try:
+                if not await self._woken(feeds, until_ms):
+                    return None
+            finally:
+                self.waiting = False
 
     async def _pause(self) -> None:
         """Gives the event loop its turn between blocks of events."""

@@ -56,6 +56,7 @@ class Gate:
         self.closed = False
         self.invalidated: ConflictingWrites | None = None
         self.cautious = False  # since it was invalidated, until a checkpoint has held
+        self._resting = False
         self._passes = 0
         self._exclusive_before: EventContext | None = None
         self._on_invalidated = on_invalidated
@@ -70,6 +71,7 @@ class Gate:
         """Everything was dropped."""
         self.invalidated = None
         self._exclusive = None
+        self._resting = False
         self.open()
 
     # -- who may pass ----------------------------------------------------------------------------
@@ -79,6 +81,26 @@ class Gate:
         while self.closed:
             self._opened.clear()
             await self._opened.wait()
+
+    @property
+    def resting(self) -> bool:
+        """Is no new event handed out, not even of a chunk that was begun, before a checkpoint was tried?"""
+        return self._resting
+
+    def rest(self) -> None:
+        """Until `rested` no new event is handed out: code that blocks the event loop starves all else there.
+
+        A checkpoint takes some twenty turns of the loop. With one turn for each event that blocks, it would
+        outlast its transaction, and its events would be taken again for ever.
+        """
+        self._resting = True
+        self._close()
+
+    def rested(self) -> None:
+        """A checkpoint was tried, whatever came of it."""
+        if self._resting:
+            self._resting = False
+            self.open()
 
     def _close(self) -> None:
         self.closed = True
@@ -91,7 +113,7 @@ class Gate:
 
     def open(self) -> None:
         """Hands out events again, unless one runs exclusively."""
-        if self._exclusive is None:
+        if self._exclusive is None and not self._resting:
             self.closed = False
             self._opened.set()
 

@@ -13,6 +13,7 @@ from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
 from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
+from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.retries import Retry
 from streamflow.processing.units import Offset
 from streamflow.state.event_context import EventContext, Sent
@@ -62,6 +63,14 @@ class InOrder:
 
     def contexts(self) -> Iterator[EventContext]:
         yield self.context
+
+    def held_events(self, running: Running) -> list[HeldEvent]:
+        context = self.context
+        chunk, index = context.chunk, context.position  # once: the loop goes on meanwhile
+        if chunk is None or not context.in_flight or not 0 <= index < len(chunk):
+            return []
+        task = next((task for task, _ in running), None)
+        return [HeldEvent(chunk.topic, chunk.partition, chunk.offsets[index], 1, task)]
 
     def wake(self) -> None:
         self._wake.set()
@@ -141,6 +150,8 @@ class InOrder:
 
     async def next_chunk(self, context: EventContext, actor: Actor) -> Chunk | None:
         """The chunk to go on with: the one in flight after a failure, else the next of the queue."""
+        while self._gate.resting:
+            await self._gate.passage()
         if context.stale:
             raise StaleEvent("the stream's partitions are no longer assigned to this worker")
         if self._moves:

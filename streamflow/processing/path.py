@@ -8,6 +8,7 @@ from typing import Protocol
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.failures import Failed
 from streamflow.processing.feed import Actor
+from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.units import Offset
 from streamflow.state.event_context import EventContext, Sent
 from streamflow.state.progress import Progress
@@ -36,6 +37,13 @@ class Path(Protocol):
 
     def contexts(self) -> Iterable[EventContext]:
         """What may be in flight."""
+        ...
+
+    def held_events(self, running: Running) -> list[HeldEvent]:
+        """What its code works on now, oldest first; ``running``: its coroutines.
+
+        Another thread asks: it only looks.
+        """
         ...
 
     def wake(self) -> None:

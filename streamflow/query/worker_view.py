@@ -154,7 +154,9 @@ class WorkerView:
         reason = self.engine.watch.reason()
         if reason is not None:
             return {"status": "stalled", "error": None, "reason": reason}
-        return {"status": "ok" if self.ready() else "recovering", "error": None}
+        slow = self.engine.watchdog.slow()
+        found = {"slow": slow} if slow else {}
+        return {"status": "ok" if self.ready() else "recovering", "error": None, **found}
 
     def stats(self) -> Mapping[str, Any]:
         engine, active = self.engine, self.engine.active

@@ -67,6 +67,7 @@ class EventContext:
     """
 
     __slots__ = (
+        "block",
         "chunk",
         "conflicting",
         "consumer",
@@ -92,6 +93,7 @@ class EventContext:
     def clear(self) -> None:
         """Holds nothing, and nothing that was held is remembered."""
         self.chunk: Chunk | None = None
+        self.block: list[Any] = []  # what is walked over before the event loop has its turn
         self.position = -1
         self.in_flight = False
         self.stale = False
@@ -211,6 +213,13 @@ class EventContext:
             if future is not None:
                 future.cancel()
         self.sends = [sent for sent in self.sends if sent[0] != held]
+
+    def end_block(self) -> None:
+        """The event loop has its turn behind the event in flight. Another thread may call it.
+
+        Who iterates over the block finds that nothing of it is left; the rest is the next block's.
+        """
+        self.block.clear()
 
     def settled(self) -> int:
         """The index of the last event of the chunk that is done (-1: none)."""

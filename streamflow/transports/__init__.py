@@ -15,6 +15,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | what a server must be | - | `server_check` | - |
 | which topics exist, from where to where; their creation | `topics` | `topics` | - |
 | one worker's membership of the group | `group` | `group` | `group` |
+| its heartbeats while the event loop is blocked | `heart` | `heart` | - |
 | what members tell each other, and who gets what | `member_metadata` | `member_metadata` | - |
 | the broker's side of the group | - | - | `coordinator` |
 | partitions that are assigned into batches | `fetcher` | `fetcher` | `fetcher` |
@@ -37,5 +38,6 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | what keeps that server alive | - | `embedded.supervisor` | - |
 
 Beside them: ``assignor`` who owns what, ``broker_transport`` what Kafka and Redis do alike, ``positions``
-where paused partitions stand, ``records`` records by partition and their sizes, ``connect`` URL -> transport.
+where paused partitions stand, ``records`` records by partition and their sizes, ``keep_alive`` the thread that
+has a ``heart`` beat, ``connect`` URL -> transport.
 """

@@ -17,6 +17,7 @@ from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.transports.redis_streams import RedisSettings, RedisTransport
 from streamflow.transports.redis_streams.embedded import server as embedded
 
+REBALANCE_MIN_MS = 30_000
 SCHEMES = ("kafka", "redis", "rediss", embedded.SCHEME, "memory")
 
 
@@ -110,10 +111,21 @@ def redis_settings(
         "slot": settings.transactional_slot or f"{socket.gethostname()}-{slot or 'worker'}",
         "session_timeout_ms": settings.session_timeout_ms,
         "heartbeat_ms": min(1_000, settings.session_timeout_ms // 5),
+        **_patience(settings),
         **named,
         **{name: value for name, value in (options or {}).items() if value is not None},
     }
     return RedisSettings(settings.id, **fields)
+
+
+def _patience(settings: Settings) -> dict[str, int]:
+    """With members whose code blocks.
+
+    A rebalance waits for them as long as they may block, as KIP-62 has it: were it over before, each of two
+    workers would lose its event to the other one, which is then lost to it in turn, and so on for ever.
+    """
+    blocked_ms = settings.max_poll_interval_ms
+    return {"max_poll_interval_ms": blocked_ms, "rebalance_timeout_ms": max(REBALANCE_MIN_MS, blocked_ms)}
 
 
 def _kafka(url: str, settings: Settings, slot: str, options: Mapping[str, Any]) -> KafkaSettings:
@@ -131,6 +143,7 @@ def _kafka(url: str, settings: Settings, slot: str, options: Mapping[str, Any]) 
         "standby_replicas": settings.table_standby_replicas,
         "session_timeout_ms": settings.session_timeout_ms,
         "heartbeat_ms": min(3_000, settings.session_timeout_ms // 3),
+        **_patience(settings),
         "transaction_timeout_ms": settings.transaction_timeout_ms,
         "commit_timeout_ms": min(8_000, settings.transaction_timeout_ms * 4 // 5),
         **options,

@@ -64,7 +64,12 @@ class Served(Protocol):
         ...
 
     def health(self) -> Mapping[str, Any]:
-        """``{"status": "ok" or another word, "error": str | None, ...}``; maybe a ``reason``."""
+        """``{"status": "ok" or another word, "error": str | None, ...}``; maybe a ``reason``.
+
+        ``slow``, where there is any, lists events that agents are at work on for long and blocks of the event
+        loop: ``{"agent", "topic", "partition", "offset", "events", "held_s"}``, or
+        ``{"blocked_event_loop_s", "events"}``.
+        """
         ...
 
     def stats(self) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ class Scene:
     server: KafkaServer
     proxy: Proxy
     random: random.Random
-    block_s: float = 9.0  # longer than the session timeout
+    block_s: float = 9.0  # longer than the poll interval and then the session timeout
 
 
 def kill(scene: Scene) -> None:
@@ -77,7 +77,7 @@ def freeze(scene: Scene) -> None:
 
 
 def block(scene: Scene) -> None:
-    """An agent that blocks its process without yielding, past the session timeout."""
+    """An agent that blocks its event loop, for longer than a thread of its own keeps it in the group."""
     scene.stage.arm("block", str(scene.block_s))
     wait_for("an agent blocks", lambda: not scene.stage.armed("block"), LIMIT_S)
     scene.stage.wait_members(len(scene.stage.workers) - 1)

@@ -156,6 +156,7 @@ class Stage:
             "faults_topic": self.id,
             "faults_folder": str(self.points),
             "session_timeout_ms": "2500",
+            "broker_max_poll_interval": "4",
             **settings,
         }
         addresses = bootstraps or (bootstrap,) * workers

@@ -8,6 +8,7 @@ import signal
 
 from faust.worker import Worker as FaustWorker
 
+from streamflow.app.worker.interrupts import Interrupts
 from streamflow.errors import StreamflowError, rewrite_log_record
 
 GC_THRESHOLDS = (50_000, 20, 50)
@@ -60,6 +61,10 @@ class Worker(FaustWorker):
         if level > logging.DEBUG:
             for handler in logger.handlers:
                 handler.addFilter(InASentence())
+
+    def _install_signal_handlers_unix(self) -> None:
+        super()._install_signal_handlers_unix()
+        Interrupts().listen()
 
     def _on_sigint(self) -> None:
         self._flag_as_shutdown_by_signal()

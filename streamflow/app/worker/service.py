@@ -66,6 +66,7 @@ class EngineService(Service):
             self.log.info("dashboard at %s", url)
         # Step 4. All modules are there, and no event is yet: the long collection is now, not between events.
         self.settle()
+        engine.watchdog.start()
         # Step 5. Join the group, advertising the address that was bound.
         await engine.start(url)
         watcher.open()

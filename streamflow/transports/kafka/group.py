@@ -21,8 +21,10 @@ from streamflow.transports.kafka import faults, fetcher
 from streamflow.transports.kafka.connection import meaning
 from streamflow.transports.kafka.fallback_fetcher import FallbackFetcher
 from streamflow.transports.kafka.fetcher import ColumnFetcher, replace_fetcher
+from streamflow.transports.kafka.heart import GroupHeart
 from streamflow.transports.kafka.member_metadata import CopartitionedAssignor
 from streamflow.transports.kafka.settings import KafkaSettings
+from streamflow.transports.keep_alive import KeepAlive
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +186,17 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self._fetcher: ColumnFetcher | FallbackFetcher | None = None
         self._stalled: faults.Stall | None = None
         self._consumer: Any = None
+        self._keep_alive = KeepAlive(
+            lambda: GroupHeart(settings, clock, self._member),
+            clock,
+            heartbeat_ms=settings.heartbeat_ms,
+            limit_ms=settings.max_poll_interval_ms,
+        )
+
+    def _member(self) -> tuple[int, str]:
+        """Generation and member id as they are now; another thread asks."""
+        coordinator = None if self._consumer is None else self._consumer._coordinator
+        return (-1, "") if coordinator is None else (coordinator.generation, coordinator.member_id)
 
     async def join(self, counts: Mapping[str, int]) -> None:
         """Returns when the request to join is on its way. Raises TransportError."""
@@ -203,6 +216,7 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self._fetcher = await start_consumer(consumer, settings, self._clock)
         self._consumer = consumer
         consumer.subscribe(list(counts), listener=self)
+        self._keep_alive.start()
 
     async def resubscribe(self, counts: Mapping[str, int]) -> None:
         """Joins anew, for these topics."""
@@ -210,17 +224,20 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
 
     async def leave(self) -> None:
         consumer, self._consumer = self._consumer, None
+        self._keep_alive.stop()
         if consumer is not None:
             await stop_consumer(consumer)
 
     def stall(self) -> None:
         """For tests: no heartbeat any more."""
         self._stalled = faults.Stall(self._joined()._coordinator)
+        self._keep_alive.hush(silent=True)
 
     def wake(self) -> None:
         """For tests, after `stall`."""
         if self._stalled is not None:
             self._stalled.end()
+            self._keep_alive.hush(silent=False)
 
     def kill(self) -> None:
         """For tests: no heartbeat, and no connection."""

@@ -26,6 +26,8 @@ class KafkaSettings:
         group_instance_id: static membership of the group, or ``None``.
         standby_replicas: how many other workers keep the tables of each partition ready.
         allow_sasl_without_tls: credentials may travel in clear.
+        rebalance_timeout_ms: how long a rebalance waits for a member that is alive, and busy.
+        max_poll_interval_ms: how long a member whose event loop is blocked is kept in the group.
         fetch_bytes: what one fetch may return of one partition; larger ones fall out of the caches.
         fetch_wait_ms: how long the broker holds an empty fetch. A resumed partition waits for the
             fetch under way, so this bounds how late it is.
@@ -55,6 +57,7 @@ class KafkaSettings:
     session_timeout_ms: int = 10_000
     rebalance_timeout_ms: int = 30_000
     heartbeat_ms: int = 3_000
+    max_poll_interval_ms: int = 300_000
     transaction_timeout_ms: int = 10_000
     commit_timeout_ms: int = 8_000
     decide_timeout_ms: int = 15_000

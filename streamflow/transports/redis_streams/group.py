@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +17,9 @@ import msgspec
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
 from streamflow.transports.base import Assignment, Member, RebalanceListener, TopicPartition
+from streamflow.transports.keep_alive import KeepAlive
 from streamflow.transports.redis_streams.connection import GROUP, Arg, Connection
+from streamflow.transports.redis_streams.heart import GroupHeart
 from streamflow.transports.redis_streams.member_metadata import (
     NOTHING_ASSIGNED,
     MemberMetadata,
@@ -87,6 +89,12 @@ class Group:
         self.member_id = ""
         self._awake = asyncio.Event()
         self._awake.set()
+        self._keep_alive = KeepAlive(
+            lambda: GroupHeart(settings, self._poll),
+            clock,
+            heartbeat_ms=settings.heartbeat_ms,
+            limit_ms=settings.max_poll_interval_ms,
+        )
 
     async def join(self, counts: Mapping[str, int]) -> None:
         """Returns when the group knows us. Raises TransportError, ConfigurationError."""
@@ -96,6 +104,7 @@ class Group:
             asyncio.create_task(self._beat(), name="heartbeat"),
             asyncio.create_task(self._take_part(), name="membership"),
         ]
+        self._keep_alive.start()
 
     async def resubscribe(self, counts: Mapping[str, int]) -> None:
         """Joins anew, for these topics. Raises TransportError."""
@@ -110,18 +119,22 @@ class Group:
     def stall(self) -> None:
         """For tests: nothing reaches the group until `wake`."""
         self._awake.clear()
+        self._keep_alive.hush(silent=True)
 
     def wake(self) -> None:
         """For tests, after `stall`."""
         self._awake.set()
+        self._keep_alive.hush(silent=False)
 
     def kill(self) -> None:
         """For tests: its tasks stop where they stand."""
+        self._keep_alive.stop()
         for task in self._tasks:
             task.cancel()
         self._tasks = []
 
     async def leave(self) -> None:
+        self._keep_alive.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,9 +148,8 @@ class Group:
         """Does ``act`` and learns how the group is then."""
         if not self._awake.is_set():
             await self._awake.wait()
-        member_id, settings = self.member_id, self._settings
-        fixed: tuple[Arg, ...] = (act, member_id, settings.session_timeout_ms, settings.rebalance_timeout_ms)
-        answer = await self._connection.call(GROUP, self._keys, (*fixed, self._ends, *args))
+        member_id = self.member_id
+        answer = await self._connection.call(GROUP, self._keys, (*self._asked(act), *args))
         phase = answer[0].decode()
         if phase in ("unknown", "left"):
             state = State(member_id, phase)
@@ -149,6 +161,15 @@ class Group:
             self._state = state
             self._changed.set()
         return state
+
+    def _asked(self, act: str) -> tuple[Arg, ...]:
+        settings = self._settings
+        times = settings.session_timeout_ms, settings.rebalance_timeout_ms
+        return act, self.member_id, *times, self._ends
+
+    def _poll(self) -> tuple[Sequence[Arg], Sequence[Arg]] | None:
+        """What renews the lease that there is now; another thread asks."""
+        return (self._keys, self._asked("poll")) if self.member_id else None
 
     async def _join(self) -> None:
         slot = self._settings.slot

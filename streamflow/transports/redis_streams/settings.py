@@ -45,6 +45,8 @@ class RedisSettings:
         trim: ordinary topics keep everything (``off``) or only what a group has still to read.
         session_timeout_ms: silence after which a worker's partitions go to others.
         heartbeat_ms: how often it is heard of.
+        rebalance_timeout_ms: how long a rebalance waits for a member that is alive, and busy.
+        max_poll_interval_ms: how long a member whose event loop is blocked is kept in the group.
         commit_timeout_ms: when a commit that is not decided yet is given up.
         decide_timeout_ms: how long a sent decision is asked for again before its outcome is unknown.
         chunk_records, chunk_bytes: what one script writes at most, unless one record is larger: no
@@ -86,6 +88,7 @@ class RedisSettings:
     session_timeout_ms: int = 10_000
     heartbeat_ms: int = 1_000
     rebalance_timeout_ms: int = 30_000
+    max_poll_interval_ms: int = 300_000
     commit_timeout_ms: int = 8_000
     decide_timeout_ms: int = 15_000
     request_timeout_ms: int = 5_000

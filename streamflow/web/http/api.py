@@ -134,7 +134,9 @@ class Api:
                 reason or "no partitions are assigned yet, tables are being rebuilt, or the broker is away"
             )
             raise unavailable("not-ready", str(detail))
-        return answer(request, {"status": "ready"})
+        # A slow agent costs no readiness: rows are served all the same, and work may take its time.
+        slow = self.served.health().get("slow") if self.guard.request_ok(request) else None
+        return answer(request, {"status": "ready", **({"slow": slow} if slow else {})})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")

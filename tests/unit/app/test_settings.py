@@ -60,6 +60,8 @@ def test_every_knob_is_a_keyword_and_a_variable() -> None:
 def test_settings_that_faust_has_too_are_read_from_either_name() -> None:
     assert app(broker_commit_interval=1.5).engine_settings.commit_interval == 1.5
     assert app(broker_session_timeout=7).engine_settings.session_timeout_ms == 7_000
+    assert app(broker_max_poll_interval=20).engine_settings.max_poll_interval_ms == 20_000
+    assert app({"BROKER_MAX_POLL_INTERVAL": "9"}).engine_settings.max_poll_interval_ms == 9_000
     assert app(topic_partitions=3).engine_settings.topic_partitions == 3
     assert app({"TOPIC_PARTITIONS": "4"}, topic_partitions=3).engine_settings.topic_partitions == 4
     assert app({"STREAMFLOW_TOPIC_PARTITIONS": "5"}, topic_partitions=3).engine_settings.topic_partitions == 5
