@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, MutableMapping
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Unpack, cast
 from weakref import WeakValueDictionary
@@ -57,6 +58,7 @@ from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
 from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
+from streamflow.state.beginning import Start, start_of
 from streamflow.state.stores.opening import forget
 from streamflow.transports.base import Record, Transport
 from streamflow.windows import Window
@@ -131,6 +133,7 @@ class App(faust.App, AppT):
         retry: Retry | None = None,
         dead_letter: bool | str = True,
         buffer: Buffer | None = None,
+        start: Start | datetime | float | None = None,
         **options: object,
     ) -> Callable[[Callable[[Any], Any]], Any]:
         """Declares an agent.
@@ -139,9 +142,12 @@ class App(faust.App, AppT):
         ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
         it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
+        ``start``: where it begins when the app has not had it before: ``"earliest"``, ``"latest"``, or a
+        time (an aware datetime, or seconds since 1970); by default where the app stands in the topic.
         """
         declare = super().agent(channel, **cast("AgentOptions", options))
-        failing = FailureOptions(on_error, retry or Retry(), dead_letter, buffer or Buffer())
+        begins = None if start is None else start_of(start, "agent")
+        failing = FailureOptions(on_error, retry or Retry(), dead_letter, buffer or Buffer(), begins)
 
         def decorate(fun: Callable[[Any], Any]) -> AgentT[Any]:
             agent = declare(fun)
@@ -219,6 +225,7 @@ class App(faust.App, AppT):
         where: Field | None = None,
         emit_closed: str | ChannelT[Any] | None = None,
         store: str | URL | None = None,
+        start: Start | datetime | float = "earliest",
     ) -> AggregateTable:
         """Declares a table that the engine folds by whole columns.
 
@@ -227,6 +234,9 @@ class App(faust.App, AppT):
         event; by default the model's own field, else the record's timestamp.
         ``emit_closed``: the topic, or its name, that each closed row is written to, once.
         ``store``: ``"memory://"`` or ``"rocksdb://"``; by default the app's.
+        ``start``: where it begins when the app has not had it before: ``"earliest"``, ``"latest"``, or a
+        time (an aware datetime, or seconds since 1970: the first record whose timestamp is not older). What
+        the app's other consumers have passed is read beside them, exactly once.
         """
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
@@ -236,7 +246,16 @@ class App(faust.App, AppT):
             emit_closed = emit_closed.get_topic_name()
         source = topic.source()
         spec = AggregateSpec(
-            name, source.name, by, window, RowFunctions(values), time, where, emit_closed, str(store or "")
+            name,
+            source.name,
+            by,
+            window,
+            RowFunctions(values),
+            time,
+            where,
+            emit_closed,
+            str(store or ""),
+            start=start_of(start, f"aggregate {name!r}"),
         )
         table = AggregateTable(checked(spec, source.value))
         self._aggregates[name] = (table, topic)

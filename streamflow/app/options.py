@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from re import Pattern
 from typing import IO, Any, NamedTuple, TypedDict
 
@@ -14,6 +15,7 @@ from mode import Seconds, SupervisorStrategyT
 
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
+from streamflow.state.beginning import Start
 
 OnError = Callable[[AgentT[Any], BaseException], Any]
 """A coroutine function that is told each failure."""
@@ -58,6 +60,7 @@ class RouterOptions(AgentOptions, total=False):
     retry: Retry | None
     dead_letter: bool | str
     buffer: Buffer | None
+    start: Start | datetime | float | None
 
 
 class StreamOptions(TypedDict, total=False):
@@ -85,3 +88,4 @@ class FailureOptions(NamedTuple):
     retry: Retry = Retry()
     dead_letter: bool | str = True
     buffer: Buffer = Buffer()
+    start: Start | None = None

@@ -26,9 +26,10 @@ from streamflow.aggregates.shuffle.partial import PartialSender
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
+from streamflow.engine.beginnings import Beginnings, Wish, find_beginnings, leave_nobody_waiting
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.partition_task import PartitionTask
-from streamflow.engine.progress_board import ProgressBoard
+from streamflow.engine.progress_board import RESET_BEGUN, ProgressBoard
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.state.partition import TablePartition, TableSpec
@@ -80,7 +81,7 @@ class AssignmentBuilder:
         at_source = sorted(assignment.partitions)
         committed = await self._transport.committed(at_source)
         await self._read_progress(at_source)
-        starts = await self._starts(committed)
+        beginnings = await find_beginnings(self._transport, committed, self._wishes(at_source))
         tasks = {number: PartitionTask(number) for number in sorted({p for _, p in at_source})}
         for at in at_source:
             tasks[at[1]].sources.append(at)
@@ -97,7 +98,7 @@ class AssignmentBuilder:
             end_offsets=source_ends,
             records_between=self._transport.records_between,
         )
-        self._make_progress(active, tasks, starts)
+        self._make_progress(active, tasks, beginnings)
         self._make_parts(active, tasks)
         self._make_standbys(assignment, tasks, stages)
         self.kept = 0
@@ -120,41 +121,48 @@ class AssignmentBuilder:
         wanted = {(topic, partition % count) for _, partition in at_source} | {(topic, 0)}
         await self._tail.passed(await end_of_logs(self._transport, wanted))
 
-    async def _starts(self, committed: Mapping[TopicPartition, int | None]) -> dict[TopicPartition, int]:
-        """Where a consumer begins that has no progress yet: with the group, else at the beginning."""
-        new = [at for at, offset in committed.items() if offset is None]
-        earliest = await self._transport.earliest_offsets(new) if new else {}
-        return {at: earliest.get(at, 0) if offset is None else offset for at, offset in committed.items()}
+    def _wishes(self, at_source: list[TopicPartition]) -> list[Wish]:
+        """Where consumers that have no progress wish to begin."""
+        return [
+            (spec.start, at)
+            for decoder in self._topology.decoders.values()
+            for at in at_source
+            if at[0] == decoder.source.name
+            for spec in decoder.specs()
+            if self._board.get(spec.consumer, *at) is None
+        ]
 
-    def _progress(
-        self, task: PartitionTask, consumer: str, topic: str, partition: int, start: int
-    ) -> Progress:
+    def _known(self, consumer: str, topic: str, partition: int) -> Progress | None:
         known = self._board.get(consumer, topic, partition)
-        if known is None:
-            progress = Progress(consumer, topic, partition, position=start)
-        else:
-            progress = replace(known, counters=dict(known.counters), changed=False)
-        task.progress[consumer, topic, partition] = progress
-        return progress
+        return None if known is None else replace(known, counters=dict(known.counters), changed=False)
 
     def _make_progress(
         self,
         active: ActiveAssignment,
         tasks: Mapping[int, PartitionTask],
-        starts: Mapping[TopicPartition, int],
+        beginnings: Beginnings,
     ) -> None:
         for agent in active.agents:
             agent.clear()
         for decoder in self._topology.decoders.values():
-            for (topic, partition), start in starts.items():
-                if topic != decoder.source.name:
+            for at in active.source_partitions():
+                if at[0] != decoder.source.name:
                     continue
-                task = tasks[partition]
-                self._progress(task, decoder.consumer, topic, partition, start)
+                mine = {
+                    spec.consumer: self._known(spec.consumer, *at)
+                    or beginnings.begin(spec.consumer, at, spec.start)
+                    for spec in decoder.specs()
+                }
                 for agent in decoder.agents:
-                    agent.hold(self._progress(task, agent.spec.consumer, topic, partition, start))
-                for aggregate in decoder.aggregates:
-                    self._progress(task, aggregate.spec.consumer, topic, partition, start)
+                    agent.hold(mine[agent.spec.consumer])
+                own = self._known(decoder.consumer, *at)
+                own = own or beginnings.begin_with(decoder.consumer, at, mine.values())
+                mine = {decoder.consumer: own, **mine}
+                tasks[at[1]].progress.update(((c, *at), progress) for c, progress in mine.items())
+        for task in tasks.values():
+            for at in task.sources:
+                leave_nobody_waiting(p for p in task.progress.values() if (p.topic, p.partition) == at)
+        beginnings.tell()
 
     def _fed(self, at_source: Iterable[TopicPartition]) -> set[int]:
         """Partitions of tables in Faust's form that come with these."""
@@ -188,7 +196,9 @@ class AssignmentBuilder:
             for partition in sorted(p for p in fed if p < table.spec.partitions):
                 task = tasks[partition]
                 part = TablePartition(table.spec, partition, self._store_manager.open(table.spec, partition))
-                progress = self._progress(task, table_consumer(name), "", partition, 0)
+                consumer = table_consumer(name)
+                progress = self._known(consumer, "", partition) or Progress(consumer, "", partition)
+                task.progress[consumer, "", partition] = progress
                 task.tables.append((table, part, progress))
                 # Whoever wrote before a restart counts, unless the app has no such agent any more.
                 part.take_up(progress.closed_to_ms, consumers.intersection(progress.writers))
@@ -303,6 +313,11 @@ class AssignmentBuilder:
             if before is None:
                 key = orjson.dumps(["declaration", name])
                 active.declarations.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
+            elif before == RESET_BEGUN:
+                raise ConfigurationError(
+                    f"{kind} {name!r}: its reset was begun and did not end: run `streamflow reset` for it "
+                    "again"
+                )
             elif before != orjson.loads(orjson.dumps(now)):
                 differs = ", ".join(
                     f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"

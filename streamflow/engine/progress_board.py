@@ -17,6 +17,8 @@ from streamflow.transports.base import Batch
 from streamflow.windows import Window
 
 COARSE_MS = 60_000
+RESET_BEGUN = {"reset": "begun"}
+"""In place of a table's declaration: some of its state is gone, and the rest does not stand for anything."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class ProgressBoard:
     def read(self, key: bytes, value: bytes | None, now_ms: float) -> None:
         """Takes a record of the progress topic."""
         if value is None:
+            self._forget(orjson.loads(key))
             return
         if key.startswith(b'["declaration"'):
             self.declarations[orjson.loads(key)[1]] = orjson.loads(value)
@@ -54,6 +57,22 @@ class ProgressBoard:
         self._seen[at] = _Seen(progress, moved_ms)
         if progress.writers:
             self._writers[progress.consumer] = self.writers(progress.consumer).union(progress.writers)
+
+    def _forget(self, key: list[Any]) -> None:
+        """A table was reset."""
+        if key[0] == "declaration":
+            self.declarations.pop(key[1], None)
+            return
+        consumer, topic, partition = key
+        self._seen.pop((consumer, topic, partition), None)
+        self._writers.pop(consumer, None)
+        for seen in self._seen.values():
+            if seen.progress.consumer == consumer and seen.progress.writers:
+                self._writers[consumer] = self.writers(consumer).union(seen.progress.writers)
+
+    def keys_of(self, consumer: str) -> list[ProgressKey]:
+        """The partitions in which a consumer has progress."""
+        return sorted(key for key in self._seen if key[0] == consumer)
 
     def writers(self, table_consumer: str) -> frozenset[str]:
         """The consumers that have written to any partition of a table, by its own consumer's name."""

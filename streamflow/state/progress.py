@@ -28,6 +28,8 @@ class Progress:
     done: (first, last offset) of what is done behind the position, where events end in another order than
         they lie: they are passed over when the position comes there again.
     writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
+    began: the offset that it began at; ``None`` where that was never noted.
+    behind: it began behind the app's other consumers, and reads beside them until it has come up to them.
     """
 
     consumer: str
@@ -40,7 +42,14 @@ class Progress:
     counters: dict[str, int] = field(default_factory=dict)
     done: tuple[tuple[int, int], ...] = ()
     writers: tuple[str, ...] = ()
+    began: int | None = None
+    behind: bool = False
     changed: bool = False
+
+    def catch_up(self) -> None:
+        """It has come up to the others: from here on it reads with them."""
+        self.behind = False
+        self.changed = True
 
     def take(self, next_offset: int, **outcomes: int) -> None:
         """Moves the position (never back) and adds to the counters, in one step."""
@@ -121,6 +130,10 @@ class Progress:
             data["done"] = self.done
         if self.writers:
             data["writers"] = self.writers
+        if self.began is not None:
+            data["began"] = self.began
+        if self.behind:
+            data["behind"] = True
         return orjson.dumps(data)
 
 
@@ -143,4 +156,6 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         counters=data["counters"],
         done=tuple((first, last) for first, last in data.get("done", ())),
         writers=tuple(data.get("writers", ())),
+        began=data.get("began"),
+        behind=data.get("behind", False),
     )

@@ -182,8 +182,11 @@ class KnowsLimits(Protocol):
 class Resettable(Protocol):
     """A transport that can delete what an app has made on its broker."""
 
-    async def reset(self, topics: Iterable[str]) -> None:
-        """Deletes the group's offsets and these topics. Raises ConfigurationError while workers run."""
+    async def reset(self, topics: Iterable[str], *, group: bool = True) -> None:
+        """Deletes these topics, and the group's offsets where ``group`` is said.
+
+        Raises ConfigurationError while workers run.
+        """
         ...
 
 
@@ -267,6 +270,12 @@ class Transport(Protocol):
         ...
 
     async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    async def offsets_at(
+        self, partitions: Iterable[TopicPartition], time_ms: int
+    ) -> dict[TopicPartition, int]:
+        """Where reading begins with the first record whose timestamp is at or after this; else the end."""
+        ...
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset behind the last record of each partition, committed or not."""

@@ -84,4 +84,5 @@ def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
         isolated=agent.isolated_partitions,
         restarts=RESTARTS.get(strategy.__name__, "one"),
         early=True,
+        start=options.start,
     )

@@ -84,6 +84,11 @@ class Topics:
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._offsets(partitions, EARLIEST)
 
+    async def at_time(self, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
+        found = await self._offsets(partitions, max(0, time_ms))
+        none = [at for at, offset in found.items() if offset < 0]
+        return {**found, **(await self._offsets(none, LATEST))}
+
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         # Uncommitted: under read committed the broker would name the last stable offset.
         return await self._offsets(partitions, LATEST)
