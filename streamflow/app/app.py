@@ -156,6 +156,8 @@ class App(faust.App, AppT):
 
         return decorate
 
+    actor = agent  # its old name in Faust
+
     async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
         on_error = self._failure_options[agent.name].on_error
         if on_error is not None:
