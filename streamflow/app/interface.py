@@ -205,6 +205,10 @@ class AppT(FaustAppT):
         """Raises TypeError while the app is not connected."""
 
     @abstractmethod
+    def send_stamp_ms(self) -> int | None:
+        """The timestamp of what the agent that runs sends without one; ``None``: now."""
+
+    @abstractmethod
     def note_sent(self, record: Record, told: Acknowledgement) -> None:
         """Tells the sensors of a worker of what was sent."""
 

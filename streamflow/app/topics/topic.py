@@ -227,7 +227,7 @@ class Topic(faust.Topic):
                 key=raw_key, value=raw_value, partition=partition, timestamp=timestamp, headers=opened
             )
             pairs = wire_headers(opened)
-        stamp_ms = None if timestamp is None else int(timestamp * 1_000)
+        stamp_ms = self.app.send_stamp_ms() if timestamp is None else int(timestamp * 1_000)
         return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
     async def declare(self) -> None:
