@@ -45,8 +45,12 @@ class ProducerT(Protocol):
         *,
         compacted: bool = False,
         retention_s: float | None = None,
+        declared: bool = False,
     ) -> None:
-        """Asks the broker for a topic's partitions, and creates it where it is missing."""
+        """Asks the broker for a topic's partitions, and creates it where it is missing.
+
+        Raises ConfigurationError for one that is only named, where the broker would not make it.
+        """
 
     def record(
         self,

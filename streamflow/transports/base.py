@@ -179,6 +179,15 @@ class KnowsLimits(Protocol):
 
 
 @runtime_checkable
+class MayRefuseTopics(Protocol):
+    """A transport whose broker may be set to make no topic because somebody writes to it."""
+
+    async def creates_topics(self) -> bool:
+        """Would the broker make a topic that somebody names? True too where it does not tell."""
+        ...
+
+
+@runtime_checkable
 class Resettable(Protocol):
     """A transport that can delete what an app has made on its broker."""
 

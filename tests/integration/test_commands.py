@@ -80,6 +80,10 @@ async def work(program: Any, events: list[tuple[str, int]], wanted: dict[str, in
         for key, value in events:
             await (await program.topic.send(key=key, value=value))
         await counted(app, program, wanted)
+        async with asyncio.timeout(WAIT_S):
+            # Those who are behind come up to the others.
+            while (active := app.engine.active) is None or active.unopened or active.behind:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
     finally:
         await app.stop()
 

@@ -75,6 +75,7 @@ class AgentTester:
         *,
         compacted: bool = False,
         retention_s: float | None = None,
+        declared: bool = False,
     ) -> None:
         """There is no broker to ask."""
 

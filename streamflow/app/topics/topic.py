@@ -234,12 +234,16 @@ class Topic(faust.Topic):
         """Creates the topic where it is missing."""
         producer = await self.app.record_producer()
         for name in self.topics:
-            await self._known(producer, name)
+            await self._known(producer, name, declared=True)
 
-    async def _known(self, producer: ProducerT, name: str) -> None:
+    async def _known(self, producer: ProducerT, name: str, *, declared: bool = False) -> None:
         if not producer.knows(name):
             await producer.learn(
-                name, self.partitions, compacted=bool(self.compacting), retention_s=self.retention_s
+                name,
+                self.partitions,
+                compacted=bool(self.compacting),
+                retention_s=self.retention_s,
+                declared=declared or any(name in (topic.topics or ()) for topic in self.app.declared_topics),
             )
 
     @property

@@ -91,6 +91,9 @@ class KafkaTransport(BrokerTransport):
         if self._group is not None:
             self._group.wake()
 
+    async def creates_topics(self) -> bool:
+        return await self._topics.created_by_name()
+
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.record_limits(topics)
 
