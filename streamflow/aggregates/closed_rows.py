@@ -34,4 +34,4 @@ def closed_row(
 def revised_record(record: Record) -> Record:
     """The record of a closed row that was told of before, marked as such: ``"revised": true``."""
     assert record.value is not None
-    return Record(record.topic, record.partition, record.key, b'{"revised":true,' + record.value[1:])
+    return record._replace(value=b'{"revised":true,' + record.value[1:])

@@ -10,6 +10,8 @@ from streamflow.aggregates.row_values import PaneValues, RowFunctions, SessionVa
 from streamflow.aggregates.where import condition
 from streamflow.codecs.times import TimeField
 from streamflow.errors import ConfigurationError
+from streamflow.state.beginning import Start
+from streamflow.state.event_context import SendTime
 from streamflow.windows import SessionWindow, SlidingWindow, Window
 from streamflow.windows.session import first_start
 
@@ -41,6 +43,8 @@ class AggregateSpec:
     emit_closed: str | None = None
     store: str = ""
     json_keys: bool = False  # by=Key(), where keys may be any JSON: kept like the groups of a field
+    start: Start = "earliest"  # where it begins while it has no progress
+    send_time: SendTime = "now"  # what closed rows are stamped with: "event" is their window's end
 
     def __post_init__(self) -> None:
         for option, value in (("by", self.by), ("window", self.window)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, MutableMapping
+from datetime import datetime
 from importlib import import_module
 from typing import Any, Unpack, cast
 from weakref import WeakValueDictionary
@@ -23,12 +24,13 @@ from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, By
 from streamflow.app.agents.event_router import EventRouter
 from streamflow.app.agents.replies import ReplyConsumer
-from streamflow.app.agents.runner import spec_of
+from streamflow.app.agents.runner import running_agent, spec_of
 from streamflow.app.agents.tester import AgentTester
 from streamflow.app.connection import Connection
 from streamflow.app.interface import AppT, ProducerT
 from streamflow.app.options import (
     AgentOptions,
+    AggregateOptions,
     FailureOptions,
     OnError,
     RouterOptions,
@@ -57,6 +59,8 @@ from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
 from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
+from streamflow.state.beginning import Start, start_of
+from streamflow.state.event_context import SendTime, checked_send_time, time_of_event
 from streamflow.state.stores.opening import forget
 from streamflow.transports.base import Record, Transport
 from streamflow.windows import Window
@@ -131,6 +135,8 @@ class App(faust.App, AppT):
         retry: Retry | None = None,
         dead_letter: bool | str = True,
         buffer: Buffer | None = None,
+        start: Start | datetime | float | None = None,
+        send_time: SendTime = "now",
         **options: object,
     ) -> Callable[[Callable[[Any], Any]], Any]:
         """Declares an agent.
@@ -139,9 +145,17 @@ class App(faust.App, AppT):
         ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
         it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
+        ``start``: where it begins when the app has not had it before: ``"earliest"``, ``"latest"``, or a
+        time (an aware datetime, or seconds since 1970); by default where the app stands in the topic.
+        ``send_time="event"``: what it sends without a timestamp is stamped with the time of its event, and
+        not with now; what claims to be later than now is stamped with now.
         """
         declare = super().agent(channel, **cast("AgentOptions", options))
-        failing = FailureOptions(on_error, retry or Retry(), dead_letter, buffer or Buffer())
+        begins = None if start is None else start_of(start, "agent")
+        send_time = checked_send_time(send_time, "agent")
+        failing = FailureOptions(
+            on_error, retry or Retry(), dead_letter, buffer or Buffer(), begins, send_time
+        )
 
         def decorate(fun: Callable[[Any], Any]) -> AgentT[Any]:
             agent = declare(fun)
@@ -149,6 +163,8 @@ class App(faust.App, AppT):
             return agent
 
         return decorate
+
+    actor = agent  # its old name in Faust
 
     async def _on_agent_error(self, agent: AgentT[Any], exc: BaseException) -> None:
         on_error = self._failure_options[agent.name].on_error
@@ -218,7 +234,7 @@ class App(faust.App, AppT):
         time: Field | TimeField | None = None,
         where: Field | None = None,
         emit_closed: str | ChannelT[Any] | None = None,
-        store: str | URL | None = None,
+        **options: Unpack[AggregateOptions],
     ) -> AggregateTable:
         """Declares a table that the engine folds by whole columns.
 
@@ -227,7 +243,14 @@ class App(faust.App, AppT):
         event; by default the model's own field, else the record's timestamp.
         ``emit_closed``: the topic, or its name, that each closed row is written to, once.
         ``store``: ``"memory://"`` or ``"rocksdb://"``; by default the app's.
+        ``start``: where it begins when the app has not had it before: ``"earliest"``, ``"latest"``, or a
+        time (an aware datetime, or seconds since 1970: the first record whose timestamp is not older). What
+        the app's other consumers have passed is read beside them, exactly once.
+        ``send_time="event"``: closed rows are stamped with the end of their window, and not with now.
         """
+        unknown = sorted(options.keys() - AggregateOptions.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"aggregate {name!r}: there is no option {unknown[0]!r}")
         if name in self._own_tables or name in self._aggregates:
             raise ConfigurationError(f"two tables are named {name!r}")
         if emit_closed is not None and window is None:
@@ -236,7 +259,17 @@ class App(faust.App, AppT):
             emit_closed = emit_closed.get_topic_name()
         source = topic.source()
         spec = AggregateSpec(
-            name, source.name, by, window, RowFunctions(values), time, where, emit_closed, str(store or "")
+            name,
+            source.name,
+            by,
+            window,
+            RowFunctions(values),
+            time,
+            where,
+            emit_closed,
+            str(options.get("store") or ""),
+            start=start_of(options.get("start", "earliest"), f"aggregate {name!r}"),
+            send_time=checked_send_time(options.get("send_time", "now"), f"aggregate {name!r}"),
         )
         table = AggregateTable(checked(spec, source.value))
         self._aggregates[name] = (table, topic)
@@ -384,6 +417,10 @@ class App(faust.App, AppT):
         if engine is None and self.bench is not None and self.bench.is_at_work:
             raise TypeError("what agents that are tried send goes nowhere: no answer would come")
         return engine if engine is not None else (await self._connection.client())[0]
+
+    def send_stamp_ms(self) -> int | None:
+        options = self._failure_options.get(running_agent() or "")
+        return time_of_event(self.now_ms()) if options is not None and options.send_time == "event" else None
 
     def begin_bench(self) -> AgentTester:
         """The bench that agents are on now, or a new one with empty tables. Raises TypeError in a worker."""

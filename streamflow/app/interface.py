@@ -47,8 +47,12 @@ class ProducerT(Protocol):
         retention_s: float | None = None,
         copies: int = 0,
         config: Iterable[tuple[str, str]] = (),
+        declared: bool = False,
     ) -> None:
-        """Asks the broker for a topic's partitions, and creates it where it is missing."""
+        """Asks the broker for a topic's partitions, and creates it where it is missing.
+
+        Raises ConfigurationError for one that is only named, where the broker would not make it.
+        """
 
     def record(
         self,
@@ -205,6 +209,10 @@ class AppT(FaustAppT):
     @abstractmethod
     def record_producer_now(self) -> ProducerT:
         """Raises TypeError while the app is not connected."""
+
+    @abstractmethod
+    def send_stamp_ms(self) -> int | None:
+        """The timestamp of what the agent that runs sends without one; ``None``: now."""
 
     @abstractmethod
     def note_sent(self, record: Record, told: Acknowledgement) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from re import Pattern
 from typing import IO, Any, NamedTuple, TypedDict
 
@@ -11,9 +12,12 @@ from faust.types import AgentT, SchemaT
 from faust.types.agents import SinkT
 from faust.types.codecs import CodecArg
 from mode import Seconds, SupervisorStrategyT
+from yarl import URL
 
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.retries import Retry
+from streamflow.state.beginning import Start
+from streamflow.state.event_context import SendTime
 
 OnError = Callable[[AgentT[Any], BaseException], Any]
 """A coroutine function that is told each failure."""
@@ -58,6 +62,16 @@ class RouterOptions(AgentOptions, total=False):
     retry: Retry | None
     dead_letter: bool | str
     buffer: Buffer | None
+    start: Start | datetime | float | None
+    send_time: SendTime
+
+
+class AggregateOptions(TypedDict, total=False):
+    """Those of `App.aggregate` that most leave as they are."""
+
+    store: str | URL | None
+    start: Start | datetime | float
+    send_time: SendTime
 
 
 class StreamOptions(TypedDict, total=False):
@@ -85,3 +99,5 @@ class FailureOptions(NamedTuple):
     retry: Retry = Retry()
     dead_letter: bool | str = True
     buffer: Buffer = Buffer()
+    start: Start | None = None
+    send_time: SendTime = "now"

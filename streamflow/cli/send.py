@@ -50,6 +50,8 @@ async def _send(
             await _check_there(app, name, declared)
         topic = declared.get(name) or app.topic(name)
         topic.check_readable(value)
+        if create:
+            await topic.declare()
         parsed = None if key is None else topic.key_codec.parse_text(key)
         return await (await topic.send(key=parsed, value=value, partition=partition))
     finally:

@@ -7,6 +7,7 @@ a `Checkpointable`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from streamflow.aggregates.partition import AggregatePartition
@@ -23,6 +24,8 @@ from streamflow.state.event_context import Sent
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey
 from streamflow.transports.base import Assignment, Batch, Record, TopicPartition
+
+logger = logging.getLogger(__name__)
 
 
 class ActiveAssignment:
@@ -56,6 +59,9 @@ class ActiveAssignment:
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
         self.end_offsets = dict(end_offsets or {})  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
+        # Of open partitions: who is behind the others in them, and up to where the others were given records.
+        self.behind: dict[TopicPartition, set[str]] = {}
+        self.given_to: dict[TopicPartition, int] = {}
         self.dead_letters: list[Record] = []
         self.declarations: list[Record] = []  # of aggregates whose state begins, for the next checkpoint
         self.closing_sends: list[Sent] = []  # sent for windows that the next cut drops
@@ -108,6 +114,47 @@ class ActiveAssignment:
             self._source_watermarks[shuffle] = found
         return found
 
+    # -- who is behind -------------------------------------------------------------------------
+
+    def open(self, progress: Iterable[Progress]) -> None:
+        """Of a partition whose tables are whole: from now on it is taken and checkpointed."""
+        for each in progress:
+            self.progress[each.consumer, each.topic, each.partition] = each
+            if each.behind:
+                self.behind.setdefault((each.topic, each.partition), set()).add(each.consumer)
+
+    def given(self, at: TopicPartition, next_offset: int) -> None:
+        """Those who are not behind have got, or have waiting, what lies before this."""
+        if next_offset > self.given_to.get(at, -1):
+            self.given_to[at] = next_offset
+
+    def behind_from(self, at: TopicPartition) -> int:
+        """The least position of those who are behind."""
+        return min(self.progress[consumer, *at].position for consumer in self.behind[at])
+
+    def behind_full(self) -> bool:
+        """Have agents that are behind enough to do?"""
+        names = set().union(*self.behind.values())
+        mine = [agent for agent in self.agents if agent.spec.consumer in names]
+        # Well before they are full: then partitions in which they are not behind would wait too.
+        return any(agent.full() or 2 * agent.queued >= agent.spec.buffer.events_max for agent in mine)
+
+    def backfilled(self, batch: Batch) -> None:
+        """A batch is with those who are behind. At its end they may have come up to the others."""
+        at = (batch.topic, batch.partition)
+        self.dispatched(len(batch.offsets))
+        self.taken_bytes += sum(map(len, filter(None, batch.values)))
+        if batch.next_offset >= self.given_to[at]:
+            consumers = self.behind.pop(at)
+            for consumer in consumers:
+                self.progress[consumer, *at].catch_up()
+            logger.info(
+                "%s: has come up to the others in %s[%d], at offset %d",
+                ", ".join(sorted(consumers)),
+                *at,
+                self.given_to[at],
+            )
+
     def forget_taken(self) -> None:
         """For whoever makes no checkpoints."""
         self._oldest = OldestTaken()
@@ -137,9 +184,11 @@ class ActiveAssignment:
         return found
 
     def offsets(self) -> dict[TopicPartition, int]:
-        """The group's offsets: for each partition the least position of its consumers."""
+        """The group's offsets: in each partition the least position of those who are not behind others."""
         least: dict[TopicPartition, int] = {}
         for progress in self.progress.values():
+            if progress.behind:
+                continue
             at = (progress.topic, progress.partition)
             if at in self.assignment.partitions and progress.position < least.get(at, progress.position + 1):
                 least[at] = progress.position

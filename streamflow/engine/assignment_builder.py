@@ -26,10 +26,11 @@ from streamflow.aggregates.shuffle.partial import PartialSender
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
+from streamflow.engine.beginnings import Beginnings, Wish, find_beginnings, leave_nobody_waiting
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.lost_state import check_logs
 from streamflow.engine.partition_task import PartitionTask
-from streamflow.engine.progress_board import ProgressBoard
+from streamflow.engine.progress_board import RESET_BEGUN, ProgressBoard
 from streamflow.engine.source_logs import SourceLogs, source_logs
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
@@ -83,7 +84,8 @@ class AssignmentBuilder:
         committed = await self._transport.committed(at_source)
         await self._read_progress(at_source)
         logs = await self._source_logs(at_source, committed)
-        starts = logs.starts(committed)
+        wishes = self._wishes(at_source)
+        beginnings = await find_beginnings(self._transport, logs.starts(committed), wishes)
         tasks = {number: PartitionTask(number) for number in sorted({p for _, p in at_source})}
         for at in at_source:
             tasks[at[1]].sources.append(at)
@@ -99,7 +101,7 @@ class AssignmentBuilder:
             end_offsets=logs.ends,
             records_between=self._transport.records_between,
         )
-        self._make_progress(active, tasks, starts, logs)
+        self._make_progress(active, tasks, beginnings, logs)
         self._make_parts(active, tasks)
         self._make_standbys(assignment, tasks, stages)
         stage_logs = [(at, spec) for at, (spec, _) in shuffles.items()]
@@ -148,44 +150,52 @@ class AssignmentBuilder:
             self._transport, at_source, known, committed, self._topology.on_recreated_topic
         )
 
-    def _progress(
-        self,
-        task: PartitionTask,
-        consumer: str,
-        topic: str,
-        partition: int,
-        start: int,
-        logs: SourceLogs | None = None,
-    ) -> Progress:
+    def _wishes(self, at_source: list[TopicPartition]) -> list[Wish]:
+        """Where consumers that have no progress wish to begin."""
+        return [
+            (spec.start, at)
+            for decoder in self._topology.decoders.values()
+            for at in at_source
+            if at[0] == decoder.source.name
+            for spec in decoder.specs()
+            if self._board.get(spec.consumer, *at) is None
+        ]
+
+    def _known(self, consumer: str, topic: str, partition: int) -> Progress | None:
         known = self._board.get(consumer, topic, partition)
-        if known is None:
-            progress = Progress(consumer, topic, partition, position=start)
-        else:
-            progress = replace(known, counters=dict(known.counters), changed=False)
-        if logs is not None:
-            logs.place(progress)
-        task.progress[consumer, topic, partition] = progress
-        return progress
+        return None if known is None else replace(known, counters=dict(known.counters), changed=False)
 
     def _make_progress(
         self,
         active: ActiveAssignment,
         tasks: Mapping[int, PartitionTask],
-        starts: Mapping[TopicPartition, int],
+        beginnings: Beginnings,
         logs: SourceLogs,
     ) -> None:
         for agent in active.agents:
             agent.clear()
         for decoder in self._topology.decoders.values():
-            for (topic, partition), start in starts.items():
-                if topic != decoder.source.name:
+            for at in active.source_partitions():
+                if at[0] != decoder.source.name:
                     continue
-                task = tasks[partition]
-                self._progress(task, decoder.consumer, topic, partition, start, logs)
+                mine = {
+                    spec.consumer: self._known(spec.consumer, *at)
+                    or beginnings.begin(spec.consumer, at, spec.start)
+                    for spec in decoder.specs()
+                }
+                for progress in mine.values():
+                    logs.place(progress)
                 for agent in decoder.agents:
-                    agent.hold(self._progress(task, agent.spec.consumer, topic, partition, start, logs))
-                for aggregate in decoder.aggregates:
-                    self._progress(task, aggregate.spec.consumer, topic, partition, start, logs)
+                    agent.hold(mine[agent.spec.consumer])
+                own = self._known(decoder.consumer, *at)
+                own = own or beginnings.begin_with(decoder.consumer, at, mine.values())
+                logs.place(own)
+                mine = {decoder.consumer: own, **mine}
+                tasks[at[1]].progress.update(((c, *at), progress) for c, progress in mine.items())
+        for task in tasks.values():
+            for at in task.sources:
+                leave_nobody_waiting(p for p in task.progress.values() if (p.topic, p.partition) == at)
+        beginnings.tell()
 
     def _fed(self, at_source: Iterable[TopicPartition]) -> set[int]:
         """Partitions of tables in Faust's form that come with these."""
@@ -219,7 +229,9 @@ class AssignmentBuilder:
             for partition in sorted(p for p in fed if p < table.spec.partitions):
                 task = tasks[partition]
                 part = TablePartition(table.spec, partition, self._store_manager.open(table.spec, partition))
-                progress = self._progress(task, table_consumer(name), "", partition, 0)
+                consumer = table_consumer(name)
+                progress = self._known(consumer, "", partition) or Progress(consumer, "", partition)
+                task.progress[consumer, "", partition] = progress
                 task.tables.append((table, part, progress))
                 # Whoever wrote before a restart counts, unless the app has no such agent any more.
                 part.take_up(progress.closed_to_ms, consumers.intersection(progress.writers))
@@ -333,6 +345,11 @@ class AssignmentBuilder:
             if before is None:
                 key = orjson.dumps(["declaration", name])
                 active.declarations.append(Record(self._topics.progress, 0, key, orjson.dumps(now)))
+            elif before == RESET_BEGUN:
+                raise ConfigurationError(
+                    f"{kind} {name!r}: its reset was begun and did not end: run `streamflow reset` for it "
+                    "again"
+                )
             elif before != orjson.loads(orjson.dumps(now)):
                 differs = ", ".join(
                     f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"

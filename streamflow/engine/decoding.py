@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import KeyCodec, ProjectionCodec, ValueCodec
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import DecodeError
 from streamflow.processing.agent import AgentRunner
+from streamflow.processing.agent_spec import AgentSpec
 from streamflow.transports.base import Batch
 
 KEYS_REMEMBERED_MAX = 1 << 18
@@ -104,6 +106,11 @@ class Decoder:
         """Does it decode for this one?"""
         agents = (agent.spec.consumer for agent in self.agents)
         return consumer in agents or consumer in (one.spec.consumer for one in self.aggregates)
+
+    def specs(self) -> Iterator[AgentSpec | AggregateSpec]:
+        """Of those that it decodes for."""
+        yield from (agent.spec for agent in self.agents)
+        yield from (aggregate.spec for aggregate in self.aggregates)
 
     def decide(self) -> None:
         """With declared aggregates alone, only the fields that they need are decoded."""

@@ -8,6 +8,7 @@ events. Bad records are set aside with their reason by the topic's decoder, once
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from streamflow.engine.decoding import Decoder
 
 logger = logging.getLogger(__name__)
+
+NOBODY: frozenset[str] = frozenset()
 
 
 class Dispatcher:
@@ -65,20 +68,52 @@ class Dispatcher:
     ) -> list[AgentRunner]:
         """Gives one batch to everybody who reads its topic; returns the agents whose buffer is full."""
         full: list[AgentRunner] = []
+        at = (batch.topic, batch.partition)
+        behind = active.behind.get(at, NOBODY)
         for decoder in self.decoders.get(batch.topic, ()):
-            progress = active.progress[decoder.consumer, batch.topic, batch.partition]
+            aggregates, agents = decoder.aggregates, decoder.agents
+            if behind:
+                aggregates = [each for each in aggregates if each.spec.consumer not in behind]
+                agents = [each for each in agents if each.spec.consumer not in behind]
+                if not aggregates and not agents and decoder.consumer in behind:
+                    continue
+            progress = None if decoder.consumer in behind else active.progress[decoder.consumer, *at]
             chunk = self._decode(decoder, batch, progress, dead_letters)
-            for aggregate in decoder.aggregates:
-                self._fold(aggregate, chunk, active, dead_letters)
-            for agent in decoder.agents:
+            for aggregate in aggregates:
+                fresh = self._fold(aggregate, chunk, active, dead_letters)
+                active.took(aggregate.spec.name, aggregate.spec.consumer, fresh)
+            for agent in agents:
                 agent.offer(chunk)
                 active.took(agent.spec.name, agent.spec.consumer, chunk)
                 if agent.full():
                     full.append(agent)
+        active.given(at, batch.next_offset)
         count = len(batch.offsets)
         active.dispatched(count)
         self._metrics.records_total.inc(count)
         return full
+
+    def backfill(self, batch: Batch, active: ActiveAssignment, dead_letters: DeadLetterQueue) -> None:
+        """Gives a batch to those who are behind in its partition, up to where the others have come."""
+        at = (batch.topic, batch.partition)
+        behind = active.behind.get(at, NOBODY)
+        if not behind:
+            return
+        batch = before(batch, active.given_to[at])
+        for decoder in self.decoders.get(batch.topic, ()):
+            aggregates = [each for each in decoder.aggregates if each.spec.consumer in behind]
+            agents = [each for each in decoder.agents if each.spec.consumer in behind]
+            if not aggregates and not agents and decoder.consumer not in behind:
+                continue
+            # A decoder that is not behind has set aside what is bad in here when it passed it.
+            progress = active.progress[decoder.consumer, *at] if decoder.consumer in behind else None
+            chunk = self._decode(decoder, batch, progress, dead_letters)
+            for aggregate in aggregates:
+                self._fold(aggregate, chunk, active, dead_letters)
+            for agent in agents:
+                agent.offer(chunk)
+        active.backfilled(batch)
+        self._metrics.records_total.inc(len(batch.offsets))
 
     def _fold(
         self,
@@ -86,7 +121,8 @@ class Dispatcher:
         chunk: Chunk,
         active: ActiveAssignment,
         dead_letters: DeadLetterQueue,
-    ) -> None:
+    ) -> Chunk:
+        """Returns what of the chunk it had not taken before."""
         spec = aggregate.spec
         progress = active.progress[spec.consumer, chunk.topic, chunk.partition]
         late = progress.counters.get("late", 0)
@@ -95,16 +131,17 @@ class Dispatcher:
         bad = aggregate.take(rest, progress, self._times)
         self._metrics.batch_seconds.labels(spec.name).observe((self._clock_ms() - began_ms) / 1_000)
         self._metrics.events_processed_total.labels(spec.name).inc(len(rest) - len(bad))
-        active.took(spec.name, spec.consumer, rest)
         for index, error in bad:
             dead_letters.add_bad(rest, index, error, spec.consumer)
         late = progress.counters.get("late", 0) - late
         if late:
             self._metrics.late_events_total.labels(spec.name).inc(late)
+        return rest
 
     def _decode(
-        self, decoder: Decoder, batch: Batch, progress: Progress, dead_letters: DeadLetterQueue
+        self, decoder: Decoder, batch: Batch, progress: Progress | None, dead_letters: DeadLetterQueue
     ) -> Chunk:
+        """``progress``: the decoder's, if it takes the batch: what is bad is set aside once."""
         bad: dict[int, DecodeError] = {}
         keys = self._keys(decoder, batch, bad)
         events: list[Any] | None = None
@@ -129,12 +166,13 @@ class Dispatcher:
             raw=(batch.keys, batch.values, batch.headers),
             next_offset=batch.next_offset,
         )
-        fresh = len(chunk.since(progress.position))
-        fresh_bad = [index for index in sorted(bad) if batch.offsets[index] >= progress.position]
-        for index in fresh_bad:
-            dead_letters.add_bad(batch, index, bad[index], None)
-        if batch.next_offset > progress.position:
-            progress.take(batch.next_offset, counted=fresh - len(fresh_bad), bad=len(fresh_bad))
+        if progress is not None:
+            fresh = len(chunk.since(progress.position))
+            fresh_bad = [index for index in sorted(bad) if batch.offsets[index] >= progress.position]
+            for index in fresh_bad:
+                dead_letters.add_bad(batch, index, bad[index], None)
+            if batch.next_offset > progress.position:
+                progress.take(batch.next_offset, counted=fresh - len(fresh_bad), bad=len(fresh_bad))
         if bad:
             chunk = chunk.select([index for index in range(len(chunk)) if index not in bad])
         return chunk
@@ -159,3 +197,22 @@ class Dispatcher:
                 batch.topic,
                 batch.partition,
             )
+
+
+def before(batch: Batch, offset: int) -> Batch:
+    """What of a batch lies before ``offset``."""
+    if batch.next_offset <= offset:
+        return batch
+    count = bisect_left(batch.offsets, offset)
+    headers = None if batch.headers is None else batch.headers[:count]
+    return Batch(
+        batch.topic,
+        batch.partition,
+        batch.offsets[:count],
+        batch.keys[:count],
+        batch.values[:count],
+        batch.timestamps_ms[:count],
+        headers,
+        offset,
+        batch.end_offset,
+    )

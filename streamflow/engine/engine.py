@@ -16,6 +16,7 @@ from typing import Any
 from streamflow.clock import Clock, sleep_unless
 from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.backfill import Backfill
 from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.first_connection import first_connection
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
@@ -109,6 +110,13 @@ class Engine:
         times = TimeChecks(TimeLimits.of(settings), clock.now_ms)
         places = self.topology.topics.places
         self._dispatcher = Dispatcher([], times, self.metrics, places, clock.monotonic_ms)
+        self._backfill = Backfill(
+            transport,
+            clock,
+            current=lambda: self.active if self.live else None,
+            give=lambda batch, active: self._dispatcher.backfill(batch, active, self.topology.dead_letters),
+            room=self._await_room,
+        )
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
         self._extending: set[asyncio.Future[None]] = set()
@@ -156,6 +164,7 @@ class Engine:
         tail.follow(global_logs(topology.tables[name].spec for name in topology.global_tables))
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
+        self._spawn(self._backfill.run(), "backfill")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         self._spawn(self.rebalance.standbys.run(), "standbys")
         self._spawn(self.watch.run(), "watch")
@@ -262,6 +271,9 @@ class Engine:
     async def _hold_back(self) -> None:
         """Backpressure: full buffers keep their partitions paused, a late commit keeps all waiting."""
         self._make_room()
+        await self._await_room()
+
+    async def _await_room(self) -> None:
         if self.active is not None and self.active.full(
             self.settings.commit_every, self.settings.commit_bytes
         ):

@@ -71,7 +71,7 @@ class PartitionTask:
             aggregate_partition.open()
         active.aggregate_partitions.extend(self.aggregate_partitions)
         active.stages.extend(self.stages)
-        active.progress.update(self.progress)
+        active.open(self.progress.values())
         active.show(progress.copy() for progress in self.progress.values())
         active.moved_ms.update(dict.fromkeys(self.sources, now_ms))
         active.unopened.discard(self.number)

@@ -13,11 +13,13 @@ from typing import Any
 
 import orjson
 
-from streamflow.state.progress import Progress, progress_from_record
+from streamflow.state.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.base import Batch
 from streamflow.windows import Window
 
 COARSE_MS = 60_000
+RESET_BEGUN = {"reset": "begun"}
+"""In place of a table's declaration: some of its state is gone, and the rest does not stand for anything."""
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class ProgressBoard:
     def read(self, key: bytes, value: bytes | None, now_ms: float) -> None:
         """Takes a record of the progress topic."""
         if value is None:
+            self._forget(orjson.loads(key))
             return
         if key.startswith(b'["declaration"'):
             self.declarations[orjson.loads(key)[1]] = orjson.loads(value)
@@ -55,6 +58,28 @@ class ProgressBoard:
         of[progress.partition] = _Seen(progress, moved_ms)
         if progress.writers:
             self._writers[progress.consumer] = self.writers(progress.consumer).union(progress.writers)
+
+    def _forget(self, key: list[Any]) -> None:
+        """A table was reset."""
+        if key[0] == "declaration":
+            self.declarations.pop(key[1], None)
+            return
+        consumer, topic, partition = key
+        self._seen.get((consumer, topic), {}).pop(partition, None)
+        self._writers.pop(consumer, None)
+        for at in self.keys_of(consumer):
+            seen = self.get(*at)
+            if seen is not None and seen.writers:
+                self._writers[consumer] = self.writers(consumer).union(seen.writers)
+
+    def keys_of(self, consumer: str) -> list[ProgressKey]:
+        """The partitions in which a consumer has progress."""
+        return sorted(
+            (consumer, topic, partition)
+            for (of, topic), partitions in self._seen.items()
+            if of == consumer
+            for partition in partitions
+        )
 
     def writers(self, table_consumer: str) -> frozenset[str]:
         """The consumers that have written to any partition of a table, by its own consumer's name."""

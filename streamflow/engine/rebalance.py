@@ -263,6 +263,7 @@ class Rebalance:
         sources = [at for task in tasks for at in task.sources if at in positions]
         for at in sources:
             self._transport.seek(at, positions[at])
+            active.given(at, positions[at])
         for agent in active.agents:
             if not self.live or agent.spec.isolated:
                 agent.start()

@@ -28,7 +28,7 @@ from streamflow.processing.event_queue import AgentListener
 from streamflow.processing.gate import Gate
 from streamflow.settings import Settings
 from streamflow.state.agent_table import AgentTable, OnClose
-from streamflow.state.event_context import EventContext
+from streamflow.state.event_context import EventContext, stamp_ms
 from streamflow.state.global_table import GlobalTableView
 from streamflow.state.merging_table import Merge, merging_table
 from streamflow.state.partition import TablePartition, TableSpec
@@ -239,4 +239,9 @@ class Topology:
         """The record that tells of a closed row."""
         assert spec.emit_closed is not None
         raw, value = closed_row(spec, self.sources[spec.consumer].key, start, key, state)
-        return Record(spec.emit_closed, self.topics.place(spec.emit_closed, raw), raw, value)
+        stamped = None
+        if spec.send_time == "event":
+            _, end, _ = spec.shown(start, state)
+            stamped = stamp_ms(end, self._clock.now_ms())
+        place = self.topics.place(spec.emit_closed, raw)
+        return Record(spec.emit_closed, place, raw, value, timestamp_ms=stamped)

@@ -281,7 +281,9 @@ class AgentRunner:
         if found is None:
             return None
         chunk = found[0]
-        self._taken_to[chunk.topic, chunk.partition] = chunk.next_offset
+        at = (chunk.topic, chunk.partition)
+        # What is read again below what was taken comes here too, without events: it takes nothing back.
+        self._taken_to[at] = max(chunk.next_offset, self._taken_to.get(at, 0))
         if was_full and not self.full():
             self._told.on_room()
         return found

@@ -9,6 +9,7 @@ from typing import Literal
 from streamflow.processing.buffer import Buffer
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.retries import Retry
+from streamflow.state.beginning import Start
 
 Run = Callable[[EventStream], Awaitable[None]]
 Restarts = Literal["one", "all", "never", "crash"]
@@ -22,7 +23,8 @@ class AgentSpec:
     ``run`` is ``None`` for a consumer that others take events of. ``dead_letter``: the topic for events
     it gives up on, or ``None``: they stop the worker. ``concurrency`` is the number of coroutines that share
     the events; ``isolated``: one for each partition. ``early``: it starts before the worker joins the group,
-    so that what it asks for before its first event can be subscribed to at once.
+    so that what it asks for before its first event can be subscribed to at once. ``start``: where it begins
+    while it has no progress; ``None``: where the group stands.
     """
 
     name: str
@@ -35,6 +37,7 @@ class AgentSpec:
     isolated: bool = False
     restarts: Restarts = "one"
     early: bool = False
+    start: Start | None = None
 
     @property
     def consumer(self) -> str:

@@ -254,7 +254,9 @@ class TableReaderBase(ABC):
                 and decoder.feeds(progress.consumer)
             ):
                 found = active.shown.get((decoder.consumer, progress.topic, progress.partition))
-                return 0 if found is None else found.counters.get("bad", 0)
+                # One that began elsewhere has counted what is not this consumer's.
+                same = found is not None and found.began == progress.began
+                return found.counters.get("bad", 0) if found is not None and same else 0
         return 0
 
     def progress(self, partition: int | None = None) -> list[Progress]:

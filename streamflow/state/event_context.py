@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from streamflow.codecs.times import NO_TIMESTAMP, no_timestamp
-from streamflow.errors import StaleEvent
+from streamflow.errors import ConfigurationError, DecodeError, StaleEvent
 from streamflow.state.chunk_time import NO_TIME, ChunkTime
 from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Record
@@ -42,6 +42,9 @@ class RowCopy(Protocol):
         """The event ends, or writes the row: what was changed in place is written first."""
 
 
+SendTime = Literal["now", "event"]
+"""What is sent without a timestamp is stamped with: now, or the time of its event."""
+
 # (index in the chunk, table partition, window start, key, value before or MISSING from its changes)
 UncommittedWrite = tuple[int, WrittenRows, int, Hashable, Any]
 # (index in the chunk, what to write, resolved with the checkpoint that holds it)
@@ -58,6 +61,14 @@ class SendPromise(asyncio.Future[Any]):
         super().__init__(loop=asyncio.get_running_loop())
         self.consumer = consumer
         self.origin = origin
+
+
+def stamp_ms(time_ms: int, now_ms: int) -> int:
+    """An event time as a record's timestamp: brokers take none from before 1970, and none far ahead.
+
+    How far is the topic's to say, by default an hour; what claims to be later than now is stamped with now.
+    """
+    return max(0, min(time_ms, now_ms))
 
 
 class EventContext:
@@ -331,3 +342,21 @@ class WindowCloseContext(EventContext):
 
 current_context: ContextVar[EventContext | None] = ContextVar("streamflow_hand", default=None)
 """The event context of the agent whose code runs."""
+
+
+def time_of_event(now_ms: int) -> int | None:
+    """The timestamp of what is sent for the event in flight; ``None`` where there is none, or no time."""
+    context = current_context.get()
+    if context is None or not context.in_flight:
+        return None
+    try:
+        return stamp_ms(context.time_ms(), now_ms)
+    except DecodeError:
+        return None
+
+
+def checked_send_time(send_time: SendTime, what: str) -> SendTime:
+    """Raises ConfigurationError, naming ``what``, for what is none."""
+    if send_time not in ("now", "event"):
+        raise ConfigurationError(f'{what}: send_time={send_time!r}: this is "now" or "event"')
+    return send_time

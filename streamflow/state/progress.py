@@ -41,6 +41,8 @@ class Progress:
     logs: topic that holds state of this consumer and partition -> where its log ends at least. What was
         counted stands there: one that ends before has lost it, and by the position it never comes again.
     writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
+    began: the offset that it began at; ``None`` where that was never noted.
+    behind: it began behind the app's other consumers, and reads beside them until it has come up to them.
     """
 
     consumer: str
@@ -56,7 +58,14 @@ class Progress:
     topic_id: str | None = None
     restarted: Restarted | None = None
     logs: Mapping[str, int] = field(default_factory=dict)  # never changed in place: copies share it
+    began: int | None = None
+    behind: bool = False
     changed: bool = False
+
+    def catch_up(self) -> None:
+        """It has come up to the others: from here on it reads with them."""
+        self.behind = False
+        self.changed = True
 
     def take(self, next_offset: int, **outcomes: int) -> None:
         """Moves the position (never back) and adds to the counters, in one step."""
@@ -173,6 +182,10 @@ class Progress:
             data["restarted"] = list(self.restarted)
         if self.logs:
             data["logs"] = self.logs
+        if self.began is not None:
+            data["began"] = self.began
+        if self.behind:
+            data["behind"] = True
         return orjson.dumps(data)
 
 
@@ -198,4 +211,6 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         topic_id=data.get("topic_id"),
         restarted=Restarted(*data["restarted"]) if "restarted" in data else None,
         logs=data.get("logs", {}),
+        began=data.get("began"),
+        behind=data.get("behind", False),
     )

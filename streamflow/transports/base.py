@@ -229,11 +229,23 @@ class KnowsTopicIds(Protocol):
 
 
 @runtime_checkable
+class MayRefuseTopics(Protocol):
+    """A transport whose broker may be set to make no topic because somebody writes to it."""
+
+    async def creates_topics(self) -> bool:
+        """Would the broker make a topic that somebody names? True too where it does not tell."""
+        ...
+
+
+@runtime_checkable
 class Resettable(Protocol):
     """A transport that can delete what an app has made on its broker."""
 
-    async def reset(self, topics: Iterable[str]) -> None:
-        """Deletes the group's offsets and these topics. Raises ConfigurationError while workers run."""
+    async def reset(self, topics: Iterable[str], *, group: bool = True) -> None:
+        """Deletes these topics, and the group's offsets where ``group`` is said.
+
+        Raises ConfigurationError while workers run.
+        """
         ...
 
 
@@ -317,6 +329,12 @@ class Transport(Protocol):
         ...
 
     async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
+
+    async def offsets_at(
+        self, partitions: Iterable[TopicPartition], time_ms: int
+    ) -> dict[TopicPartition, int]:
+        """Where reading begins with the first record whose timestamp is at or after this; else the end."""
+        ...
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset behind the last record of each partition, committed or not."""

@@ -31,6 +31,10 @@ class TopicsPart(Protocol):
 
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
 
+    async def at_time(
+        self, partitions: Iterable[TopicPartition], time_ms: int
+    ) -> dict[TopicPartition, int]: ...
+
 
 class GroupPart(Protocol):
     """A driver's ``group``: one worker's membership. ``assignment`` is None while there is none."""
@@ -69,6 +73,11 @@ class BrokerTransport(ABC):
 
     async def earliest_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._topics.earliest(partitions)
+
+    async def offsets_at(
+        self, partitions: Iterable[TopicPartition], time_ms: int
+    ) -> dict[TopicPartition, int]:
+        return await self._topics.at_time(partitions, time_ms)
 
     async def subscribe(self, topics: Iterable[str], listener: RebalanceListener, url: str) -> None:
         """Raises TransportError when a topic does not exist or no broker answers."""

@@ -18,7 +18,7 @@ from streamflow.engine.decoding import TopicSource
 from streamflow.settings import Settings
 from streamflow.state.progress import OUTCOMES, Progress
 from streamflow.transports.base import Transport
-from streamflow.verify.recount import Image, Verifier
+from streamflow.verify.recount import Image, Verifier, same_records
 from streamflow.verify.report import PartitionCount, Report
 
 
@@ -59,8 +59,8 @@ class AgentVerifier(Verifier):
             durable = self._durable(partition)
             bad_again = decoded[partition].counters.get("bad", 0)  # before they reached the agent
             decoder = self._board.get(self._decoder.consumer, self.spec.topic, partition)
-            # Further than the agent it has counted what the agent will pass later.
-            level = decoder is not None and decoder.position == durable.position
+            # Further than the agent, or from elsewhere on, it has counted what the agent has not passed.
+            level = decoder is not None and same_records(decoder, durable)
             bad = decoder.counters.get("bad", 0) if decoder is not None and level else bad_again
             counters = {n: durable.counters.get(n, 0) for n in ("in", *OUTCOMES)}
             recounted = {**counters, "in": good[partition].counters.get("in", 0)}
@@ -71,6 +71,7 @@ class AgentVerifier(Verifier):
             for one, more in ((counters, bad), (recounted, bad_again)):
                 one["in"] += more
                 one["bad"] += more
+            report.notes.extend(self._notes_on_beginning(durable))
             count = PartitionCount(partition, durable.position, counters, recounted, self._agent)
             report.partitions.append(count)
         return report

@@ -13,7 +13,7 @@ What an event's lateness owed to silence (idle ticks), no recount can know; the 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -103,6 +103,7 @@ class Verifier:
         self._board = ProgressBoard()
         self._sources = 0
         self._topic_id: str | None = None
+        self._earliest: Mapping[TopicPartition, int] = {}  # where the source topic begins
 
     async def run(self) -> Report:
         """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
@@ -112,6 +113,8 @@ class Verifier:
         for partition in range(self._sources):
             durable = self._durable(partition)
             found = self._board.get(self._decoder.consumer, self.spec.topic, partition)
+            if found is not None and not same_records(found, durable):
+                found = recount[2][partition]  # what it set aside elsewhere is not this table's
             counters = {name: n for name, n in durable.counters.items() if name == "in" or name in OUTCOMES}
             report.partitions.append(
                 PartitionCount(
@@ -297,7 +300,9 @@ class Verifier:
         """The source topic from its beginning to the positions of the snapshot."""
         topic = self.spec.topic
         ends = {(topic, p): self._durable(p).position for p in range(self._sources)}
-        begins = await self._transport.earliest_offsets(ends)
+        earliest = self._earliest = await self._transport.earliest_offsets(ends)
+        # What lies before is another consumer's: this one began later.
+        begins = {at: max(earliest.get(at, 0), self._durable(at[1]).began or 0) for at in ends}
         left = {at for at, end in ends.items() if begins.get(at, 0) < end}
         total = sum(ends[at] - begins.get(at, 0) for at in left)
         reached = {at: begins.get(at, 0) for at in left}
@@ -420,7 +425,17 @@ class Verifier:
         key = group_key_value(key) if self.spec.grouped else plain(key)
         return Difference(key, window, _result(self.spec.values, one), _result(self.spec.values, other))
 
+    def _notes_on_beginning(self, progress: Progress) -> Iterator[str]:
+        """What a reader of the report has to know of where the consumer began in a partition."""
+        partition, began = progress.partition, progress.began
+        if began is not None and began > self._earliest.get((self.spec.topic, partition), 0):
+            yield f"partition {partition} is counted from offset {began} on: there it began"
+        if progress.behind:
+            yield f"partition {partition} is still back-filled: it is counted as far as that has come"
+
     def _note(self, actual: Image, report: Report) -> None:
+        for partition in range(self._sources):
+            report.notes.extend(self._notes_on_beginning(self._durable(partition)))
         lost = sum(late_store.totals()["lost"] for late_store in actual.late_stores.values())
         if lost and not report.ok:
             report.notes.append(
@@ -450,6 +465,11 @@ def _all_records(counters: dict[str, int], decoder: Progress | None) -> dict[str
     for name in ("in", "bad") if bad else ():
         counters[name] = counters.get(name, 0) + bad
     return counters
+
+
+def same_records(one: Progress, other: Progress) -> bool:
+    """Have two consumers of a partition taken the same records?"""
+    return (one.began, one.position) == (other.began, other.position)
 
 
 def _result(values: RowFunctions, shown: Shown | None) -> Any:

@@ -65,6 +65,19 @@ class Topics:
         spot = (await make_topic(client, "events", 1), 0)
         assert await client.earliest_offsets([spot]) == await client.high_watermarks([spot])
 
+    async def test_a_time_is_the_place_of_the_first_record_that_is_not_older(self, harness: Harness) -> None:
+        client = await harness.client(unique("group"), unique("worker"))
+        spot = (await make_topic(client, "events", 1), 0)
+        assert await client.offsets_at([spot], 0) == await client.high_watermarks([spot])
+        offsets = []
+        for n in range(3):
+            offsets += await client.send([Record(*spot, None, b"%d" % n)])
+            await asyncio.sleep(0.01)  # so that each has a time of its own
+        times = [row.timestamp_ms for row in (await read_all(client, [spot], harness.limit_s))[spot]]
+        found = [(await client.offsets_at([spot], ms))[spot] for ms in (0, *times)]
+        assert found[0] <= found[1] <= offsets[0] < found[2] <= offsets[1] < found[3] <= offsets[2]
+        assert await client.offsets_at([spot], times[-1] + 60_000) == await client.high_watermarks([spot])
+
 
 class SendAndFetch:
     async def test_send_returns_one_rising_offset_for_each_record(self, harness: Harness) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 from click.testing import CliRunner
 
 from streamflow import App, ConfigurationError
 from streamflow.cli import main
 from streamflow.cli.connected import engine_of
-from streamflow.transports.base import TopicSpec
+from streamflow.engine.progress_board import RESET_BEGUN
+from streamflow.transports.base import Record, TopicSpec
 
 PROGRAM = """
 import streamflow
@@ -25,6 +27,8 @@ app = streamflow.App("{id}", broker="{broker}", web_enabled=False, commit_interv
 topic = app.topic("{id}-in", key_type=str, value_type=int, partitions=2)
 counts = app.Table("counts", default=int)
 app.aggregate("sums", topic, by=lambda value: value % 2, values=streamflow.Count())
+minutes = streamflow.TumblingWindow(60, grace_s=60)
+app.aggregate("timed", topic, by=lambda value: value % 2, window=minutes, values=streamflow.Count())
 bad = set()
 
 @app.agent(topic, retry=streamflow.Retry(attempts=1))
@@ -76,6 +80,10 @@ async def work(program: Any, events: list[tuple[str, int]], wanted: dict[str, in
         for key, value in events:
             await (await program.topic.send(key=key, value=value))
         await counted(app, program, wanted)
+        async with asyncio.timeout(WAIT_S):
+            # Those who are behind come up to the others.
+            while (active := app.engine.active) is None or active.unopened or active.behind:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
     finally:
         await app.stop()
 
@@ -115,10 +123,57 @@ def test_an_apps_dead_letters_are_replayed_and_the_app_is_started_anew(program: 
     code, told = call(program, "reset", "--yes")
     assert code == 0, told
     app_id = program.app.conf.id
-    internal = ("counts-changelog", "progress", "sums-changelog", "sums-shuffle")
+    timed = ("timed-changelog", "timed-late", "timed-shuffle")
+    internal = ("counts-changelog", "progress", "sums-changelog", "sums-shuffle", *timed)
     assert told["deleted"] == [f"{app_id}-{name}" for name in internal]
     # Everything that lies in the source topic is counted again, from its beginning.
     asyncio.run(work(fresh(program), [("ann", 10)], {"ann": 13, "bob": 14}))
+
+
+def test_one_table_is_started_anew_and_all_else_goes_on(program: Any) -> None:
+    """The agent takes nothing again; the table is counted from the beginning of its topic, beside it."""
+    asyncio.run(work(program, [("ann", 1), ("bob", 2), ("ann", 3)], {"ann": 4, "bob": 2}))
+    code, told = call(fresh(program), "reset", "tmied", "--yes")
+    assert code == 2
+    assert "no table 'tmied' (there are: counts, sums, timed)" in told
+    program = fresh(program)
+    code, told = call(program, "reset", "timed", "--yes")
+    assert code == 0, told
+    app_id = program.app.conf.id
+    assert told["deleted"] == [f"{app_id}-timed-{name}" for name in ("changelog", "late", "shuffle")]
+    asyncio.run(work(fresh(program), [("ann", 5)], {"ann": 9, "bob": 2}))
+    for table in ("timed", "sums"):
+        code, report = call(fresh(program), "verify", table)
+        assert (code, report["ok"], report["notes"]) == (0, True, []), report
+        assert sum(count["counters"].get("in", 0) for count in report["partitions"]) == 4
+
+
+def test_a_reset_that_ended_in_the_middle_is_told_of_and_can_be_ended(program: Any) -> None:
+    asyncio.run(work(program, [("ann", 1)], {"ann": 1}))
+
+    async def begin() -> None:
+        async with engine_of(program.app) as engine:
+            key = orjson.dumps(["declaration", "sums"])
+            record = Record(engine.topology.topics.progress, 0, key, orjson.dumps(RESET_BEGUN))
+            await engine.transport.send([record])
+
+    program = fresh(program)
+    asyncio.run(begin())
+
+    async def try_it() -> BaseException | None:
+        worker = fresh(program).app
+        async with asyncio.timeout(WAIT_S):
+            await worker.start()
+            while not worker.crashed:  # noqa: ASYNC110  # what it waits for is another's to say
+                await asyncio.sleep(0.05)
+        await worker.stop()
+        failure: BaseException | None = worker.crash_reason
+        return failure
+
+    assert "its reset was begun and did not end" in str(asyncio.run(try_it()))
+    assert call(fresh(program), "reset", "sums", "--yes")[0] == 0
+    asyncio.run(work(fresh(program), [("ann", 5)], {"ann": 6}))
+    assert call(fresh(program), "verify", "sums")[0] == 0
 
 
 def test_state_in_a_topic_whose_records_are_deleted_is_told_of_and_no_worker_starts(program: Any) -> None:

@@ -52,6 +52,8 @@ STOP_LIMIT_S = 20.0
 # read on. A worker may be frozen for what lies between them.
 TOMBSTONE_MS, STORE_AGE_S = 9_000.0, 3.5
 MOVABLE_MAX = 4  # live workers at any time
+ADDED = frozenset({"by_key", "by_type", "sessions", "slides", "batches", "many"})
+"""What a new release of the app declares beside the rest, in the worlds that have one."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Worker:
     def __init__(self, cluster: Cluster, slot: str, number: int) -> None:
         self.slot = slot
         self.owner = f"{slot}#{number}"
+        self.released = cluster.is_released()
         self.frozen = False
         self.stopping = False
         self.client = MemoryTransport(
@@ -106,7 +109,7 @@ class Worker:
         retry = SeededRetry(attempts=2, first_wait_s=0.01, wait_max_s=0.02, dice=dice)
         self.engine.topology.add_agent(AgentSpec("count", EVENTS, self._count, retry, LETTERS), events)
         self.extra: dict[str, AgentTable] = {}
-        for name in self._cluster.scenario.trouble.extra:
+        for name in filter(self._has, self._cluster.scenario.trouble.extra):
             self._declare_extra(name, window, retry)
         counts = {"total_events": Count(), "event_types": CountBy(type_of)}
         for name, by, values in (
@@ -114,11 +117,13 @@ class Worker:
             ("by_type", type_of, RowFunctions(Count())),
             ("totals", None, RowFunctions(counts)),
         ):
+            if not self._has(name):
+                continue
             self.engine.topology.add_aggregate(
                 AggregateSpec(name, EVENTS, by, window, values, emit_closed=f"{name}-closed"), events
             )
 
-        for name in MOVING:
+        for name in filter(self._has, MOVING):
             by = Key() if name == "key_sessions" else type_of
             spec = AggregateSpec(
                 name,
@@ -129,6 +134,10 @@ class Worker:
                 emit_closed=f"{name}-closed",
             )
             self.engine.topology.add_aggregate(spec, events)
+
+    def _has(self, name: str) -> bool:
+        """Does this release of the app declare it?"""
+        return self.released or name not in ADDED
 
     def _declare_extra(self, name: str, window: TumblingWindow, retry: Retry) -> None:
         """An agent on the concurrent path, with a table of its own."""
@@ -141,9 +150,9 @@ class Worker:
             self.shared = self.engine.topology.add_table(
                 TableSpec("shared", None, RowCodec(None), "", 0), lambda: 0, lambda key: key.encode()
             )
-            spec = AgentSpec("many", EVENTS, self._many, retry, LETTERS, concurrency=3)
+            spec = AgentSpec("many", EVENTS, self._many, retry, LETTERS, concurrency=3, start="earliest")
         else:
-            spec = AgentSpec("batches", EVENTS, self._in_batches, retry, LETTERS)
+            spec = AgentSpec("batches", EVENTS, self._in_batches, retry, LETTERS, start="earliest")
         self.engine.topology.add_agent(spec, source())
 
     async def _many(self, stream: EventStream) -> None:
@@ -232,6 +241,10 @@ class Cluster:
         self.story: list[str] = []  # what happened, for people who replay a seed
         self.calm = False
         self._chaos = scenario.dice("chaos")
+        # In some worlds the app is released anew, with more in it, when much has been taken already.
+        release = scenario.dice("release")
+        self.release_s = trouble.duration_s * release.choice((0.0, 0.0, 0.4, 0.7))
+        self._rolled = False
         self._numbers = 0
         self._slots = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -260,6 +273,22 @@ class Cluster:
         except BaseException as exc:
             worker.engine.fail(exc)
             raise
+
+    def is_released(self) -> bool:
+        return self.loop.time() >= self.release_s
+
+    def _roll(self) -> None:
+        """The old release is stopped, or killed, and the new one takes its place."""
+        self._rolled = True
+        for worker in list(self.workers.values()):
+            if worker.released or worker.stopping:
+                continue
+            self.tell(f"release over {worker.owner}")
+            if worker.frozen or self._chaos.random() < 0.5:
+                self.kill(worker, "for the new release")
+                self.spawn(self._boot_later(worker.slot))
+            else:
+                self.spawn(self._stop_and_replace(worker))
 
     def kill(self, worker: Worker, why: str) -> None:
         """SIGKILL, now. What runs it from inside must not go on: it has to await something."""
@@ -338,6 +367,8 @@ class Cluster:
         end_s = self.loop.time() + trouble.duration_s
         while self.loop.time() < end_s:
             await asyncio.sleep(rnd.uniform(0.05, 0.25))
+            if self.release_s and not self._rolled and self.is_released():
+                self._roll()
             if rnd.random() < trouble.compactions_per_s * 0.15:
                 self.compact(rnd)
             if rnd.random() < trouble.moves_per_s * 0.15:

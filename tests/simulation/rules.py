@@ -6,7 +6,7 @@ of the engine. What is broken here is exactly one thing; everything else runs as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,14 @@ from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
 from streamflow.aggregates.shuffle.partial import PartialSender, partial_key
 from streamflow.aggregates.windowed_fold import SessionConsumer
 from streamflow.engine import assignment_builder, restoration
+from streamflow.engine.assignment import ActiveAssignment
 from streamflow.processing.acks import AckTracker
 from streamflow.processing.gate import Gate
 from streamflow.processing.units import InFlight
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext
 from streamflow.state.partition import TablePartition
+from streamflow.state.progress import Progress
 from streamflow.state.stores.base import MISSING
 from streamflow.transports.base import Commit, Record, TopicPartition
 from streamflow.transports.memory import MemoryTransport
@@ -266,6 +268,16 @@ def no_barriers(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def not_beside(patch: pytest.MonkeyPatch) -> Broken:
+    """A consumer that is behind the others is given what the group's reader brings, as they are."""
+
+    def opened(self: ActiveAssignment, progress: Iterable[Progress]) -> None:
+        self.progress.update(((each.consumer, each.topic, each.partition), each) for each in progress)
+
+    patch.setattr(ActiveAssignment, "open", opened)
+    return {}
+
+
 PLAIN_RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {"barriers": no_barriers}
 """Those of a driver without transactions: with one they change nothing."""
 
@@ -289,6 +301,7 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "conflicting": never_conflicting,
     "catch_up": no_catch_up,
     "behind": stores_ahead,
+    "beside": not_beside,
 }
 
 

@@ -60,6 +60,12 @@ async def iterate_agent(agent: Agent, stream: AgentStream) -> None:
     await result
 
 
+def running_agent() -> str | None:
+    """The name of the agent whose code runs."""
+    agent = faust_agent._current_agent.get(None)
+    return None if agent is None else agent.name
+
+
 RESTARTS: dict[str, Restarts] = {
     "OneForOneSupervisor": "one",
     "OneForAllSupervisor": "one",  # each event is tried again by itself: the others need no restart
@@ -84,4 +90,5 @@ def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
         isolated=agent.isolated_partitions,
         restarts=RESTARTS.get(strategy.__name__, "one"),
         early=True,
+        start=options.start,
     )

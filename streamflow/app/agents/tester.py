@@ -77,6 +77,7 @@ class AgentTester:
         retention_s: float | None = None,
         copies: int = 0,
         config: Iterable[tuple[str, str]] = (),
+        declared: bool = False,
     ) -> None:
         """There is no broker to ask."""
 

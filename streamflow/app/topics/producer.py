@@ -7,6 +7,7 @@ does not wait for each; their order is kept.
 from __future__ import annotations
 
 import asyncio
+import difflib
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -17,7 +18,7 @@ from faust.types.tuples import TP, RecordMetadata
 from streamflow.engine.engine import Engine
 from streamflow.errors import ConfigurationError, RecordTooLarge, StreamflowError
 from streamflow.state.event_context import EventContext, current_context
-from streamflow.transports.base import Headers, Record
+from streamflow.transports.base import Headers, MayRefuseTopics, Record
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,15 @@ class Acknowledgement:
         self._future.add_done_callback(lambda _: callback(self))
 
 
+def _no_such_topic(topic: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(topic, known, 1)
+    meant = f" do you mean {near[0]!r}? Else" if near else ""
+    return (
+        f"there is no topic {topic!r}, and the broker makes none by itself (auto.create.topics.enable):"
+        f"{meant} declare it in the app's module (app.topic({topic!r})), say its partitions=, or create it"
+    )
+
+
 def _in_event() -> bool:
     context = current_context.get()
     return context is not None and context.takes_sends
@@ -107,25 +117,33 @@ class RecordProducer:
         retention_s: float | None = None,
         copies: int = 0,
         config: Iterable[tuple[str, str]] = (),
+        declared: bool = False,
     ) -> None:
-        """Asks the broker for a topic's partitions, and creates it where it is missing."""
+        """Asks the broker for a topic's partitions, and creates it where it is missing.
+
+        One that is merely named, not ``declared`` nor given a number of partitions, may be a slip of the
+        hand. It is made where the broker itself would make it; else this raises ConfigurationError.
+        """
         async with self._learning:
-            topics = self._engine.topology.topics
+            topics, transport = self._engine.topology.topics, self._engine.transport
             if topic in topics.counts:
                 return
-            if self._declares:
-                retention_ms = None if retention_s is None else int(retention_s * 1_000)
-                topics.want(
-                    topic,
-                    partitions,
-                    compacted=compacted,
-                    retention_ms=retention_ms,
-                    copies=copies,
-                    config=config,
-                )
-                await topics.create(self._engine.transport)
-            else:
-                await topics.look_up(self._engine.transport, [topic])
+            if not self._declares or not (declared or partitions is not None):
+                await topics.look_up(transport, [topic])
+                if topic in topics.counts or not self._declares:
+                    return
+                if isinstance(transport, MayRefuseTopics) and not await transport.creates_topics():
+                    raise ConfigurationError(_no_such_topic(topic, topics.counts))
+            retention_ms = None if retention_s is None else int(retention_s * 1_000)
+            topics.want(
+                topic,
+                partitions,
+                compacted=compacted,
+                retention_ms=retention_ms,
+                copies=copies,
+                config=config,
+            )
+            await topics.create(transport)
 
     def record(
         self,

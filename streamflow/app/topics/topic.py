@@ -227,16 +227,16 @@ class Topic(faust.Topic):
                 key=raw_key, value=raw_value, partition=partition, timestamp=timestamp, headers=opened
             )
             pairs = wire_headers(opened)
-        stamp_ms = None if timestamp is None else int(timestamp * 1_000)
+        stamp_ms = self.app.send_stamp_ms() if timestamp is None else int(timestamp * 1_000)
         return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
     async def declare(self) -> None:
         """Creates the topic where it is missing."""
         producer = await self.app.record_producer()
         for name in self.topics:
-            await self._known(producer, name)
+            await self._known(producer, name, declared=True)
 
-    async def _known(self, producer: ProducerT, name: str) -> None:
+    async def _known(self, producer: ProducerT, name: str, *, declared: bool = False) -> None:
         if not producer.knows(name):
             await producer.learn(
                 name,
@@ -245,6 +245,7 @@ class Topic(faust.Topic):
                 retention_s=self.retention_s,
                 copies=self.replicas or 0,
                 config=self.broker_config,
+                declared=declared or any(name in (topic.topics or ()) for topic in self.app.declared_topics),
             )
 
     @property

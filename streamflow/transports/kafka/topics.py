@@ -28,6 +28,8 @@ LATEST = -1
 READ_UNCOMMITTED = 0
 BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
+BROKER_RESOURCE = 4
+AUTO_CREATE = "auto.create.topics.enable"
 CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
 # What a broker won't create, however often it is asked -> what asked for it.
 REFUSED = {
@@ -106,6 +108,21 @@ class Topics:
         """topic -> its cleanup.policy, likewise."""
         return await self._setting(topics, CLEANUP_POLICY)
 
+    async def created_by_name(self) -> bool:
+        """Does the broker make topics that are named to it, as far as it tells? Raises TransportError."""
+        deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
+        for node_id in self._connection.nodes():  # its own settings each broker tells alone
+            request = DescribeConfigsRequest([(BROKER_RESOURCE, str(node_id), [AUTO_CREATE])])
+            try:
+                answer = await self._connection.ask(node_id, request, self._connection.deadline(ANSWER_MS))
+            except TransportError:
+                deadline.check("asking brokers whether they make topics")
+                continue
+            for code, _, _, _, entries in answer.resources:
+                if code == protocol.NONE:
+                    return any(name == AUTO_CREATE and value == "true" for name, value, *_ in entries)
+        return True
+
     async def _setting(self, topics: Iterable[str], setting: str) -> dict[str, str]:
         names = sorted(set(topics))
         if not names:
@@ -124,6 +141,11 @@ class Topics:
 
     async def earliest(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._offsets(partitions, EARLIEST)
+
+    async def at_time(self, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
+        found = await self._offsets(partitions, max(0, time_ms))
+        none = [at for at, offset in found.items() if offset < 0]
+        return {**found, **(await self._offsets(none, LATEST))}
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         # Uncommitted: under read committed the broker would name the last stable offset.

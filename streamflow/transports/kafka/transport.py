@@ -94,6 +94,9 @@ class KafkaTransport(BrokerTransport):
         if self._group is not None:
             self._group.wake()
 
+    async def creates_topics(self) -> bool:
+        return await self._topics.created_by_name()
+
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.record_limits(topics)
 
@@ -193,9 +196,9 @@ class KafkaTransport(BrokerTransport):
             deadline = self._connection.deadline(self.settings.commit_timeout_ms)
             return offsets(await self._sender.write(records, deadline), len(records))
 
-    async def reset(self, topics: Iterable[str]) -> None:
-        """Deletes the group's offsets and these topics. Raises ConfigurationError while workers run."""
-        await reset(self._connection, self.settings.group_id, topics)
+    async def reset(self, topics: Iterable[str], *, group: bool = True) -> None:
+        """Deletes these topics, and the group's offsets. Raises ConfigurationError while workers run."""
+        await reset(self._connection, self.settings.group_id, topics, group=group)
 
     def _joined(self) -> Group:
         if self._group is None:

@@ -81,6 +81,11 @@ class PartitionLog:
         """Everything below is decided: the last stable offset."""
         return min(self.undecided.values()) if self.undecided else self.end
 
+    def at_time(self, time_ms: int) -> int:
+        """The offset of the first record with this timestamp or a later one, else the end."""
+        stamps = zip(self._offsets, self._stamps_ms, strict=True)
+        return next((offset for offset, stamp_ms in stamps if stamp_ms >= time_ms), self.end)
+
     def append(self, record: Record, now_ms: int, offset: int) -> None:
         """Adds a record at ``offset``, which is at or after `end`. Call `settle` after it."""
         self.end = offset

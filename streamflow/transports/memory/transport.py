@@ -117,6 +117,12 @@ class MemoryTransport(Pausable):
         self._process.check()
         return {spot: self.broker.log(spot).start for spot in partitions}
 
+    async def offsets_at(
+        self, partitions: Iterable[TopicPartition], time_ms: int
+    ) -> dict[TopicPartition, int]:
+        self._process.check()
+        return {spot: self.broker.log(spot).at_time(time_ms) for spot in partitions}
+
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         self._process.check()
         return {spot: self.broker.log(spot).end for spot in partitions}

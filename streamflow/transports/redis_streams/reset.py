@@ -14,33 +14,38 @@ from streamflow.transports.redis_streams.topics import Topics
 
 
 async def reset(
-    connection: Connection, topics: Topics, commits: Commits, settings: RedisSettings, wanted: Iterable[str]
+    connection: Connection,
+    topics: Topics,
+    commits: Commits,
+    settings: RedisSettings,
+    wanted: Iterable[str],
+    *,
+    group: bool,
 ) -> None:
     """The group first: while a worker is in it, nothing is deleted. ``wanted``: names of topics.
 
+    ``group``: the group and its offsets are deleted too.
+
     Raises ConfigurationError while workers run, TransportError for what the server refuses.
     """
-    names, group = settings.names, settings.group_id
+    names = settings.names
     # Step 1. The group.
-    parts = ("group", "members", "leases", "ready", "assigned", "news")
-    living = await connection.call(RESET, [names.of_group(part) for part in parts], ())
+    if group:
+        parts = ("group", "members", "leases", "ready", "assigned", "news")
+        living = await connection.call(RESET, [names.of_group(part) for part in parts], ())
+    else:
+        seconds, micros = await connection.one("TIME")
+        now_ms = int(seconds) * 1_000 + int(micros) // 1_000
+        living = await connection.one("ZRANGEBYSCORE", names.of_group("leases"), f"({now_ms}", "+inf")
     if living:
         raise ConfigurationError(
-            f"workers of {group!r} are running: stop them first (one that was killed counts for"
+            f"workers of {settings.group_id!r} are running: stop them first (one that was killed counts for"
             f" {settings.session_timeout_ms // 1_000} s more)"
         )
     # Step 2. Its offsets, and their copies in the streams' own groups.
-    fields = [field.decode() for field in await connection.one("HKEYS", names.offsets)]
-    for field in fields:
-        topic, _, partition = field.rpartition(":")
-        if partition.isdigit():
-            (reply,) = await connection.ask(
-                ("XGROUP", "DESTROY", names.stream((topic, int(partition))), group)
-            )
-            if isinstance(reply, ResponseError) and "key to exist" not in str(reply):
-                raise meaning("XGROUP DESTROY", reply)
-    await connection.one("DEL", names.offsets)
-    # Step 3. Its topics, when nothing can come into them any more.
+    if group:
+        await _forget_offsets(connection, settings)
+    # Step 3. Topics, when nothing can come into them any more.
     await commits.publish_decided()
     for name, count in (await topics.counts(wanted)).items():
         for spot in ((name, p) for p in range(count)):
@@ -51,3 +56,17 @@ async def reset(
             )
         await connection.one("HDEL", names.topics, name)
     topics.forget()
+
+
+async def _forget_offsets(connection: Connection, settings: RedisSettings) -> None:
+    names = settings.names
+    fields = [field.decode() for field in await connection.one("HKEYS", names.offsets)]
+    for field in fields:
+        topic, _, partition = field.rpartition(":")
+        if partition.isdigit():
+            (reply,) = await connection.ask(
+                ("XGROUP", "DESTROY", names.stream((topic, int(partition))), settings.group_id)
+            )
+            if isinstance(reply, ResponseError) and "key to exist" not in str(reply):
+                raise meaning("XGROUP DESTROY", reply)
+    await connection.one("DEL", names.offsets)

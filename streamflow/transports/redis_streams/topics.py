@@ -12,7 +12,7 @@ from streamflow.errors import TransportError
 from streamflow.transports.base import Record, TopicPartition, TopicSpec
 from streamflow.transports.records import check_sizes, grouped
 from streamflow.transports.redis_streams.connection import Connection, meaning
-from streamflow.transports.redis_streams.names import Names, offset_after
+from streamflow.transports.redis_streams.names import Names, offset_after, offset_of
 
 _specs = msgspec.json.Decoder(TopicSpec)
 
@@ -86,6 +86,13 @@ class Topics:
             else:
                 found[spot] = offset_after(info[b"last-generated-id"])
         return found
+
+    async def at_time(self, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
+        """By the times in the entries' ids: when they came."""
+        spots = list(partitions)
+        first = offset_of(max(0, time_ms), 0)
+        infos = await self.infos(spots)
+        return {spot: min(first, end_of(info)) for spot, info in zip(spots, infos, strict=True)}
 
     async def infos(self, spots: Sequence[TopicPartition]) -> list[dict[bytes, Any] | None]:
         """XINFO STREAM of each, or ``None`` where there is no such stream yet."""

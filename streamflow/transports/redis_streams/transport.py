@@ -142,9 +142,9 @@ class RedisTransport(Pausable, BrokerTransport):
             self._fetcher.learn_end(spot, info)
         return {spot: end_of(info) for spot, info in zip(spots, infos, strict=True)}
 
-    async def reset(self, topics: Iterable[str]) -> None:
-        """Deletes the group, its offsets and these topics. Raises ConfigurationError while workers run."""
-        await reset(self._control, self._topics, self._commits, self.settings, topics)
+    async def reset(self, topics: Iterable[str], *, group: bool = True) -> None:
+        """Deletes these topics, the group and its offsets. Raises ConfigurationError while workers run."""
+        await reset(self._control, self._topics, self._commits, self.settings, topics, group=group)
 
     # The group
 

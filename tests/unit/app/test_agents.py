@@ -55,6 +55,26 @@ async def test_an_agent_sees_values_items_events_and_numbers() -> None:
     assert seen["numbers"] == [(10, "click"), (11, "view")]
 
 
+async def test_an_agent_that_is_declared_by_its_old_name_is_one_of_ours() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    seen = []
+
+    @app.actor(topic, retry=Retry(attempts=1))
+    async def old(stream: Any) -> None:
+        async for value in stream:
+            seen.append(value)
+            if value == 1:
+                raise ValueError(value)
+
+    async with running(app):
+        for value in range(3):
+            await topic.send(value=value)
+        await until(lambda: len(seen) == 3)
+        letters = await logged(app, "in-dead-letters", 1)
+    assert [value for _, value, _ in letters] == [b"1"]
+
+
 async def test_filters_and_processors_see_each_value() -> None:
     app = make_app()
     topic = app.topic("in", value_type=int, partitions=1)

@@ -249,6 +249,25 @@ async def test_reading_that_goes_back_brings_no_event_twice(
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
+async def test_reading_that_goes_back_brings_none_twice_in_small_batches(concurrent: bool) -> None:
+    """The first batches that come again hold nothing that was not taken, and no checkpoint was made yet."""
+    bench = Bench(Buffer(1_000, "block"), concurrent=concurrent)
+    bench.go_on.set()
+    bench.agent.offer(chunk(0, 20))
+    for _ in range(10):
+        await bench.clock.advance(0)
+    for first in range(0, 30, 3):
+        bench.agent.offer(chunk(first, 2))
+        for _ in range(5):
+            await bench.clock.advance(0)
+    bench.agent.settle()
+    offsets = [offset for _, offset in bench.seen]
+    assert offsets == sorted(set(offsets))
+    assert bench.progress[0].position == 30
+    await bench.agent.halt()
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
 async def test_what_waited_and_is_no_longer_there_is_not_taken_after_reading_went_back(
     concurrent: bool,
 ) -> None:

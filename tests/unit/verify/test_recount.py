@@ -347,3 +347,26 @@ async def test_in_means_the_same_over_http_and_in_verify(caplog: pytest.LogCaptu
         assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted
     assert "goes to" not in caplog.text, "a recount sets nothing aside"
     await client.stop()
+
+
+@pytest.mark.parametrize("by", [Key(), "data.shop"], ids=["key", "field"])
+@pytest.mark.parametrize("start", ["earliest", "latest"])
+async def test_a_table_that_began_when_the_app_had_a_past_is_counted_from_there(by: Any, start: Any) -> None:
+    world = Declared(AggregateSpec("before", "events", Key(), None, RowFunctions(Count())))
+    await world.start()
+    try:
+        for partition in range(2):
+            await world.write(partition, b"no JSON", *disorder(partition, 50), key=f"k{partition}")
+        world.specs = (*world.specs, spec(by, WINDOWS["tumbling"], start=start))
+        await world.restart()
+        for partition in range(2):
+            await world.write(partition, b"no JSON", *disorder(partition + 2, 50), key=f"k{partition}")
+        world.specs = world.specs[1:]
+        report = await verified(world)
+        assert report.ok, (report.differences, report.partitions)
+        assert report.rows > 0
+        taken = [count.counters["in"] for count in report.partitions]
+        assert taken == ([102, 102] if start == "earliest" else [51, 51])
+        assert ("it began" in " ".join(report.notes)) is (start == "latest")
+    finally:
+        await world.close()
