@@ -55,13 +55,20 @@ async def members_of(bootstrap: str, group: str) -> int:
     return len(members) if state == "Stable" else -1
 
 
+def url_of(bootstrap: str) -> str:
+    """An app's broker."""
+    return ";".join(f"kafka://{server}" for server in bootstrap.split(","))
+
+
 class Feeder:
     """A producer in another process; `acknowledged` is what its log says."""
 
-    def __init__(self, bootstrap: str, topic: str, log: pathlib.Path, first: int, count: int) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, log: pathlib.Path, first: int, count: int, rate: float = RATE
+    ) -> None:
         self._log = log
         command = [sys.executable, "-m", "tests.faults.feeder", bootstrap, topic, str(log)]
-        self._process = subprocess.Popen([*command, str(first), str(count), str(RATE)], cwd=ROOT)
+        self._process = subprocess.Popen([*command, str(first), str(count), str(rate)], cwd=ROOT)
 
     def acknowledged(self) -> list[tuple[int, int, int]]:
         """(number, partition, offset) of each, in the order of their acknowledgement."""
@@ -125,7 +132,8 @@ class Outputs:
 class Stage:
     """``workers`` workers of the app under names of its own, each restarted with its own port.
 
-    ``bootstraps``: the broker's address for each worker, where it is not the common one.
+    ``bootstraps``: the broker's address for each worker, where it is not the common one. ``bootstrap`` may
+    name several brokers, ``host:port,host:port``; then topics have so many ``copies``.
     """
 
     def __init__(
@@ -135,6 +143,7 @@ class Stage:
         *,
         workers: int = 2,
         bootstraps: tuple[str, ...] = (),
+        copies: int = 1,
         **settings: str,
     ) -> None:
         self.bootstrap = bootstrap
@@ -143,7 +152,7 @@ class Stage:
         self.points = folder / "points"
         self.points.mkdir()
         names = (self.id, f"{self.id}-out", f"{self.id}-closed")
-        create_topics(bootstrap, dict.fromkeys(names, PARTITIONS))
+        create_topics(bootstrap, dict.fromkeys(names, PARTITIONS), copies)
         self.sent = 0
         self.refused: set[int] = set()  # numbers of events that the broker has refused for good
         self.notes: list[str] = []
@@ -160,7 +169,7 @@ class Stage:
         }
         addresses = bootstraps or (bootstrap,) * workers
         self.workers = [
-            WorkerProcess(JOB, folder / f"worker-{n}.log", broker=f"kafka://{address}", **options)
+            WorkerProcess(JOB, folder / f"worker-{n}.log", broker=url_of(address), **options)
             for n, address in enumerate(addresses)
         ]
 
@@ -208,10 +217,10 @@ class Stage:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def feed(self, count: int) -> Feeder:
-        """Begins to send the next ``count`` events."""
+    def feed(self, count: int, rate: float = RATE) -> Feeder:
+        """Begins to send the next ``count`` events, ``rate`` a second."""
         log = self.folder / f"acknowledged-{self.sent}.log"
-        self._feeder = Feeder(self.bootstrap, self.id, log, self.sent, count)
+        self._feeder = Feeder(self.bootstrap, self.id, log, self.sent, count, rate)
         self.sent += count
         return self._feeder
 
