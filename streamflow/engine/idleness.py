@@ -1,16 +1,20 @@
 """Idle ticks: the only way in which the wall clock touches a table.
 
-They come just before the cut that makes them durable, so that a restart decides as before.
+They come just before the cut that makes them durable, so that a restart decides as before. A tick is a write,
+so there is one only where it ends something: a window with rows, or once a minute one that others may have.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.progress_board import ProgressBoard
+from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
-from streamflow.windows import Window
+from streamflow.windows import SlidingWindow, Window
 
 
 def idle_ticks(
@@ -20,24 +24,45 @@ def idle_ticks(
 
     ``partitions`` is topic -> number of partitions, ``now_ms`` monotonic.
     """
-    for progress, window in [*_of_aggregates(active), *_of_agents(active)]:
+    for progress, window, part in [*_of_aggregates(active), *_of_agents(active)]:
         at = (progress.topic, progress.partition)
         if window.idle_close_ms is None or progress.position < active.end_offsets.get(at, 0):
             continue
         time_ms = board.idle_watermark_ms(
-            progress, partitions(progress.topic), now_ms - active.moved_ms[at], window, now_ms
+            progress,
+            partitions(progress.topic),
+            now_ms - active.moved_ms[at],
+            window,
+            now_ms,
+            partial(_ends_something, part, window),
         )
         if time_ms is not None:
             progress.raise_watermark(time_ms)
 
 
-def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+def _ends_something(part: TablePartition, window: Window, before_ms: int, time_ms: int) -> bool:
+    """Does a window with rows close, or go, when the watermark is raised from the one to the other?"""
+    starts = part.store.starts()
+    ids = [(window.first_open_start(before_ms), window.first_open_start(time_ms))]
+    if isinstance(window, SlidingWindow):
+        # Their rows are panes: one window ends with the event of a pane, another begins right behind it.
+        ids = [
+            (before_ms - behind_ms - 1, time_ms - behind_ms + 1)
+            for behind_ms in (window.grace_ms, window.grace_ms + window.size_ms)
+        ]
+    kept = part.spec.window or window
+    ids.append((kept.first_kept_start(before_ms), kept.first_kept_start(time_ms)))
+    return any(bisect_left(starts, low) < bisect_left(starts, high) for low, high in ids)
+
+
+def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window, TablePartition]]:
     for aggregate_partition in active.aggregate_partitions:
-        if aggregate_partition.aggregate.spec.window is not None:
-            yield aggregate_partition.progress, aggregate_partition.aggregate.spec.window
+        window = aggregate_partition.aggregate.spec.window
+        if window is not None:
+            yield aggregate_partition.progress, window, aggregate_partition.part
 
 
-def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window, TablePartition]]:
     """Those that write a windowed table: windows in Faust's form end too when nothing comes any more."""
     for table in active.tables:
         window = table.spec.window
@@ -50,4 +75,4 @@ def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
                     continue
                 # Rows of nobody who is known (an agent's that is no more, stock Faust's): of all who may.
                 if agent.spec.consumer in part.writers or (not part.writers and len(part.store)):
-                    yield progress, window
+                    yield progress, window, part

@@ -7,6 +7,7 @@ partition that is at its end and silent takes over the time of the others.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +66,21 @@ class ProgressBoard:
         return None if seen is None else seen.progress
 
     def idle_watermark_ms(
-        self, own: Progress, partitions: int, silent_ms: float, window: Window, now_ms: float
+        self,
+        own: Progress,
+        partitions: int,
+        silent_ms: float,
+        window: Window,
+        now_ms: float,
+        ends: Callable[[int, int], bool],
     ) -> int | None:
         """What the watermark of a partition may be raised to, that has been at its end and silent so long.
 
         The highest watermark of the other source partitions; if they are silent too (or there is no
         other), the highest event time plus the time for which all have been silent. ``None``: nothing.
+
+        ``ends`` tells whether anything ends between two watermarks. Where nothing does, silence counts by
+        the minute, and as far as another partition has gone: a silent app writes no watermark for nothing.
         """
         idle_close_ms = window.idle_close_ms
         if idle_close_ms is None or silent_ms < idle_close_ms:
@@ -90,14 +100,17 @@ class ProgressBoard:
             events.append(own.event_ms)
         if not events:
             return None
-        return _bounded(max(events), int(min([silent_ms, *silences])), window)
+        time_ms = _bounded(max(events), int(min([silent_ms, *silences])), window)
+        before_ms = own.watermark_ms
+        if before_ms is None or time_ms - before_ms >= COARSE_MS or ends(before_ms, time_ms):
+            return time_ms
+        return min(time_ms, max(watermarks, default=before_ms))
 
 
 def _bounded(event_ms: int, silent_ms: int, window: Window) -> int:
     """Event time plus silence, as far as it still closes or expires anything.
 
-    Behind the close of the newest window only every minute counts, so that a silent app does not
-    write a new watermark with each checkpoint for ever.
+    Behind the close of the newest window only every minute counts: what is left is to forget rows.
     """
     closes_ms = window.last_end_of(event_ms) + window.grace_ms
     time_ms = event_ms + silent_ms
