@@ -109,6 +109,11 @@ class Rebalance:
     def joined(self) -> bool:
         return self._subscribed is not None
 
+    @property
+    def assigned(self) -> bool:
+        """Has the group given anything, be it live, or on its way back?"""
+        return self._assignment is not None
+
     async def extend(self) -> None:
         """More is declared than before: everything held is checkpointed, and built anew with it."""
         names = self._topology.source_topics()

@@ -12,7 +12,7 @@ from streamflow.clock import Clock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.errors import CommitAborted, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, TransportError
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
 from streamflow.query.worker_view import WorkerView
@@ -43,6 +43,8 @@ class AwayTransport(MemoryTransport):
     async def commit(self, commit: Commit) -> Any:
         if "commit" in self.away:
             raise CommitAborted("no broker can be reached")
+        if "decision" in self.away:
+            raise CommitUnknown("no broker can be reached")
         return await super().commit(commit)
 
 
@@ -122,5 +124,25 @@ def test_a_commit_that_was_due_long_ago_makes_a_worker_not_ready() -> None:
         await asyncio.sleep(3)
         assert world.view.ready()
         assert world.view.health()["status"] == "ok"
+
+    run(main)
+
+
+def test_reading_back_what_was_never_committed_is_no_commit() -> None:
+    """Each try is restored from the log, and the next one fails again."""
+
+    async def main(world: World) -> None:
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(1)
+        world.transport.away = frozenset({"decision"})
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(20)
+        for _ in range(20):
+            await asyncio.sleep(0.15)
+            assert not world.view.ready()
+            assert "a commit has been due for" in world.view.health()["reason"]
+        world.transport.away = frozenset()
+        await asyncio.sleep(3)
+        assert world.view.ready()
 
     run(main)
