@@ -8,6 +8,8 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
 | where the broker is, and the driver's limits | `settings` | `settings` | - |
 | requests and their answers | `connection` | `connection` | - |
+| a client among brokers that do not answer | `client` | - | - |
+| which brokers do not answer | `broker_states` | - | - |
 | the client's log, put right | `client_logs` | - | - |
 | forms of requests, names of error codes | `protocol` | - | - |
 | names of keys; ids as offsets | - | `names` | - |

@@ -150,7 +150,6 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self._clock = clock
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
-        self._silent: set[int] = set()  # brokers that did not answer the last fetch
         super().__init__(*arguments, **options)
 
     async def batches(self, wait_ms: float) -> list[Batch]:
@@ -227,17 +226,11 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         """One fetch and what its answer holds; returns whether there is something to take."""
         try:
             response = await self._client.send(node_id, request)
-        except KafkaError as exc:
-            if node_id not in self._silent:
-                self._silent.add(node_id)
-                log.warning("Fetching from broker %s fails, and is tried again: %r", node_id, exc)
+        except KafkaError:  # the client tells of a broker that does not answer
             await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
             return False
         except asyncio.CancelledError:
             return False  # Closing, or the assignment is gone; as in the class above.
-        if node_id in self._silent:
-            self._silent.discard(node_id)
-            log.warning("Fetching from broker %s works again", node_id)
         if not assignment.active:
             return False
         asked = {(topic, row[0]): row[1] for topic, rows in request.topics for row in rows}

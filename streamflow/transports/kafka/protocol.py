@@ -86,6 +86,9 @@ ERROR_NAMES: Final[Mapping[int, str]] = {
 
 # The group has another generation, or does not know this member: the assignment is void.
 GROUP_FENCED: Final = frozenset({22, 25, 82})
+# Of these, what the member itself is to hear of at once: it joins anew. 82 is of another that has its name.
+GROUP_FORGOT: Final = frozenset({22, 25})
+UNKNOWN_MEMBER: Final = 25
 # The coordinator has moved or is not there yet: look it up again.
 COORDINATOR_MOVED: Final = frozenset({7, 15, 16})
 # The coordinator is busy with itself or with the end of the transaction before: ask again.
