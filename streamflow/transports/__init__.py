@@ -19,6 +19,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | what members tell each other, and who gets what | `member_metadata` | `member_metadata` | - |
 | the broker's side of the group | - | - | `coordinator` |
 | partitions that are assigned into batches | `fetcher` | `fetcher` | `fetcher` |
+| who may say that an offset is gone | `leader_check` | - | - |
 | the same by public methods of the client | `fallback_fetcher` | - | - |
 | logs outside the group | `reader` | `reader` | `reader` |
 | the atomic commit, and the one that is not | `commits` | `commits` | `commits` |

@@ -29,6 +29,7 @@ from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, Columns
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import meaning
+from streamflow.transports.kafka.leader_check import newest_end
 
 log = logging.getLogger(__name__)
 
@@ -272,6 +273,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int
     ) -> None:
         try:
+            end = await newest_end(self._client, node_id, (tp.topic, tp.partition))
             found = await self._proc_offset_request(node_id, {tp.topic: [(tp.partition, EARLIEST)]})
         except KafkaError as exc:
             log.warning("Asking %s[%d] for its earliest offset failed: %r", *tp, exc)
@@ -282,6 +284,17 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         if not assignment.active or not state.has_valid_position or state.position != offset:
             return
         earliest = found[tp][0]
+        if end is None or earliest <= offset <= end:
+            # It does not lead the partition any more, or has caught up meanwhile.
+            log.warning(
+                "%s[%d]: broker %s says that offset %d is out of range, and is not the one to say so",
+                *tp,
+                node_id,
+                offset,
+            )
+            self._client.force_metadata_update()
+            await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
+            return
         log.warning(
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )
