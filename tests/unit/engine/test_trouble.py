@@ -12,7 +12,7 @@ from streamflow.clock import Clock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.errors import CommitAborted, CommitUnknown, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
 from streamflow.query.worker_view import WorkerView
@@ -29,6 +29,7 @@ class AwayTransport(MemoryTransport):
     """Its broker can go away: ``away`` says what does not answer then."""
 
     away: frozenset[str] = frozenset()
+    commits = 0
 
     async def partition_counts(self, topics: Any) -> dict[str, int]:
         if "questions" in self.away:
@@ -41,6 +42,9 @@ class AwayTransport(MemoryTransport):
         return await super().fetch(wait_ms)
 
     async def commit(self, commit: Commit) -> Any:
+        self.commits += 1
+        if "group" in self.away:
+            raise Fenced("the group does not know this member")
         if "commit" in self.away:
             raise CommitAborted("no broker can be reached")
         if "decision" in self.away:
@@ -143,6 +147,21 @@ def test_reading_back_what_was_never_committed_is_no_commit() -> None:
             assert "a commit has been due for" in world.view.health()["reason"]
         world.transport.away = frozenset()
         await asyncio.sleep(3)
+        assert world.view.ready()
+
+    run(main)
+
+
+def test_a_fenced_assignment_is_not_read_back_again_and_again() -> None:
+    """It is dead: the group gives another one, and if it has nothing to say for long, this one is tried."""
+
+    async def main(world: World) -> None:
+        world.transport.away = frozenset({"group"})
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(61)
+        assert 2 <= world.transport.commits <= 7
+        world.transport.away = frozenset()
+        await asyncio.sleep(11)
         assert world.view.ready()
 
     run(main)
