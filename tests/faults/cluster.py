@@ -16,8 +16,8 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError as AioKafkaError
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.faults.stage import JOB, LIMIT_S, Stage, url_of
 from tests.faults.workload import PARTITIONS
@@ -41,7 +41,7 @@ class Scene:
 
     def leader(self) -> int:
         """The broker that leads the source's first partition."""
-        return int(self._metadata().topics[self.stage.id].partitions[0].leader)
+        return int(self.metadata().topics[self.stage.id].partitions[0].leader)
 
     def group_coordinator(self) -> int:
         return asyncio.run(coordinator_of(self.cluster.bootstrap, CoordinationType.GROUP, self.stage.id))
@@ -56,13 +56,13 @@ class Scene:
 
         def whole() -> bool:
             with contextlib.suppress(KafkaException):
-                topics = self._metadata().topics.values()
+                topics = self.metadata().topics.values()
                 return all(len(p.isrs) == len(NODES) for topic in topics for p in topic.partitions.values())
             return False
 
         wait_for("every copy is in sync", whole, LIMIT_S)
 
-    def _metadata(self) -> Any:
+    def metadata(self) -> Any:
         admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 0})
         return admin.list_topics(timeout=5)
 
@@ -236,10 +236,25 @@ def play(scene: Scene, name: str) -> float:
     trial.act(scene)
     stage.settle()
     stage.feeder_done()
-    stage.check()
+    try:
+        stage.check()
+    except AssertionError as exc:
+        raise AssertionError(f"{name}: {ends_of(scene, f'{stage.id}-out')}\n{exc}") from exc
     pause_s = pauses.end()
     print(f"{name}: pause {pause_s:.1f} s, {log_lines(stage) - lines} log lines, exact", flush=True)
     return pause_s
+
+
+def ends_of(scene: Scene, topic: str) -> str:
+    """Where committed records end, and where all do: they differ while a transaction is open."""
+    admin = AdminClient({"bootstrap.servers": scene.cluster.bootstrap, "log_level": 0})
+    found = []
+    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+        asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(PARTITIONS)}
+        told = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
+        found.append({at.partition: future.result().offset for at, future in told.items()})
+    leaders = {p: at.leader for p, at in scene.metadata().topics[topic].partitions.items()}
+    return f"{topic} ends at {found[0]} of {found[1]}, led by {leaders}"
 
 
 def log_lines(stage: Stage) -> int:

@@ -124,6 +124,13 @@ class Outputs:
                 self.records.append((message.key(), json.loads(message.value())))
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
+        if left:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """From where it stands: behind several changes of leaders a partition may not be fetched any more."""
+        stands = self._consumer.position(self._partitions)
+        self._consumer.assign([TopicPartition(at.topic, at.partition, max(0, at.offset)) for at in stands])
 
     def close(self) -> None:
         self._consumer.close()

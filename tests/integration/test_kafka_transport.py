@@ -25,7 +25,7 @@ from streamflow.errors import (
     TransportError,
 )
 from streamflow.transports.base import Commit, Record, TopicSpec, Transport
-from streamflow.transports.kafka import KafkaTransport
+from streamflow.transports.kafka import KafkaSettings, KafkaTransport
 from streamflow.transports.kafka.broker_states import BrokerStates
 from streamflow.transports.kafka.client import ClusterClient
 from streamflow.transports.kafka.connection import Connection, Coordinator
@@ -468,15 +468,17 @@ async def test_a_member_that_the_group_has_forgotten_joins_anew_with_the_commit_
 ) -> None:
     """Its next heartbeat would hear of it too, ten minutes later."""
     topic = await make_topic(await clients.maker(), "events", 1)
-    long = {"session_timeout_ms": 900_000, "heartbeat_ms": 600_000}
-    worker = await clients.alone(topic, 1, **long)
+    group = unique("group")
+    worker = await clients.alone(topic, 1, group, session_timeout_ms=900_000, heartbeat_ms=600_000)
     before = worker.listener.newest
     assert isinstance(before.fence, GroupFence)
-    other = ClusterClient(worker.client.settings, SystemClock(), BrokerStates(SystemClock()))
+    other = ClusterClient(
+        KafkaSettings((clients.bootstrap,), group), SystemClock(), BrokerStates(SystemClock())
+    )
     await other.bootstrap()
     try:
-        node_id = await other.coordinator_lookup(Coordinator.GROUP, worker.client.settings.group_id)
-        leave = LeaveGroupRequest(worker.client.settings.group_id, before.fence.member_id)
+        node_id = await other.coordinator_lookup(Coordinator.GROUP, group)
+        leave = LeaveGroupRequest(group, before.fence.member_id)
         assert (await other.send(node_id, leave)).error_code == 0
     finally:
         await other.close()
