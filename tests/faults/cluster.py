@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError as AioKafkaError
-from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from tests.faults.stage import JOB, LIMIT_S, Stage, url_of
@@ -34,10 +32,11 @@ SPARE_S = 3.0
 
 @dataclass
 class Scene:
-    """Two workers on three brokers."""
+    """Two workers on three brokers. ``fail_over_s``: how long these took to give up one of them, at most."""
 
     stage: Stage
     cluster: KafkaCluster
+    fail_over_s: float = FAILOVER_S
 
     def leader(self) -> int:
         """The broker that leads the source's first partition."""
@@ -62,6 +61,12 @@ class Scene:
 
         wait_for("every copy is in sync", whole, LIMIT_S)
 
+    def wait_given_up(self, node: int) -> None:
+        """Whoever led the quorum besides takes longer: the next one gives each broker its whole time anew."""
+        began_s = time.monotonic()
+        self.cluster.wait_given_up(node)
+        self.fail_over_s = max(self.fail_over_s, time.monotonic() - began_s)
+
     def metadata(self) -> Any:
         admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 0})
         return admin.list_topics(timeout=5)
@@ -80,45 +85,6 @@ async def coordinator_of(bootstrap: str, kind: CoordinationType, key: str) -> in
         await client.close()
 
 
-class Pauses(threading.Thread):
-    """Reads committed outputs, and knows the longest time for which a partition had none."""
-
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        super().__init__(daemon=True)
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": f"pauses-{secrets.token_hex(5)}",
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "latest",
-                "enable.auto.commit": False,
-                "log_level": 0,
-            }
-        )
-        self._consumer.assign([TopicPartition(topic, p) for p in range(PARTITIONS)])
-        self._ended = threading.Event()
-        self._last_s: dict[int, float] = {}
-        self._longest_s = 0.0
-
-    def run(self) -> None:
-        while not self._ended.is_set():
-            for message in self._consumer.consume(500, 0.1):
-                if message.error() is None:
-                    self._note(message.partition(), time.monotonic())
-        self._consumer.close()
-
-    def _note(self, partition: int, now_s: float) -> None:
-        before_s = self._last_s.get(partition, now_s)
-        self._longest_s = max(self._longest_s, now_s - before_s)
-        self._last_s[partition] = now_s
-
-    def end(self) -> float:
-        """The longest pause, in seconds."""
-        self._ended.set()
-        self.join(30)
-        return self._longest_s
-
-
 def rolling_restart(scene: Scene) -> None:
     for node in NODES:
         scene.cluster.end(node)
@@ -128,7 +94,8 @@ def rolling_restart(scene: Scene) -> None:
 
 def _killed(scene: Scene, node: int) -> None:
     scene.cluster.kill(node)
-    time.sleep(AWAY_S)
+    scene.wait_given_up(node)
+    time.sleep(BETWEEN_S)
     scene.cluster.launch(node)
 
 
@@ -153,7 +120,9 @@ def kill_each(scene: Scene) -> None:
 
 def _frozen(scene: Scene, node: int) -> None:
     scene.cluster.freeze(node)
-    time.sleep(FROZEN_S)
+    began_s = time.monotonic()
+    scene.wait_given_up(node)
+    time.sleep(max(BETWEEN_S, FROZEN_S - (time.monotonic() - began_s)))
     scene.cluster.thaw(node)
 
 
@@ -224,12 +193,11 @@ TRIALS: Mapping[str, Trial] = {
 }
 
 
-def play(scene: Scene, name: str) -> float:
-    """Events flow, the brokers have their trouble, and everything is exact; the longest pause, in seconds."""
+def play(scene: Scene, name: str) -> str | None:
+    """Events flow, the brokers have their trouble, and everything is exact. Tells of a pause too long."""
     trial, stage = TRIALS[name], scene.stage
     scene.wait_in_sync()
-    pauses = Pauses(scene.cluster.bootstrap, f"{stage.id}-out")
-    pauses.start()
+    scene.fail_over_s, seen = FAILOVER_S, stage.outputs_seen()
     feeder = stage.feed(int(trial.lasts_s * RATE), RATE)
     wait_for("events flow", lambda: len(feeder.acknowledged()) > RATE, LIMIT_S)
     lines = log_lines(stage)
@@ -240,9 +208,11 @@ def play(scene: Scene, name: str) -> float:
         stage.check()
     except AssertionError as exc:
         raise AssertionError(f"{name}: {ends_of(scene, f'{stage.id}-out')}\n{exc}") from exc
-    pause_s = pauses.end()
-    print(f"{name}: pause {pause_s:.1f} s, {log_lines(stage) - lines} log lines, exact", flush=True)
-    return pause_s
+    pause_s, told = stage.pause_s(seen), log_lines(stage) - lines
+    print(f"{name}: pause {pause_s:.1f} s, fail-over {scene.fail_over_s:.1f} s, {told} log lines", flush=True)
+    if trial.fail_over and pause_s > scene.fail_over_s + SPARE_S:
+        return f"{name}: nothing came out for {pause_s:.1f} s, fail-over took {scene.fail_over_s:.1f} s"
+    return None
 
 
 def ends_of(scene: Scene, topic: str) -> str:
@@ -275,10 +245,3 @@ def verify(stage: Stage) -> Iterator[str]:
         )
         if done.returncode != 0:
             yield f"{table}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
-
-
-def too_long(name: str, pause_s: float) -> str | None:
-    """A pause that is longer than the brokers need to fail over."""
-    if not TRIALS[name].fail_over or pause_s <= FAILOVER_S + SPARE_S:
-        return None
-    return f"{name}: nothing came out for {pause_s:.1f} s, {FAILOVER_S:.0f} s is the brokers' own fail-over"

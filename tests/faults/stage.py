@@ -9,6 +9,8 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -106,6 +108,7 @@ class Outputs:
         self._partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         self.records: list[tuple[bytes, Any]] = []  # key, value
+        self.stamps_ms: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
 
     def read_on(self) -> None:
         """Reads to where each partition ends now."""
@@ -122,6 +125,7 @@ class Outputs:
                 empty += 1
             elif message.error() is None:
                 self.records.append((message.key(), json.loads(message.value())))
+                self.stamps_ms[message.partition()].append(message.timestamp()[1])
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
         if left:
@@ -252,6 +256,21 @@ class Stage:
         assert producer.flush(60) == 0
         for partition in range(PARTITIONS):
             self.ends[partition] += 1
+
+    def outputs_seen(self) -> dict[int, int]:
+        """partition -> how many outputs of it a check has read."""
+        return {partition: len(stamps) for partition, stamps in self._outputs.stamps_ms.items()}
+
+    def pause_s(self, since: Mapping[int, int]) -> float:
+        """The longest time between two outputs of a partition, behind so many of each.
+
+        By their stamps, which are those of the try at a commit that held: a reader has its own pauses.
+        """
+        longest_ms = 0
+        for partition, stamps_ms in self._outputs.stamps_ms.items():
+            mine = stamps_ms[since[partition] :]
+            longest_ms = max([longest_ms, *(after - before for before, after in pairwise(mine))])
+        return longest_ms / 1_000
 
     # -- the check ------------------------------------------------------------------------------
 

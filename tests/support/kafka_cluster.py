@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
 
-from tests.support.kafka_server import JavaBackend, NoBroker, broker_is_ready, resolve_jars
+from tests.support.kafka_server import JavaBackend, NoBroker, broker_is_ready, receive, resolve_jars
 from tests.support.server import Server, free_ports
 
 NODES = (1, 2, 3)
@@ -103,6 +105,15 @@ class KafkaCluster(Server):
                     raise NoBroker(f"node {node} did not answer within {START_S:.0f} s")
                 time.sleep(0.1)
 
+    def wait_given_up(self, node: int) -> None:
+        """Until the others name it no longer: they have elected who leads its partitions."""
+        port = next(backend.port for other, backend in self._nodes.items() if other != node)
+        deadline_s = time.monotonic() + START_S
+        while node in brokers_named_by("127.0.0.1", port):
+            if time.monotonic() > deadline_s:
+                raise NoBroker(f"node {node} was not given up within {START_S:.0f} s")
+            time.sleep(0.1)
+
     def end(self, node: int) -> None:
         """SIGTERM: it hands its partitions over and goes."""
         self._nodes[node].stop()
@@ -116,6 +127,26 @@ class KafkaCluster(Server):
 
     def thaw(self, node: int) -> None:
         self._nodes[node].unpause()
+
+
+def brokers_named_by(host: str, port: int) -> set[int]:
+    """The brokers of the cluster, as one of them sees it. Raises OSError."""
+    client = b"streamflow-tests"
+    # Metadata v1 for no topic, as in `broker_is_ready`.
+    request = struct.pack(f">hhih{len(client)}si", 3, 1, 7, len(client), client, 0)
+    with socket.create_connection((host, port), timeout=5.0) as connection:
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        (size,) = struct.unpack(">i", receive(connection, 4))
+        answer = receive(connection, size)
+    (count,) = struct.unpack_from(">i", answer, 4)
+    at, found = 8, set()
+    for _ in range(count):
+        node, length = struct.unpack_from(">ih", answer, at)
+        at += 6 + length + 4
+        (rack,) = struct.unpack_from(">h", answer, at)
+        at += 2 + max(0, rack)
+        found.add(node)
+    return found
 
 
 def main() -> int:

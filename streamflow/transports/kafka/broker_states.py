@@ -15,6 +15,8 @@ from streamflow.clock import Clock
 log = logging.getLogger(__name__)
 
 AGAIN_MS: Final = 30_000.0
+CONNECT_MIN_MS: Final = 50.0
+CONNECT_MAX_MS: Final = 1_000.0
 
 
 @dataclass(slots=True)
@@ -24,6 +26,8 @@ class _Silence:
     since_ms: float
     told_ms: float | None = None
     failures: int = 0
+    wait_ms: float = 0.0
+    next_ms: float = 0.0
 
 
 class BrokerStates:
@@ -63,6 +67,18 @@ class BrokerStates:
                 why,
             )
         silence.told_ms = self._told_ms[node_id] = now_ms
+
+    def refused(self, node_id: int, why: str) -> None:
+        """There is no connection to it, and a while until the next try."""
+        self.failed(node_id, why)
+        silence = self._silent[node_id]
+        silence.wait_ms = min(CONNECT_MAX_MS, max(CONNECT_MIN_MS, silence.wait_ms * 2))
+        silence.next_ms = self._clock.monotonic_ms() + silence.wait_ms
+
+    def wait_ms(self, node_id: int) -> float:
+        """Until it may be tried to connect to it."""
+        silence = self._silent.get(node_id)
+        return 0.0 if silence is None else max(0.0, silence.next_ms - self._clock.monotonic_ms())
 
     def answered(self, node_id: int) -> None:
         """Cheap where nothing was wrong."""

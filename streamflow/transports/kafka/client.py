@@ -190,6 +190,8 @@ class ClusterClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka ships no 
             timers: list[asyncio.TimerHandle] = []
 
             def doubt() -> None:
+                if scope.expired():
+                    return  # in this very turn of the loop
                 if self.cluster.broker_metadata(node_id) is None:
                     scope.reschedule(loop.time())
                     return
@@ -218,6 +220,7 @@ class ClusterClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka ships no 
             return connection
 
     async def _connect(self, node_id: Any) -> Any:
+        await self._clock.sleep_ms(self._states.wait_ms(node_id))
         broker = self.cluster.broker_metadata(node_id)
         try:
             if broker is None:
@@ -225,7 +228,7 @@ class ClusterClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka ships no 
             async with self._within(node_id, self._request_s):
                 return await self._open(broker.host, broker.port, self._on_connection_closed)
         except BROKEN as exc:
-            self._states.failed(node_id, str(exc) or type(exc).__name__)
+            self._states.refused(node_id, str(exc) or type(exc).__name__)
             self.force_metadata_update()
             return None
 

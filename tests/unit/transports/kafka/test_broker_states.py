@@ -62,3 +62,19 @@ def test_a_cluster_that_is_gone_is_told_of_once(caplog: pytest.LogCaptureFixture
         for _ in range(50):
             states.somebody(anew=False)
     assert len(caplog.records) == 2
+
+
+async def test_a_broker_that_refuses_is_tried_once_a_second_at_most_until_it_answers() -> None:
+    clock = ManualClock()
+    states = BrokerStates(clock)
+    assert states.wait_ms(3) == 0
+    waits: list[float] = []
+    for _ in range(8):
+        states.refused(3, "connection refused")
+        waits.append(states.wait_ms(3))
+        await clock.advance(int(waits[-1]))
+        assert states.wait_ms(3) == 0
+    assert waits == [50, 100, 200, 400, 800, 1_000, 1_000, 1_000]
+    states.refused(3, "connection refused")
+    states.answered(3)
+    assert states.wait_ms(3) == 0
