@@ -19,7 +19,7 @@ help:
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
-	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums; SEED= repeats one"
+	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums, then three brokers; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove $(VENV) and caches"
 

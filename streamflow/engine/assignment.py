@@ -88,6 +88,10 @@ class ActiveAssignment:
         end = self.end_offsets.get(at)
         return None if end is None else self._records_between(at, position, end)
 
+    def caught_up(self) -> bool:
+        """Has every consumer taken all that there is, as far as fetches have told?"""
+        return all(self.lag(progress) == 0 for progress in self.progress.values())
+
     def fetched(self, batch: Batch, now_ms: float) -> None:
         """A batch has come; it is dispatched next."""
         at = (batch.topic, batch.partition)

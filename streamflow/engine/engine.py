@@ -321,9 +321,11 @@ class Engine:
         rebalance, gate = self.rebalance, self.topology.gate
         active, checkpoint = rebalance.active, rebalance.checkpoint
         if not self.live or active is None or checkpoint is None:
-            self.watch.commit_due(due=False)
+            if not rebalance.assigned:
+                self.watch.commit_due(due=False)
             return
-        self.watch.commit_due(due=active.due())
+        # What is read back after a commit that failed is as due as it was, until it has been taken again.
+        self.watch.commit_due(due=active.due() or (self.watch.owed and not active.caught_up()))
         for agent in active.agents:
             if agent.failure is not None:
                 raise agent.failure
@@ -340,12 +342,13 @@ class Engine:
             if active.due():
                 self._hooks.committing()
             written = await checkpoint.run()
-            self.watch.commit_due(due=False)
             gate.checkpointed(written=written)
             if written:
+                self.watch.commit_due(due=False)
                 self.metrics.checkpoint_seconds.observe(checkpoint.last_seconds)
                 self._hooks.committed()
         except (Fenced, CommitUnknown, CommitAborted) as exc:
+            self.watch.commit_failed()
             if rebalance.is_current(active):
                 self._restart(exc)
         finally:

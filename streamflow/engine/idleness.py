@@ -1,16 +1,20 @@
 """Idle ticks: the only way in which the wall clock touches a table.
 
-They come just before the cut that makes them durable, so that a restart decides as before.
+They come just before the cut that makes them durable, so that a restart decides as before. A tick is a write,
+so there is one only where it ends something: a window with rows, or once a minute one that others may have.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.progress_board import ProgressBoard, Silence
+from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
-from streamflow.windows import Window
+from streamflow.windows import SlidingWindow, Window
 
 LOOK_MS_MAX = 1_000.0
 
@@ -34,7 +38,7 @@ class IdleTicks:
             return
         wait_ms = LOOK_MS_MAX
         silences: dict[tuple[str, str], Silence] = {}
-        for progress, window in [*_of_aggregates(active), *_of_agents(active)]:
+        for progress, window, part in [*_of_aggregates(active), *_of_agents(active)]:
             if window.idle_close_ms is None:
                 continue
             wait_ms = min(wait_ms, window.idle_close_ms / 10)
@@ -46,19 +50,36 @@ class IdleTicks:
             silence = silences.get(of)
             if silence is None:
                 silence = silences[of] = self._board.silence(*of, self._partitions(progress.topic))
-            time_ms = silence.idle_watermark_ms(progress, silent_ms, window, now_ms)
+            ends = partial(_ends_something, part, window)
+            time_ms = silence.idle_watermark_ms(progress, silent_ms, window, now_ms, ends)
             if time_ms is not None:
                 progress.raise_watermark(time_ms)
         self._next_ms = now_ms + wait_ms
 
 
-def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+def _ends_something(part: TablePartition, window: Window, before_ms: int, time_ms: int) -> bool:
+    """Does a window with rows close, or go, when the watermark is raised from the one to the other?"""
+    starts = part.store.starts()
+    ids = [(window.first_open_start(before_ms), window.first_open_start(time_ms))]
+    if isinstance(window, SlidingWindow):
+        # Their rows are panes: one window ends with the event of a pane, another begins right behind it.
+        ids = [
+            (before_ms - behind_ms - 1, time_ms - behind_ms + 1)
+            for behind_ms in (window.grace_ms, window.grace_ms + window.size_ms)
+        ]
+    kept = part.spec.window or window
+    ids.append((kept.first_kept_start(before_ms), kept.first_kept_start(time_ms)))
+    return any(bisect_left(starts, low) < bisect_left(starts, high) for low, high in ids)
+
+
+def _of_aggregates(active: ActiveAssignment) -> Iterator[tuple[Progress, Window, TablePartition]]:
     for aggregate_partition in active.aggregate_partitions:
-        if aggregate_partition.aggregate.spec.window is not None:
-            yield aggregate_partition.progress, aggregate_partition.aggregate.spec.window
+        window = aggregate_partition.aggregate.spec.window
+        if window is not None:
+            yield aggregate_partition.progress, window, aggregate_partition.part
 
 
-def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
+def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window, TablePartition]]:
     """Those that write a windowed table: windows in Faust's form end too when nothing comes any more."""
     for table in active.tables:
         window = table.spec.window
@@ -71,4 +92,4 @@ def _of_agents(active: ActiveAssignment) -> Iterator[tuple[Progress, Window]]:
                     continue
                 # Rows of nobody who is known (an agent's that is no more, stock Faust's): of all who may.
                 if agent.spec.consumer in part.writers or (not part.writers and len(part.store)):
-                    yield progress, window
+                    yield progress, window, part

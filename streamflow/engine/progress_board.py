@@ -8,6 +8,7 @@ partition that is at its end and silent takes over the time of the others.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,11 +138,21 @@ class Silence:
         self._watermarks.add(partition, progress.watermark_ms)
         self._events.add(partition, progress.event_ms)
 
-    def idle_watermark_ms(self, own: Progress, silent_ms: float, window: Window, now_ms: float) -> int | None:
+    def idle_watermark_ms(
+        self,
+        own: Progress,
+        silent_ms: float,
+        window: Window,
+        now_ms: float,
+        ends: Callable[[int, int], bool],
+    ) -> int | None:
         """What the watermark of a partition may be raised to, that has been at its end and silent so long.
 
         The highest watermark of the other source partitions; if they are silent too (or there is no
         other), the highest event time plus the time for which all have been silent. ``None``: nothing.
+
+        ``ends`` tells whether anything ends between two watermarks. Where nothing does, silence counts by
+        the minute, and as far as another partition has gone: a silent app writes no watermark for nothing.
         """
         idle_close_ms, partition = window.idle_close_ms, own.partition
         if idle_close_ms is None or silent_ms < idle_close_ms:
@@ -155,7 +166,12 @@ class Silence:
         newest_ms = _time(event_ms)
         if newest_ms is None:
             return None
-        return _bounded(newest_ms, int(min(silent_ms, others_silent_ms)), window)
+        time_ms = _bounded(newest_ms, int(min(silent_ms, others_silent_ms)), window)
+        before_ms = own.watermark_ms
+        if before_ms is None or time_ms - before_ms >= COARSE_MS or ends(before_ms, time_ms):
+            return time_ms
+        furthest_ms = _time(self._watermarks.but(partition))
+        return min(time_ms, before_ms if furthest_ms is None else furthest_ms)
 
 
 def _time(value: float) -> int | None:
@@ -165,8 +181,7 @@ def _time(value: float) -> int | None:
 def _bounded(event_ms: int, silent_ms: int, window: Window) -> int:
     """Event time plus silence, as far as it still closes or expires anything.
 
-    Behind the close of the newest window only every minute counts, so that a silent app does not
-    write a new watermark with each checkpoint for ever.
+    Behind the close of the newest window only every minute counts: what is left is to forget rows.
     """
     closes_ms = window.last_end_of(event_ms) + window.grace_ms
     time_ms = event_ms + silent_ms

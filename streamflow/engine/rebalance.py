@@ -38,6 +38,9 @@ from streamflow.transports.base import Assignment, Batch, Member, TopicPartition
 logger = logging.getLogger(__name__)
 
 RESTART_WAIT_MS = 200.0
+# A fenced assignment is dead, and the group about to give another: to read it back would be in vain. Only if
+# the group has nothing to say for so long, it was alive after all.
+FENCED_WAIT_MS = 10_000.0
 LAST_COMMIT_ATTEMPTS = 3
 CALM_MS = 500.0
 
@@ -110,6 +113,11 @@ class Rebalance:
     @property
     def joined(self) -> bool:
         return self._subscribed is not None
+
+    @property
+    def assigned(self) -> bool:
+        """Has the group given anything, be it live, or on its way back?"""
+        return self._assignment is not None
 
     async def extend(self) -> None:
         """More is declared than before: everything held is checkpointed, and built anew with it."""
@@ -283,7 +291,10 @@ class Rebalance:
             self._recovery.cancel()  # some partitions were open already
         self._drop()
         # A broker in trouble is given time; what was invalidated here is read back at once.
-        wait_ms = 0.0 if isinstance(exc, ConflictingWrites) else RESTART_WAIT_MS
+        if isinstance(exc, ConflictingWrites):
+            wait_ms = 0.0
+        else:
+            wait_ms = FENCED_WAIT_MS if isinstance(exc, Fenced) else RESTART_WAIT_MS
         self._begin_recovery(assignment, wait_ms, told=True)
 
     # -- what is held -----------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class BrokerWatch:
         self._answered_ms = clock.monotonic_ms()
         self._error = "no answer"
         self._due_since_ms: float | None = None
+        self.owed = False  # a commit has failed for good: what it held has still to be taken again
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -107,7 +108,7 @@ class BrokerWatch:
     def commit_due(self, *, due: bool) -> None:
         """Told before each checkpoint whether there is something to be made durable, and after it."""
         if not due:
-            self._due_since_ms = None
+            self._due_since_ms, self.owed = None, False
         elif self._due_since_ms is None:
             self._due_since_ms = self._clock.monotonic_ms()
 
@@ -116,6 +117,10 @@ class BrokerWatch:
         self._answered_ms = self._clock.monotonic_ms()
         if self._due_since_ms is not None:
             self._due_since_ms = self._answered_ms
+
+    def commit_failed(self) -> None:
+        """What it held is dropped, and read back."""
+        self.owed = True
 
     @property
     def commit_age_ms(self) -> float:

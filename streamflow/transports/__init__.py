@@ -8,6 +8,8 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
 | where the broker is, and the driver's limits | `settings` | `settings` | - |
 | requests and their answers | `connection` | `connection` | - |
+| a client among brokers that do not answer | `client` | - | - |
+| which brokers do not answer | `broker_states` | - | - |
 | the client's log, put right | `client_logs` | - | - |
 | forms of requests, names of error codes | `protocol` | - | - |
 | requests that name topics by their ids | `topic_ids` | - | - |
@@ -19,6 +21,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | what members tell each other, and who gets what | `member_metadata` | `member_metadata` | - |
 | the broker's side of the group | - | - | `coordinator` |
 | partitions that are assigned into batches | `fetcher` | `fetcher` | `fetcher` |
+| who may say that an offset is gone | `leader_check` | - | - |
 | the same by public methods of the client | `fallback_fetcher` | - | - |
 | logs outside the group | `reader` | `reader` | `reader` |
 | the atomic commit, and the one that is not | `commits` | `commits` | `commits` |

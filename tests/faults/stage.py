@@ -9,6 +9,8 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -55,13 +57,20 @@ async def members_of(bootstrap: str, group: str) -> int:
     return len(members) if state == "Stable" else -1
 
 
+def url_of(bootstrap: str) -> str:
+    """An app's broker."""
+    return ";".join(f"kafka://{server}" for server in bootstrap.split(","))
+
+
 class Feeder:
     """A producer in another process; `acknowledged` is what its log says."""
 
-    def __init__(self, bootstrap: str, topic: str, log: pathlib.Path, first: int, count: int) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str, log: pathlib.Path, first: int, count: int, rate: float = RATE
+    ) -> None:
         self._log = log
         command = [sys.executable, "-m", "tests.faults.feeder", bootstrap, topic, str(log)]
-        self._process = subprocess.Popen([*command, str(first), str(count), str(RATE)], cwd=ROOT)
+        self._process = subprocess.Popen([*command, str(first), str(count), str(rate)], cwd=ROOT)
 
     def acknowledged(self) -> list[tuple[int, int, int]]:
         """(number, partition, offset) of each, in the order of their acknowledgement."""
@@ -99,6 +108,7 @@ class Outputs:
         self._partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         self.records: list[tuple[bytes, Any]] = []  # key, value
+        self.stamps_ms: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
 
     def read_on(self) -> None:
         """Reads to where each partition ends now."""
@@ -115,8 +125,16 @@ class Outputs:
                 empty += 1
             elif message.error() is None:
                 self.records.append((message.key(), json.loads(message.value())))
+                self.stamps_ms[message.partition()].append(message.timestamp()[1])
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
+        if left:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """From where it stands: behind several changes of leaders a partition may not be fetched any more."""
+        stands = self._consumer.position(self._partitions)
+        self._consumer.assign([TopicPartition(at.topic, at.partition, max(0, at.offset)) for at in stands])
 
     def close(self) -> None:
         self._consumer.close()
@@ -125,7 +143,8 @@ class Outputs:
 class Stage:
     """``workers`` workers of the app under names of its own, each restarted with its own port.
 
-    ``bootstraps``: the broker's address for each worker, where it is not the common one.
+    ``bootstraps``: the broker's address for each worker, where it is not the common one. ``bootstrap`` may
+    name several brokers, ``host:port,host:port``; then topics have so many ``copies``.
     """
 
     def __init__(
@@ -135,6 +154,7 @@ class Stage:
         *,
         workers: int = 2,
         bootstraps: tuple[str, ...] = (),
+        copies: int = 1,
         **settings: str,
     ) -> None:
         self.bootstrap = bootstrap
@@ -143,7 +163,7 @@ class Stage:
         self.points = folder / "points"
         self.points.mkdir()
         names = (self.id, f"{self.id}-out", f"{self.id}-closed")
-        create_topics(bootstrap, dict.fromkeys(names, PARTITIONS))
+        create_topics(bootstrap, dict.fromkeys(names, PARTITIONS), copies)
         self.sent = 0
         self.refused: set[int] = set()  # numbers of events that the broker has refused for good
         self.notes: list[str] = []
@@ -161,7 +181,7 @@ class Stage:
         }
         addresses = bootstraps or (bootstrap,) * workers
         self.workers = [
-            WorkerProcess(JOB, folder / f"worker-{n}.log", broker=f"kafka://{address}", **options)
+            WorkerProcess(JOB, folder / f"worker-{n}.log", broker=url_of(address), **options)
             for n, address in enumerate(addresses)
         ]
 
@@ -209,10 +229,10 @@ class Stage:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def feed(self, count: int) -> Feeder:
-        """Begins to send the next ``count`` events."""
+    def feed(self, count: int, rate: float = RATE) -> Feeder:
+        """Begins to send the next ``count`` events, ``rate`` a second."""
         log = self.folder / f"acknowledged-{self.sent}.log"
-        self._feeder = Feeder(self.bootstrap, self.id, log, self.sent, count)
+        self._feeder = Feeder(self.bootstrap, self.id, log, self.sent, count, rate)
         self.sent += count
         return self._feeder
 
@@ -237,6 +257,21 @@ class Stage:
         assert producer.flush(60) == 0
         for partition in range(PARTITIONS):
             self.ends[partition] += 1
+
+    def outputs_seen(self) -> dict[int, int]:
+        """partition -> how many outputs of it a check has read."""
+        return {partition: len(stamps) for partition, stamps in self._outputs.stamps_ms.items()}
+
+    def pause_s(self, since: Mapping[int, int]) -> float:
+        """The longest time between two outputs of a partition, behind so many of each.
+
+        By their stamps, which are those of the try at a commit that held: a reader has its own pauses.
+        """
+        longest_ms = 0
+        for partition, stamps_ms in self._outputs.stamps_ms.items():
+            mine = stamps_ms[since[partition] :]
+            longest_ms = max([longest_ms, *(after - before for before, after in pairwise(mine))])
+        return longest_ms / 1_000
 
     # -- the check ------------------------------------------------------------------------------
 

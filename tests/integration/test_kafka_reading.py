@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.protocol.fetch import FetchRequest
 
+from streamflow.clock import SystemClock
 from streamflow.transports.base import Batch, Commit, LogReader, Record, TopicPartition
 from streamflow.transports.kafka import KafkaTransport
 from streamflow.transports.kafka import fetcher as columns
+from streamflow.transports.kafka.broker_states import BrokerStates
+from streamflow.transports.kafka.client import ClusterClient
+from streamflow.transports.kafka.leader_check import newest_end
 from tests.contract.harness import Seen, make_topic, numbered, numbers_in, rows_of
 from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 
@@ -178,6 +183,52 @@ async def test_an_offset_that_is_gone_restarts_at_the_earliest_with_a_warning(
     assert numbers_in(rows) == [0, 1, 2]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("streamflow")]
     assert any(topic in text and "700" in text and "earliest, 0" in text for text in said)
+
+
+async def test_a_leader_of_the_past_moves_no_position(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that was frozen has a log that ends too early, and takes itself for the leader."""
+    client = await clients.maker()
+    topic = await make_topic(client, "events", 1)
+    await client.send(numbered(topic, 0, range(3)))
+    send, lies = ClusterClient.send, 0
+
+    async def lying(self: ClusterClient, node_id: int, request: Any, **options: Any) -> Any:
+        nonlocal lies
+        answer = await send(self, node_id, request, **options)
+        if isinstance(request, FetchRequest) and request.topics[0][1][0][1] == 3 and lies < 2:
+            lies += 1
+            ((name, ((partition, _, *rest),)),) = answer.topics
+            answer.topics = [(name, [(partition, columns.OFFSET_OUT_OF_RANGE, *rest)])]
+        return answer
+
+    monkeypatch.setattr(ClusterClient, "send", lying)
+    reader = client.log_reader()
+    await reader.assign({(topic, 0): 0})
+    rows: list[Seen] = []
+    async with asyncio.timeout(LIMIT_S):
+        while lies < 2:
+            rows += [row for batch in await reader.read(100) for row in rows_of(batch)]
+        await client.send(numbered(topic, 0, range(3, 5)))
+        while len(rows) < 5:
+            rows += [row for batch in await reader.read(100) for row in rows_of(batch)]
+    await reader.close()
+    assert numbers_in(rows) == [0, 1, 2, 3, 4]
+
+
+async def test_only_the_newest_leader_says_where_a_partition_ends(clients: KafkaClients) -> None:
+    client = await clients.maker()
+    topic = await make_topic(client, "events", 1)
+    await client.send(numbered(topic, 0, range(3)))
+    cluster = ClusterClient(client.settings, SystemClock(), BrokerStates(SystemClock()))
+    await cluster.bootstrap()
+    try:
+        node_id = cluster.get_random_node()
+        assert await newest_end(cluster, node_id, (topic, 0)) == 3
+        assert await newest_end(cluster, node_id + 1, (topic, 0)) is None
+    finally:
+        await cluster.close()
 
 
 async def test_a_stock_consumer_in_the_same_process_is_left_alone(

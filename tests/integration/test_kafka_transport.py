@@ -11,9 +11,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.group import LeaveGroupRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import EndTxnRequest
 
+from streamflow.clock import SystemClock
 from streamflow.errors import (
     CommitAborted,
     CommitUnknown,
@@ -23,8 +25,11 @@ from streamflow.errors import (
     TransportError,
 )
 from streamflow.transports.base import Commit, Record, Replication, TopicSpec, Transport
-from streamflow.transports.kafka import KafkaTransport
-from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka import KafkaSettings, KafkaTransport
+from streamflow.transports.kafka.broker_states import BrokerStates
+from streamflow.transports.kafka.client import ClusterClient
+from streamflow.transports.kafka.connection import Connection, Coordinator
+from streamflow.transports.kafka.group import GroupFence
 from tests.contract.harness import Worker, make_topic, numbered, numbers_in, partitions_of, read_all, unique
 from tests.integration.kafka_clients import LIMIT_S, KafkaClients
 from tests.support import kafka_server
@@ -469,3 +474,29 @@ async def test_a_broker_that_freezes_in_the_middle_loses_and_repeats_nothing(
     finally:
         own_broker.unpause()
         await clients.close()
+
+
+async def test_a_member_that_the_group_has_forgotten_joins_anew_with_the_commit_that_hears_of_it(
+    clients: KafkaClients,
+) -> None:
+    """Its next heartbeat would hear of it too, ten minutes later."""
+    topic = await make_topic(await clients.maker(), "events", 1)
+    group = unique("group")
+    worker = await clients.alone(topic, 1, group, session_timeout_ms=900_000, heartbeat_ms=600_000)
+    before = worker.listener.newest
+    assert isinstance(before.fence, GroupFence)
+    other = ClusterClient(
+        KafkaSettings((clients.bootstrap,), group), SystemClock(), BrokerStates(SystemClock())
+    )
+    await other.bootstrap()
+    try:
+        node_id = await other.coordinator_lookup(Coordinator.GROUP, group)
+        leave = LeaveGroupRequest(group, before.fence.member_id)
+        assert (await other.send(node_id, leave)).error_code == 0
+    finally:
+        await other.close()
+    with pytest.raises(Fenced):
+        await worker.client.commit(Commit(before, numbered(topic, 0, [1]), {(topic, 0): 0}))
+    after = await worker.listener.until(lambda a: a.generation > before.generation, LIMIT_S)
+    assert after.partitions == before.partitions
+    await worker.client.commit(Commit(after, numbered(topic, 0, [1]), {(topic, 0): 0}))

@@ -261,10 +261,10 @@ class Events:
         assert self._producer.flush(60) == 0
 
 
-def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
+def create_topics(bootstrap: str, topics: Mapping[str, int], copies: int = 1) -> None:
     """Topics whose records stay, however old their timestamps."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    wanted = [NewTopic(name, n, 1, config={"retention.ms": "-1"}) for name, n in topics.items()]
+    wanted = [NewTopic(name, n, copies, config={"retention.ms": "-1"}) for name, n in topics.items()]
     for future in admin.create_topics(wanted).values():
         future.result(30)
 

@@ -17,7 +17,9 @@ TIMES = st.one_of(st.none(), st.integers(T0_MS, T0_MS + 20_000))
 BOARDS = st.dictionaries(st.integers(0, 5), st.tuples(TIMES, TIMES, st.integers(45_000, 60_000)), max_size=6)
 
 
-def plain(own: Progress, others: list[tuple[int | None, int | None, int]], silent_ms: float) -> int | None:
+def plain(
+    own: Progress, others: list[tuple[int | None, int | None, int]], silent_ms: float, ends: bool
+) -> int | None:
     """The rule, written down."""
     assert WINDOW.idle_close_ms is not None
     if silent_ms < WINDOW.idle_close_ms:
@@ -32,15 +34,24 @@ def plain(own: Progress, others: list[tuple[int | None, int | None, int]], silen
     closes_ms = WINDOW.last_end_of(max(events)) + WINDOW.grace_ms
     if time_ms > closes_ms:
         time_ms = closes_ms + min(time_ms - closes_ms, WINDOW.retain_ms) // 60_000 * 60_000
-    return time_ms
+    if own.watermark_ms is None or time_ms - own.watermark_ms >= 60_000 or ends:
+        return time_ms
+    return min(time_ms, max((w for _, w, _ in others if w is not None), default=own.watermark_ms))
 
 
-@given(board=BOARDS, partitions=st.integers(1, 6), own_event_ms=TIMES, silent_ms=st.integers(8_000, 15_000))
+@given(
+    board=BOARDS,
+    partitions=st.integers(1, 6),
+    own_times=st.tuples(TIMES, TIMES),
+    silent_ms=st.integers(8_000, 15_000),
+    ends=st.booleans(),
+)
 def test_a_summary_says_what_all_partitions_say(
     board: dict[int, tuple[int | None, int | None, int]],
     partitions: int,
-    own_event_ms: int | None,
+    own_times: tuple[int | None, int | None],
     silent_ms: int,
+    ends: bool,
 ) -> None:
     known = ProgressBoard()
     for partition, (event_ms, watermark_ms, moved_ms) in board.items():
@@ -48,6 +59,7 @@ def test_a_summary_says_what_all_partitions_say(
         known.read(seen.record_key(), seen.record_value(), moved_ms)
     silence = known.silence("c", "t", partitions)
     for partition in range(partitions):
-        own = Progress("c", "t", partition, event_ms=own_event_ms)
+        own = Progress("c", "t", partition, event_ms=own_times[0], watermark_ms=own_times[1])
         others = [of for p, of in board.items() if p != partition and p < partitions]
-        assert silence.idle_watermark_ms(own, silent_ms, WINDOW, NOW_MS) == plain(own, others, silent_ms)
+        told = silence.idle_watermark_ms(own, silent_ms, WINDOW, NOW_MS, lambda *_: ends)
+        assert told == plain(own, others, silent_ms, ends)

@@ -212,15 +212,22 @@ class KafkaServer(Server):
 
 
 class JavaBackend:
-    """The broker as a child process, from jars."""
+    """The broker as a child process, from jars. ``ports``: its own and its controller's."""
 
-    def __init__(self, java: str, jars: pathlib.Path, overrides: Mapping[str, str], heap_mb: int) -> None:
+    def __init__(
+        self,
+        java: str,
+        jars: pathlib.Path,
+        overrides: Mapping[str, str],
+        heap_mb: int,
+        ports: tuple[int, int] | None = None,
+    ) -> None:
         self._java = java
         self._jars = jars
         self._heap_mb = heap_mb
         self._process: subprocess.Popen[bytes] | None = None
         self._dir = pathlib.Path(tempfile.mkdtemp(prefix="streamflow-kafka-"))
-        self.port, controller_port = free_ports(2)
+        self.port, controller_port = ports or free_ports(2)
         properties = broker_properties(self.port, controller_port, str(self._dir / "data"), bind="127.0.0.1")
         properties |= filled_in(overrides, self.port, controller_port, "127.0.0.1", str(self._dir))
         self._properties = self._dir / "server.properties"

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 
 from streamflow.errors import rewrite_log_record
 
-# Logger -> (beginning of a message, what it is instead).
+# Logger -> [(beginning of a message, what it is instead)].
 NOT_CONNECTED = 'Unable connect to "'
 LOWERED = {
     # The first connection: its caller says once what could not be reached, and why.
-    "aiokafka": (NOT_CONNECTED, logging.DEBUG),
+    "aiokafka": [(NOT_CONNECTED, logging.DEBUG)],
     # A fresh broker elects the coordinators of its groups with the first that ask for them.
-    "aiokafka.consumer.group_coordinator": ("Group Coordinator Request failed", logging.INFO),
+    # Then, and while one fails over, each try to find it succeeds, and is none the better for it.
+    "aiokafka.consumer.group_coordinator": [
+        ("Group Coordinator Request failed", logging.INFO),
+        ("Discovered coordinator", logging.DEBUG),
+    ],
 }
 
 
@@ -49,10 +53,11 @@ class _Reasons(logging.Filter):
 
 def lower_client_logs() -> None:
     """Idempotent."""
-    for name, (beginning, level) in LOWERED.items():
+    for name, lines in LOWERED.items():
         logger = logging.getLogger(name)
         if not any(isinstance(known, Lowered) for known in logger.filters):
-            logger.addFilter(Lowered(name, beginning, level))
+            for beginning, level in lines:
+                logger.addFilter(Lowered(name, beginning, level))
 
 
 @contextmanager

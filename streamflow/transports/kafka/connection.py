@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any
 
-from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     BrokerResponseError,
     IncompatibleBrokerVersion,
@@ -22,6 +22,8 @@ from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StreamflowError, TransportError
 from streamflow.transports.base import TopicPartition
 from streamflow.transports.kafka import faults, protocol
+from streamflow.transports.kafka.broker_states import BrokerStates
+from streamflow.transports.kafka.client import ClusterClient
 from streamflow.transports.kafka.client_logs import lower_client_logs, reasons
 from streamflow.transports.kafka.outcomes import Next, asked_by, verdict
 from streamflow.transports.kafka.settings import KafkaSettings
@@ -95,18 +97,17 @@ class Connection:
     ConfigurationError for what this user may not do, or this broker does not have.
     """
 
-    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+    def __init__(self, settings: KafkaSettings, clock: Clock, states: BrokerStates | None = None) -> None:
         self._settings = settings
         self._clock = clock
+        self._states = states or BrokerStates(clock)
         self._client: Any = None
         self._coordinators: dict[tuple[Coordinator, str], int] = {}
 
     async def start(self) -> None:
         """Finds the cluster. Raises TransportError."""
         lower_client_logs()
-        client = AIOKafkaClient(
-            request_timeout_ms=self._settings.request_timeout_ms, **self._settings.client_options()
-        )
+        client = ClusterClient(self._settings, self._clock, self._states)
         with reasons() as why:
             try:
                 await asyncio.wait_for(client.bootstrap(), self._settings.start_timeout_ms / 1_000.0)

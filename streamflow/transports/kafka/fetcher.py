@@ -29,6 +29,7 @@ from streamflow.errors import TransportError
 from streamflow.transports.base import Batch, Columns
 from streamflow.transports.kafka import protocol
 from streamflow.transports.kafka.connection import meaning
+from streamflow.transports.kafka.leader_check import newest_end
 from streamflow.transports.kafka.topic_ids import ANOTHER_TOPIC, FetchById, fetched_rows, id_bytes
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,6 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self._clock = clock
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
-        self._silent: set[int] = set()  # brokers that did not answer the last fetch
         self._ids: dict[str, bytes] | None = None  # of the topics that are insisted on; None: on none
         self.doubted: dict[KafkaPartition, int] = {}
         super().__init__(*arguments, **options)
@@ -246,17 +246,11 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         named = any(topic not in ids for topic, _ in request.topics)
         try:
             response = await self._client.send(node_id, request if named else FetchById(request, ids))
-        except KafkaError as exc:
-            if node_id not in self._silent:
-                self._silent.add(node_id)
-                log.warning("Fetching from broker %s fails, and is tried again: %r", node_id, exc)
+        except KafkaError:  # the client tells of a broker that does not answer
             await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
             return False
         except asyncio.CancelledError:
             return False  # Closing, or the assignment is gone; as in the class above.
-        if node_id in self._silent:
-            self._silent.discard(node_id)
-            log.warning("Fetching from broker %s works again", node_id)
         if not assignment.active or ids != (self._ids or {}):
             return False  # Of an assignment that is gone, or of a log that is.
         asked = {(topic, row[0]): row[1] for topic, rows in request.topics for row in rows}
@@ -306,10 +300,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     async def _out_of_range(self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int) -> bool:
         """The partition has no such offset: trimmed, or not there yet. Returns whether the reader is told."""
         try:
+            end = await newest_end(self._client, node_id, (tp.topic, tp.partition))
             found = await self._proc_offset_request(node_id, {tp.topic: [(tp.partition, EARLIEST)]})
-            earliest = found[tp][0]
-            found = await self._proc_offset_request(node_id, {tp.topic: [(tp.partition, LATEST)]})
-            latest = found[tp][0]
         except KafkaError as exc:
             log.warning("Asking %s[%d] for its offsets failed: %r", *tp, exc)
             return False
@@ -318,10 +310,20 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         state = assignment.state_value(tp)
         if not assignment.active or not state.has_valid_position or state.position != offset:
             return False
-        if offset > latest and self._ids is not None:
+        if end is not None and offset > end and self._ids is not None:
             return await self._doubt(tp, offset)
-        if earliest <= offset <= latest:
-            return False  # A broker that is no longer the leader answered, or not yet: it is asked again.
+        earliest = found[tp][0]
+        if end is None or earliest <= offset <= end:
+            # It does not lead the partition any more, or has caught up meanwhile.
+            log.warning(
+                "%s[%d]: broker %s says that offset %d is out of range, and is not the one to say so",
+                *tp,
+                node_id,
+                offset,
+            )
+            self._client.force_metadata_update()
+            await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
+            return False
         log.warning(
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )

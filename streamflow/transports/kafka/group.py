@@ -17,7 +17,9 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, TransportError
 from streamflow.transports.base import Assignment, Batch, Member, RebalanceListener, TopicPartition
-from streamflow.transports.kafka import faults, fetcher
+from streamflow.transports.kafka import faults, fetcher, protocol
+from streamflow.transports.kafka.broker_states import BrokerStates
+from streamflow.transports.kafka.client import ClusterClient
 from streamflow.transports.kafka.connection import meaning
 from streamflow.transports.kafka.fallback_fetcher import FallbackFetcher
 from streamflow.transports.kafka.fetcher import ColumnFetcher, replace_fetcher
@@ -38,9 +40,11 @@ JOIN_MARGIN_MS = 10_000
 SESSION_MARGIN_MS = 1_000
 
 
-def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
+def new_consumer(
+    settings: KafkaSettings, clock: Clock, states: BrokerStates, joining_ms: int = 0, **options: Any
+) -> Any:
     """aiokafka's consumer with what all of ours have in common; not started."""
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         enable_auto_commit=False,
         auto_offset_reset="none",
         isolation_level="read_committed",
@@ -51,6 +55,8 @@ def new_consumer(settings: KafkaSettings, **options: Any) -> Any:
         **options,
         **settings.client_options(),
     )
+    consumer._client = ClusterClient(settings, clock, states, joining_ms)
+    return consumer
 
 
 async def start_consumer(
@@ -167,9 +173,11 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         listener: RebalanceListener,
         url: str,
         is_stable: Callable[[GroupFence], Awaitable[bool]],
+        states: BrokerStates,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._states = states
         self._listener = listener
         self._assignor = CopartitionedAssignor(
             url,
@@ -203,13 +211,15 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         settings = self._settings
         consumer = new_consumer(
             settings,
+            self._clock,
+            self._states,
+            settings.rebalance_timeout_ms + JOIN_MARGIN_MS,
             group_id=settings.group_id,
             group_instance_id=settings.group_instance_id,
             partition_assignment_strategy=(self._assignor,),
             session_timeout_ms=settings.session_timeout_ms,
             rebalance_timeout_ms=settings.rebalance_timeout_ms,
             heartbeat_interval_ms=settings.heartbeat_ms,
-            request_timeout_ms=settings.rebalance_timeout_ms + JOIN_MARGIN_MS,
             max_poll_interval_ms=IDLE_MAX_MS,
         )
         consumer._subscription = PausedAtFirst()
@@ -227,6 +237,22 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         self._keep_alive.stop()
         if consumer is not None:
             await stop_consumer(consumer)
+
+    def lost(self, fence: GroupFence, code: int) -> None:
+        """The group has answered that it does not know this generation, or this member: joins anew at once.
+
+        A heartbeat would hear of it too, but may be under way to a coordinator that does not answer.
+        """
+        if self._consumer is None or self._stalled is not None:
+            return
+        coordinator = self._consumer._coordinator
+        if (coordinator.generation, coordinator.member_id) != (fence.generation, fence.member_id):
+            return  # it has joined anew meanwhile
+        if code == protocol.UNKNOWN_MEMBER:
+            coordinator.reset_generation()
+        else:
+            # With its id: the group would wait for the end of the session that has it.
+            coordinator.request_rejoin()
 
     def stall(self) -> None:
         """For tests: no heartbeat any more."""

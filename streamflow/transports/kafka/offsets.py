@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,19 @@ class Committed:
 
 
 class GroupOffsets:
-    """Reads and writes the offsets of one group."""
+    """Reads and writes the offsets of one group.
 
-    def __init__(self, connection: Connection, settings: KafkaSettings) -> None:
+    ``on_lost`` is told when the group answers that it does not know the generation or the member of a fence.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: KafkaSettings,
+        on_lost: Callable[[GroupFence, int], None] = lambda *_: None,
+    ) -> None:
         self._connection = connection
+        self._on_lost = on_lost
         self._settings = settings
         self._group_id = settings.group_id
 
@@ -81,7 +90,7 @@ class GroupOffsets:
             ],
             protocol.NO_TAGS,
         )
-        _check(await self._ask(request, producer.partition_codes, deadline), fence)
+        self._check(await self._ask(request, producer.partition_codes, deadline), fence)
 
     async def write(self, commit: Commit, fence: GroupFence, deadline: Deadline) -> None:
         """Writes the offsets without a transaction. Raises Fenced or TransportError."""
@@ -92,7 +101,7 @@ class GroupOffsets:
             fence.instance_id,
             _offset_rows(commit, ""),
         )
-        _check(await self._ask(request, producer.partition_codes, deadline), fence)
+        self._check(await self._ask(request, producer.partition_codes, deadline), fence)
 
     async def still_holds(self, fence: GroupFence, deadline: Deadline) -> bool:
         """Whether the group still is in that generation, with that member; it may be about to leave it."""
@@ -107,7 +116,22 @@ class GroupOffsets:
             self._group_id, fence.generation, fence.member_id, fence.instance_id
         )
         answer = await self._ask(request, lambda a: (a.error_code,), deadline)
+        if answer.error_code in protocol.GROUP_FORGOT:
+            self._on_lost(fence, answer.error_code)
         return int(answer.error_code)
+
+    def _check(self, answer: Any, fence: GroupFence) -> None:
+        for code in producer.partition_codes(answer):
+            then = verdict(Asked.OFFSETS, code).next
+            if then is Next.REJOIN:
+                if code in protocol.GROUP_FORGOT:
+                    self._on_lost(fence, code)
+                raise Fenced(
+                    f"the assignment of generation {fence.generation} is not the newest:"
+                    f" {protocol.error_name(code)}"
+                )
+            if then is not Next.GO_ON:
+                raise producer.refusal(Asked.OFFSETS, "committing offsets", code)
 
     async def _ask(self, request: Any, codes: Any, deadline: Deadline) -> Any:
         return await self._connection.ask_coordinator(
@@ -126,18 +150,6 @@ def _offset_rows(commit: Commit, transactional_id: str) -> list[tuple[str, list[
         (topic, [(p, offsets[topic, p], protocol.LEADER_EPOCH_UNKNOWN, metadata) for p in partitions])
         for topic, partitions in by_topic(sorted(offsets))
     ]
-
-
-def _check(answer: Any, fence: GroupFence) -> None:
-    for code in producer.partition_codes(answer):
-        then = verdict(Asked.OFFSETS, code).next
-        if then is Next.REJOIN:
-            raise Fenced(
-                f"the assignment of generation {fence.generation} is not the newest:"
-                f" {protocol.error_name(code)}"
-            )
-        if then is not Next.GO_ON:
-            raise producer.refusal(Asked.OFFSETS, "committing offsets", code)
 
 
 def _fetch_codes(answer: Any) -> list[int]:

@@ -86,6 +86,9 @@ ERROR_NAMES: Final[Mapping[int, str]] = {
 
 # The group has another generation, or does not know this member: the assignment is void.
 GROUP_FENCED: Final = frozenset({22, 25, 82})
+# Of these, what the member itself is to hear of at once: it joins anew. 82 is of another that has its name.
+GROUP_FORGOT: Final = frozenset({22, 25})
+UNKNOWN_MEMBER: Final = 25
 # The coordinator has moved or is not there yet: look it up again.
 COORDINATOR_MOVED: Final = frozenset({7, 15, 16})
 # The coordinator is busy with itself or with the end of the transaction before: ask again.
@@ -312,3 +315,90 @@ class CreateTopicsRequest(RequestStruct):  # type: ignore[misc]  # aiokafka ship
     API_VERSION = 4
     RESPONSE_TYPE = CreateTopicsResponse
     SCHEMA = CreateTopicsRequest_v3.SCHEMA
+
+
+class MetadataResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 3
+    API_VERSION = 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8"))),
+        ),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            Array(
+                ("error_code", Int16),
+                ("topic", String("utf-8")),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", Array(Int32)),
+                        ("isr", Array(Int32)),
+                        ("offline_replicas", Array(Int32)),
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class MetadataRequest(RequestStruct):  # type: ignore[misc]  # aiokafka ships no types
+    """Version 7 tells the epoch of each leader."""
+
+    API_KEY = 3
+    API_VERSION = 7
+    RESPONSE_TYPE = MetadataResponse
+    SCHEMA = Schema(("topics", Array(String("utf-8"))), ("allow_auto_topic_creation", Boolean))
+
+
+class OffsetForLeaderEpochResponse(Response):  # type: ignore[misc]  # aiokafka ships no types
+    API_KEY = 23
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader_epoch", Int32),
+                        ("end_offset", Int64),
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class OffsetForLeaderEpochRequest(RequestStruct):  # type: ignore[misc]  # aiokafka ships no types
+    """Version 3 is for consumers too: a broker whose epoch is not the one that is named refuses."""
+
+    API_KEY = 23
+    API_VERSION = 3
+    RESPONSE_TYPE = OffsetForLeaderEpochResponse
+    SCHEMA = Schema(
+        ("replica_id", Int32),
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
+                ),
+            ),
+        ),
+    )

@@ -9,6 +9,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition
 
 from streamflow.clock import Clock
 from streamflow.transports.base import Batch, TopicPartition
+from streamflow.transports.kafka.broker_states import BrokerStates
 from streamflow.transports.kafka.fallback_fetcher import FallbackFetcher
 from streamflow.transports.kafka.fetcher import ColumnFetcher
 from streamflow.transports.kafka.group import new_consumer, start_consumer, stop_consumer
@@ -18,9 +19,10 @@ from streamflow.transports.kafka.settings import KafkaSettings
 class KafkaLogReader:
     """A consumer of its own without a group; it connects with the first `assign`."""
 
-    def __init__(self, settings: KafkaSettings, clock: Clock) -> None:
+    def __init__(self, settings: KafkaSettings, clock: Clock, states: BrokerStates) -> None:
         self._settings = settings
         self._clock = clock
+        self._states = states
         self._consumer: Any = None
         self._fetcher: ColumnFetcher | FallbackFetcher | None = None
         self._closed = False
@@ -30,9 +32,7 @@ class KafkaLogReader:
         if self._closed:
             raise RuntimeError("this reader is closed")
         if self._fetcher is None:
-            consumer = new_consumer(
-                self._settings, group_id=None, request_timeout_ms=self._settings.request_timeout_ms
-            )
+            consumer = new_consumer(self._settings, self._clock, self._states, group_id=None)
             self._fetcher = await start_consumer(consumer, self._settings, self._clock)
             self._consumer = consumer
         self._consumer.assign([KafkaPartition(*partition) for partition in positions])

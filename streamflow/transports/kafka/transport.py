@@ -21,6 +21,7 @@ from streamflow.transports.base import (
     pass_by,
 )
 from streamflow.transports.broker_transport import BrokerTransport, checked_fence
+from streamflow.transports.kafka.broker_states import BrokerStates
 from streamflow.transports.kafka.commits import Commits, PlainCommits
 from streamflow.transports.kafka.connection import Connection
 from streamflow.transports.kafka.group import Group, GroupFence
@@ -54,9 +55,10 @@ class KafkaTransport(BrokerTransport):
         self.settings = settings
         self._clock = clock
         # Requests of their own connection: behind a fetch that waits for records they would wait too.
-        self._connection = Connection(settings, clock)
+        self._states = BrokerStates(clock)
+        self._connection = Connection(settings, clock, self._states)
         self._topics = Topics(self._connection)
-        self._offsets = GroupOffsets(self._connection, settings)
+        self._offsets = GroupOffsets(self._connection, settings, self._lost)
         # Checkpoints alone reach the first one; what is sent outside has the other.
         transactional_id = settings.transactional_id if settings.transactions else None
         self._committer = Producer(self._connection, settings, clock, transactional_id)
@@ -101,7 +103,11 @@ class KafkaTransport(BrokerTransport):
         return await self._topics.record_limits(topics)
 
     def _new_group(self, listener: RebalanceListener, url: str) -> Group:
-        return Group(self.settings, self._clock, listener, url, self._is_stable)
+        return Group(self.settings, self._clock, listener, url, self._is_stable, self._states)
+
+    def _lost(self, fence: GroupFence, code: int) -> None:
+        if self._group is not None:
+            self._group.lost(fence, code)
 
     async def _is_stable(self, fence: GroupFence) -> bool:
         """Whether the group says that it still is in that generation, and in no rebalance."""
@@ -112,7 +118,7 @@ class KafkaTransport(BrokerTransport):
             return False
 
     def _new_reader(self) -> KafkaLogReader:
-        return KafkaLogReader(self.settings, self._clock)
+        return KafkaLogReader(self.settings, self._clock, self._states)
 
     async def fetch(self, wait_ms: int) -> list[Batch]:
         if self._group is None:

@@ -21,7 +21,7 @@ from streamflow.settings import Settings
 from streamflow.testing import SimulationLoop, run_simulation
 from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
-from streamflow.windows import HoppingWindow, TumblingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
 from tests.simulation.checks import records_of
 from tests.support.declared import T0_MS, Declared, event
 from tests.support.loop_clock import LoopClock
@@ -214,6 +214,59 @@ def test_the_default_loses_nothing_of_what_comes_in_bursts(every_s: int, steady:
             assert sum(found.values()) == sent
             reader = make_reader(engine, name)
             assert sum(row.value for p in reader.owned for row in reader.rows(p)) == sent
+        await engine.stop()
+
+    run_simulation(run)
+
+
+WINDOWS: dict[str, Window] = {
+    "tumbling": TumblingWindow(10),
+    "tumbling, long grace": TumblingWindow(10, grace_s=300),
+    "hopping": HoppingWindow(60, 10, grace_s=300),
+    "session": SessionWindow(gap_s=30, grace_s=300),
+    "sliding": SlidingWindow(30, grace_s=300),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS.keys())
+@pytest.mark.parametrize("by", BY.values(), ids=BY.keys())
+def test_a_silent_app_closes_in_time_and_writes_a_mark_a_minute(window: Window, by: Any) -> None:
+    """Partition 0 has one event, 1 another one 25 s later, and then there is nothing more."""
+
+    async def run(loop: SimulationLoop) -> None:
+        clock = LoopClock()
+        broker = MemoryBroker(clock)
+        broker.create_topics([TopicSpec("events", 2)])
+        engine = Engine(
+            Settings(id="app", commit_interval=1, fetch_wait_ms=500),
+            MemoryTransport(broker, "app", "worker", clock),
+            clock,
+        )
+        source = TopicSource("events", KeyCodec(str), ValueCodec(dict[str, Any]), 2)
+        engine.topology.add_aggregate(replace(spec(by, window), time="at"), source)
+        await engine.start("http://worker")
+        times_ms = []
+        for partition in (0, 1):
+            times_ms.append(clock.now_ms())
+            value = orjson.dumps({"at": clock.now_ms(), "data": {"shop": "a"}})
+            broker.write([Record("events", partition, b"k%d" % partition, value)])
+            await asyncio.sleep(25)
+        written = len(records_of(broker, "app-progress"))
+        # The last one closes when its window and grace have passed in silence, or silence itself is sure.
+        last_ms = max(window.last_end_of(time_ms) for time_ms in times_ms) + window.grace_ms
+        await asyncio.sleep((last_ms - clock.now_ms()) / 1_000 + 15)
+        told = [orjson.loads(closed or b"") for _, _, closed in records_of(broker, "closed")]
+        reader = make_reader(engine, "table")
+        assert {row.state for p in reader.owned for row in reader.rows(p)} == {"closed"}
+        assert len(told) == len({(row["window_start"], row.get("key")) for row in told})
+        assert sum(row.value for p in reader.owned for row in reader.rows(p)) >= 2
+        await asyncio.sleep(900)
+        assert engine.failure is None
+        minutes = (clock.now_ms() - times_ms[0]) // 60_000
+        marks = len(records_of(broker, "app-progress")) - written
+        # Two partitions; and what closes is more than nothing: each event lies in so many windows.
+        closings = 2 * 2 * 2 * max(2, len(window.windows_of(times_ms[0])))
+        assert marks <= 2 * minutes + closings
         await engine.stop()
 
     run_simulation(run)

@@ -12,7 +12,7 @@ from streamflow.clock import Clock
 from streamflow.codecs import KeyCodec, ValueCodec
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.engine import Engine
-from streamflow.errors import CommitAborted, TransportError
+from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TransportError
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
 from streamflow.query.worker_view import WorkerView
@@ -29,6 +29,7 @@ class AwayTransport(MemoryTransport):
     """Its broker can go away: ``away`` says what does not answer then."""
 
     away: frozenset[str] = frozenset()
+    commits = 0
 
     async def partition_counts(self, topics: Any) -> dict[str, int]:
         if "questions" in self.away:
@@ -41,8 +42,13 @@ class AwayTransport(MemoryTransport):
         return await super().fetch(wait_ms)
 
     async def commit(self, commit: Commit) -> Any:
+        self.commits += 1
+        if "group" in self.away:
+            raise Fenced("the group does not know this member")
         if "commit" in self.away:
             raise CommitAborted("no broker can be reached")
+        if "decision" in self.away:
+            raise CommitUnknown("no broker can be reached")
         return await super().commit(commit)
 
 
@@ -122,5 +128,40 @@ def test_a_commit_that_was_due_long_ago_makes_a_worker_not_ready() -> None:
         await asyncio.sleep(3)
         assert world.view.ready()
         assert world.view.health()["status"] == "ok"
+
+    run(main)
+
+
+def test_reading_back_what_was_never_committed_is_no_commit() -> None:
+    """Each try is restored from the log, and the next one fails again."""
+
+    async def main(world: World) -> None:
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(1)
+        world.transport.away = frozenset({"decision"})
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(20)
+        for _ in range(20):
+            await asyncio.sleep(0.15)
+            assert not world.view.ready()
+            assert "a commit has been due for" in world.view.health()["reason"]
+        world.transport.away = frozenset()
+        await asyncio.sleep(3)
+        assert world.view.ready()
+
+    run(main)
+
+
+def test_a_fenced_assignment_is_not_read_back_again_and_again() -> None:
+    """It is dead: the group gives another one, and if it has nothing to say for long, this one is tried."""
+
+    async def main(world: World) -> None:
+        world.transport.away = frozenset({"group"})
+        await world.client.send([Record("events", 0, b"k", b'"v"')])
+        await asyncio.sleep(61)
+        assert 2 <= world.transport.commits <= 7
+        world.transport.away = frozenset()
+        await asyncio.sleep(11)
+        assert world.view.ready()
 
     run(main)

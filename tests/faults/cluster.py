@@ -1,0 +1,247 @@
+"""What is done to a cluster of three brokers while events flow, and how long nothing came out meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import KafkaError as AioKafkaError
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from tests.faults.stage import JOB, LIMIT_S, Stage, url_of
+from tests.faults.workload import PARTITIONS
+from tests.integration.workers import ROOT, wait_for
+from tests.support.kafka_cluster import FAILOVER_S, NODES, KafkaCluster
+
+RATE = 300.0
+FROZEN_S = 20.0
+AWAY_S = 12.0  # longer than a fail-over
+BETWEEN_S = 5.0
+SPARE_S = 3.0
+"""So much longer than the brokers' own fail-over may nothing come out."""
+
+
+@dataclass
+class Scene:
+    """Two workers on three brokers. ``fail_over_s``: how long these took to give up one of them, at most."""
+
+    stage: Stage
+    cluster: KafkaCluster
+    fail_over_s: float = FAILOVER_S
+
+    def leader(self) -> int:
+        """The broker that leads the source's first partition."""
+        return int(self.metadata().topics[self.stage.id].partitions[0].leader)
+
+    def group_coordinator(self) -> int:
+        return asyncio.run(coordinator_of(self.cluster.bootstrap, CoordinationType.GROUP, self.stage.id))
+
+    def transaction_coordinator(self) -> int:
+        """Of the first worker."""
+        key = f"{self.stage.id}-{os.uname().nodename}-{self.stage.workers[0].port}"
+        return asyncio.run(coordinator_of(self.cluster.bootstrap, CoordinationType.TRANSACTION, key))
+
+    def wait_in_sync(self) -> None:
+        """Until every partition has all its copies."""
+
+        def whole() -> bool:
+            with contextlib.suppress(KafkaException):
+                topics = self.metadata().topics.values()
+                return all(len(p.isrs) == len(NODES) for topic in topics for p in topic.partitions.values())
+            return False
+
+        wait_for("every copy is in sync", whole, LIMIT_S)
+
+    def wait_given_up(self, node: int) -> None:
+        """Whoever led the quorum besides takes longer: the next one gives each broker its whole time anew."""
+        began_s = time.monotonic()
+        self.cluster.wait_given_up(node)
+        self.fail_over_s = max(self.fail_over_s, time.monotonic() - began_s)
+
+    def metadata(self) -> Any:
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap, "log_level": 0})
+        return admin.list_topics(timeout=5)
+
+
+async def coordinator_of(bootstrap: str, kind: CoordinationType, key: str) -> int:
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    await client.bootstrap()
+    try:
+        while True:
+            try:
+                return int(await client.coordinator_lookup(kind, key))
+            except AioKafkaError:
+                await asyncio.sleep(0.2)
+    finally:
+        await client.close()
+
+
+def rolling_restart(scene: Scene) -> None:
+    for node in NODES:
+        scene.cluster.end(node)
+        scene.cluster.launch(node)
+        scene.wait_in_sync()
+
+
+def _killed(scene: Scene, node: int) -> None:
+    scene.cluster.kill(node)
+    scene.wait_given_up(node)
+    time.sleep(BETWEEN_S)
+    scene.cluster.launch(node)
+
+
+def kill_leader(scene: Scene) -> None:
+    _killed(scene, scene.leader())
+
+
+def kill_group_coordinator(scene: Scene) -> None:
+    _killed(scene, scene.group_coordinator())
+
+
+def kill_transaction_coordinator(scene: Scene) -> None:
+    _killed(scene, scene.transaction_coordinator())
+
+
+def kill_each(scene: Scene) -> None:
+    """Whoever leads the quorum is among them."""
+    for node in NODES:
+        _killed(scene, node)
+        scene.wait_in_sync()
+
+
+def _frozen(scene: Scene, node: int) -> None:
+    scene.cluster.freeze(node)
+    began_s = time.monotonic()
+    scene.wait_given_up(node)
+    time.sleep(max(BETWEEN_S, FROZEN_S - (time.monotonic() - began_s)))
+    scene.cluster.thaw(node)
+
+
+def freeze_leader(scene: Scene) -> None:
+    _frozen(scene, scene.leader())
+
+
+def freeze_group_coordinator(scene: Scene) -> None:
+    _frozen(scene, scene.group_coordinator())
+
+
+def freeze_transaction_coordinator(scene: Scene) -> None:
+    _frozen(scene, scene.transaction_coordinator())
+
+
+def lose_min_isr(scene: Scene) -> None:
+    """Two of three are down: nothing can be acknowledged, and no leader elected."""
+    for node in (2, 3):
+        scene.cluster.kill(node)
+    time.sleep(AWAY_S)
+    for node in (2, 3):
+        scene.cluster.launch_only(node)
+    scene.cluster.wait(NODES)
+
+
+def kill_all(scene: Scene) -> None:
+    for node in NODES:
+        scene.cluster.kill(node)
+    time.sleep(AWAY_S)
+    for node in NODES:
+        scene.cluster.launch_only(node)
+    scene.cluster.wait(NODES)
+
+
+def last_known_stays_away(scene: Scene) -> None:
+    """The others come back while the last broker that workers knew of does not."""
+    for node in NODES:
+        scene.cluster.end(node)
+        time.sleep(BETWEEN_S)
+    for node in (1, 2):
+        scene.cluster.launch_only(node)
+    scene.cluster.wait((1, 2))
+    scene.stage.settle()
+    scene.cluster.launch(3)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """``lasts_s``: events flow for so long. ``fail_over``: others can take over, so pauses are bounded."""
+
+    act: Callable[[Scene], None]
+    lasts_s: float
+    fail_over: bool = True
+
+
+TRIALS: Mapping[str, Trial] = {
+    "rolling restart": Trial(rolling_restart, 40),
+    "leader killed": Trial(kill_leader, 25),
+    "min ISR lost": Trial(lose_min_isr, 20, fail_over=False),
+    "group coordinator killed": Trial(kill_group_coordinator, 25),
+    "transaction coordinator killed": Trial(kill_transaction_coordinator, 25),
+    "each killed": Trial(kill_each, 70),
+    "leader frozen": Trial(freeze_leader, 30),
+    "group coordinator frozen": Trial(freeze_group_coordinator, 30),
+    "transaction coordinator frozen": Trial(freeze_transaction_coordinator, 30),
+    "all killed": Trial(kill_all, 20, fail_over=False),
+    "last known stays away": Trial(last_known_stays_away, 25, fail_over=False),
+}
+
+
+def play(scene: Scene, name: str) -> str | None:
+    """Events flow, the brokers have their trouble, and everything is exact. Tells of a pause too long."""
+    trial, stage = TRIALS[name], scene.stage
+    scene.wait_in_sync()
+    scene.fail_over_s, seen = FAILOVER_S, stage.outputs_seen()
+    feeder = stage.feed(int(trial.lasts_s * RATE), RATE)
+    wait_for("events flow", lambda: len(feeder.acknowledged()) > RATE, LIMIT_S)
+    lines = log_lines(stage)
+    trial.act(scene)
+    stage.settle()
+    stage.feeder_done()
+    try:
+        stage.check()
+    except AssertionError as exc:
+        raise AssertionError(f"{name}: {ends_of(scene, f'{stage.id}-out')}\n{exc}") from exc
+    pause_s, told = stage.pause_s(seen), log_lines(stage) - lines
+    print(f"{name}: pause {pause_s:.1f} s, fail-over {scene.fail_over_s:.1f} s, {told} log lines", flush=True)
+    if trial.fail_over and pause_s > scene.fail_over_s + SPARE_S:
+        return f"{name}: nothing came out for {pause_s:.1f} s, fail-over took {scene.fail_over_s:.1f} s"
+    return None
+
+
+def ends_of(scene: Scene, topic: str) -> str:
+    """Where committed records end, and where all do: they differ while a transaction is open."""
+    admin = AdminClient({"bootstrap.servers": scene.cluster.bootstrap, "log_level": 0})
+    found = []
+    for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+        asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in range(PARTITIONS)}
+        told = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
+        found.append({at.partition: future.result().offset for at, future in told.items()})
+    leaders = {p: at.leader for p, at in scene.metadata().topics[topic].partitions.items()}
+    return f"{topic} ends at {found[0]} of {found[1]}, led by {leaders}"
+
+
+def log_lines(stage: Stage) -> int:
+    """Of all workers."""
+    return sum(worker.log().count("\n") for worker in stage.workers)
+
+
+def verify(stage: Stage) -> Iterator[str]:
+    """What ``streamflow verify`` says of each table that it finds wrong."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("STREAMFLOW_")}
+    settings = {**stage.workers[0].settings, "broker": url_of(stage.bootstrap)}
+    environ |= {f"STREAMFLOW_{name.upper()}": value for name, value in settings.items()}
+    environ["PYTHONPATH"] = f"{JOB.parent}{os.pathsep}{ROOT}"
+    for table in ("sums", "by_group"):
+        command = [sys.executable, "-m", "streamflow.cli", "verify", "-A", JOB.stem, table]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        if done.returncode != 0:
+            yield f"{table}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
