@@ -78,6 +78,7 @@ class Dispatcher:
         count = len(batch.offsets)
         active.dispatched(count)
         self._metrics.records_total.inc(count)
+        self._metrics.records_gone_total.labels(batch.topic).inc(batch.gone)
         return full
 
     def _fold(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from streamflow.transports.base import Batch, Commit, LogReader, Record, TopicPartition
 from streamflow.transports.kafka import KafkaTransport
@@ -178,6 +179,31 @@ async def test_an_offset_that_is_gone_restarts_at_the_earliest_with_a_warning(
     assert numbers_in(rows) == [0, 1, 2]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("streamflow")]
     assert any(topic in text and "700" in text and "earliest, 0" in text for text in said)
+
+
+@both
+async def test_records_that_retention_took_before_they_were_read_are_counted(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    if not fast:
+        monkeypatch.setattr(columns, "supported", lambda: False)
+    client = await clients.maker()
+    topic = await make_topic(client, "events", 1)
+    await client.send(numbered(topic, 0, range(10)))
+    admin = AIOKafkaAdminClient(bootstrap_servers=clients.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({KafkaPartition(topic, 0): RecordsToDelete(before_offset=7)})
+    finally:
+        await admin.close()
+    reader = client.log_reader()
+    await reader.assign({(topic, 0): 2})
+    batches: list[Batch] = []
+    async with asyncio.timeout(LIMIT_S):
+        while sum(len(batch.offsets) for batch in batches) < 3:
+            batches += await reader.read(100)
+    await reader.close()
+    assert sum(batch.gone for batch in batches) == 5
 
 
 async def test_a_stock_consumer_in_the_same_process_is_left_alone(

@@ -150,6 +150,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self._clock = clock
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        self._gone: dict[KafkaPartition, int] = {}  # offsets that were passed over, not told yet
         self._silent: set[int] = set()  # brokers that did not answer the last fetch
         super().__init__(*arguments, **options)
 
@@ -221,7 +222,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         end_offset = fetched.state.lso
         fetched.state.consumed_to(next_offset)
         self._reported[tp] = (next_offset, end_offset)
-        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset)
+        gone = self._gone.pop(tp, 0)
+        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset, gone)
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
@@ -293,6 +295,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )
         self.forget(tp)
+        if earliest > offset:
+            self._gone[tp] = earliest - offset
         state.seek(earliest)
 
 

@@ -33,7 +33,7 @@ from streamflow.transports.redis_streams.reader import RedisLogReader
 from streamflow.transports.redis_streams.reset import reset
 from streamflow.transports.redis_streams.server_check import check_server
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, end_of
+from streamflow.transports.redis_streams.topics import Topics, end_of, extent_of
 
 
 class RedisTransport(Pausable, BrokerTransport):
@@ -60,7 +60,7 @@ class RedisTransport(Pausable, BrokerTransport):
         self._topics = Topics(self._control, self._names)
         self._commits = Commits(self._committing, self._topics, settings, clock, on_point)
         self._lag = LagCounts()
-        self._fetcher = Fetcher(self._fetching, self._topics, settings, clock, self._lag.add)
+        self._fetcher = Fetcher(self._fetching, self._topics, settings, clock, self._lag)
         self._pending = Pending(settings)
         self._paused = PausedPositions(self._fetcher, self._assigned)
         self.compaction = Compaction(self._compacting, self._topics, settings, clock, self._assigned)
@@ -130,7 +130,8 @@ class RedisTransport(Pausable, BrokerTransport):
             if offset is not None:
                 self._lag.begin(spot, offset, UNKNOWN if read is None else int(read))
             elif info is not None:
-                self._lag.begin(spot, None, info[b"entries-added"] - info[b"length"])
+                there = extent_of(info)
+                self._lag.begin(spot, None, there.added - there.length, there.first)
         return offsets
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
