@@ -171,6 +171,11 @@ class Metrics:
         lag = "Records of a source partition that this worker has still to read."
         self.consumer_lag_records = self._gauges("consumer_lag_records", lag, "topic", "partition")
         self.records_total = self._counter("records_total", "Records taken from source topics.")
+        self.records_gone_total = self._counters(
+            "records_gone_total",
+            "Records that were trimmed, deleted or too old before this worker had read them.",
+            "topic",
+        )
         self.events_processed_total = self._counters(
             "events_processed_total", "Events that an agent or aggregate has finished.", "agent"
         )

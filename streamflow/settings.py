@@ -79,6 +79,12 @@ class Settings:
         unit="s",
         low=0,
     )
+    on_lost_writes: str = knob(
+        "stop",
+        "A worker that finds that its broker has lost what it had acknowledged ends, or begins anew with "
+        "what is left (Redis).",
+        choices=("stop", "restart"),
+    )
     table_standby_replicas: int = knob(
         1,
         "Other workers that keep the tables of each partition up to date, to take it over at once.",

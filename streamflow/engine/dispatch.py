@@ -91,6 +91,7 @@ class Dispatcher:
         count = len(batch.offsets)
         active.dispatched(count)
         self._metrics.records_total.inc(count)
+        self._metrics.records_gone_total.labels(batch.topic).inc(batch.gone)
         return full
 
     def backfill(self, batch: Batch, active: ActiveAssignment, dead_letters: DeadLetterQueue) -> None:

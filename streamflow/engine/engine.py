@@ -29,7 +29,14 @@ from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.watchdog import Watchdog
 from streamflow.engine.window_expiry import close_windows
-from streamflow.errors import CommitAborted, CommitUnknown, Fenced, TopicRecreated, TransportError
+from streamflow.errors import (
+    CommitAborted,
+    CommitUnknown,
+    Fenced,
+    LostWrites,
+    TopicRecreated,
+    TransportError,
+)
 from streamflow.metrics import Metrics
 from streamflow.processing.failures import await_conflicts
 from streamflow.settings import Settings
@@ -203,6 +210,10 @@ class Engine:
             await self.rebalance.stop()
         finally:
             self.watchdog.stop()
+            if isinstance(self.failure, LostWrites):
+                # What a disk keeps may hold what the changelogs have lost, and later records would hide that.
+                # (Killed right here, a worker comes back with it: then `reset` is the way.)
+                self.store_manager.clear()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from streamflow.clock import Clock
-from streamflow.errors import ConfigurationError
+from streamflow.errors import ConfigurationError, LostWrites
 from streamflow.transports.base import Transport
 
 AGAIN_MS = 30_000.0
@@ -76,15 +76,18 @@ class BrokerWatch:
         self._error = "no answer"
         self._due_since_ms: float | None = None
         self.owed = False  # a commit has failed for good: what it held has still to be taken again
+        self._lost: LostWrites | None = None
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled. Raises LostWrites where the broker knows this worker no more."""
         self._answered_ms = self._clock.monotonic_ms()
         try:
             while True:
                 if self._asking is None or self._asking.done():
                     self._asking = asyncio.create_task(self._ask(), name="streamflow-broker-watch")
                 await self._clock.sleep_ms(ASK_MS)
+                if self._lost is not None:
+                    raise self._lost  # whatever waits for the broker now would wait for ever
                 reason = self.reason()
                 if reason is None:
                     self._trouble.worked()
@@ -99,6 +102,8 @@ class BrokerWatch:
             await self._transport.partition_counts([self._topic()])
         except ConfigurationError:
             pass  # a refusal is an answer
+        except LostWrites as exc:
+            self._lost = exc
         except Exception as exc:  # noqa: BLE001  # whatever the driver raises, it is no answer
             self._error = str(exc) or type(exc).__name__
             return

@@ -8,11 +8,14 @@ that is read here is a change; nothing is written again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from streamflow.state.changelog import ChangelogError
 from streamflow.state.partition import TablePartition
 from streamflow.transports.base import Batch, LogReader, TopicPartition, Transport
+
+logger = logging.getLogger(__name__)
 
 READ_WAIT_MS = 200
 
@@ -43,6 +46,12 @@ async def restore(
     or fail at any time and be called again: a store's offset says how far it has come. Raises
     TransportError, and ChangelogError for a record that can't be read, naming its place.
     """
+    for at, part in parts.items():
+        if part.store.offset > ends.get(at, part.store.offset):
+            # The log has lost its end, or is another: what the store has of it is nobody's.
+            logger.warning("%s[%d] ends at %d, before what is kept of it: it is read anew", *at, ends[at])
+            part.store.clear()
+            part.forget_index()
     left = {at for at, part in parts.items() if part.store.offset < ends.get(at, 0)}
     for at in sorted(set(parts) - left):
         done(at)

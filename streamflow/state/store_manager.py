@@ -66,6 +66,11 @@ class StoreManager:
             del self._fresh_ms[at]
             self._stores.pop(at).close()
 
+    def clear(self) -> None:
+        """All are rebuilt from the beginning when they are used next, also by another process."""
+        for store in self._stores.values():
+            store.clear()
+
     def close(self) -> None:
         """Closes all of them."""
         self.keep_only(())

@@ -30,6 +30,7 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | an idempotent producer | `producer` | - | - |
 | records in the log's own form | `record_batches` | `entries` | `log` |
 | how many records lie before an offset | - | `lag` | - |
+| records that left the log unread | - | `gone` | - |
 | failed events, for those who look | - | `pending` | - |
 | what keeps a log short | - | `compaction` | - |
 | deletes what an app has made | `reset` | `reset` | - |

@@ -58,7 +58,7 @@ class Batch:
     ``headers`` is ``None`` when no record of the batch has any. ``next_offset`` is where reading
     goes on, control records passed; ``end_offset`` is the last stable offset known with this fetch:
     ``next_offset >= end_offset`` means caught up. A batch may hold no record and still move
-    ``next_offset``.
+    ``next_offset``. ``gone``: records that left the log before they were read, found with this fetch.
     """
 
     topic: str
@@ -70,6 +70,7 @@ class Batch:
     headers: Sequence[Headers] | None
     next_offset: int
     end_offset: int
+    gone: int = 0
 
 
 class Columns(NamedTuple):

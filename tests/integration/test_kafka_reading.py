@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.protocol.fetch import FetchRequest
 
 from streamflow.clock import SystemClock
@@ -229,6 +230,31 @@ async def test_only_the_newest_leader_says_where_a_partition_ends(clients: Kafka
         assert await newest_end(cluster, node_id + 1, (topic, 0)) is None
     finally:
         await cluster.close()
+
+
+@both
+async def test_records_that_retention_took_before_they_were_read_are_counted(
+    clients: KafkaClients, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    if not fast:
+        monkeypatch.setattr(columns, "supported", lambda: False)
+    client = await clients.maker()
+    topic = await make_topic(client, "events", 1)
+    await client.send(numbered(topic, 0, range(10)))
+    admin = AIOKafkaAdminClient(bootstrap_servers=clients.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({KafkaPartition(topic, 0): RecordsToDelete(before_offset=7)})
+    finally:
+        await admin.close()
+    reader = client.log_reader()
+    await reader.assign({(topic, 0): 2})
+    batches: list[Batch] = []
+    async with asyncio.timeout(LIMIT_S):
+        while sum(len(batch.offsets) for batch in batches) < 3:
+            batches += await reader.read(100)
+    await reader.close()
+    assert sum(batch.gone for batch in batches) == 5
 
 
 async def test_a_stock_consumer_in_the_same_process_is_left_alone(

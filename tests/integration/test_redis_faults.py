@@ -101,6 +101,34 @@ def test_writes_that_the_server_has_lost_stop_its_workers_with_the_reason_and_th
     job.check()
 
 
+@pytest.mark.parametrize("store", ["memory://", "rocksdb://"])
+@pytest.mark.parametrize("policy", ["stop", "restart"])
+def test_a_server_that_is_emptied_under_traffic_stops_its_workers_or_they_begin_anew(
+    make_redis: MakeServer, make_job: MakeJob, policy: str, store: str
+) -> None:
+    server = make_redis()
+    job = make_job(server, on_lost_writes=policy, store=store)
+    workers = started(job, 2)
+    job.send(5_000)
+    counting(workers[0])
+    with contextlib.closing(server.client()) as client:
+        client.flushall()
+    if policy == "stop":
+        for worker in workers:
+            assert worker.wait(60) != 0
+            assert "has lost writes" in worker.log()
+            worker.start()
+    else:
+        for worker in workers:
+            wait_for("it has begun anew", lambda w=worker: "beginning anew" in w.log(), 60)  # type: ignore[misc]
+    for worker in workers:
+        worker.wait_ready()
+    job.send(3_000)
+    job.finish()
+    job.check()  # of what came after: the rows of before are nowhere, also where a disk kept them
+    assert all(worker.running() for worker in workers)
+
+
 def test_a_failover_to_a_replica_loses_no_checkpoint_that_it_had(
     make_redis: MakeServer, make_job: MakeJob
 ) -> None:

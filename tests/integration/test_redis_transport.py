@@ -250,6 +250,52 @@ async def test_a_lost_count_is_found_again_at_the_end(redis_clients: RedisClient
     assert redis.xinfo_groups(stream)[0]["lag"] == 1
 
 
+async def test_entries_that_are_trimmed_before_they_are_read_are_counted_and_told(
+    redis_clients: RedisClients, redis: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, group = await make_topic(await redis_clients.maker(), "events", 1), unique("app")
+    spot, stream = (topic, 0), f"{topic}:0"
+    for n in range(10):
+        redis.xadd(stream, {"v": str(n)})
+    worker = await redis_clients.alone(topic, 1, group)
+    await worker.client.committed([spot])
+    worker.begin({spot: 0})
+    batches = await taken(worker, 10)
+    await worker.client.commit(Commit(worker.listener.newest, [], {spot: batches[-1].next_offset}))
+    await worker.client.stop()
+    # While nobody reads: 30 come, 12 stay; another 5 while one reads, and none stays at all.
+    for n in range(30):
+        redis.xadd(stream, {"v": str(n)})
+    redis.xtrim(stream, maxlen=12, approximate=False)
+    worker = await redis_clients.alone(topic, 1, group)
+    at = (await worker.client.committed([spot]))[spot]
+    assert at == batches[-1].next_offset
+    worker.begin({spot: at})
+    found = await gone_of(worker, 18)
+    assert sum(len(batch.offsets) for batch in found) == 12
+    with redis.pipeline(transaction=True) as pipeline:
+        for n in range(5):
+            pipeline.xadd(stream, {"v": str(n)})
+        pipeline.xtrim(stream, maxlen=0, approximate=False)
+        pipeline.xadd(stream, {"v": "last"})
+        pipeline.execute()
+    found = await gone_of(worker, 5)
+    assert [batch.values for batch in found if batch.offsets] == [[b"last"]]
+    await worker.client.commit(Commit(worker.listener.newest, [], {spot: found[-1].next_offset}))
+    assert [redis.xinfo_groups(stream)[0][what] for what in ("entries-read", "lag")] == [46, 0]
+    assert "18 records left the stream before they were read" in caplog.text
+
+
+async def gone_of(worker: Worker, number: int) -> list[Batch]:
+    """Batches, until so many records were told to be gone."""
+    found: list[Batch] = []
+    async with asyncio.timeout(LIMIT_S):
+        while (gone := sum(batch.gone for batch in found)) < number:
+            found += await worker.client.fetch(50)
+    assert gone == number
+    return found
+
+
 async def test_a_removed_group_comes_back_with_the_next_commit(
     redis_clients: RedisClients, redis: Any
 ) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
+from typing import NoReturn
 
 from faust.worker import Worker as FaustWorker
 
+from streamflow.app.interface import AppT
 from streamflow.app.worker.interrupts import Interrupts
-from streamflow.errors import StreamflowError, rewrite_log_record
+from streamflow.clock import SystemClock
+from streamflow.errors import LostWrites, StreamflowError, rewrite_log_record
+
+logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """Collections are rare, not off: users' cyclic data is still found, by the second rather than by the ms."""
@@ -22,6 +30,10 @@ TELLERS = ("faust", "mode", "streamflow.app.worker", "streamflow.engine.engine")
 
 RAISED_AGAIN = "Reraising original exception"
 """Said of an error that has been told by whom it ended."""
+
+
+RESTART_MS = 1_000.0
+"""Before a worker begins anew: whoever emptied the broker may not be done."""
 
 
 class Sentence(str):
@@ -65,6 +77,24 @@ class Worker(FaustWorker):
     def _install_signal_handlers_unix(self) -> None:
         super()._install_signal_handlers_unix()
         Interrupts().listen()
+
+    def execute_from_commandline(self) -> NoReturn:
+        try:
+            super().execute_from_commandline()
+        finally:
+            if self._begins_anew():
+                logger.warning("beginning anew with what the broker has left (on_lost_writes=restart)")
+                asyncio.run(SystemClock().sleep_ms(RESTART_MS))
+                # The same command in the same process: nothing of what was in memory is left.
+                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+    def _begins_anew(self) -> bool:
+        app = self.app
+        return (
+            isinstance(self.crash_reason, LostWrites)
+            and isinstance(app, AppT)
+            and app.engine_settings.on_lost_writes == "restart"
+        )
 
     def _on_sigint(self) -> None:
         self._flag_as_shutdown_by_signal()

@@ -29,6 +29,7 @@ class FallbackFetcher:
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
         self._insists = False
         self.doubted: dict[KafkaPartition, int] = {}  # as `ColumnFetcher.doubted`, by their length alone
+        self._gone: dict[KafkaPartition, int] = {}  # offsets that were passed over, not told yet
 
     async def batches(self, wait_ms: float) -> list[Batch]:
         """What has been fetched, or an empty list after ``wait_ms``. Raises TransportError."""
@@ -77,6 +78,7 @@ class FallbackFetcher:
             [record.headers for record in records] if any(record.headers for record in records) else None,
             next_offset,
             end_offset,
+            self._gone.pop(tp, 0),
         )
 
     async def _restart_from_earliest(self, offsets: dict[KafkaPartition, int]) -> None:
@@ -95,4 +97,6 @@ class FallbackFetcher:
                 earliest[tp],
             )
             self.forget(tp)
+            if earliest[tp] > offset:
+                self._gone[tp] = earliest[tp] - offset
             self._consumer.seek(tp, earliest[tp])

@@ -156,6 +156,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self._clock = clock
         # partition -> (next offset, end offset) as last reported
         self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        self._gone: dict[KafkaPartition, int] = {}  # offsets that were passed over, not told yet
         self._ids: dict[str, bytes] | None = None  # of the topics that are insisted on; None: on none
         self.doubted: dict[KafkaPartition, int] = {}
         super().__init__(*arguments, **options)
@@ -238,7 +239,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         end_offset = fetched.state.lso
         fetched.state.consumed_to(next_offset)
         self._reported[tp] = (next_offset, end_offset)
-        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset)
+        gone = self._gone.pop(tp, 0)
+        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset, gone)
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
@@ -328,6 +330,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
             "%s[%d] has no offset %d (any more): reading goes on at its earliest, %d", *tp, offset, earliest
         )
         self.forget(tp)
+        if earliest > offset:
+            self._gone[tp] = earliest - offset
         state.seek(earliest)
         return False
 

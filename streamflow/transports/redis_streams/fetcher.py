@@ -8,7 +8,7 @@ began, the read is thrown away and the entries between are taken from the snapsh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -18,7 +18,8 @@ from streamflow.errors import LostWrites, TransportError
 from streamflow.transports.base import Batch, TopicPartition
 from streamflow.transports.redis_streams.connection import Connection, LostConnection, meaning
 from streamflow.transports.redis_streams.entries import Entry, columns, of_snapshot
-from streamflow.transports.redis_streams.lag import UNKNOWN
+from streamflow.transports.redis_streams.gone import GoneRecords
+from streamflow.transports.redis_streams.lag import UNKNOWN, LagCounts
 from streamflow.transports.redis_streams.names import (
     IdOutOfRange,
     id_before,
@@ -27,17 +28,13 @@ from streamflow.transports.redis_streams.names import (
     offset_of_id,
 )
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, end_of, stream_info
+from streamflow.transports.redis_streams.topics import Topics, end_of, extent_of, stream_info
 
 ENTRIES_MAX = 8_000  # of all streams in one read: it holds the server up for a few ms
 ENTRY_BYTES_GUESS = 1_000
 SCAN_COUNT = 500
 TOTALS_MAX = 16
 ENDS_MS = 200.0  # how long a known end of a stream is good enough while we are far behind it
-
-
-OnRead = Callable[[TopicPartition, int, Sequence[int], int], None]
-"""Told of every read: partition, where it began, offsets, where it ended"""
 
 
 class Fetcher:
@@ -49,7 +46,7 @@ class Fetcher:
         topics: Topics,
         settings: RedisSettings,
         clock: Clock,
-        on_read: OnRead = lambda *_: None,
+        lag: LagCounts | None = None,  # told of every read
     ) -> None:
         self.at: dict[TopicPartition, int] = {}
         self._connection = connection
@@ -67,7 +64,8 @@ class Fetcher:
         self._ends_ms = 0.0
         self._full: set[TopicPartition] = set()  # whose last read stopped before the end
         self._last: dict[TopicPartition, int] = {}  # offset of the last entry read
-        self._on_read = on_read
+        self._lag = lag or LagCounts()
+        self._gone = GoneRecords(self._lag, topics, clock)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Reads this partition from now on, from there."""
@@ -76,6 +74,7 @@ class Fetcher:
         self._snapshots.pop(spot, None)
         self._last.pop(spot, None)
         self._unsure.add(spot)
+        self._gone.moved(spot)
         self._changed.set()
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
@@ -85,6 +84,7 @@ class Fetcher:
             self._snapshots.pop(spot, None)
             self._unsure.discard(spot)
             self._last.pop(spot, None)
+            self._gone.drop(spot)
         self._changed.set()
 
     async def batches(self, wait_ms: float) -> list[Batch]:
@@ -138,11 +138,37 @@ class Fetcher:
         for reply in replies:
             if isinstance(reply, ResponseError) and "no such key" not in str(reply):
                 raise meaning("reading", reply)
-        self._learn_ends(behind, replies[1 + len(compacted) :])
+        infos = self._learn_ends(behind, replies[1 + len(compacted) :])
         for spot, mark in zip(compacted, replies[1:], strict=False):
             if mark is not None and int(mark) > positions[spot]:
                 self._unsure.add(spot)
-        return self._take(replies[0] or (), positions, count)
+        batches = self._take(replies[0] or (), positions, count)
+        self._look_for_gone(infos, batches)
+        return batches
+
+    def _look_for_gone(
+        self, infos: Mapping[TopicPartition, Mapping[bytes, Any] | None], batches: list[Batch]
+    ) -> None:
+        """What left the streams unread is told with what was read, or by a batch without records."""
+        for spot, info in infos.items():
+            position = self.at.get(spot)
+            if position is None or info is None or spot in self._unsure:
+                continue
+            stream = extent_of(info)
+            gone = self._gone.found(spot, position, stream)
+            batch = next((b for b in batches if (b.topic, b.partition) == spot), None)
+            if batch is None and not stream.length and stream.end > position:
+                # All of it is gone: nothing will ever be read from here to the end.
+                self.at[spot] = stream.end
+                self._lag.add(spot, position, (), stream.end)
+            elif not gone:
+                continue
+            if batch is None:
+                next_offset = self.at[spot]
+                end_offset = max(next_offset, stream.end)
+                batch = Batch(spot[0], spot[1], (), [], [], [], None, next_offset, end_offset)
+                batches.append(batch)
+            batch.gone += gone
 
     def _take(self, reply: Any, positions: Mapping[TopicPartition, int], count: int) -> list[Batch]:
         by_stream = {self._names.stream(spot).encode(): spot for spot in positions}
@@ -154,7 +180,8 @@ class Fetcher:
                 batch = self._batch(spot, entries[:count], full=len(entries) > count)
                 self.at[spot] = batch.next_offset
                 self._last[spot] = batch.offsets[-1]
-                self._on_read(spot, positions[spot], batch.offsets, batch.next_offset)
+                self._lag.add(spot, positions[spot], batch.offsets, batch.next_offset)
+                self._gone.moved(spot)
                 batches.append(batch)
         return batches
 
@@ -194,16 +221,22 @@ class Fetcher:
     # How far behind
 
     def _behind(self, positions: Mapping[TopicPartition, int]) -> list[TopicPartition]:
-        """Partitions of which the end is asked for: those that were not read to the end, now and then."""
+        """Partitions that are asked about, now and then: how far those go that were not read to the end,
+        and whether all that came to those that have moved was read."""
         now_ms = self._clock.monotonic_ms()
         if now_ms - self._ends_ms < ENDS_MS:
             return []
         self._ends_ms = now_ms
-        return [spot for spot in positions if spot in self._full]
+        moved = self._gone.to_check()
+        return [spot for spot in positions if spot in self._full or spot in moved]
 
-    def _learn_ends(self, spots: list[TopicPartition], replies: list[Any]) -> None:
-        for spot, reply in zip(spots, replies, strict=True):
-            self.learn_end(spot, stream_info(reply))
+    def _learn_ends(
+        self, spots: list[TopicPartition], replies: list[Any]
+    ) -> dict[TopicPartition, dict[bytes, Any] | None]:
+        infos = {spot: stream_info(reply) for spot, reply in zip(spots, replies, strict=True)}
+        for spot, info in infos.items():
+            self.learn_end(spot, info)
+        return infos
 
     def entries_before(self, spot: TopicPartition, end: int) -> int:
         """How many entries the stream had when it ended there; UNKNOWN where it is not known."""

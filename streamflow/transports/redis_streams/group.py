@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from streamflow.clock import Clock
-from streamflow.errors import TransportError
+from streamflow.errors import LostWrites, TransportError
 from streamflow.transports.base import Assignment, Member, RebalanceListener, TopicPartition
 from streamflow.transports.keep_alive import KeepAlive
 from streamflow.transports.redis_streams.connection import GROUP, Arg, Connection
@@ -45,11 +45,15 @@ class GroupFence(NamedTuple):
 
 
 class State(NamedTuple):
-    """The group as the last answer told ``member_id``; phase ``unknown``: the group has no such member."""
+    """The group as the last answer told ``member_id``; phase ``unknown``: the group has no such member.
+
+    ``birth``: what it was named when it was made; empty where an older version has made it.
+    """
 
     member_id: str
     phase: str
     generation: int = 0
+    birth: bytes = b""
     assigned: bytes = b""
     joined: tuple[bytes, ...] = ()
 
@@ -86,6 +90,7 @@ class Group:
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._generation = 0  # of the newest assignment
+        self._birth = b""  # of the group that we joined
         self.member_id = ""
         self._awake = asyncio.Event()
         self._awake.set()
@@ -151,13 +156,14 @@ class Group:
         member_id = self.member_id
         answer = await self._connection.call(GROUP, self._keys, (*self._asked(act), *args))
         phase = answer[0].decode()
-        if phase in ("unknown", "left"):
+        if phase == "left":
             state = State(member_id, phase)
         else:
-            joined = tuple(answer[4]) if len(answer) > 4 else ()
-            assigned = answer[3] or b"" if len(answer) > 3 else b""
-            state = State(member_id, phase, int(answer[1]), assigned, joined)
+            joined = tuple(answer[5]) if len(answer) > 5 else ()
+            assigned = answer[4] or b"" if len(answer) > 4 else b""
+            state = State(member_id, phase, int(answer[1]), answer[2], assigned, joined)
         if member_id == self.member_id:  # else an answer to our former self
+            self._check_same(state)
             self._state = state
             self._changed.set()
         return state
@@ -171,12 +177,28 @@ class Group:
         """What renews the lease that there is now; another thread asks."""
         return (self._keys, self._asked("poll")) if self.member_id else None
 
+    def _check_same(self, state: State) -> None:
+        """Raises LostWrites where this can't be the group that we were in: then nothing else of what we know
+        of the server holds, and waiting for a newer generation could be waiting for ever."""
+        if state.phase == "left":
+            return
+        other = self._birth and state.birth != self._birth
+        if other or state.generation < self._generation:
+            raise LostWrites(
+                f"the server at {self._settings.where} does not know the group {self._settings.group_id} as"
+                f" it was: we were in its generation {self._generation}, it is in {state.generation}"
+                f"{' and was made anew' if other else ''}. The server has lost writes (FLUSHALL, a fail-over,"
+                " a restart without its file), or the app was reset while this worker was away. Start again:"
+                " state is read back from what is left (on_lost_writes=restart does so by itself)"
+            )
+        self._birth = self._birth or state.birth
+
     async def _join(self) -> None:
         slot = self._settings.slot
         self.member_id = f"{slot}-{os.urandom(6).hex()}"
         metadata = msgspec.json.encode(self._metadata)
         former_ms = int(self._settings.heartbeat_ms * FORMER_LIFE_BEATS)
-        await self._call("join", metadata, slot, former_ms)
+        await self._call("join", metadata, slot, former_ms, os.urandom(8).hex())
 
     async def _beat(self) -> None:
         """Keeps the lease, hears of rebalances at once, and divides where nobody has yet."""

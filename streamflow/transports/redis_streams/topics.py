@@ -12,6 +12,7 @@ from streamflow.errors import TransportError
 from streamflow.transports.base import Record, TopicPartition, TopicSpec
 from streamflow.transports.records import check_sizes, grouped
 from streamflow.transports.redis_streams.connection import Connection, meaning
+from streamflow.transports.redis_streams.lag import Extent
 from streamflow.transports.redis_streams.names import Names, offset_after, offset_of
 
 _specs = msgspec.json.Decoder(TopicSpec)
@@ -114,6 +115,13 @@ def stream_info(reply: Any) -> dict[bytes, Any] | None:
             return None
         raise meaning("XINFO STREAM", reply) from reply
     return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def extent_of(info: Mapping[bytes, Any]) -> Extent:
+    """What XINFO STREAM tells of how far a stream goes."""
+    first = info[b"first-entry"]
+    end = end_of(info)
+    return Extent(info[b"entries-added"], info[b"length"], offset_after(first[0]) - 1 if first else end, end)
 
 
 def end_of(info: Mapping[bytes, Any] | None) -> int:

@@ -33,7 +33,7 @@ from streamflow.transports.redis_streams.reader import RedisLogReader
 from streamflow.transports.redis_streams.reset import reset
 from streamflow.transports.redis_streams.server_check import check_server
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
-from streamflow.transports.redis_streams.topics import Topics, end_of
+from streamflow.transports.redis_streams.topics import Topics, end_of, extent_of
 
 
 class RedisTransport(Pausable, BrokerTransport):
@@ -60,7 +60,7 @@ class RedisTransport(Pausable, BrokerTransport):
         self._topics = Topics(self._control, self._names)
         self._commits = Commits(self._committing, self._topics, settings, clock, on_point)
         self._lag = LagCounts()
-        self._fetcher = Fetcher(self._fetching, self._topics, settings, clock, self._lag.add)
+        self._fetcher = Fetcher(self._fetching, self._topics, settings, clock, self._lag)
         self._pending = Pending(settings)
         self._paused = PausedPositions(self._fetcher, self._assigned)
         self.compaction = Compaction(self._compacting, self._topics, settings, clock, self._assigned)
@@ -116,6 +116,7 @@ class RedisTransport(Pausable, BrokerTransport):
     async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int | None]:
         """Publishes first what predecessors decided; what they did not decide is fenced and never will be."""
         spots = list(partitions)
+        self._check_membership()
         await self._commits.clear_up()
         if not spots:
             return {}
@@ -130,7 +131,8 @@ class RedisTransport(Pausable, BrokerTransport):
             if offset is not None:
                 self._lag.begin(spot, offset, UNKNOWN if read is None else int(read))
             elif info is not None:
-                self._lag.begin(spot, None, info[b"entries-added"] - info[b"length"])
+                there = extent_of(info)
+                self._lag.begin(spot, None, there.added - there.length, there.first)
         return offsets
 
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -152,6 +154,16 @@ class RedisTransport(Pausable, BrokerTransport):
         connections = (self._control, self._news)
         return Group(self.settings, self._clock, connections, self._topics, listener, url, self._lose)
 
+    def _check_membership(self) -> None:
+        """Raises what has ended it."""
+        if self._group is not None and self._group.failure is not None:
+            raise self._group.failure
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Raises what has ended the membership, too: nobody may be fetching who would be told."""
+        self._check_membership()
+        return await super().partition_counts(topics)
+
     def _joined(self) -> Group:
         if self._group is None:
             raise TransportError("not subscribed")
@@ -166,8 +178,7 @@ class RedisTransport(Pausable, BrokerTransport):
 
     async def fetch(self, wait_ms: int) -> list[Batch]:
         """Raises TransportError; what ended the membership; IdOutOfRange; LostWrites."""
-        if self._group is not None and self._group.failure is not None:
-            raise self._group.failure
+        self._check_membership()
         return await self._fetcher.batches(wait_ms)
 
     def _new_reader(self) -> RedisLogReader:
@@ -188,6 +199,7 @@ class RedisTransport(Pausable, BrokerTransport):
     async def commit(self, commit: Commit) -> dict[TopicPartition, int]:
         """Raises Fenced, CommitAborted, CommitUnknown; RecordTooLarge for what a topic never takes."""
         fence = checked_fence(commit, GroupFence)
+        self._check_membership()
         counts = await self._entries_before(commit.offsets)
         ends = await self._commits.commit(commit, fence, counts, self._pending.changes(commit))
         self._pending.committed(commit.offsets, commit.failing)

@@ -4,6 +4,9 @@
 -- A rebalance: phase 'joining' until every member has given up what it had, the generation rises,
 -- phase 'assigning' until one of them has said who gets what, then 'stable'. Members that stay silent past
 -- their lease, or do not give up in time, are out.
+--
+-- The group has a name of its birth, which the first member gives it. Who finds another, or a generation below
+-- one that it was in, knows that the server has lost what it knew (FLUSHALL, a fail-over, a deleted key).
 local group, members, leases, ready, assigned, news = unpack(KEYS)
 local act, member = ARGV[1], ARGV[2]
 local session_ms, rebalance_ms = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -52,7 +55,8 @@ local function expire()
 end
 
 if act == 'join' then
-  -- ARGV: offer, slot, ms within which a living member of the same slot would be heard of
+  -- ARGV: offer, slot, ms within which a living member of the same slot would be heard of, name for a new group
+  call('HSETNX', group, 'birth', ARGV[9])
   local slots = group .. ':slots'
   local former = call('HGET', slots, ARGV[7])
   if former and former ~= member and call('HEXISTS', members, former) == 1 then
@@ -72,9 +76,13 @@ elseif act == 'leave' then
   return { 'left' }
 end
 
+local function known()
+  return call('HGET', group, 'generation') or '0', call('HGET', group, 'birth') or ''
+end
+
 if call('HEXISTS', members, member) == 0 then
   expire()
-  return { 'unknown' }
+  return { 'unknown', known() }
 end
 call('ZADD', leases, text(now + session_ms), member)
 if act == 'ready' then
@@ -93,12 +101,12 @@ elseif act == 'assign' then
   end
 end
 expire()
-local phase, generation = call('HGET', group, 'phase'), call('HGET', group, 'generation') or '0'
-local answer = { phase, generation, call('SISMEMBER', ready, member) }
+local phase, generation, birth = call('HGET', group, 'phase'), known()
+local answer = { phase, generation, birth, call('SISMEMBER', ready, member) }
 if phase == 'assigning' then
-  answer[4] = call('GET', assigned) or ''
-  answer[5] = call('HGETALL', members)
+  answer[5] = call('GET', assigned) or ''
+  answer[6] = call('HGETALL', members)
 elseif phase == 'stable' then
-  answer[4] = call('GET', assigned)
+  answer[5] = call('GET', assigned)
 end
 return answer

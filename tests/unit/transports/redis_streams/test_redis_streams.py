@@ -14,7 +14,7 @@ from streamflow.transports.connect import redis_settings
 from streamflow.transports.records import check_sizes, grouped
 from streamflow.transports.redis_streams import RedisSettings
 from streamflow.transports.redis_streams.entries import chunks, columns, pack_headers, unpack_headers
-from streamflow.transports.redis_streams.lag import UNKNOWN, LagCounts
+from streamflow.transports.redis_streams.lag import UNKNOWN, Extent, LagCounts
 from streamflow.transports.redis_streams.member_metadata import MemberMetadata, assign, assignments_of
 from streamflow.transports.redis_streams.names import (
     MS_END,
@@ -144,6 +144,38 @@ def test_a_new_assignment_keeps_what_was_counted_where_the_reader_goes_on() -> N
     assert [counts.before(SPOT, offset) for offset in (111, 121)] == [50, UNKNOWN]
     counts.begin(SPOT, 200, UNKNOWN)
     assert counts.before(SPOT, 200) == UNKNOWN
+
+
+def test_entries_that_went_unread_are_found_whenever_one_looks_and_count_as_passed() -> None:
+    counts = LagCounts()
+    counts.begin(SPOT, 100, 7)
+    counts.add(SPOT, 100, [103, 110], 111)
+    # What was read may lie there still: so nothing can be told now.
+    assert counts.gone(SPOT, 111, Extent(added=20, length=11, first=103, end=300)) is None
+    # 7 + 2 were passed, 20 came and 6 are there: 5 are gone. And not again.
+    stream = Extent(added=20, length=6, first=200, end=300)
+    assert counts.gone(SPOT, 111, stream) == 5
+    assert counts.gone(SPOT, 111, stream) == 0
+    assert [counts.before(SPOT, offset) for offset in (110, 111)] == [8, 14]
+    counts.add(SPOT, 111, [200, 210, 220, 230, 240, 299], 300)
+    assert counts.before(SPOT, 300) == 20
+    # 3 more came, of which 1 was read; found at the end, where nothing is left to read.
+    counts.add(SPOT, 300, [330], 331)
+    assert counts.gone(SPOT, 331, Extent(added=23, length=9, first=103, end=331)) == 2
+    # Reading goes back: what was found is found again, and is nothing new.
+    counts.settle(SPOT, 200)
+    counts.add(SPOT, 200, [200, 210], 211)
+    assert counts.gone(SPOT, 211, Extent(added=23, length=1, first=330, end=331)) == 4
+    counts.add(SPOT, 211, [330], 331)
+    assert counts.before(SPOT, 331) == 23
+
+
+def test_who_begins_at_the_end_misses_nothing() -> None:
+    counts = LagCounts()
+    counts.begin(SPOT, None, 2, first=50)
+    assert counts.gone(SPOT, 90, Extent(added=10, length=8, first=50, end=90)) == 0
+    counts.begin(SPOT, None, 2, first=50)
+    assert counts.gone(SPOT, 50, Extent(added=10, length=0, first=90, end=90)) == 8
 
 
 def metadata(*topics: str) -> bytes:
