@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pathlib
 from collections.abc import Coroutine
 from typing import Any
+from urllib.parse import quote
 
 from streamflow.clock import Clock, sleep_unless
 from streamflow.codecs.times import TimeChecks, TimeLimits
@@ -128,6 +130,12 @@ class Engine:
         """From here on it is told of everything that changes what may be seen."""
         self._listeners.add(listener)
 
+    def note_flights(self) -> None:
+        """From now on what is in flight is noted on this machine, in case this process is killed by it."""
+        if self.transport.features.shared:  # else the log dies with the process
+            folder = pathlib.Path(self.settings.data_dir) / "in-flight" / quote(self.settings.id, safe="")
+            self.topology.gate.note.open(folder)
+
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self, url: str = "") -> None:
@@ -187,10 +195,12 @@ class Engine:
         if self._stopping:
             return
         self._stopping = True
+        self.topology.gate.note.end_wanted()
         try:
             await self.rebalance.stop()
         finally:
             self.watchdog.stop()
+            self.topology.gate.note.close()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -320,6 +330,7 @@ class Engine:
         try:
             if active.due():
                 self._hooks.committing()
+            gate.note.committing(under_way=True)
             written = await checkpoint.run()
             self.watch.commit_due(due=False)
             gate.checkpointed(written=written)
@@ -330,6 +341,7 @@ class Engine:
             if rebalance.is_current(active):
                 self._restart(exc)
         finally:
+            gate.note.committing(under_way=False)
             gate.open()
 
     def _restart(self, exc: BaseException) -> None:

@@ -37,6 +37,6 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | what keeps that server alive | - | `embedded.supervisor` | - |
 
 Beside them: ``assignor`` who owns what, ``broker_transport`` what Kafka and Redis do alike, ``positions``
-where paused partitions stand, ``records`` records by partition and their sizes, ``keep_alive`` the thread that
-has a ``heart`` beat, ``connect`` URL -> transport.
+where paused partitions stand, ``records`` records by partition and their sizes, ``keep_alive`` the thread
+that has a ``heart`` beat, ``connect`` URL -> transport.
 """
