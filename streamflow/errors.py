@@ -83,6 +83,12 @@ class UnknownEventType(EventTypeError):
     reason = "unknown-type"
 
 
+class ProcessDied(StreamflowError):
+    """Each time an event was in flight alone, the process died."""
+
+    reason = "process-died"
+
+
 class StoreError(StreamflowError):
     """A store can't be opened, read or written: its folder is in use, or the disk is full or broken."""
 

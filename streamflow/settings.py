@@ -71,7 +71,7 @@ class Settings:
         low=1,
     )
     store: str = knob("memory://", "Where tables keep their rows: memory:// or rocksdb://.")
-    data_dir: str = knob("streamflow-data", "Folder for what stores keep on this machine.")
+    data_dir: str = knob("streamflow-data", "Folder for what is kept on this machine: stores, notes.")
     store_age_max_s: float = knob(
         43_200.0,
         "A store that was not kept up for longer is rebuilt: its changelog may have forgotten what was "

@@ -104,6 +104,7 @@ class AssignmentBuilder:
         self._make_progress(active, tasks, beginnings, logs)
         self._make_parts(active, tasks)
         self._make_standbys(assignment, tasks, stages)
+        self._check_declarations(active)  # before its logs: a reset that was begun has taken some of them
         stage_logs = [(at, spec) for at, (spec, _) in shuffles.items()]
         for task in tasks.values():
             check_logs(task.state_logs(stage_logs), ends, self._topology.on_lost_state)
@@ -118,7 +119,6 @@ class AssignmentBuilder:
             stage = stages.get(at) or self._make_stage(spec, at, count)
             stage.begin(ends.get(at, 0))
             tasks[at[1]].stages.append(stage)
-        self._check_declarations(active)
         return active, list(tasks.values()), ends
 
     async def _read_progress(self, at_source: list[TopicPartition]) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pathlib
 from collections.abc import Coroutine
 from typing import Any
+from urllib.parse import quote
 
 from streamflow.clock import Clock, sleep_unless
 from streamflow.codecs.times import TimeChecks, TimeLimits
@@ -144,6 +146,12 @@ class Engine:
         """From here on it is told of everything that changes what may be seen."""
         self._listeners.add(listener)
 
+    def note_flights(self) -> None:
+        """From now on what is in flight is noted on this machine, in case this process is killed by it."""
+        if self.transport.features.shared:  # else the log dies with the process
+            folder = pathlib.Path(self.settings.data_dir) / "in-flight" / quote(self.settings.id, safe="")
+            self.topology.gate.note.open(folder)
+
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self, url: str = "") -> None:
@@ -206,10 +214,12 @@ class Engine:
         if self._stopping:
             return
         self._stopping = True
+        self.topology.gate.note.end_wanted()
         try:
             await self.rebalance.stop()
         finally:
             self.watchdog.stop()
+            self.topology.gate.note.close()
             if isinstance(self.failure, LostWrites):
                 # What a disk keeps may hold what the changelogs have lost, and later records would hide that.
                 # (Killed right here, a worker comes back with it: then `reset` is the way.)
@@ -352,6 +362,7 @@ class Engine:
         try:
             if active.due():
                 self._hooks.committing()
+            gate.note.committing(under_way=True)
             written = await checkpoint.run()
             gate.checkpointed(written=written)
             if written:
@@ -363,6 +374,7 @@ class Engine:
             if rebalance.is_current(active):
                 self._restart(exc)
         finally:
+            gate.note.committing(under_way=False)
             gate.open()
 
     def _restart(self, exc: BaseException) -> None:

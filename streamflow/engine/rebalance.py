@@ -174,6 +174,7 @@ class Rebalance:
             await gate.await_conflicts(CALM_MS)
         for agent in active.agents:
             await agent.halt()
+        gate.note.not_alone()  # it is undone
         if gate.invalidated is not None:
             logger.warning("no last checkpoint, events are taken again: %s", gate.invalidated)
         elif was_live:
@@ -199,6 +200,7 @@ class Rebalance:
                 return
             await self._end_recovery()
             self._drop()
+            self._topology.gate.note.read_dead()
             self._begin_recovery(assignment, told=False)
 
     def _drop(self) -> None:

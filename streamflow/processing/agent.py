@@ -18,6 +18,7 @@ from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.held_event import HeldEvent
 from streamflow.processing.in_order import InOrder
+from streamflow.processing.suspects import Suspects
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, Sent, current_context
@@ -66,6 +67,7 @@ class AgentRunner:
         self._queued_to: dict[TopicPartition, int] = {}  # the offset behind what came
         self._taken_to: dict[TopicPartition, int] = {}  # behind what was taken of that
         self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
+        self._suspects = Suspects(spec.consumer, gate.note)
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
             self._pull,
@@ -74,6 +76,7 @@ class AgentRunner:
             give_up=self._set_aside,
             pause_ms=clock.sleep_ms,
             concurrent=self.concurrent,
+            suspects=self._suspects,
         )
         if spec.run is None or spec.concurrency > 1 or spec.isolated:
             self.concurrent()
@@ -167,7 +170,12 @@ class AgentRunner:
             known = max(progress.position, self._taken_to.get(at, 0))
             chunk = chunk.since(known)
         self._queued_to[at] = max(known, chunk.next_offset)
-        queue.put(chunk)
+        self._suspects.learn(at, progress.position)
+        if self._suspects.ranges and len(chunk):
+            for piece in self._suspects.pieces(chunk):
+                queue.put(piece)
+        else:
+            queue.put(chunk)
         self._path.wake()
 
     def _lane(self, partition: int) -> int:
@@ -234,6 +242,7 @@ class AgentRunner:
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
         self._path.clear(running=bool(self.tasks))
+        self._suspects.clear()
         self.progress = {}
         self._forget_queued()
 
@@ -265,6 +274,7 @@ class AgentRunner:
             give_up=self._set_aside,
             pause_ms=self._clock.sleep_ms,
             isolated=self.spec.isolated,
+            suspects=self._suspects,
         )
         for progress in self.progress.values():
             feed.hold(progress)
@@ -284,6 +294,8 @@ class AgentRunner:
         at = (chunk.topic, chunk.partition)
         # What is read again below what was taken comes here too, without events: it takes nothing back.
         self._taken_to[at] = max(chunk.next_offset, self._taken_to.get(at, 0))
+        first = self.progress[at].position if self.is_concurrent or not len(chunk) else chunk.offsets[0]
+        self.gate.note.took(self.spec.consumer, *at, first, chunk.next_offset)
         if was_full and not self.full():
             self._told.on_room()
         return found

@@ -16,8 +16,10 @@ from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import RowChanged, StaleEvent
 from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.processing.flight_note import FlightNote
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
+from streamflow.processing.suspects import Suspects
 from streamflow.processing.units import EventRef, InFlight, Offset
 from streamflow.state.event_context import Sent, current_context
 from streamflow.state.progress import Progress
@@ -157,6 +159,8 @@ class Actor:
         cautious = self.gate.cautious and not manual and not ref.feed.local
         if cautious or ref.feed.is_exclusive(ref):
             await self.gate.enter_exclusively(unit)
+            if not unit.stale:
+                ref.feed.begin_alone(ref)
         return unit
 
     def finish(self) -> None:
@@ -244,8 +248,10 @@ class EventFeed:
         give_up: Callable[[Chunk, int, BaseException], None],
         pause_ms: Callable[[float], Awaitable[None]],
         isolated: bool = False,
+        suspects: Suspects | None = None,
     ) -> None:
         self.consumer = consumer
+        self._suspects = suspects if suspects is not None else Suspects(consumer, FlightNote())
         self.retries = 0
         self._isolated = isolated
         self.trackers: dict[TopicPartition, AckTracker] = {}
@@ -309,10 +315,27 @@ class EventFeed:
                 tracker, chunk_acks = waiting[0]
                 index = chunk_acks.take()
                 if index is not None:
-                    return EventRef(self, tracker, chunk_acks, index)
+                    ref = EventRef(self, tracker, chunk_acks, index)
+                    if self._suspects.ranges and self._is_poison(ref):
+                        continue
+                    return ref
                 waiting.popleft()
             if not self._fill(lane):
                 return None
+
+    def _is_poison(self, ref: EventRef) -> bool:
+        """Has it killed its process? Then it is set aside here."""
+        chunk, index = ref.chunk_acks.chunk, ref.index
+        self._suspects.come_to(chunk, index)
+        error = self._suspects.verdict(chunk, index) if self._suspects.holds(chunk, index) else None
+        if error is not None:
+            self.set_aside(ref, error)
+        return error is not None
+
+    def begin_alone(self, ref: EventRef) -> None:
+        """It is the only event in flight from here on."""
+        if self._suspects.ranges:
+            self._suspects.begin_alone(ref.chunk_acks.chunk, ref.index)
 
     def _fill(self, lane: int) -> bool:
         found = self._pull(lane)
@@ -397,6 +420,8 @@ class EventFeed:
         self._single.add(at)
 
     def is_exclusive(self, ref: EventRef) -> bool:
+        if self._suspects.ranges and self._suspects.holds(ref.chunk_acks.chunk, ref.index):
+            return True
         return bool(self._exclusive) and ref.at in self._exclusive
 
     def is_single(self, ref: EventRef) -> bool:

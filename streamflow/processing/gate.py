@@ -17,6 +17,7 @@ from typing import Protocol
 
 from streamflow.clock import Clock
 from streamflow.errors import ConflictingWrites
+from streamflow.processing.flight_note import FlightNote
 from streamflow.state.event_context import EventContext, UncommittedWrite
 
 Row = tuple[int, int, object]
@@ -56,6 +57,7 @@ class Gate:
         self.closed = False
         self.invalidated: ConflictingWrites | None = None
         self.cautious = False  # since it was invalidated, until a checkpoint has held
+        self.note = FlightNote()
         self._resting = False
         self._passes = 0
         self._exclusive_before: EventContext | None = None
@@ -71,6 +73,7 @@ class Gate:
         """Everything was dropped."""
         self.invalidated = None
         self._exclusive = None
+        self.note.not_alone()
         self._resting = False
         self.open()
 
@@ -134,7 +137,8 @@ class Gate:
     def leave(self, context: EventContext) -> None:
         """The event in this context is done, or undone."""
         if self._exclusive is context:
-            self._exclusive = None
+            self._exclusive = self._exclusive_before = None
+            self.note.not_alone()
             self.open()
         self._changed.set()
 
@@ -193,6 +197,7 @@ class Gate:
         self._exclusive_before = self._exclusive
         if self._exclusive is not None and self._passes >= EXCLUSIVE_PASSES_MAX:
             self.cautious = False
+            self.note.trust(self._exclusive.consumer)
             self.leave(self._exclusive)
 
     async def await_conflicts(self, limit_ms: float) -> bool:

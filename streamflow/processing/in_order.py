@@ -15,6 +15,7 @@ from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
 from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.retries import Retry
+from streamflow.processing.suspects import Suspects
 from streamflow.processing.units import Offset
 from streamflow.state.event_context import EventContext, Sent
 from streamflow.state.progress import Progress
@@ -38,6 +39,7 @@ class InOrder:
         give_up: Callable[[Chunk, int, BaseException], None],
         pause_ms: Callable[[float], Awaitable[None]],
         concurrent: Callable[[], EventFeed],
+        suspects: Suspects,
     ) -> None:
         self.consumer = consumer
         self.context = EventContext(consumer)
@@ -49,6 +51,8 @@ class InOrder:
         self._give_up = give_up
         self._pause_ms = pause_ms
         self._concurrent = concurrent
+        self._suspects = suspects
+        self._is_alone = False  # the event in flight is suspect
         self._progress: dict[TopicPartition, Progress] = {}
         self._outbox: list[Sent] = []
         self._wake = asyncio.Event()
@@ -125,6 +129,7 @@ class InOrder:
         self._progress.clear()
         self._outbox = []
         self._accounted = -1
+        self._is_alone = False
         self._late.clear()
         self._attempts = None
 
@@ -157,7 +162,7 @@ class InOrder:
         if self._moves:
             self._concurrent()
         chunk = context.chunk
-        if chunk is not None and context.position + 1 < len(chunk):
+        if chunk is not None and context.position + 1 < len(chunk) and await self._begin(context, chunk):
             return chunk
         while not self._is_over:
             if self._gate.closed:
@@ -179,8 +184,31 @@ class InOrder:
             assert chunk.events is not None
             self._accounted = -1
             context.open(chunk, progress.event_ms)
-            return chunk
+            if await self._begin(context, chunk):
+                return chunk
         return None
+
+    async def _begin(self, context: EventContext, chunk: Chunk) -> bool:
+        """A suspect event, which is a chunk of its own, begins alone. False: there is none to take."""
+        if not self._suspects.ranges:
+            return True
+        self._suspects.come_to(chunk, context.position + 1)
+        if len(chunk) != 1 or not self._suspects.holds(chunk, 0):
+            return True
+        error = self._suspects.verdict(chunk, 0)
+        if error is not None:
+            self.set_aside(error)
+            return False
+        await self._gate.enter_exclusively(context)
+        if context.stale:
+            self._gate.leave(context)
+            raise StaleEvent("the stream's partitions are no longer assigned to this worker")
+        if context.chunk is not chunk:  # the agent has moved to the other path
+            self._gate.leave(context)
+            return False
+        self._is_alone = True
+        self._suspects.begin_alone(chunk, 0)
+        return True
 
     def move(self) -> None:
         """The agent moves to the concurrent path before the next block of events."""
@@ -188,6 +216,9 @@ class InOrder:
         self._wake.set()
 
     def finish_block(self, context: EventContext) -> None:
+        if self._is_alone:
+            self._is_alone = False
+            self._gate.leave(context)
         if context.stale or context.chunk is None:
             return
         self._gate.finished(context, context.uncommitted_writes)

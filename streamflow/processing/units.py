@@ -57,6 +57,9 @@ class Feed(Protocol):
         """Must it be the only event in flight?"""
         ...
 
+    def begin_alone(self, ref: EventRef) -> None:
+        """It is the only event in flight from here on."""
+
     def is_single(self, ref: EventRef) -> bool:
         """Must it not be in a batch with others?"""
         ...

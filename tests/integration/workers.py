@@ -66,7 +66,7 @@ class WorkerProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
-        self.settings = settings
+        self.settings = {"data_dir": str(log.parent / "data"), **settings}  # not in the folder of the code
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

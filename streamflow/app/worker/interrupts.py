@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 EXIT_CODE = 128 + signal.SIGINT
 FAREWELL = (
@@ -18,9 +19,13 @@ FAREWELL = (
 
 
 class Interrupts:
-    """Counts Ctrl-C. `listen` after the event loop's own handlers were installed."""
+    """Counts Ctrl-C. `listen` after the event loop's own handlers were installed.
 
-    def __init__(self) -> None:
+    ``asked_to_end`` is told of each of these and each SIGTERM, in the thread.
+    """
+
+    def __init__(self, asked_to_end: Callable[[], None]) -> None:
+        self._asked_to_end = asked_to_end
         self._seen = 0
         self._signals: tuple[socket.socket, socket.socket] | None = None
 
@@ -39,6 +44,8 @@ class Interrupts:
     def _pass_on(self, mine: socket.socket, loops: int) -> None:
         while received := mine.recv(64):
             for number in received:
+                if number in (signal.SIGINT, signal.SIGTERM):
+                    self._asked_to_end()
                 if number == signal.SIGINT:
                     self.count()
             try:

@@ -76,7 +76,13 @@ class Worker(FaustWorker):
 
     def _install_signal_handlers_unix(self) -> None:
         super()._install_signal_handlers_unix()
-        Interrupts().listen()
+        Interrupts(self._asked_to_end).listen()
+
+    def _asked_to_end(self) -> None:
+        """In a thread: whatever ends this process from here on, no event is held to have done it."""
+        engine = getattr(self.app, "running_engine", None)
+        if engine is not None:
+            engine.topology.gate.note.end_wanted()
 
     def execute_from_commandline(self) -> NoReturn:
         try:

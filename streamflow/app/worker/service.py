@@ -67,6 +67,7 @@ class EngineService(Service):
         # Step 4. All modules are there, and no event is yet: the long collection is now, not between events.
         self.settle()
         engine.watchdog.start()
+        engine.note_flights()
         # Step 5. Join the group, advertising the address that was bound.
         await engine.start(url)
         watcher.open()
