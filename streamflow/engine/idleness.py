@@ -24,6 +24,8 @@ def idle_ticks(
         at = (progress.topic, progress.partition)
         if window.idle_close_ms is None or progress.position < active.end_offsets.get(at, 0):
             continue
+        if at in active.undecided:
+            continue  # somebody writes: what it holds shows with its commit, and may be of any time before
         time_ms = board.idle_watermark_ms(
             progress, partitions(progress.topic), now_ms - active.moved_ms[at], window, now_ms
         )

@@ -54,7 +54,7 @@ class Batch:
     ``headers`` is ``None`` when no record of the batch has any. ``next_offset`` is where reading
     goes on, control records passed; ``end_offset`` is the last stable offset known with this fetch:
     ``next_offset >= end_offset`` means caught up. A batch may hold no record and still move
-    ``next_offset``.
+    ``next_offset``. ``undecided``: records of an open transaction lie behind ``end_offset``.
     """
 
     topic: str
@@ -66,6 +66,7 @@ class Batch:
     headers: Sequence[Headers] | None
     next_offset: int
     end_offset: int
+    undecided: bool = False
 
 
 class Columns(NamedTuple):

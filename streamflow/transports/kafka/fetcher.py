@@ -148,8 +148,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
         self._clock = clock
-        # partition -> (next offset, end offset) as last reported
-        self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        # partition -> (next offset, end offset, is a transaction open?) as last reported
+        self._reported: dict[KafkaPartition, tuple[int, int, bool]] = {}
         self._silent: set[int] = set()  # brokers that did not answer the last fetch
         super().__init__(*arguments, **options)
 
@@ -220,8 +220,9 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         columns, next_offset = read_columns(fetched.data, fetched.aborted, fetched.offset)
         end_offset = fetched.state.lso
         fetched.state.consumed_to(next_offset)
-        self._reported[tp] = (next_offset, end_offset)
-        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset)
+        undecided = fetched.state.highwater > end_offset
+        self._reported[tp] = (next_offset, end_offset, undecided)
+        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset, undecided)
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
@@ -255,7 +256,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
                 # rest (versions 5 to 11): last stable offset, log start, aborted, ..., the bytes
                 end_offset, aborted, data = rest[0], rest[2] or (), rest[-1] or b""
                 state.highwater, state.lso = high_watermark, end_offset
-                if data or self._reported.get(tp) != (offset, end_offset):
+                if data or self._reported.get(tp) != (offset, end_offset, high_watermark > end_offset):
                     self._records[tp] = Fetched(data, aborted, offset, assignment, state, self._clock)
                     something = True
         return something
