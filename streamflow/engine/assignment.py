@@ -59,6 +59,7 @@ class ActiveAssignment:
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
         self.end_offsets = dict(end_offsets or {})  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
+        self.undecided: set[TopicPartition] = set()  # where a transaction is open: that is no silence
         # Of open partitions: who is behind the others in them, and up to where the others were given records.
         self.behind: dict[TopicPartition, set[str]] = {}
         self.given_to: dict[TopicPartition, int] = {}
@@ -96,6 +97,7 @@ class ActiveAssignment:
         """A batch has come; it is dispatched next."""
         at = (batch.topic, batch.partition)
         self.end_offsets[at] = batch.end_offset
+        (self.undecided.add if batch.undecided else self.undecided.discard)(at)
         if batch.offsets:
             self.moved_ms[at] = now_ms
             self.taken_bytes += sum(map(len, filter(None, batch.values)))

@@ -50,6 +50,8 @@ class IdleTicks:
             silence = silences.get(of)
             if silence is None:
                 silence = silences[of] = self._board.silence(*of, self._partitions(progress.topic))
+            if at in active.undecided:
+                continue  # somebody writes: what it holds comes with its commit, and may be older
             ends = partial(_ends_something, part, window)
             time_ms = silence.idle_watermark_ms(progress, silent_ms, window, now_ms, ends)
             if time_ms is not None:

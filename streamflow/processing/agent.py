@@ -304,9 +304,9 @@ class AgentRunner:
 
     async def _run(self, actor: Actor, run: Run) -> None:
         context = self._path.context
-        current_context.set(context)
         wait_ms, before = RETURNED_WAIT_MS, -1
         while True:
+            current_context.set(context)
             try:
                 await run(EventStream(self, self._path, context, actor))
                 # The agent is through with its stream for good, as in Faust: what it holds is done.
@@ -340,7 +340,8 @@ class AgentRunner:
                 await self._clock.sleep_ms(wait_ms)
 
     async def _recover(self, actor: Actor, exc: Exception) -> None:
-        failed = FailedUnits(actor) if actor.units else self._path.failed()
+        own = self._path.failed()
+        failed = FailedUnits(actor, own) if actor.units else own
         if failed is None:
             logger.error("agent %s failed between events", self.spec.name)
             raise exc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.failures import Failed, require_exclusive
@@ -106,23 +106,39 @@ class Concurrent:
 class FailedUnits:
     """What has `Failed`: all that an actor has in flight, of this agent's feed and of others."""
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self, actor: Actor, around: Failed | None) -> None:
+        """``around``: the event in order that they were taken within."""
         self._actor = actor
+        self._around = around
         self._at_fault: list[EventRef] = []
         self.consumer = next(iter(actor.units)).consumer
 
-    def held(self) -> list[InFlight]:
+    def _held(self) -> list[InFlight]:
         return [unit for unit in self._actor.units if not unit.acked]
 
+    def held(self) -> list[EventContext]:
+        return [*self._held(), *([] if self._around is None else self._around.held())]
+
+    def together(self, context: EventContext) -> Sequence[EventContext]:
+        # Within the loop of the event around nothing is written on its own behalf: it wrote before.
+        if self._around is None:
+            return ()
+        around = self._around.held()
+        return self._held() if context in around else around
+
     def require_exclusive(self) -> None:
-        for unit in self.held():
+        for unit in self._held():
             require_exclusive(unit)
+        if self._around is not None:
+            self._around.require_exclusive()
 
     def undo(self) -> bool:
         """What is not at fault comes again before it."""
         actor, current = self._actor, self._actor.current
-        self._at_fault = current.refs if current is not None and current in self.held() else []
+        self._at_fault = current.refs if current is not None and current in self._held() else []
         refs = actor.undo()
+        if self._around is not None:
+            self._around.undo()  # it comes again first, and is not at fault
         self._put_back([ref for ref in refs if ref not in self._at_fault])
         return bool(self._at_fault)
 

@@ -31,6 +31,10 @@ class Failed(Protocol):
         """What of it is not done."""
         ...
 
+    def together(self, context: EventContext) -> Sequence[EventContext]:
+        """Of what is held, what wrote all that it wrote before this one did, or all of it after."""
+        ...
+
     def require_exclusive(self) -> None:
         """When its events come again, each of them will be the only one in flight."""
 
@@ -58,7 +62,7 @@ async def recover_failed(failed: Failed, gate: Gate, exc: Exception) -> None:
 
     Raises MemoryInvalid, and what giving up raises.
     """
-    if any(gate.is_conflicting(context) for context in failed.held()):
+    if any(gate.is_conflicting(context, failed.together(context)) for context in failed.held()):
         failed.require_exclusive()
         gate.invalidate(f"{failed.consumer} failed while another event held the same row: {exc}")
         raise MemoryInvalid from exc

@@ -21,7 +21,7 @@ from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Retry
 from streamflow.processing.suspects import Suspects
 from streamflow.processing.units import EventRef, InFlight, Offset
-from streamflow.state.event_context import Sent, current_context
+from streamflow.state.event_context import EventContext, Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
 
@@ -32,6 +32,20 @@ BLOCK_MS = 1.0
 
 Pull = Callable[[int], tuple[Chunk, int] | None]
 """A lane's next chunk, if there is one; or one without events, in place of so many that were dropped."""
+
+
+class Within:
+    """What was taken within the loop over events in order: a `RowCopy` of no row, to be told of their end."""
+
+    __slots__ = ("_actor", "value")
+
+    def __init__(self, actor: Actor) -> None:
+        self._actor = actor
+        self.value = None
+
+    def write_back(self, context: EventContext) -> None:
+        self._actor.leave_around()
+        current_context.set(context)
 
 
 class Actor:
@@ -46,6 +60,7 @@ class Actor:
         self.current: InFlight | None = None
         self.units: dict[InFlight, None] = {}
         self.stale = False
+        self.around: EventContext | None = None  # of an event in order, in whose loop these are taken
         self.waits = asyncio.Event()  # set when it waits for the first time
         self.waiting = False  # for an event
         self._clock = clock
@@ -151,6 +166,11 @@ class Actor:
     async def begin(self, ref: EventRef, *, manual: bool = False) -> InFlight:
         """Takes an event in flight; what runs from here on runs on its behalf."""
         unit = InFlight(ref.feed.consumer, [ref], manual=manual)
+        held = current_context.get()
+        if held is not None and held.in_flight and type(held) is EventContext:
+            # An event that was taken in order is around this one, and its next one says that this is done.
+            self.around = held
+            held.keep_copy(self, 0, None, Within(self))
         self.units[unit] = None
         self.current = unit
         ref.feed.enter(unit)
@@ -158,10 +178,15 @@ class Actor:
         # One that waits for its ack stays in flight while the next is taken: that one must not wait for it.
         cautious = self.gate.cautious and not manual and not ref.feed.local
         if cautious or ref.feed.is_exclusive(ref):
-            await self.gate.enter_exclusively(unit)
+            await self.gate.enter_exclusively(unit, self.around)
             if not unit.stale:
                 ref.feed.begin_alone(ref)
         return unit
+
+    def leave_around(self) -> None:
+        """The event around is done, and so is what was taken within its loop."""
+        self.finish()
+        self.around = None
 
     def finish(self) -> None:
         """Taking the next event says that the last one is done; what waits for its ack stays in flight."""
@@ -224,7 +249,7 @@ class Actor:
                 unit.revert()
                 refs[:0] = unit.refs
             self.drop(unit)
-        self.current = None
+        self.current = self.around = None
         return refs
 
 

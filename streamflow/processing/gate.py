@@ -120,15 +120,18 @@ class Gate:
             self.closed = False
             self._opened.set()
 
-    async def enter_exclusively(self, context: EventContext) -> None:
-        """Waits until nobody else holds an event, and keeps it so until `leave`."""
+    async def enter_exclusively(self, context: EventContext, around: EventContext | None = None) -> None:
+        """Waits until nobody else holds an event, and keeps it so until `leave`.
+
+        ``around``: of an event in whose loop this one was taken, and which therefore waits for it.
+        """
         async with self._exclusive_lock:
             while self._exclusive is not None:
                 await self._change()
             self._exclusive = context
             self._close()
             try:
-                while any(other.in_flight for other in self._contexts() if other is not context):
+                while any(each.in_flight for each in self._contexts() if each not in (context, around)):
                     await self._change()
             except BaseException:
                 self.leave(context)
@@ -161,8 +164,11 @@ class Gate:
             if not rows.isdisjoint(rows_of(other.writes())):
                 other.conflict()
 
-    def is_conflicting(self, context: EventContext) -> bool:
-        """Can what the event in this context wrote no longer be told from what others did?"""
+    def is_conflicting(self, context: EventContext, together: Sequence[EventContext] = ()) -> bool:
+        """Can what the event in this context wrote no longer be told from what others did?
+
+        ``together``: those that are undone with it, and in which order is known, are none of these others.
+        """
         if not context.in_flight:
             return False
         if context.conflicting:
@@ -171,7 +177,7 @@ class Gate:
             return False
         mine: set[Row] | None = None
         for other in self._contexts():
-            if other is context or not other.uncommitted_writes:
+            if other is context or not other.uncommitted_writes or other in together:
                 continue
             mine = rows_of(context.writes()) if mine is None else mine
             if not mine.isdisjoint(rows_of(other.uncommitted_writes)):

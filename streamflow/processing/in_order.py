@@ -234,6 +234,9 @@ class InOrder:
     def held(self) -> list[EventContext]:
         return [self.context]
 
+    def together(self, context: EventContext) -> list[EventContext]:
+        return []
+
     def require_exclusive(self) -> None:
         """Only units can be: it moves to the concurrent path."""
         _, _, at = self._at(self.context.position)

@@ -59,6 +59,7 @@ class Batch:
     goes on, control records passed; ``end_offset`` is the last stable offset known with this fetch:
     ``next_offset >= end_offset`` means caught up. A batch may hold no record and still move
     ``next_offset``. ``gone``: records that left the log before they were read, found with this fetch.
+    ``undecided``: records of an open transaction lie behind ``end_offset``.
     """
 
     topic: str
@@ -71,6 +72,7 @@ class Batch:
     next_offset: int
     end_offset: int
     gone: int = 0
+    undecided: bool = False
 
 
 class Columns(NamedTuple):

@@ -154,8 +154,8 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
         self._clock = clock
-        # partition -> (next offset, end offset) as last reported
-        self._reported: dict[KafkaPartition, tuple[int, int]] = {}
+        # partition -> (next offset, end offset, is a transaction open?) as last reported
+        self._reported: dict[KafkaPartition, tuple[int, int, bool]] = {}
         self._gone: dict[KafkaPartition, int] = {}  # offsets that were passed over, not told yet
         self._ids: dict[str, bytes] | None = None  # of the topics that are insisted on; None: on none
         self.doubted: dict[KafkaPartition, int] = {}
@@ -238,9 +238,12 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         columns, next_offset = read_columns(fetched.data, fetched.aborted, fetched.offset)
         end_offset = fetched.state.lso
         fetched.state.consumed_to(next_offset)
-        self._reported[tp] = (next_offset, end_offset)
         gone = self._gone.pop(tp, 0)
-        return Batch(tp.topic, tp.partition, *columns, next_offset, end_offset, gone)
+        undecided = fetched.state.highwater > end_offset
+        self._reported[tp] = (next_offset, end_offset, undecided)
+        return Batch(
+            tp.topic, tp.partition, *columns, next_offset, end_offset, gone=gone, undecided=undecided
+        )
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         """One fetch and what its answer holds; returns whether there is something to take."""
@@ -270,7 +273,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
                 # rest (versions 5 to 11): last stable offset, log start, aborted, ..., the bytes
                 end_offset, aborted, data = rest[0], rest[2] or (), rest[-1] or b""
                 state.highwater, state.lso = high_watermark, end_offset
-                if data or self._reported.get(tp) != (offset, end_offset):
+                if data or self._reported.get(tp) != (offset, end_offset, high_watermark > end_offset):
                     self._records[tp] = Fetched(data, aborted, offset, assignment, state, self._clock)
                     something = True
         return something

@@ -1,0 +1,78 @@
+"""An agent that takes events of another topic within its own loop: both are in flight, and fail together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from streamflow import Retry
+from tests.support.running import make_app, running, until
+
+SECOND = Retry(attempts=3, first_wait_s=0.001)
+
+
+@pytest.mark.parametrize("row", ["another row", "the same row"])
+@pytest.mark.parametrize("fails", ["at once", "later", "behind"])
+async def test_a_failure_within_undoes_the_event_around_it_too(row: str, fails: str) -> None:
+    app = make_app()
+    own = app.topic("own", key_type=str, value_type=str, partitions=1)
+    other = app.topic("other", key_type=str, value_type=str, partitions=1)
+    out = app.topic("out", value_type=str, partitions=1)
+    counts = app.Table("counts", default=int)
+    failures: list[str] = []
+    done: list[tuple[str, list[str]]] = []  # event, and what was taken within
+
+    def fail(when: str) -> None:
+        if fails == when and not failures:
+            failures.append(when)
+            raise ValueError(when)
+
+    def have_come(count: int) -> bool:
+        return len(done) == count
+
+    @app.agent(own, retry=SECOND)
+    async def pairs(stream: Any) -> None:
+        async for key, value in stream.items():
+            counts[key] += 1
+            await out.send(value=value)
+            within: list[str] = []
+            async for each in other.stream():
+                fail("at once")
+                within.append(each)
+                counts["k" if row == "the same row" else f"other-{each}"] += 1
+                if len(within) == 2:
+                    fail("later")
+                    break
+            fail("behind")
+            counts["pairs"] += 1
+            done.append((value, within))
+
+    # What was taken within before the one that failed is done; that one and the one around it come again.
+    # Where both wrote one row, and one of them is done, all is read back: nothing of it was durable.
+    taken = "abcd" if fails == "at once" or row == "the same row" else "abcde"
+    wanted = {"k": 2, "pairs": 2, **{f"other-{each}": 1 for each in taken}}
+    if row == "the same row":
+        wanted = {"k": 2 + len(taken), "pairs": 2}
+    async with running(app):
+        for value in taken:
+            await other.send(key="k", value=value)
+        for count, value in enumerate(("1", "2"), 1):
+            await own.send(key="k", value=value)
+            await until(partial(have_come, count))
+        assert [value for value, _ in done] == ["1", "2"]
+        assert [within for _, within in done] == [list(taken[-4:-2]), list(taken[-2:])]
+        # Asking for its next event says that the last one is done, and all that was taken within it.
+        active = app.engine.active
+        assert active is not None
+        await until(lambda: active.offsets()["own", 0] == 2 and active.offsets()["other", 0] == len(taken))
+        assert dict(counts.items()) == wanted
+        progress = {p.consumer: p.counters for p in active.shown.values() if "pairs" in p.consumer}
+        assert sorted(counters["counted"] for counters in progress.values()) == [2, len(taken)]
+        reader = app.engine.transport.log_reader()
+        await reader.assign({("out", 0): 0})
+        sent = [value for batch in await reader.read(1) for value in batch.values]
+        await reader.close()
+        assert sent == [b'"1"', b'"2"']
+    assert failures == [fails]
