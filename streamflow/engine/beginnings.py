@@ -31,9 +31,9 @@ class Beginnings:
 
     def begin(self, consumer: str, at: TopicPartition, start: Start | None) -> Progress:
         """The progress of a consumer that has none."""
-        progress = self._at(consumer, at, self.offsets[start, at])
         # Asked for again after a kill before the first checkpoint, the end would lie further on.
-        progress.changed = start not in (None, "earliest")
+        is_due = start not in (None, "earliest")
+        progress = self._at(consumer, at, self.offsets[start, at], is_due=is_due)
         self._told.setdefault(consumer, []).append(progress)
         return progress
 
@@ -41,10 +41,10 @@ class Beginnings:
         """Of a decoder: it begins with the first of those that it decodes for."""
         return self._at(consumer, at, min(progress.position for progress in others))
 
-    def _at(self, consumer: str, at: TopicPartition, offset: int) -> Progress:
+    def _at(self, consumer: str, at: TopicPartition, offset: int, *, is_due: bool = False) -> Progress:
         standing = self.standing.get(at)
         behind = standing is not None and offset < standing
-        return Progress(consumer, *at, position=offset, began=offset, behind=behind)
+        return Progress(consumer, *at, position=offset, began=offset, behind=behind, changed=is_due)
 
     def tell(self) -> None:
         """In the log, one line for each consumer that is new."""

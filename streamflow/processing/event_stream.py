@@ -93,8 +93,7 @@ class EventStream:
             began_ms = now_ms()
             events = chunk.events
             assert events is not None
-            context.in_flight = True
-            context.block = left = events[block.start : block.stop]
+            context.begin_block(left := events[block.start : block.stop])
             for context.position, event in enumerate(left, block.start):
                 yield event
                 if context.copies is not None:
@@ -111,10 +110,9 @@ class EventStream:
             began_ms = now_ms()
             keys, events = chunk.keys, chunk.events
             assert events is not None
-            context.block = left = events[block.start : block.stop]
+            context.begin_block(left := events[block.start : block.stop])
             # Not strict: `EventContext.end_block` may empty one of them.
             pairs = zip(keys[block.start : block.stop], left, strict=False)
-            context.in_flight = True
             for context.position, pair in enumerate(pairs, block.start):
                 yield pair
                 if context.copies is not None:
@@ -129,8 +127,7 @@ class EventStream:
         while (found := await self._next_block()) is not None:
             chunk, block = found
             began_ms = now_ms()
-            context.in_flight = True
-            context.block = left = list(block)
+            context.begin_block(left := list(block))
             for index in left:
                 context.position = index
                 yield chunk, index

@@ -225,6 +225,11 @@ class EventContext:
                 future.cancel()
         self.sends = [sent for sent in self.sends if sent[0] != held]
 
+    def begin_block(self, block: list[Any]) -> None:
+        """From here on one event after the other of these is in flight."""
+        self.in_flight = True
+        self.block = block
+
     def end_block(self) -> None:
         """The event loop has its turn behind the event in flight. Another thread may call it.
 

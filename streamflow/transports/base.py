@@ -74,6 +74,10 @@ class Batch:
     gone: int = 0
     undecided: bool = False
 
+    def lost(self, records: int) -> None:
+        """So many more left the log before they were read."""
+        self.gone += records
+
 
 class Columns(NamedTuple):
     """The columns of a `Batch`, in its order."""

@@ -189,12 +189,17 @@ class Verifier:
 
     def _begun(self, consumer: str, partition: int, durable: Progress | None) -> Progress:
         """Where the log begins that there is: at nothing, or with all that was counted of one before it."""
-        progress = Progress(consumer, self.spec.topic, partition)
         before = None if durable is None else durable.restarted
-        if before is not None:
-            progress.counters.update(before.counters)
-            progress.event_ms, progress.watermark_ms = before.event_ms, before.watermark_ms
-        return progress
+        if before is None:
+            return Progress(consumer, self.spec.topic, partition)
+        return Progress(
+            consumer,
+            self.spec.topic,
+            partition,
+            event_ms=before.event_ms,
+            watermark_ms=before.watermark_ms,
+            counters=dict(before.counters),
+        )
 
     def _late(self, partition: int, late_store: LateEventStore) -> set[int]:
         """Offsets of events that were late, of the log that there is."""

@@ -163,7 +163,7 @@ class PartitionLog:
             headers if headers is not None and any(headers) else None,
             next_offset,
             stable,
-            stable < self.end,
+            undecided=stable < self.end,
         )
 
     def _remove(self, offsets: Iterable[int]) -> None:

@@ -168,7 +168,7 @@ class Fetcher:
                 end_offset = max(next_offset, stream.end)
                 batch = Batch(spot[0], spot[1], (), [], [], [], None, next_offset, end_offset)
                 batches.append(batch)
-            batch.gone += gone
+            batch.lost(gone)
 
     def _take(self, reply: Any, positions: Mapping[TopicPartition, int], count: int) -> list[Batch]:
         by_stream = {self._names.stream(spot).encode(): spot for spot in positions}
