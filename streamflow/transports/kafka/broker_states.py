@@ -29,6 +29,17 @@ class _Silence:
     wait_ms: float = 0.0
     next_ms: float = 0.0
 
+    def fail(self) -> None:
+        self.failures += 1
+
+    def tell(self, now_ms: float) -> None:
+        self.told_ms = now_ms
+
+    def back_off(self, now_ms: float) -> None:
+        """There was no connection: each wait until the next try is twice the one before."""
+        self.wait_ms = min(CONNECT_MAX_MS, max(CONNECT_MIN_MS, self.wait_ms * 2))
+        self.next_ms = now_ms + self.wait_ms
+
 
 class BrokerStates:
     """By the broker's id in the cluster."""
@@ -52,7 +63,7 @@ class BrokerStates:
         """It can't be reached, or a request to it got no answer in time."""
         now_ms = self._clock.monotonic_ms()
         silence = self._silent.setdefault(node_id, _Silence(now_ms))
-        silence.failures += 1
+        silence.fail()
         # One that comes and goes has a line in so long, too.
         if now_ms - self._told_ms.get(node_id, -AGAIN_MS) < AGAIN_MS:
             return
@@ -66,14 +77,13 @@ class BrokerStates:
                 silence.failures,
                 why,
             )
-        silence.told_ms = self._told_ms[node_id] = now_ms
+        self._told_ms[node_id] = now_ms
+        silence.tell(now_ms)
 
     def refused(self, node_id: int, why: str) -> None:
         """There is no connection to it, and a while until the next try."""
         self.failed(node_id, why)
-        silence = self._silent[node_id]
-        silence.wait_ms = min(CONNECT_MAX_MS, max(CONNECT_MIN_MS, silence.wait_ms * 2))
-        silence.next_ms = self._clock.monotonic_ms() + silence.wait_ms
+        self._silent[node_id].back_off(self._clock.monotonic_ms())
 
     def wait_ms(self, node_id: int) -> float:
         """Until it may be tried to connect to it."""
