@@ -9,8 +9,6 @@ import secrets
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -73,11 +71,15 @@ class Feeder:
         self._process = subprocess.Popen([*command, str(first), str(count), str(rate)], cwd=ROOT)
 
     def acknowledged(self) -> list[tuple[int, int, int]]:
-        """(number, partition, offset) of each, in the order of their acknowledgement."""
+        """(number, partition, offset) of each, in the order of their acknowledgement.
+
+        The offset is -1 where it was in the log already when the producer sent it again to another leader.
+        """
         if not self._log.exists():
             return []
         whole = self._log.read_text().rpartition("\n")[0]
-        return [(int(n), int(p), int(o)) for n, p, o in map(str.split, whole.splitlines())]
+        rows = map(str.split, whole.replace("None", "-1").splitlines())
+        return [(int(n), int(p), int(o)) for n, p, o in rows]
 
     def finish(self, *, may_refuse: bool = False) -> set[int]:
         """Numbers of the events that the broker has refused; none unless it may."""
@@ -108,7 +110,6 @@ class Outputs:
         self._partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         self.records: list[tuple[bytes, Any]] = []  # key, value
-        self.stamps_ms: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
 
     def read_on(self) -> None:
         """Reads to where each partition ends now."""
@@ -125,7 +126,6 @@ class Outputs:
                 empty += 1
             elif message.error() is None:
                 self.records.append((message.key(), json.loads(message.value())))
-                self.stamps_ms[message.partition()].append(message.timestamp()[1])
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
         if left:
@@ -248,6 +248,9 @@ class Stage:
         assert not twice, f"acknowledged twice: {twice[:5]}"
         for _, partition, offset in told:
             self.ends[partition] = max(self.ends[partition], offset + 1)
+        for partition in {partition for _, partition, offset in told if offset < 0}:
+            at = TopicPartition(self.id, partition)
+            self.ends[partition] = self._group.get_watermark_offsets(at, LIMIT_S)[1]
 
     def close_windows(self) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})
@@ -257,21 +260,6 @@ class Stage:
         assert producer.flush(60) == 0
         for partition in range(PARTITIONS):
             self.ends[partition] += 1
-
-    def outputs_seen(self) -> dict[int, int]:
-        """partition -> how many outputs of it a check has read."""
-        return {partition: len(stamps) for partition, stamps in self._outputs.stamps_ms.items()}
-
-    def pause_s(self, since: Mapping[int, int]) -> float:
-        """The longest time between two outputs of a partition, behind so many of each.
-
-        By their stamps, which are those of the try at a commit that held: a reader has its own pauses.
-        """
-        longest_ms = 0
-        for partition, stamps_ms in self._outputs.stamps_ms.items():
-            mine = stamps_ms[since[partition] :]
-            longest_ms = max([longest_ms, *(after - before for before, after in pairwise(mine))])
-        return longest_ms / 1_000
 
     # -- the check ------------------------------------------------------------------------------
 

@@ -29,15 +29,14 @@ class _Silence:
     wait_ms: float = 0.0
     next_ms: float = 0.0
 
-    def failed(self) -> None:
+    def fail(self) -> None:
         self.failures += 1
 
-    def told(self, now_ms: float) -> None:
-        """The log says so."""
+    def tell(self, now_ms: float) -> None:
         self.told_ms = now_ms
 
     def back_off(self, now_ms: float) -> None:
-        """Each try waits twice as long as the one before it."""
+        """There was no connection: each wait until the next try is twice the one before."""
         self.wait_ms = min(CONNECT_MAX_MS, max(CONNECT_MIN_MS, self.wait_ms * 2))
         self.next_ms = now_ms + self.wait_ms
 
@@ -64,7 +63,7 @@ class BrokerStates:
         """It can't be reached, or a request to it got no answer in time."""
         now_ms = self._clock.monotonic_ms()
         silence = self._silent.setdefault(node_id, _Silence(now_ms))
-        silence.failed()
+        silence.fail()
         # One that comes and goes has a line in so long, too.
         if now_ms - self._told_ms.get(node_id, -AGAIN_MS) < AGAIN_MS:
             return
@@ -78,8 +77,8 @@ class BrokerStates:
                 silence.failures,
                 why,
             )
-        silence.told(now_ms)
         self._told_ms[node_id] = now_ms
+        silence.tell(now_ms)
 
     def refused(self, node_id: int, why: str) -> None:
         """There is no connection to it, and a while until the next try."""

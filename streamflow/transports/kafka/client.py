@@ -199,7 +199,8 @@ class ClusterClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka ships no 
                 self.force_metadata_update()
                 timers[:] = [loop.call_later(DOUBT_AGAIN_S, doubt)]
 
-            timers.append(loop.call_later(SILENT_S, doubt))
+            first_s = DOUBT_AGAIN_S if self._states.is_silent(node_id) else SILENT_S
+            timers.append(loop.call_later(first_s, doubt))
             try:
                 yield
             finally:
