@@ -32,8 +32,8 @@ def command(
         body = ask(app, url, "tables", table, "rows", query=f"?limit={limit}&sort=-window")
         _show(body, as_json, _rows(body["rows"]), body)
     else:
-        body = ask(app, url, "tables", table, "keys", key, "windows")
-        body["rows"] = body["rows"][-limit:]
+        body = ask(app, url, "tables", table, "keys", key, "windows", query=f"?limit={limit}&sort=-window")
+        body["rows"].reverse()
         _show(body, as_json, _rows(body["rows"]), body)
 
 

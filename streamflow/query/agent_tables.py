@@ -9,12 +9,14 @@ from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
-from streamflow.query.reader import TableReaderBase, plain
+from streamflow.query.listing import newest_ids
+from streamflow.query.reader import TableReaderBase, is_hashable, plain
+from streamflow.query.slices import Slices
 from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.merging_table import MergingWindowTable, SlidingTable
 from streamflow.state.panes import SlidingRows
-from streamflow.state.stores.base import MISSING
+from streamflow.state.stores.base import MISSING, NO_WINDOW
 from streamflow.windows import SessionWindow
 
 
@@ -104,6 +106,15 @@ class AgentReader(TableReaderBase):
         found = self._table.parts[partition].store.get(start, key)
         return start if found is MISSING else int(found[0].start)
 
+    def has(self, partition: int, start: int, key: Hashable) -> bool:
+        return self._table.parts[partition].store.get(start, key) is not MISSING
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self._table.parts[partition].store.next_start(start, descending=descending)
+
+    def closed_to(self, partition: int) -> int | None:
+        return self.closed_to_ms.get(partition)
+
     def is_closed(self, partition: int, start: int) -> bool:
         watermark_ms = self.closed_to_ms.get(partition)
         return (
@@ -117,13 +128,18 @@ class AgentReader(TableReaderBase):
             return 0
         return 0 if raw is None else self.engine.topology.topics.place(self._table.spec.changelog, raw)
 
-    def scattered_partitions(self, key: object) -> tuple[int, ...]:
+    async def scattered_partitions(self, key: object) -> tuple[int, ...]:
         home, stored = self.partition_of(key), self.stored(key)
-        return tuple(
-            partition
-            for partition in sorted(self.owned - {home})
-            if any(self.value(partition, start, stored) is not MISSING for start in self.starts(partition))
-        )
+        others = sorted(self.owned - {home}) if is_hashable(stored) else []
+        return tuple([partition for partition in others if await self._holds_key(partition, stored)])
+
+    async def _holds_key(self, partition: int, stored: Hashable) -> bool:
+        if self.window is None:
+            return self.has(partition, NO_WINDOW, stored)
+        async for start in newest_ids(self, partition, stored, Slices(self.engine.clock)):
+            if self.value(partition, start, stored) is not MISSING:
+                return True
+        return False
 
     def stored(self, key: object) -> Any:
         key = super().stored(key)

@@ -23,7 +23,7 @@ from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
-from streamflow.windows import SessionWindow
+from streamflow.windows import SessionWindow, SlidingWindow
 
 
 class AggregateReader(TableReaderBase):
@@ -103,14 +103,22 @@ class KeyedReader(AggregateReader):
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
-    def is_closed(self, partition: int, start: int) -> bool:
-        if self.window is None or self.engine.active is None:
-            return False
-        for each in self.engine.active.aggregate_partitions:
+    def has(self, partition: int, start: int, key: Hashable) -> bool:
+        return self.aggregate.parts[partition].store.get(start, key) is not MISSING
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self.aggregate.parts[partition].store.next_start(start, descending=descending)
+
+    def closed_to(self, partition: int) -> int | None:
+        active = self.engine.active
+        for each in () if active is None else active.aggregate_partitions:
             if each.aggregate is self.aggregate and each.part.partition == partition:
-                to_ms = each.shown_closed_to_ms
-                return to_ms is not None and self.window.closed(start, to_ms)
-        return False
+                return each.shown_closed_to_ms
+        return None
+
+    def is_closed(self, partition: int, start: int) -> bool:
+        to_ms = None if self.window is None else self.closed_to(partition)
+        return self.window is not None and to_ms is not None and self.window.closed(start, to_ms)
 
     def partition_of(self, key: object) -> int:
         try:
@@ -202,6 +210,30 @@ class FinalStageReader(AggregateReader):
         stage = self.stages()[partition]
         return stage.start_of(start, _group(key)) if isinstance(stage, SessionFinalStage) else start
 
+    def has(self, partition: int, start: int, key: Hashable) -> bool:
+        return self.stages()[partition].has(start, _group(key))
+
+    @property
+    def counts_windows(self) -> bool:
+        return not isinstance(self.window, SessionWindow | SlidingWindow)
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self.stages()[partition].next_start(start, descending=descending)
+
+    def groups(self, partition: int) -> Iterable[Any]:
+        return self.stages()[partition].all_groups()
+
+    def starts_of(self, partition: int, key: Hashable) -> list[int]:
+        return self.stages()[partition].starts_of_group(_group(key))
+
+    def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
+        low, high = super().kept_bounds(partition, state)
+        first = self.stages()[partition].first_kept()
+        return low if first is None else max(low, first), high
+
+    def closed_to(self, partition: int) -> int | None:
+        return self.stages()[partition].closed_to_ms
+
     def is_closed(self, partition: int, start: int) -> bool:
         return self.stages()[partition].is_closed(start)
 
@@ -244,7 +276,7 @@ class FinalStageReader(AggregateReader):
             return []
         rows = [
             self.row(partition, start, stored, value)
-            for start in self.starts(partition)
+            for start in self.starts_of(partition, stored)
             if (value := self.value(partition, start, stored)) is not MISSING
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)

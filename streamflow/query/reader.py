@@ -6,26 +6,32 @@ See `readers` for the kinds of tables.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal
 
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
 from streamflow.codecs.values import plain_json
 from streamflow.engine.engine import Engine
+from streamflow.query.list_index import ListIndex
+from streamflow.query.listing import KeyListing, Listing, newest_ids
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import LateSeen, Row, State, TableStatus
+from streamflow.query.slices import Slices
+from streamflow.query.table_reader import WantsKey
 from streamflow.state.changelog import bare
 from streamflow.state.progress import Progress
-from streamflow.state.stores.base import MISSING, Rows
-from streamflow.windows import HoppingWindow, SessionWindow, TumblingWindow, Window
+from streamflow.state.stores.base import MISSING, NO_WINDOW, Rows
+from streamflow.windows import HoppingWindow, TumblingWindow, Window
 
 SAMPLE_ROWS = 64
+LAST_ID = 1 << 62
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 class TableReaderBase(ABC):
-    """A `rows.TableReader`, with the index of windows besides; the kinds of tables answer the rest.
+    """A `table_reader.TableReader`; the kinds of tables answer the rest.
 
     Invariant: between two awaits its answers are of one checkpoint.
     """
@@ -51,8 +57,7 @@ class TableReaderBase(ABC):
         self.partitions = partitions
         self.description = description
         self._own_key_codec = key_codec
-        # partition -> start -> (id, key) of its sessions, as of the newest `window_starts`
-        self._sessions: dict[int, dict[int, list[tuple[int, Any]]]] = {}
+        self.lists = ListIndex(self, engine.clock)
 
     @property
     def source_topic(self) -> str:
@@ -149,7 +154,7 @@ class TableReaderBase(ABC):
         """Raises DecodeError."""
         return self.shown(self._key_codec.decode(raw))
 
-    def scattered_partitions(self, key: object) -> tuple[int, ...]:
+    async def scattered_partitions(self, key: object) -> tuple[int, ...]:
         return ()
 
     # -- rows ----------------------------------------------------------------------------------
@@ -176,34 +181,17 @@ class TableReaderBase(ABC):
         begins = self.begins(partition, start, key) if begins is None else begins
         return Row(self.shown(key), begins, self.window.end_of(start), state, value, partition)
 
-    def rows(self, partition: int) -> Iterator[Row]:
+    def rows(self, partition: int, wants_key: WantsKey | None = None) -> Iterator[Row]:
         for start in self.starts(partition):
-            yield from self._rows_at(partition, start)
+            yield from self._rows_at(partition, start, wants_key)
 
-    def _rows_at(self, partition: int, start: int) -> Iterator[Row]:
+    def _rows_at(self, partition: int, start: int, wants_key: WantsKey | None) -> Iterator[Row]:
         for key in self.keys(partition, start):
+            if wants_key is not None and not wants_key(self.shown(key)):
+                continue
             value = self.value(partition, start, key)
             if value is not MISSING:
                 yield self.row(partition, start, key, value)
-
-    def window_starts(self, partition: int) -> list[int]:
-        if not isinstance(self.window, SessionWindow):
-            return self.starts(partition)
-        by_start: dict[int, list[tuple[int, Any]]] = {}
-        for end in self.starts(partition):
-            for key in self.keys(partition, end):
-                by_start.setdefault(self.begins(partition, end, key), []).append((end, key))
-        self._sessions[partition] = by_start
-        return sorted(by_start)
-
-    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
-        if not isinstance(self.window, SessionWindow):
-            yield from self._rows_at(partition, start_ms)
-            return
-        for end, key in self._sessions.get(partition, {}).get(start_ms, ()):
-            value = self.value(partition, end, key)
-            if value is not MISSING:  # it may have grown since `window_starts`
-                yield self.row(partition, end, key, value)
 
     def windows(self, key: object) -> list[Row]:
         stored = self.stored(key)
@@ -216,21 +204,91 @@ class TableReaderBase(ABC):
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
     def get(self, key: object, at_ms: int | None = None) -> Row | None:
-        partition, stored = self.partition_of(key), self.stored(key)
+        """`find`, at once: it takes its time where there are many windows."""
+        stored = self.stored(key)
+        partition = self.partition_of(key)
         if partition not in self.owned:
             return None
-        by_time = self.window is None or isinstance(self.window, TumblingWindow | HoppingWindow)
-        starts: Iterable[int]
-        if at_ms is not None and self.window is not None and by_time:
-            starts = [start for start, _ in reversed(self.window.windows_of(at_ms))]
-        else:
-            starts = reversed(self.starts_of(partition, stored))
-        for start in starts:
-            value = self.value(partition, start, stored)
-            if value is not MISSING:
-                row = self.row(partition, start, stored, value)
-                if at_ms is None or by_time or _holds(row, at_ms):
-                    return row
+        starts = self._candidates(partition, stored, at_ms)
+        for start in self._newest_first(partition, stored) if starts is None else starts:
+            row = self._row_at(partition, start, stored, at_ms)
+            if row is not None:
+                return row
+        return None
+
+    def _newest_first(self, partition: int, stored: Hashable) -> Iterator[int]:
+        if not self.counts_windows:
+            yield from reversed(self.starts_of(partition, stored))
+            return
+        start = self.next_start(partition, None, descending=True)
+        while start is not None:
+            yield start
+            start = self.next_start(partition, start, descending=True)
+
+    def _candidates(self, partition: int, stored: Hashable, at_ms: int | None) -> list[int] | None:
+        """The ids of the windows that may hold a time, newest first; ``None`` where only the rows tell."""
+        if self.window is None:
+            return [NO_WINDOW]
+        if at_ms is not None and isinstance(self.window, TumblingWindow | HoppingWindow):
+            return [start for start, _ in reversed(self.window.windows_of(at_ms))]
+        return None
+
+    def _row_at(self, partition: int, start: int, stored: Hashable, at_ms: int | None) -> Row | None:
+        value = self.value(partition, start, stored)
+        row = None if value is MISSING else self.row(partition, start, stored, value)
+        return row if row is not None and (at_ms is None or _holds(row, at_ms)) else None
+
+    # -- lists ---------------------------------------------------------------------------------
+
+    @property
+    def counts_windows(self) -> bool:
+        """Does `next_start` take no time that grows with the windows, and `keys` of one hold nothing up?"""
+        return True
+
+    @abstractmethod
+    def has(self, partition: int, start: int, key: Hashable) -> bool:
+        """Is there a row of this id and kept key?"""
+
+    @abstractmethod
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        """The one of `starts` behind ``start`` (``None``: the first), or before it, if ``descending``."""
+
+    @abstractmethod
+    def closed_to(self, partition: int) -> int | None:
+        """The watermark that has durably closed windows, if any has."""
+
+    def groups(self, partition: int) -> Iterable[Any]:
+        """All kept keys, of tables over sliding windows."""
+        raise NotImplementedError
+
+    def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
+        """Ids of windows in this state lie at or behind the first, and before the second."""
+        low, high = -LAST_ID, LAST_ID
+        if self.window is None or state == "all":
+            return low, high
+        closed_to_ms = self.closed_to(partition)
+        first_open = low if closed_to_ms is None else self.window.first_open_start(closed_to_ms)
+        return (first_open, high) if state == "open" else (low, first_open)
+
+    def listed(self, partition: int, query: RowQuery) -> AsyncIterator[Row]:
+        return Listing(self, partition, query, Slices(self.engine.clock)).rows()
+
+    def listed_of(self, key: object, query: RowQuery) -> AsyncIterator[Row]:
+        slices = Slices(self.engine.clock)
+        return KeyListing(self, self.partition_of(key), query, slices, self.stored(key)).rows()
+
+    async def find(self, key: object, at_ms: int | None = None) -> Row | None:
+        partition, stored = self.partition_of(key), self.stored(key)
+        if partition not in self.owned or not is_hashable(stored):
+            return None
+        candidates = self._candidates(partition, stored, at_ms)
+        if candidates is not None:
+            rows = (self._row_at(partition, start, stored, at_ms) for start in candidates)
+            return next((row for row in rows if row is not None), None)
+        async for start in newest_ids(self, partition, stored, Slices(self.engine.clock)):
+            row = self._row_at(partition, start, stored, at_ms)
+            if row is not None:
+                return row
         return None
 
     # -- status --------------------------------------------------------------------------------
@@ -305,3 +363,12 @@ def plain(value: object, encode: Callable[[Any], bytes] | None = None) -> Any:
 
 def _holds(row: Row, at_ms: int) -> bool:
     return row.start_ms is not None and row.end_ms is not None and row.start_ms <= at_ms < row.end_ms
+
+
+def is_hashable(key: object) -> bool:
+    """An array or an object is no key of any row."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True

@@ -5,11 +5,11 @@ Nothing here is ever taken back: a row appears only after the checkpoint that ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from streamflow.windows import Window
+from streamflow.errors import StreamflowError
 
 State = Literal["open", "closed", "revised"]
 Operation = Literal["upsert", "delete", "expire"]
@@ -90,65 +90,8 @@ class TableStatus:
     counters: Mapping[str, int] = field(default_factory=dict)
 
 
-class TableReader(Protocol):
-    """One table as the web view, the client and the command line read it.
-
-    ``partitions`` is the number of partitions of the table, ``owned`` those whose rows this worker
-    holds and serves now. A row of a key lies in `partition_of` that key.
-    """
-
-    name: str
-    kind: Literal["agent", "aggregate"]
-    window: Window | None
-    keyed: bool  # False: one row for each window (``by=None``), its key is ``null``
-    partitions: int
-    description: Mapping[str, Any]
-
-    @property
-    def source_topic(self) -> str: ...
-
-    @property
-    def owned(self) -> frozenset[int]: ...
-
-    def parse_key(self, text: str) -> Any:
-        """The key that ``text`` of a URL means, by the table's key type. Raises DecodeError."""
-        ...
-
-    def parse_key_bytes(self, raw: bytes) -> Any:
-        """The key that the topic's key codec reads from ``raw``. Raises DecodeError."""
-        ...
-
-    def partition_of(self, key: object) -> int:
-        """The partition whose owner holds the rows of this key."""
-        ...
-
-    def scattered_partitions(self, key: object) -> tuple[int, ...]:
-        """Partitions of this worker that hold rows of ``key`` besides `partition_of` it."""
-        ...
-
-    def windows(self, key: object) -> list[Row]:
-        """The rows of one key in this worker's partitions, oldest window first."""
-        ...
-
-    def get(self, key: object, at_ms: int | None = None) -> Row | None:
-        """The newest window's row, or that of the window which holds ``at_ms``."""
-        ...
-
-    def rows(self, partition: int) -> Iterator[Row]:
-        """Every checkpointed row of one owned partition, in no particular order."""
-        ...
-
-    def status(self) -> TableStatus:
-        """Asked with every answer: in no time that grows with the table."""
-        ...
-
-    def row_count(self) -> int:
-        """How many rows this worker serves; may take its time."""
-        ...
-
-    def late(self) -> Mapping[int, LateSeen]:
-        """Source partition of this worker -> its late-event store; empty for tables that have none."""
-        ...
+class PartitionMoved(StreamflowError):
+    """The rows went, or were dropped, while a list read them."""
 
 
 class RowListener(Protocol):

@@ -41,6 +41,24 @@ class SlidingReaderBase(TableReaderBase):
             return []
         return [start for start in starts if self._is_kept(partition, start)]
 
+    @property
+    def counts_windows(self) -> bool:
+        return False
+
+    def has(self, partition: int, start: int, key: Hashable) -> bool:
+        return self._is_kept(partition, start) and self._sliding(partition).is_there(start, key)
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self._sliding(partition).next_start(start, descending=descending)
+
+    def groups(self, partition: int) -> Iterable[Any]:
+        return self._sliding(partition).all_groups()
+
+    def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
+        low, high = super().kept_bounds(partition, state)
+        first = self._first_kept(partition)
+        return low if first is None else max(low, first), high
+
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self._sliding(partition).groups_at(start)
 

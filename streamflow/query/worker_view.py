@@ -16,7 +16,8 @@ from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
-from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges, TableReader
+from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
+from streamflow.query.table_reader import TableReader
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
@@ -183,9 +184,12 @@ class WorkerView:
         self._generation += 1
         self._ready.clear()
         if not self.engine.live:
+            for reader in self._tables.values():
+                reader.lists.forget()
             return
         self.open()
         for reader in self._tables.values():
+            reader.lists.forget()
             if isinstance(reader, AgentReader):
                 parts = self.engine.topology.tables[reader.name].parts
                 reader.close_to({p: part.expired_to_ms for p, part in parts.items()})
@@ -204,6 +208,7 @@ class WorkerView:
                     change = by_part.setdefault((name, partition), CommittedChanges(name, partition))
                     change.closed.extend(closed_between(reader, partition, before_ms, part.expired_to_ms))
         for (name, _), change in by_part.items():
+            keep_lists(self._tables[name], change)
             told = self._changes(self._tables[name], change)
             if told is not None:
                 changes.append(told)
@@ -255,14 +260,20 @@ class WorkerView:
             # Its rows appear all at once, and not as changes of anything.
             self._ready.add(at)
             self._generation += 1
+            reader.lists.forget()
             return
         if not changed:
             return
         partition = stage.partition
+        # It tells once. Where nobody lists, it is asked only when somebody watches.
+        touched = stage.rows_changed(changed) if reader.lists.active else None
+        for start, key in touched or ():
+            there = stage.has(start, key)
+            reader.lists.change(partition, start, *(((key,), ()) if there else ((), (key,))))
 
         def make() -> list[RowChange]:
             upserts: list[RowChange] = []
-            for start, key in stage.rows_changed(changed):
+            for start, key in stage.rows_changed(changed) if touched is None else touched:
                 value = reader.value(partition, start, key)
                 if value is not MISSING:  # tombstones come when the row was expired long since
                     upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
@@ -315,6 +326,19 @@ class WorkerView:
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
+
+
+def keep_lists(reader: TableReaderBase, change: CommittedChanges) -> None:
+    """What lists of the table rely on follows a durable checkpoint."""
+    lists = reader.lists
+    if not lists.active:
+        return
+    lists.checked()
+    for start, rows in change.rows.items():
+        gone = [key for key, value in rows.items() if value is DELETED]
+        lists.change(change.partition, start, rows.keys() - set(gone) if gone else rows.keys(), gone)
+    for start, keys in change.expired.items():
+        lists.change(change.partition, start, (), keys)
 
 
 def closed_between(

@@ -12,7 +12,7 @@ the pane of Beam, which is one of the results that a window gives, early, on tim
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -148,6 +148,20 @@ class SlidingRows(Generic[K]):
         starts = sorted({start for t in times for start in (t - size + 1, t + 1)})
         return starts if first is None else starts[bisect_left(starts, first) :]
 
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None:
+        """The next of `starts` behind this one, or before it; ``None``: the first, or the last."""
+        times, size = self._panes.times(), self._size_ms
+        found: list[int] = []
+        # One window ends with each time, and one begins right after it.
+        for shift in (1 - size, 1):
+            if descending:
+                at = (len(times) if start is None else bisect_left(times, start - shift)) - 1
+            else:
+                at = 0 if start is None else bisect_right(times, start - shift)
+            if 0 <= at < len(times):
+                found.append(times[at] + shift)
+        return (max if descending else min)(found, default=None)
+
     def count(self, first: int | None) -> int:
         """How many windows there are that begin at ``first`` or later; ``None``: all."""
         return sum(self._count(group, first) for group in self._panes.groups())
@@ -167,6 +181,10 @@ class SlidingRows(Generic[K]):
         own = set(times)
         ending = len(times) - bisect_left(times, least + size - 1)
         return ending + sum(following <= t + size and t + size not in own for t, following in pairwise(times))
+
+    def all_groups(self) -> Iterable[K]:
+        """Every group that has a window, or had one."""
+        return self._panes.groups()
 
     def groups_at(self, start: int) -> list[K]:
         """The groups that have this window."""

@@ -13,17 +13,11 @@ from streamflow.query.rows import Row, State
 
 # msgspec, because it alone keeps integers beyond 64 bits whole both ways.
 _encoder = msgspec.json.Encoder(enc_hook=str)
-_ordered = msgspec.json.Encoder(enc_hook=str, order="deterministic")
 _decoder = msgspec.json.Decoder()
 
 
 def encode(value: object) -> bytes:
     return _encoder.encode(value)
-
-
-def canonical(value: object) -> bytes:
-    """The same bytes for equal values, whatever the order of their members."""
-    return _ordered.encode(value)
 
 
 def decode(raw: bytes | str) -> Any:

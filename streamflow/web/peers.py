@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from streamflow.errors import StreamflowError
-from streamflow.query.rows import TableReader
+from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
 from streamflow.web import encoding
 from streamflow.web.security import APP_HEADER

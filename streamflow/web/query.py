@@ -5,108 +5,40 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
-from streamflow.query.rows import Row, TableReader
+from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS, RowQuery, canonical
+from streamflow.query.rows import Row
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.problems import Problem
-from streamflow.web.served import WindowIndex
 
-LIMIT_DEFAULT: Final = 100
-SORTS: Final = ("window", "-window", "key", "-key")
-STATES: Final = ("open", "closed", "all")
 PARAMETERS: Final = (
     "prefix", "start", "end", "state", "sort", "limit", "cursor", "partitions", "min_position",
 )  # fmt: skip
+KEY_LIST: Final = ("start", "end", "state", "sort", "limit", "cursor")
+KEY_PARAMETERS: Final = (*KEY_LIST, "min_position")
 _CURSOR_VERSION: Final = 2
-
-Order = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RowQuery:
-    """What one list asks for. ``after`` is the order of the last row of the page before.
-
-    ``start_ms`` and ``end_ms`` bound the windows' starts: at or after, and before. ``partitions``
-    ``None``: all of the table.
-    """
-
-    prefix: str | None = None
-    start_ms: int | None = None
-    end_ms: int | None = None
-    state: str = "all"
-    sort: str = "window"
-    limit: int | None = LIMIT_DEFAULT  # None: all of them
-    after: Order | None = None
-    partitions: frozenset[int] | None = None
-    fingerprint: str = ""
-
-    @property
-    def descending(self) -> bool:
-        return self.sort.startswith("-")
-
-    def order(self, row: Row) -> Order:
-        """Total over all rows of a table: no two have the same."""
-        key = key_order(row.key)
-        if self.sort.endswith("window"):
-            return (row.start_ms or 0, *key, row.partition, row.end_ms or 0)
-        return (*key, row.start_ms or 0, row.partition, row.end_ms or 0)
-
-    def wants(self, row: Row) -> bool:
-        if not state_matches(self.state, row):
-            return False
-        if row.start_ms is not None and not self.wants_window(row.start_ms):
-            return False
-        if self.prefix is not None and not key_text(row.key).startswith(self.prefix):
-            return False
-        if self.after is None:
-            return True
-        order = self.order(row)
-        return order < self.after if self.descending else order > self.after
-
-    def wants_window(self, start_ms: int) -> bool:
-        if self.start_ms is not None and start_ms < self.start_ms:
-            return False
-        return self.end_ms is None or start_ms < self.end_ms
-
-    def best(self, rows: Iterable[Row], count: int | None) -> list[Row]:
-        """The first ``count`` of ``rows`` in this query's order; ``None``: all of them."""
-        if count is None:
-            return sorted(rows, key=self.order, reverse=self.descending)
-        pick: Callable[..., list[Row]] = heapq.nlargest if self.descending else heapq.nsmallest
-        return pick(count, rows, key=self.order)
-
-
-def state_matches(state: str, row: Row) -> bool:
-    """``open`` takes rows without a window too: they never close. ``closed`` takes revised ones."""
-    if state == "all":
-        return True
-    is_open = row.state is None or row.state == "open"
-    return is_open == (state == "open")
-
-
-def key_text(key: object) -> str:
-    return key if isinstance(key, str) else encoding.canonical(key).decode()
-
-
-def key_order(key: object) -> tuple[int, Any, str]:
-    """Keys of one type in their own order, types in a fixed one; 1 and 1.0 differ."""
-    if key is None:
-        return (0, 0, "")
-    if isinstance(key, bool):
-        return (1, int(key), "")
-    if isinstance(key, int | float):
-        return (2, key, repr(key))
-    if isinstance(key, str):
-        return (3, key, "")
-    return (4, key_text(key), "")
 
 
 def parse(reader: TableReader, parameters: Mapping[str, str], rows_max: int) -> RowQuery:
     """The query of a URL's parameters. Raises Problem 400, naming the parameter."""
+    return _parse(reader, parameters, rows_max, SORTS, ())
+
+
+def parse_of_key(reader: TableReader, key: object, parameters: Mapping[str, str], rows_max: int) -> RowQuery:
+    """The same of a list of one key's windows."""
+    return _parse(reader, parameters, rows_max, WINDOW_SORTS, ("of", key))
+
+
+def _parse(
+    reader: TableReader,
+    parameters: Mapping[str, str],
+    rows_max: int,
+    sorts: tuple[str, ...],
+    of: tuple[object, ...],
+) -> RowQuery:
     start_ms, end_ms = (_time(parameters, name) for name in ("start", "end"))
     if reader.window is None and not (start_ms is None and end_ms is None):
         raise bad_parameter("start", f"table {reader.name!r} has no windows, so no start and no end")
@@ -115,12 +47,12 @@ def parse(reader: TableReader, parameters: Mapping[str, str], rows_max: int) -> 
         start_ms=start_ms,
         end_ms=end_ms,
         state=_choice(parameters, "state", STATES, "all"),
-        sort=_choice(parameters, "sort", SORTS, "window"),
+        sort=_choice(parameters, "sort", sorts, "window"),
         limit=_limit(parameters, rows_max),
         partitions=_partitions(parameters, reader.partitions),
     )
-    seen = (reader.name, query.prefix, start_ms, end_ms, query.state, query.sort)
-    fingerprint = hashlib.blake2b(encoding.canonical(seen), digest_size=6).hexdigest()
+    seen = (reader.name, query.prefix, start_ms, end_ms, query.state, query.sort, *of)
+    fingerprint = hashlib.blake2b(canonical(seen), digest_size=6).hexdigest()
     after = None
     if "cursor" in parameters:
         after = query.order(read_cursor(parameters["cursor"], fingerprint))
@@ -219,47 +151,3 @@ def read_cursor(text: str, fingerprint: str) -> Row:
         detail = "the cursor belongs to another list: keep table, prefix, start, end, state and sort"
         raise Problem(400, "bad-cursor", detail)
     return Row(key, start_ms, end_ms, None, None, partition)
-
-
-def partition_rows(reader: TableReader, partition: int, query: RowQuery) -> list[Row]:
-    """The first ``limit + 1`` rows of one owned partition (one more tells whether there is a next page).
-
-    In one synchronous step, so that they are of one checkpoint.
-    """
-    count = None if query.limit is None else query.limit + 1
-    if isinstance(reader, WindowIndex) and reader.window is not None:
-        if query.sort.endswith("window") and count is not None:
-            return _first_windows(reader, partition, query, count)
-        rows: Iterable[Row] = _window_rows(reader, partition, query)
-    else:
-        rows = reader.rows(partition)
-    return query.best((row for row in rows if query.wants(row)), count)
-
-
-def _first_windows(reader: WindowIndex, partition: int, query: RowQuery, count: int) -> list[Row]:
-    """Reads windows in order and stops when there are enough rows, however many windows are kept."""
-    found: list[Row] = []
-    starts = reader.window_starts(partition)
-    if query.descending:
-        starts = starts[::-1]
-    for start_ms in starts:
-        if len(found) >= count:
-            break
-        if query.wants_window(start_ms) and not _passed(query, start_ms):
-            rows = (row for row in reader.window_rows(partition, start_ms) if query.wants(row))
-            found.extend(query.best(rows, count - len(found)))
-    return found
-
-
-def _passed(query: RowQuery, start_ms: int) -> bool:
-    """Whether the pages before held this whole window."""
-    if query.after is None:
-        return False
-    last: int = query.after[0]
-    return start_ms > last if query.descending else start_ms < last
-
-
-def _window_rows(reader: WindowIndex, partition: int, query: RowQuery) -> Iterator[Row]:
-    for start_ms in reader.window_starts(partition):
-        if query.wants_window(start_ms):
-            yield from reader.window_rows(partition, start_ms)

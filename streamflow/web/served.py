@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
-from streamflow.query.rows import Row, RowListener, TableReader
+from streamflow.query.rows import RowListener
+from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
 
 
@@ -74,17 +75,4 @@ class Served(Protocol):
 
     def stats(self) -> Mapping[str, Any]:
         """``{"records_total": int, "lag_records": int, "partitions": [...], "agents": {...}, ...}``."""
-        ...
-
-
-@runtime_checkable
-class WindowIndex(Protocol):
-    """What a `TableReader` may offer besides: its windows in order, so that a page needn't read them all."""
-
-    def window_starts(self, partition: int) -> list[int]:
-        """The starts of the windows that have rows in an owned partition, oldest first."""
-        ...
-
-    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
-        """The rows of one window of an owned partition, in no particular order."""
         ...

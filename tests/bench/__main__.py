@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from tests.bench import report, streams, topics
+from tests.bench import lists, report, streams, topics
 from tests.bench.contestants import Contestant, contestants
 from tests.bench.harness import Outcome, compete
 from tests.bench.workload import PARTITIONS, Answer
@@ -25,6 +25,7 @@ KEYS = "1000,100000,1000000"
 MANY_KEYS_NAMES = frozenset({"hand_written", "streamflow_agent", "streamflow_key", "streamflow_field"})
 MANY_KEYS_ROUNDS = 2
 QUICK_EVENTS = 100_000
+QUICK_LISTS = (40_000,)
 QUICK_SHARE = 5  # a slow contestant counts this many times fewer events
 
 
@@ -115,6 +116,9 @@ async def bench(
         before = {options.keys[0]: [one for one in entries if one["name"] in MANY_KEYS_NAMES]}
         results["many_keys"] = growth = report.growth(before | many)
         print(f"\n{report.growth_table(growth)}\n", flush=True)
+    if not os.environ.get("ONLY"):
+        results["lists"] = costs = await lists.every(QUICK_LISTS if options.quick else lists.ROWS)
+        print(f"\n{lists.table(costs)}\n", flush=True)
     report.write(results, options.out)
     print(f"written to {options.out}")
     every = [*entries, *(entry for found in many.values() for entry in found)]

@@ -11,18 +11,20 @@ from zlib import crc32
 
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
     LateRow,
     LateSeen,
     Operation,
+    PartitionMoved,
     Row,
     RowChange,
     RowListener,
     State,
     TableChanges,
-    TableReader,
     TableStatus,
 )
+from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.live.hub import Hub
@@ -55,7 +57,7 @@ class Data:
 
 
 class FakeReader:
-    """A `TableReader` over `Data`, with the index of windows."""
+    """A `TableReader` over `Data`."""
 
     description: Mapping[str, Any] = {"values": "count"}
     source_topic = "events"
@@ -84,7 +86,7 @@ class FakeReader:
     def partition_of(self, key: Any) -> int:
         return partition_of(key)
 
-    def scattered_partitions(self, key: Any) -> tuple[int, ...]:
+    async def scattered_partitions(self, key: Any) -> tuple[int, ...]:
         others = self.owned - {partition_of(key)}
         return tuple(p for p in sorted(others) if any(k == key for _, k in self.data.rows[p]))
 
@@ -102,15 +104,23 @@ class FakeReader:
             ]
         return rows[-1] if rows else None
 
-    def rows(self, partition: int) -> Iterator[Row]:
+    def rows(self, partition: int, wants_key: WantsKey | None = None) -> Iterator[Row]:
         assert partition in self.owned
-        return iter(self.data.rows[partition].values())
+        rows = self.data.rows[partition].values()
+        return (row for row in rows if wants_key is None or wants_key(row.key))
 
-    def window_starts(self, partition: int) -> list[int]:
-        return sorted({start for start, _ in self.data.rows[partition] if start is not None})
+    async def listed(self, partition: int, query: RowQuery) -> AsyncIterator[Row]:
+        if partition not in self.owned:
+            raise PartitionMoved(f"partition {partition} has moved")
+        for row in query.best(filter(query.wants, self.data.rows[partition].values()), None):
+            yield row
 
-    def window_rows(self, partition: int, start_ms: int) -> Iterator[Row]:
-        return (row for (start, _), row in self.data.rows[partition].items() if start == start_ms)
+    async def listed_of(self, key: Any, query: RowQuery) -> AsyncIterator[Row]:
+        for row in query.best(filter(query.wants, self.windows(key)), None):
+            yield row
+
+    async def find(self, key: Any, at_ms: int | None = None) -> Row | None:
+        return self.get(key, at_ms)
 
     def late(self) -> dict[int, LateSeen]:
         if self.kind != "aggregate":
@@ -131,18 +141,6 @@ class FakeReader:
 
     def row_count(self) -> int:
         return sum(len(self.data.rows[p]) for p in self.owned)
-
-
-class PlainReader:
-    """The same without the index: what a table must offer at least."""
-
-    def __init__(self, full: FakeReader) -> None:
-        self._full = full
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("window_starts", "window_rows"):
-            raise AttributeError(name)
-        return getattr(self._full, name)
 
 
 class FakeServed:

@@ -38,6 +38,7 @@ from streamflow.codecs import GroupKey, group_key, group_key_bytes, json_value
 from streamflow.errors import StreamflowError
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
+from streamflow.state.starts import SortedStarts
 from streamflow.transports.base import Batch, Record, TopicPartition
 
 RowId = tuple[int, GroupKey]
@@ -82,6 +83,7 @@ class FinalStage:
         self.partials: dict[
             int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
+        self.window_starts = SortedStarts()  # of `partials`
         self.watermarks: dict[int, SourceWatermark] = {}
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
@@ -159,8 +161,11 @@ class FinalStage:
             raise ValueError(f"unknown kind {kind!r}")
 
     def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
-        partials = self.partials.setdefault(start, {}).setdefault(group, {})
-        partials[source] = self._stored.load(data)
+        groups = self.partials.get(start)
+        if groups is None:
+            groups = self.partials[start] = {}
+            self.window_starts.add((start,))
+        groups.setdefault(group, {})[source] = self._stored.load(data)
 
     def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
@@ -168,8 +173,13 @@ class FinalStage:
         partials.pop(source, None)
         if not partials:
             groups.pop(group, None)
-        if not groups:
-            self.partials.pop(start, None)
+        if not groups and start in self.partials:
+            self._pop(start)
+
+    def _pop(self, start: int) -> dict[GroupKey, dict[int, Any]]:
+        """All partials of one window go."""
+        self.window_starts.drop((start,))
+        return self.partials.pop(start)
 
     def least_watermark_ms(self) -> int | None:
         """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
@@ -202,13 +212,16 @@ class FinalStage:
             return None
         first_open = None if self.closed_to_ms is None else window.first_open_start(self.closed_to_ms)
         rows: list[RowId] = []
-        for start in sorted(s for s in self.partials if first_open is None or s >= first_open):
-            if not window.closed(start, low):
-                break
-            rows.extend((start, group) for group in in_order(self.partials[start]))
+        start = self.window_starts.after(None if first_open is None else first_open - 1)
+        while start is not None and window.closed(start, low):
+            closes = start
+            rows.extend((closes, group) for group in in_order(self.partials[closes]))
+            start = self.window_starts.after(start)
         expired: list[int] = []
-        if self.partials and window.expired(min(self.partials), low):
-            expired = sorted(start for start in self.partials if window.expired(start, low))
+        start = self.window_starts.first()
+        while start is not None and window.expired(start, low):
+            expired.append(start)
+            start = self.window_starts.after(start)
         closing = Closing(
             low,
             rows=rows,
@@ -313,16 +326,36 @@ class FinalStage:
         if window is None or self.closed_to_ms is None:
             return
         for start in [start for start in self.partials if window.expired(start, self.closed_to_ms)]:
-            for group in self.partials.pop(start):
+            for group in self._pop(start):
                 self.corrections.forget((start, group))
 
     def starts(self) -> list[int]:
         """The ids of the windows that have rows, in order."""
-        return sorted(self.partials)
+        return list(self.window_starts)
+
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None:
+        """The one of `starts` behind ``start`` (``None``: the first), or before it, if ``descending``."""
+        return self.window_starts.after(start, descending=descending)
 
     def groups(self, start: int) -> Iterable[GroupKey]:
         """The groups that have a row in this window."""
         return self.partials.get(start, ())
+
+    def has(self, start: int, group: GroupKey) -> bool:
+        """Has the group a row in this window?"""
+        return group in self.partials.get(start, ())
+
+    def all_groups(self) -> Iterable[GroupKey]:
+        """Of sliding windows: every group that has rows, or had some."""
+        raise NotImplementedError
+
+    def starts_of_group(self, group: GroupKey) -> list[int]:
+        """The ids of the windows that may have a row of one group, in order."""
+        return self.starts()
+
+    def first_kept(self) -> int | None:
+        """No row of a window's id before it is shown; ``None`` where those that are gone are not kept."""
+        return None
 
     def state(self, start: int, group: GroupKey) -> Any:
         """The merged state of a row. Raises KeyError."""

@@ -91,30 +91,44 @@ class SlidingFinalStage(FinalStage):
         if self.closed_to_ms is None:
             return
         for time_ms in self._panes.before(self._pane_window.first_kept_start(self.closed_to_ms)):
-            self._panes.drop(time_ms, self.partials.pop(time_ms))
+            self._panes.drop(time_ms, self._pop(time_ms))
 
     def starts(self) -> list[int]:
-        return self._rows.starts(self._first_kept())
+        return self._rows.starts(self.first_kept())
 
-    def _first_kept(self) -> int | None:
+    def first_kept(self) -> int | None:
         """Panes outlive the first of the windows that they are part of."""
         window = self.spec.window
         assert window is not None
         return None if self.closed_to_ms is None else window.first_kept_start(self.closed_to_ms)
 
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None:
+        return self._rows.next_start(start, descending=descending)
+
+    def has(self, start: int, group: GroupKey) -> bool:
+        kept = self.first_kept()
+        return (kept is None or start >= kept) and self._rows.is_there(start, group)
+
+    def all_groups(self) -> Iterable[GroupKey]:
+        return self._panes.groups()
+
+    def starts_of_group(self, group: GroupKey) -> list[int]:
+        kept = self.first_kept()
+        return [start for start in self._rows.starts_of(group) if kept is None or start >= kept]
+
     def groups(self, start: int) -> Iterable[GroupKey]:
-        kept = self._first_kept()
+        kept = self.first_kept()
         return self._rows.groups_at(start) if kept is None or start >= kept else ()
 
     def state(self, start: int, group: GroupKey) -> Any:
         """The merged state of a row. Raises KeyError."""
-        states, kept = self._rows.states(start, group), self._first_kept()
+        states, kept = self._rows.states(start, group), self.first_kept()
         if not states or (kept is not None and start < kept):
             raise KeyError((start, group))
         return self.spec.values.merge_all(states)
 
     def row_count(self) -> int:
-        return self._rows.count(self._first_kept())
+        return self._rows.count(self.first_kept())
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         touched = {
@@ -276,6 +290,10 @@ class SessionFinalStage(FinalStage):
     def starts(self) -> list[int]:
         self._refresh_for_readers()
         return sorted({*self._open_rows, *self._closed_rows})
+
+    def has(self, start: int, group: GroupKey) -> bool:
+        self._refresh_for_readers()
+        return any(group in rows.get(start, ()) for rows in (self._open_rows, self._closed_rows))
 
     def groups(self, start: int) -> Iterable[GroupKey]:
         self._refresh_for_readers()

@@ -70,6 +70,13 @@ class Store(Protocol):
         """The oldest of `starts`."""
         ...
 
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None:
+        """The one of `starts` behind ``start`` (``None``: the first), or before it, if ``descending``.
+
+        In no time that grows with the windows.
+        """
+        ...
+
     def window(self, start: int) -> Mapping[Any, Any]:
         """The rows of one window (empty where there is none). It may be read from a disk as one asks."""
         ...

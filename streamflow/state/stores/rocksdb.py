@@ -27,6 +27,7 @@ import msgspec
 
 from streamflow.clock import Clock
 from streamflow.errors import ConfigurationError, StoreError
+from streamflow.state.starts import SortedStarts
 from streamflow.state.stores.base import DELETED, MISSING
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class RocksStore:
         self._codec = codec
         self._clock = clock
         self._counts: dict[int, int] = {}  # window start -> rows
+        self._starts = SortedStarts()  # of these
+        self._count = 0  # of all rows
         self._stamp_ms = 0
         self._db: Any = None
         self._open()
@@ -154,6 +157,7 @@ class RocksStore:
             self._counts = {
                 _start(key[1:]): int(value) for key, value in self._range(WINDOWS, _after(WINDOWS))
             }
+            self._starts, self._count = SortedStarts(self._counts), sum(self._counts.values())
         except Exception as exc:  # noqa: BLE001 - whatever it is, the changelog has it all
             logger.warning("the store %s can't be read and is rebuilt: %s", self.folder, exc)
             return False
@@ -187,10 +191,13 @@ class RocksStore:
         return MISSING if raw is None else self._codec.decode_value(raw)
 
     def starts(self) -> list[int]:
-        return sorted(self._counts)
+        return list(self._starts)
 
     def first_start(self) -> int | None:
-        return min(self._counts, default=None)
+        return self._starts.first()
+
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None:
+        return self._starts.after(start, descending=descending)
 
     def window(self, start: int) -> Mapping[Any, Any]:
         return WindowRows(self, start, self._counts.get(start, 0))
@@ -207,8 +214,15 @@ class RocksStore:
         for key, value in self._range(prefix, _after(prefix)):
             yield key_of(key[head:]), value_of(value)
 
+    def keys(self, start: int) -> Iterator[Any]:
+        """The keys of one window's rows."""
+        prefix = _prefix(start)
+        key_of, head = self._codec.key_of, len(prefix)
+        for key, _ in self._range(prefix, _after(prefix)):
+            yield key_of(key[head:])
+
     def __len__(self) -> int:
-        return sum(self._counts.values())
+        return self._count
 
     def _read(self, key: bytes) -> bytes | None:
         if self._db is None:
@@ -255,6 +269,9 @@ class RocksStore:
         batch.put(META, _encode(Meta(FORMAT, self._owner, to, now_ms)))
         self._write(batch)
         self.offset, self._stamp_ms = to, now_ms
+        self._count += sum(count - self._counts.get(start, 0) for start, count in counts.items())
+        self._starts.add([start for start, count in counts.items() if count and start not in self._counts])
+        self._starts.drop([start for start, count in counts.items() if not count and start in self._counts])
         for start, count in counts.items():
             if count:
                 self._counts[start] = count
@@ -289,7 +306,7 @@ class RocksStore:
 
     def clear(self) -> None:
         self._destroy()
-        self.offset, self._counts = 0, {}
+        self.offset, self._counts, self._starts, self._count = 0, {}, SortedStarts(), 0
         self._open()
 
     def touch(self) -> None:
@@ -319,7 +336,7 @@ class WindowRows(Mapping[Any, Any]):
         return value
 
     def __iter__(self) -> Iterator[Any]:
-        return (key for key, _ in self._store.rows(self._start_ms))
+        return self._store.keys(self._start_ms)
 
     def __len__(self) -> int:
         return self._count

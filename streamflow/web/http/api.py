@@ -14,7 +14,8 @@ from aiohttp import web
 
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
-from streamflow.query.rows import TableReader
+from streamflow.query.rows import PartitionMoved
+from streamflow.query.table_reader import TableReader
 from streamflow.settings import version
 from streamflow.web import encoding, query
 from streamflow.web.http import ndjson, openapi
@@ -86,15 +87,25 @@ class Api:
         key = read_key(request, reader, parameters)
         local = is_peer(request)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
-        return answer(request, await self.scatter_gather.key_row(reader, key, at_ms, local_only=local))
+        try:
+            body = await self.scatter_gather.key_row(reader, key, at_ms, local_only=local)
+        except PartitionMoved as exc:
+            raise unavailable("owner-unavailable", str(exc)) from exc
+        return answer(request, body)
 
     async def key_windows(self, request: web.Request) -> web.StreamResponse:
         reader = self.reader(request.match_info["table"])
-        parameters = only(request, ("key_b64", "min_position"))
+        parameters = only(request, ("key_b64", *query.KEY_PARAMETERS))
         key = read_key(request, reader, parameters)
+        asked = query.parse_of_key(reader, key.key, parameters, self.settings.rows_max)
         local = is_peer(request)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
-        return answer(request, await self.scatter_gather.key_windows(reader, key, local_only=local))
+        passed_on = {name: text for name, text in parameters.items() if name in query.KEY_LIST}
+        try:
+            body = await self.scatter_gather.key_windows(reader, key, asked, passed_on, local_only=local)
+        except PartitionMoved as exc:
+            raise unavailable("owner-unavailable", str(exc)) from exc
+        return answer(request, body)
 
     async def key_location(self, request: web.Request) -> web.StreamResponse:
         reader = self.reader(request.match_info["table"])
@@ -105,7 +116,7 @@ class Api:
             "key": key.key,
             "partition": partition,
             "owner": self.served.url if partition in reader.owned else owner.url if owner else None,
-            "scattered": sorted(reader.scattered_partitions(key.key)),
+            "scattered": sorted(await reader.scattered_partitions(key.key)),
         }
         return answer(request, body)
 

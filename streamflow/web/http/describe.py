@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from streamflow.metrics import resident_bytes
-from streamflow.query.rows import TableReader
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
 from streamflow.web.peers import PeerAnswer, peers_of, same_url

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from streamflow.errors import StreamflowError
-from streamflow.query.rows import LateRow, TableReader
+from streamflow.query.rows import LateRow
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding, query
 from streamflow.web.http.api import Api, answer, only
 from streamflow.web.peers import PeerAnswer, PeerUnavailable, is_peer, peers_of

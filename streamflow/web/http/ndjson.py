@@ -6,9 +6,8 @@ can't be finished is cut off, so that it never passes as whole.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, Final
@@ -17,12 +16,12 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
-from streamflow.query.rows import Row, TableReader
+from streamflow.query.row_query import Order, RowQuery
+from streamflow.query.rows import PartitionMoved, Row
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
 from streamflow.web.peers import PeerUnavailable, is_peer, peers_of
-from streamflow.web.query import Order, RowQuery, partition_rows
-from streamflow.web.served import WindowIndex
 
 NDJSON: Final = "application/x-ndjson"
 CHUNK_ROWS: Final = 500
@@ -54,7 +53,7 @@ async def answer(
     if local:
         whole.add_local(reader)
     async with AsyncExitStack() as stack:
-        sources = [local_rows(reader, partition, query) for partition in sorted(local)]
+        sources = [reader.listed(partition, query) for partition in sorted(local)]
         for url, partitions in by_url.items():
             source = await _peer_source(stack, scatter_gather, reader, url, partitions, parameters, whole)
             if source is not None:
@@ -64,7 +63,7 @@ async def answer(
         await response.prepare(request)
         try:
             await _write(response, merged(sources, query), query.limit)
-        except (PeerUnavailable, *UNUSABLE):
+        except (PartitionMoved, PeerUnavailable, *UNUSABLE):
             if request.transport is not None:
                 request.transport.abort()
         except ConnectionError:
@@ -87,26 +86,6 @@ async def _write(response: web.StreamResponse, rows: AsyncIterator[Row], limit: 
             chunk = []
     if chunk:
         await response.write(b"\n".join(chunk) + b"\n")
-
-
-async def local_rows(reader: TableReader, partition: int, query: RowQuery) -> AsyncIterator[Row]:
-    """The rows of one partition in order; window by window where the reader has an index of them."""
-    if not (isinstance(reader, WindowIndex) and reader.window is not None and query.sort.endswith("window")):
-        for row in partition_rows(reader, partition, query):
-            yield row
-        return
-    starts = reader.window_starts(partition)
-    for start_ms in reversed(starts) if query.descending else starts:
-        if partition not in reader.owned:
-            raise PeerUnavailable(f"partition {partition} went to another worker")
-        if query.wants_window(start_ms):
-            for row in query.best(_wanted(reader.window_rows(partition, start_ms), query), None):
-                yield row
-            await asyncio.sleep(0)
-
-
-def _wanted(rows: Iterator[Row], query: RowQuery) -> Iterator[Row]:
-    return (row for row in rows if query.wants(row))
 
 
 async def _peer_source(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS
 from streamflow.web.messages import MODES, WINDOWS
-from streamflow.web.query import LIMIT_DEFAULT, SORTS, STATES
 
 Schema = Mapping[str, Any]
 
@@ -76,6 +76,14 @@ LIST: Final = (
     MIN_POSITION,
 )
 
+KEY_LIST: Final = tuple(
+    Parameter("sort", "Oldest first, or newest first.", {"enum": list(WINDOW_SORTS)})
+    if each.name == "sort"
+    else each
+    for each in LIST
+    if each.name not in ("prefix", "partitions")
+)
+
 ROUTES: Final = (
     Route("tables", "/v1/tables", "All tables.", "Tables", problems=(400, 503)),
     Route("table", "/v1/tables/{table}", "One table.", "Table", (TABLE,), (400, 404, 503)),
@@ -98,9 +106,9 @@ ROUTES: Final = (
     Route(
         "key_windows",
         "/v1/tables/{table}/keys/{key}/windows",
-        "All windows of a key, oldest first.",
+        "The windows of a key, page by page.",
         "Rows",
-        (TABLE, KEY, KEY_B64, MIN_POSITION),
+        (TABLE, KEY, KEY_B64, *KEY_LIST),
         (400, 404, 409, 503),
     ),
     Route(

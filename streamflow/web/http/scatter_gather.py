@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from streamflow.query.rows import Row, TableReader
+from streamflow.query.row_query import RowQuery
+from streamflow.query.rows import PartitionMoved, Row
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.peers import PeerAnswer, Peers, PeerUnavailable, owners, peers_of, same_url
 from streamflow.web.problems import Problem, unavailable
-from streamflow.web.query import RowQuery, cursor_after, partition_rows
+from streamflow.web.query import cursor_after
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -64,6 +66,24 @@ class Page:
         return {"rows": rows, "next": self.next, **self.completeness.members()}
 
 
+def page_of(rows: list[Row], query: RowQuery, whole: Completeness) -> Page:
+    """``rows`` are in order; one more than the limit tells that there is a next page."""
+    if query.limit is None or len(rows) <= query.limit:
+        return Page(rows, None, whole)
+    rows = rows[: query.limit]
+    return Page(rows, cursor_after(rows[-1], query.fingerprint), whole)
+
+
+async def first_rows(rows: AsyncIterator[Row], limit: int | None) -> list[Row]:
+    """The first ``limit`` rows, and one more. Raises PartitionMoved."""
+    found: list[Row] = []
+    async for row in rows:
+        found.append(row)
+        if limit is not None and len(found) > limit:
+            break
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPath:
     """A key and how the URL spelt it, so that a peer reads the same one. ``text`` is decoded."""
@@ -108,11 +128,7 @@ class ScatterGather:
             *(self._peer_rows(reader, url, parts, parameters, whole) for url, parts in by_url.items()),
         )
         count = None if query.limit is None else query.limit + 1
-        rows = query.best((row for rows in answers for row in rows), count)
-        if query.limit is None or len(rows) <= query.limit:
-            return Page(rows, None, whole)
-        rows = rows[: query.limit]
-        return Page(rows, cursor_after(rows[-1], query.fingerprint), whole)
+        return page_of(query.best((row for rows in answers for row in rows), count), query, whole)
 
     async def _local_rows(
         self,
@@ -127,10 +143,9 @@ class ScatterGather:
         whole.add_local(reader)
         rows: list[Row] = []
         for partition in sorted(partitions):
-            if partition in reader.owned:
-                rows.extend(partition_rows(reader, partition, query))
-                await asyncio.sleep(0)  # a partition at a time: the worker has other work
-            else:
+            try:
+                rows.extend(await first_rows(reader.listed(partition, query), query.limit))
+            except PartitionMoved:
                 whole.missing.add(partition)  # it went while the rows were read
         return rows
 
@@ -205,27 +220,35 @@ class ScatterGather:
 
         return list(await asyncio.gather(*(ask(url) for url in urls)))
 
-    async def key_windows(self, reader: TableReader, key: KeyPath, *, local_only: bool) -> dict[str, Any]:
-        """The list of one key's rows, oldest window first. Raises Problem 404, 409 or 503."""
-        if self._is_local(reader, key):
+    async def key_windows(
+        self,
+        reader: TableReader,
+        key: KeyPath,
+        query: RowQuery,
+        parameters: Mapping[str, str],
+        *,
+        local_only: bool,
+    ) -> dict[str, Any]:
+        """A page of one key's rows; ``parameters`` are those of the URL. Raises Problem 404, 409 or 503."""
+        if await self._is_local(reader, key):
             whole = Completeness()
             whole.add_local(reader)
-            rows = reader.windows(key.key)
-            if not rows:
+            rows = await first_rows(reader.listed_of(key.key, query), query.limit)
+            if not rows and await reader.find(key.key) is None:
                 raise no_such_key(reader, key)
-            body = Page(rows, None, whole).body()
+            body = page_of(rows, query, whole).body()
         else:
-            body = await self._ask_owner(reader, key, "/windows", {}, local_only=local_only)
+            body = await self._ask_owner(reader, key, "/windows", parameters, local_only=local_only)
         return await self._checked(reader, key, body, local_only=local_only)
 
     async def key_row(
         self, reader: TableReader, key: KeyPath, at_ms: int | None, *, local_only: bool
     ) -> dict[str, Any]:
         """One row with position, lag and completeness. Raises Problem 404, 409 or 503."""
-        if self._is_local(reader, key):
+        if await self._is_local(reader, key):
             whole = Completeness()
             whole.add_local(reader)
-            row = reader.get(key.key, at_ms)
+            row = await reader.find(key.key, at_ms)
             if row is None:
                 raise no_such_key(reader, key)
             body = {**encoding.row_object(row), **whole.members()}
@@ -234,9 +257,9 @@ class ScatterGather:
             body = await self._ask_owner(reader, key, "", at, local_only=local_only)
         return await self._checked(reader, key, body, local_only=local_only)
 
-    def _is_local(self, reader: TableReader, key: KeyPath) -> bool:
+    async def _is_local(self, reader: TableReader, key: KeyPath) -> bool:
         partition = reader.partition_of(key.key)
-        scattered = reader.scattered_partitions(key.key)
+        scattered = await reader.scattered_partitions(key.key)
         if scattered:
             raise scattered_key(reader, partition, scattered)
         return partition in reader.owned

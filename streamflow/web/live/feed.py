@@ -13,8 +13,10 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
-from streamflow.query.rows import TableChanges, TableReader
+from streamflow.query.rows import TableChanges
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.live.channel import Channel, Delta
 from streamflow.web.live.filters import Filter, Item
@@ -320,15 +322,16 @@ class Feed:
                 snapshot.close()
 
     def _deliver(self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot]) -> None:
-        rows = [Item("upsert", row) for row in view.rows(self.reader)]
+        most = self.settings.ws_snapshot_rows_max
+        # In one step, since changes are numbered; and no more of them than are sent.
+        rows = [Item("upsert", row) for row in islice(view.rows(self.reader), most + 1)]
         self._read_local_position()
         for theirs in snapshots:
             url = theirs.peer.url
             rows.extend(item for item in theirs.rows.values() if self._comes_from(item, url))
-        if len(rows) > self.settings.ws_snapshot_rows_max:
-            self._refuse(
-                waiting, f"{len(rows)} rows: subscribe to some keys or a prefix, or without a snapshot"
-            )
+        if len(rows) > most:
+            why = f"more than {most} rows: subscribe to some keys or a prefix, or without a snapshot"
+            self._refuse(waiting, why)
             return
         snapshot = Snapshot(rows, self.settings.ws_snapshot_chunk_rows)
         for sub in waiting:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from streamflow.query.rows import Operation, Row, RowChange, TableReader
+from streamflow.query.row_query import canonical, key_text, state_matches
+from streamflow.query.rows import Operation, Row, RowChange
+from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.messages import Subscribe, WindowState
-from streamflow.web.query import key_text, state_matches
 
 RowId = tuple[int, bytes, int | None, int | None]  # partition, canonical key, window start and end
 
@@ -35,7 +37,7 @@ class Item:
         """What makes two changes be about the same row."""
         if self._id is None:
             row = self.row
-            self._id = (row.partition, encoding.canonical(row.key), row.start_ms, row.end_ms)
+            self._id = (row.partition, canonical(row.key), row.start_ms, row.end_ms)
         return self._id
 
     @property
@@ -66,9 +68,9 @@ class Filter:
             raise ValueError(f"{' and '.join(given)} exclude each other")
         keys: frozenset[bytes] | None = None
         if wanted.key is not UNSET:
-            keys = frozenset({encoding.canonical(wanted.key)})
+            keys = frozenset({canonical(wanted.key)})
         elif isinstance(wanted.keys, list):
-            keys = frozenset(map(encoding.canonical, wanted.keys))
+            keys = frozenset(map(canonical, wanted.keys))
         prefix = wanted.prefix if isinstance(wanted.prefix, str) else None
         return cls(keys, prefix, wanted.window)
 
@@ -76,7 +78,7 @@ class Filter:
     def fingerprint(self) -> str:
         """Tells the cursors of different filters apart."""
         parts = (sorted(key.decode() for key in self.keys or ()), self.keys is None, self.prefix, self.window)
-        return hashlib.blake2b(encoding.canonical(parts), digest_size=4).hexdigest()
+        return hashlib.blake2b(canonical(parts), digest_size=4).hexdigest()
 
     @property
     def is_all(self) -> bool:
@@ -84,7 +86,7 @@ class Filter:
 
     def _wants_key(self, key: object) -> bool:
         if self.keys is not None:
-            return encoding.canonical(key) in self.keys
+            return canonical(key) in self.keys
         return self.prefix is None or key_text(key).startswith(self.prefix)
 
     def wants(self, row: Row) -> bool:
@@ -106,11 +108,13 @@ class Filter:
         row = item.row
         return Item("expire", Row(row.key, row.start_ms, row.end_ms, row.state, None, row.partition))
 
-    def rows(self, reader: TableReader) -> list[Row]:
-        """The rows of this view that this worker holds now, in one synchronous step."""
+    def rows(self, reader: TableReader) -> Iterator[Row]:
+        """The rows of this view that this worker holds now; to be read in one synchronous step."""
         if self.keys is not None:
             keys = [encoding.decode(key) for key in self.keys]
             if all(isinstance(key, str | int | float) for key in keys):
-                return [row for key in keys for row in reader.windows(key) if self.wants(row)]
-        owned = sorted(reader.owned)
-        return [row for partition in owned for row in reader.rows(partition) if self.wants(row)]
+                yield from (row for key in keys for row in reader.windows(key) if self.wants(row))
+                return
+        wants_key = None if self.keys is None and self.prefix is None else self._wants_key
+        for partition in sorted(reader.owned):
+            yield from filter(self.wants, reader.rows(partition, wants_key))

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from streamflow.query.rows import TableReader
+from streamflow.query.table_reader import TableReader
 from streamflow.web import query
 from streamflow.web.http.api import Api, only, read_key_text
 from streamflow.web.live.hub import Hub, subscribe
