@@ -243,7 +243,7 @@ class Cluster:
         self._chaos = scenario.dice("chaos")
         # In some worlds the app is released anew, with more in it, when much has been taken already.
         release = scenario.dice("release")
-        self.release_s = trouble.duration_s * release.choice((0.0, 0.0, 0.4, 0.7))
+        self.release_s = trouble.duration_s * release.choice((0.0, 0.0, 0.0, 0.0, 0.4, 0.7))
         self._rolled = False
         self._numbers = 0
         self._slots = 0
