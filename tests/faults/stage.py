@@ -97,16 +97,8 @@ class Outputs:
     """Reads a topic on, committed records only."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": f"reader-{secrets.token_hex(5)}",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "enable.auto.commit": False,
-                "log_level": 0,
-            }
-        )
+        self._bootstrap = bootstrap
+        self._consumer = self._new()
         self._partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
         self.records: list[tuple[bytes, Any]] = []  # key, value
@@ -120,7 +112,7 @@ class Outputs:
             if at.offset >= high or high == 0:
                 left.discard(at.partition)
         empty = 0
-        while left and empty < 5:
+        while left and empty < 10:
             message = self._consumer.poll(0.5)
             if message is None:
                 empty += 1
@@ -132,9 +124,27 @@ class Outputs:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """From where it stands: behind several changes of leaders a partition may not be fetched any more."""
-        stands = self._consumer.position(self._partitions)
-        self._consumer.assign([TopicPartition(at.topic, at.partition, max(0, at.offset)) for at in stands])
+        """From where it stands: behind several changes of leaders some partitions are fetched no more."""
+        stands = [
+            TopicPartition(at.topic, at.partition, max(0, at.offset))
+            for at in self._consumer.position(self._partitions)
+        ]
+        self._consumer.close()
+        self._consumer = self._new()
+        self._consumer.assign(stands)
+
+    def _new(self) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": f"reader-{secrets.token_hex(5)}",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+                "reconnect.backoff.max.ms": 1_000,
+                "log_level": 0,
+            }
+        )
 
     def close(self) -> None:
         self._consumer.close()
