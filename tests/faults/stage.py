@@ -20,7 +20,7 @@ from tests.faults import checker
 from tests.faults.checker import Seen
 from tests.faults.feeder import REFUSED
 from tests.faults.workload import PARTITIONS, T0_MS, WINDOW_MS, closer, event
-from tests.integration.workers import ROOT, WorkerProcess, create_topics, wait_for
+from tests.integration.workers import ROOT, WorkerProcess, create_topics, read_all, wait_for
 
 JOB = pathlib.Path(__file__).with_name("job_under_faults.py")
 LIMIT_S = 90.0
@@ -98,6 +98,7 @@ class Outputs:
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
+        self._topic = topic
         self._consumer = self._new()
         self._partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
         self._consumer.assign([TopicPartition(topic, p, 0) for p in range(PARTITIONS)])
@@ -120,18 +121,11 @@ class Outputs:
                 self.records.append((message.key(), json.loads(message.value())))
             elif message.error().code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition())
-        if left:
-            self._begin_anew()
 
-    def _begin_anew(self) -> None:
-        """From where it stands: behind several changes of leaders some partitions are fetched no more."""
-        stands = [
-            TopicPartition(at.topic, at.partition, max(0, at.offset))
-            for at in self._consumer.position(self._partitions)
-        ]
-        self._consumer.close()
-        self._consumer = self._new()
-        self._consumer.assign(stands)
+    def read_anew(self) -> None:
+        """All of it, by a new client: where brokers have moved, an old one may have lost its way."""
+        found = read_all(self._bootstrap, self._topic)
+        self.records = [(message.key or b"", json.loads(message.value or b"null")) for message in found]
 
     def _new(self) -> Consumer:
         return Consumer(
@@ -168,6 +162,7 @@ class Stage:
         **settings: str,
     ) -> None:
         self.bootstrap = bootstrap
+        self._copies = copies
         self.folder = folder
         self.id = f"faults-{secrets.token_hex(4)}"
         self.points = folder / "points"
@@ -281,10 +276,13 @@ class Stage:
         for (group, start), value in self._rows("by_group"):
             if group != "closer":
                 seen.windows[group, START_MS[start]] = (value["n"], value["amount"])
-        self._outputs.read_on()
+        for topic in (self._outputs, self._closed):
+            if self._copies > 1:
+                topic.read_anew()
+            else:
+                topic.read_on()
         for raw, value in self._outputs.records:
             seen.outputs.setdefault(raw.decode(), []).append((value["seq"], value["total"]))
-        self._closed.read_on()
         for _, value in self._closed.records:
             at = (value["key"], START_MS[value["window_start"]])
             seen.closed.append((at, (value["n"], value["amount"])))
