@@ -133,7 +133,13 @@ class StoreContract(ABC):
             model = {at: v for at, v in model.items() if v is not DELETED and at[0] not in drops}
             assert {(start, key): value for start, key, value in store.scan()} == model
             assert len(store) == len(model)
-            assert store.starts() == sorted({start for start, _ in model})
+            there = store.starts()
+            assert there == sorted({start for start, _ in model})
+            for at in (None, -10_000, 5_000, 10_000, 1_700_000_000_000):
+                behind = [start for start in there if at is None or start > at]
+                before = [start for start in there if at is None or start < at]
+                assert store.next_start(at) == (behind[0] if behind else None)
+                assert store.next_start(at, descending=True) == (before[-1] if before else None)
             assert store.offset == number + 1
         store.close()
 
