@@ -38,7 +38,8 @@ class LateEvent:
     """An event that came too late. ``behind_ms``: by how much its newest window had closed before it.
 
     ``rows`` are the changelog keys of the rows that it belongs to (at least one); ``state`` is the dumped
-    state of it alone, ``None`` where it can't be applied.
+    state of it alone, ``None`` where it can't be applied. ``offset`` is in the store's own source partition,
+    or in ``partition``, where the event has moved with its row (see `engine.growth`).
     """
 
     number: int
@@ -47,14 +48,16 @@ class LateEvent:
     offset: int
     rows: tuple[str, ...]
     state: Any
+    partition: int | None = None
 
     def dump(self) -> list[Any]:
-        return [self.number, self.time_ms, self.behind_ms, self.offset, list(self.rows), self.state]
+        data = [self.number, self.time_ms, self.behind_ms, self.offset, list(self.rows), self.state]
+        return data if self.partition is None else [*data, self.partition]
 
     @staticmethod
     def load(data: Sequence[Any]) -> LateEvent:
-        number, time_ms, behind_ms, offset, rows, state = data
-        return LateEvent(number, time_ms, behind_ms, offset, tuple(rows), state)
+        number, time_ms, behind_ms, offset, rows, state, *moved = data
+        return LateEvent(number, time_ms, behind_ms, offset, tuple(rows), state, *moved)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ COMMANDS = {
     "dead-letters": "Events that were set aside: list them, or replay them.",
     "doctor": "Check an app's broker, topics, keys and security.",
     "reset": "Start an app anew: deletes its tables and offsets.",
+    "grow": "Bring tables to the new partitions of a topic.",
     "migrate-check": "What changes for a Faust app, and where in its code.",
 }
 

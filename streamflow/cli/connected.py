@@ -10,10 +10,9 @@ import click
 from streamflow.app.app import App
 from streamflow.engine.engine import Engine
 from streamflow.engine.first_connection import first_connection
+from streamflow.engine.whole_logs import whole_logs
 from streamflow.transports.base import Batch
 from streamflow.transports.connect import scheme_of
-
-READ_WAIT_MS = 200
 
 
 def needs_broker(app: App, command: str) -> None:
@@ -35,22 +34,5 @@ async def engine_of(app: App) -> AsyncIterator[Engine]:
 
 async def whole_log(engine: Engine, topic: str, partitions: int) -> AsyncIterator[Batch]:
     """Every committed record of a topic up to its present end, partition by partition as they come."""
-    places = [(topic, partition) for partition in range(partitions)]
-    ends = await engine.transport.high_watermarks(places)
-    left = {at for at in places if ends.get(at, 0) > 0}
-    if not left:
-        return
-    starts = await engine.transport.earliest_offsets(left)
-    left = {at for at in left if starts.get(at, 0) < ends[at]}
-    if not left:
-        return
-    reader = engine.transport.log_reader()
-    try:
-        await reader.assign({at: starts.get(at, 0) for at in left})
-        while left:
-            for batch in await reader.read(READ_WAIT_MS):
-                yield batch
-                if batch.next_offset >= ends[batch.topic, batch.partition]:
-                    left.discard((batch.topic, batch.partition))
-    finally:
-        await reader.close()
+    async for batch in whole_logs(engine.transport, [(topic, partition) for partition in range(partitions)]):
+        yield batch

@@ -129,7 +129,8 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
         if found is None:
             yield Finding(f"table {table}", "ok", "has no changelog yet")
         elif wanted is not None and found != wanted:
-            said = f"its changelog has {found} partitions, its topic {wanted}: `streamflow reset` starts anew"
+            cure = "grow` brings it there" if wanted % found == 0 else "reset` starts anew"
+            said = f"its changelog has {found} partitions, its topic {wanted}: `streamflow {cure}"
             yield Finding(f"table {table}", "error", said)
         else:
             yield Finding(f"table {table}", "ok", f"{found} partitions")

@@ -350,6 +350,11 @@ class AssignmentBuilder:
                     f"{kind} {name!r}: its reset was begun and did not end: run `streamflow reset` for it "
                     "again"
                 )
+            elif self._board.growing(name) is not None:
+                raise ConfigurationError(
+                    f"{kind} {name!r}: it is being brought to the partitions of a topic that has grown, and "
+                    "that did not end: run `streamflow grow` again"
+                )
             elif before != orjson.loads(orjson.dumps(now)):
                 differs = ", ".join(
                     f"{field}: {before.get(field)!r} before, {now.get(field)!r} now"

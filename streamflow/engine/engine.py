@@ -162,6 +162,7 @@ class Engine:
         await first_connection(transport, self.clock, self.settings.broker_wait_s)
         await topics.create(transport)
         await topology.start_early(transport)
+        await topology.keep_partitions(transport)
         topology.size_tables()
         if not self._partitioner_chosen:
             await refuse_foreign_rows(transport, topics, topology.tables)
@@ -198,6 +199,7 @@ class Engine:
     async def _extend(self) -> None:
         topology = self.topology
         await topology.topics.create(self.transport)
+        await topology.keep_partitions(self.transport)
         topology.size_tables()
         await topology.topics.create(self.transport)
         self._dispatcher.add(topology.decoders.values())

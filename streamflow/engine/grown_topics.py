@@ -59,8 +59,8 @@ class GrownTopics:
                 self._told[topic] = count
                 logger.error(
                     "topic %r has %d partitions now, and this app's tables were made for %d: %d to %d are "
-                    "not read, their events wait; 0 to %d go on. Keys may lie elsewhere than their rows from "
-                    "now on. `streamflow reset`, with all workers stopped, counts anew over all partitions",
+                    "not read, their events wait; 0 to %d go on. With all workers stopped, `streamflow grow` "
+                    "brings tables to the new number, if it is a multiple; `streamflow reset` counts anew",
                     topic,
                     count,
                     before,

@@ -72,6 +72,10 @@ class Topics:
             return self._keyless % count
         return self._partitioner(key, count)
 
+    def place_among(self, key: bytes, partitions: int) -> int:
+        """The partition of a key in a topic with so many."""
+        return self._partitioner(key, partitions)
+
     def places(self, topic: str, keys: Sequence[bytes]) -> list[int]:
         """`place` of each key."""
         return partitions_of(self._partitioner, keys, self.partitions(topic))
@@ -153,7 +157,8 @@ class Topics:
             if exactly and found != spec.partitions:
                 raise ConfigurationError(
                     f"topic {spec.name!r} has {found} partitions and needs {spec.partitions}: its "
-                    "source topic was given another number; `streamflow reset` starts anew"
+                    "source topic was given another number. `streamflow grow` brings the state to it, "
+                    "`streamflow reset` starts anew"
                 )
 
     async def _with_room_for_letters(

@@ -21,6 +21,9 @@ from streamflow.windows import Window
 COARSE_MS = 60_000
 RESET_BEGUN = {"reset": "begun"}
 """In place of a table's declaration: some of its state is gone, and the rest does not stand for anything."""
+GROWING = "growing"
+"""Of what stands in place of a table's declaration while its rows move to the partitions of a topic that has
+grown: [partitions before, after, the declaration]."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,23 @@ class ProgressBoard:
             if of == consumer
             for partition in partitions
         )
+
+    def of_topic(self, topic: str) -> list[Progress]:
+        """The progress of every consumer in a topic. Not to be changed."""
+        return [
+            seen.progress
+            for (_, of), partitions in sorted(self._seen.items())
+            if of == topic
+            for _, seen in sorted(partitions.items())
+        ]
+
+    def growing(self, table: str) -> tuple[int, int, Any] | None:
+        """Of a growth that was begun: partitions before and after, and the table's declaration."""
+        declared = self.declarations.get(table)
+        if not isinstance(declared, dict) or GROWING not in declared:
+            return None
+        before, after, was = declared[GROWING]
+        return before, after, was
 
     def writers(self, table_consumer: str) -> frozenset[str]:
         """The consumers that have written to any partition of a table, by its own consumer's name."""

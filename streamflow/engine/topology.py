@@ -13,7 +13,7 @@ from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import make_consumer
 from streamflow.clock import Clock
-from streamflow.codecs import KeyCodec
+from streamflow.codecs import KeyCodec, group_key_value
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dead_letters import DeadLetterQueue, dead_letter_topic
 from streamflow.engine.decoding import Decoder, TopicSource
@@ -71,7 +71,8 @@ class Topology:
         self._clock = clock
         self._metrics = metrics
         self._on_room = on_room
-        self._declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
+        self.declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
+        self._key_bytes: dict[str, Callable[[Any], bytes | None]] = {}  # table in Faust's form ->
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
@@ -145,7 +146,8 @@ class Topology:
             on_scattered=lambda partition, key: self.dead_letters.note_scattered(name, partition, key),
         )
         self.tables[name] = table
-        self._declared_partitions[name] = partitions
+        self.declared_partitions[name] = partitions
+        self._key_bytes[name] = key_bytes
         if is_global:
             self.global_tables[name] = GlobalTableView(spec)
         return table
@@ -201,9 +203,8 @@ class Topology:
         topics, sources = self.topics, self.source_topics()
         for source in sources:
             topics.want(dead_letter_topic(source), topics.partitions(source), letters_of=source)
-        agents_topics = sorted({t for agent in self.agents if agent.writes_tables for t in agent.topics})
         for name, table in self.tables.items():
-            count = topics.agreed(agents_topics, f"table {name!r}", self._declared_partitions[name])
+            count = topics.agreed(self.sources_of(name), f"table {name!r}", self.declared_partitions[name])
             table.size(topics.changelog(name), count)
             topics.want_state(table.spec.changelog, count)
         for name, aggregate in self.aggregates.items():
@@ -219,6 +220,19 @@ class Topology:
         # Progress lies at its partition modulo theirs: a source may have grown since they were made.
         topics.want_state(topics.progress, most, exactly=False)
 
+    def sources_of(self, table: str) -> list[str]:
+        """The topics by whose partitions a table lies."""
+        if table in self.aggregates:
+            return [self.aggregates[table].spec.topic]
+        return sorted({topic for agent in self.agents if agent.writes_tables for topic in agent.topics})
+
+    def row_key(self, table: str, key: Any) -> bytes | None:
+        """The record key that events of a row have, where rows go with those. Raises TypeError."""
+        if table not in self.aggregates:
+            return self._key_bytes[table](key)
+        spec = self.aggregates[table].spec
+        return self.sources[spec.consumer].key.encode_json(group_key_value(key) if spec.json_keys else key)
+
     def bound(self, topic: str) -> bool:
         """Does state of the app lie by the number of partitions of this source topic?"""
         return any(each.spec.topic == topic for each in self.aggregates.values()) or (
@@ -227,13 +241,41 @@ class Topology:
 
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""
-        topics, aggregates = self.topics, self.aggregates.values()
-        return [
-            topics.progress,
-            *map(topics.changelog, [*self.tables, *self.aggregates]),
-            *(topics.shuffle(each.spec.name) for each in aggregates if each.spec.is_shuffled),
-            *(topics.late(each.spec.name) for each in aggregates if each.spec.window is not None),
-        ]
+        return [self.topics.progress, *(log for name in self.table_names() for log in self.logs_of(name))]
+
+    def table_names(self) -> list[str]:
+        """Of tables in both forms."""
+        return [*self.tables, *self.aggregates]
+
+    def logs_of(self, table: str) -> list[str]:
+        """The topics that hold the state of one table."""
+        topics, aggregate = self.topics, self.aggregates.get(table)
+        logs = [topics.changelog(table)]
+        if aggregate is not None and aggregate.spec.is_shuffled:
+            logs.append(topics.shuffle(table))
+        if aggregate is not None and aggregate.spec.window is not None:
+            logs.append(topics.late(table))
+        return logs
+
+    async def keep_partitions(self, transport: Transport) -> None:
+        """Of a source topic that has grown to a multiple of what tables lie by, those go on that there were.
+
+        What is in them lies where it lay, also by the new number. So a worker may take what is left there.
+        With any other number `Topics.create` says what is wrong.
+        """
+        found = await transport.partition_counts(self.state_topics())
+        for source in filter(self.bound, self.source_topics()):
+            counts = {
+                found[log]
+                for name in self.table_names()
+                if source in self.sources_of(name) and self.declared_partitions.get(name) is None
+                for log in self.logs_of(name)
+                if log in found
+            }
+            if len(counts) == 1:
+                (count,) = counts
+                if self.topics.counts.get(source, 0) % count == 0:
+                    self.topics.counts[source] = count
 
     def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
         """The record that tells of a closed row."""

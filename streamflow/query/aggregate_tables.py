@@ -66,6 +66,7 @@ class AggregateReader(TableReaderBase):
                     event.behind_ms,
                     event.offset,
                     event.state is not None,
+                    event.partition,
                 )
             )
         return LateSeen(events, late_store.totals())

@@ -54,7 +54,8 @@ class TableChanges:
 class LateRow:
     """An event that came too late for ``windows``; ``behind_ms`` after the last of them had closed.
 
-    ``offset`` in its source partition. ``applies``: it can be folded into them after all.
+    ``offset`` in its source partition: the one that keeps it, or ``partition`` if it has moved with its row.
+    ``applies``: it can be folded into them after all.
     """
 
     key: Any
@@ -63,6 +64,7 @@ class LateRow:
     behind_ms: int
     offset: int
     applies: bool
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,19 @@ class Restarted(NamedTuple):
     watermark_ms: int | None
 
 
+class Grown(NamedTuple):
+    """The source topic got more partitions: from ``before`` to ``after``, when the position stood here.
+
+    The times are those of then; a partition that is new begins with them, as its keys had them before.
+    """
+
+    before: int
+    after: int
+    position: int
+    event_ms: int | None
+    watermark_ms: int | None
+
+
 @dataclass(slots=True)
 class Progress:
     """Of one consumer in one source partition.
@@ -43,6 +56,7 @@ class Progress:
     writers: of a table in Faust's form the consumers that have written to it: their time ends its windows.
     began: the offset that it began at; ``None`` where that was never noted.
     behind: it began behind the app's other consumers, and reads beside them until it has come up to them.
+    grown: each growth of the source topic that the state was brought along with, oldest first.
     """
 
     consumer: str
@@ -60,6 +74,7 @@ class Progress:
     logs: Mapping[str, int] = field(default_factory=dict)  # never changed in place: copies share it
     began: int | None = None
     behind: bool = False
+    grown: tuple[Grown, ...] = ()
     changed: bool = False
 
     def catch_up(self) -> None:
@@ -141,6 +156,33 @@ class Progress:
         if wrote:
             self.changed = True
 
+    def grow(self, before: int, after: int) -> Progress:
+        """It, with the note that the source topic has grown; itself where that is noted."""
+        if any(one.before == before and one.after == after for one in self.grown):
+            return self
+        grown = Grown(before, after, self.position, self.event_ms, self.watermark_ms)
+        return replace(self, grown=(*self.grown, grown))
+
+    def branch(self, partition: int, before: int, after: int, position: int) -> Progress:
+        """That of a new partition, whose keys lay in this one: it begins with its times, at ``position``.
+
+        So no window that was closed here is opened there, nor closed a second time.
+        """
+        grown = Grown(before, after, position, self.event_ms, self.watermark_ms)
+        return Progress(
+            self.consumer,
+            self.topic,
+            partition,
+            position=position,
+            event_ms=self.event_ms,
+            watermark_ms=self.watermark_ms,
+            closed_to_ms=self.closed_to_ms,
+            writers=self.writers,
+            topic_id=self.topic_id,
+            began=position if self.topic else None,
+            grown=(grown,),
+        )
+
     def accept_log(self, topic: str, end: int) -> None:
         """It ends there, and what it had behind is given up."""
         self.logs = {**self.logs, topic: end}
@@ -186,6 +228,8 @@ class Progress:
             data["began"] = self.began
         if self.behind:
             data["behind"] = True
+        if self.grown:
+            data["grown"] = [list(one) for one in self.grown]
         return orjson.dumps(data)
 
 
@@ -213,4 +257,5 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         logs=data.get("logs", {}),
         began=data.get("began"),
         behind=data.get("behind", False),
+        grown=tuple(Grown(*one) for one in data.get("grown", ())),
     )

@@ -245,6 +245,18 @@ class MayRefuseTopics(Protocol):
 
 
 @runtime_checkable
+class Growable(Protocol):
+    """A transport whose topics can get more partitions."""
+
+    async def grow_topics(self, counts: Mapping[str, int]) -> None:
+        """Gives each of these topics so many partitions; returns when all of them can be written to.
+
+        Those that have as many already are left as they are. Raises TransportError, ConfigurationError.
+        """
+        ...
+
+
+@runtime_checkable
 class Resettable(Protocol):
     """A transport that can delete what an app has made on its broker."""
 

@@ -42,8 +42,9 @@ from streamflow.metrics import Metrics
 from streamflow.query.reader import plain
 from streamflow.settings import Settings
 from streamflow.state.partition import TablePartition
-from streamflow.state.progress import OUTCOMES, Progress
+from streamflow.state.progress import OUTCOMES, Grown, Progress
 from streamflow.state.restore import fill
+from streamflow.state.stores.base import DELETED
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Assignment, Batch, KnowsTopicIds, Record, TopicPartition, Transport
 from streamflow.verify.report import Difference, PartitionCount, Report, VerifyError
@@ -104,6 +105,7 @@ class Verifier:
         self._sources = 0
         self._topic_id: str | None = None
         self._earliest: Mapping[TopicPartition, int] = {}  # where the source topic begins
+        self._growths_left: list[tuple[Grown, dict[int, int]]] = []  # that the recount has not come to yet
 
     async def run(self) -> Report:
         """Reads and compares. Raises VerifyError, and TransportError where the broker is away."""
@@ -155,6 +157,10 @@ class Verifier:
             raise VerifyError(f"there is nothing to verify yet: no topic {', '.join(missing)}")
         await self._read_at_once(logs)
         await self._check_log()
+        if self._board.growing(name) is not None:
+            raise VerifyError(
+                f"{name!r} is on its way to other partitions: `streamflow grow` has to end first"
+            )
         for partition, part in image.parts.items():
             part.forget_expired(self._durable(partition).watermark_ms)
         for stage in image.stages.values():
@@ -167,6 +173,9 @@ class Verifier:
         self._topics.counts.update(await self._transport.partition_counts([source, progress, *topics]))
         if source not in self._topics.counts or progress not in self._topics.counts:
             raise VerifyError(f"nothing to verify yet: {source!r} was never read by this app")
+        counts = [self._topics.counts[topic] for topic in topics if topic in self._topics.counts]
+        if counts:  # of a topic that has grown since, the partitions that there were are counted
+            self._topics.counts[source] = min(self._topics.partitions(source), *counts)
         self._sources = self._topics.partitions(source)
         if isinstance(self._transport, KnowsTopicIds):
             self._topic_id = (await self._transport.topic_ids([source])).get(source)
@@ -191,7 +200,10 @@ class Verifier:
         """Where the log begins that there is: at nothing, or with all that was counted of one before it."""
         before = None if durable is None else durable.restarted
         if before is None:
-            return Progress(consumer, self.spec.topic, partition)
+            begun = Progress(consumer, self.spec.topic, partition)
+            if durable is not None and durable.grown and partition >= durable.grown[0].before:
+                begun.event_ms, begun.watermark_ms = durable.grown[0][3:]  # those of the keys' former place
+            return begun
         return Progress(
             consumer,
             self.spec.topic,
@@ -201,11 +213,18 @@ class Verifier:
             counters=dict(before.counters),
         )
 
-    def _late(self, partition: int, late_store: LateEventStore) -> set[int]:
+    def _late(self, partition: int, late_stores: Mapping[int, LateEventStore]) -> set[int]:
         """Offsets of events that were late, of the log that there is."""
         before = self._durable(partition).restarted
         first = 0 if before is None else before.counters.get("late", 0)
-        return {event.offset for event in late_store.events() if event.number >= first}
+        own = late_stores[partition]
+        return {
+            event.offset
+            for store in late_stores.values()
+            for event in store.events()
+            if (store is own and event.partition is None and event.number >= first)
+            or event.partition == partition  # it has moved with its row
+        }
 
     def _image(self) -> Image:
         image = Image()
@@ -283,10 +302,14 @@ class Verifier:
             progress[partition] = active.progress[self.spec.consumer, topic, partition]
             decoded[partition] = active.progress[decoder.consumer, topic, partition]
         known = {
-            p: self._late(p, late_store) for p, late_store in actual.late_stores.items()
+            p: self._late(p, actual.late_stores) for p in actual.late_stores
         }  # partition -> offsets of events that were late
         since_cut = 0
         async for batch in self._source_batches():
+            if isinstance(batch, Grown):
+                self._cut(actual, expire=False)
+                self._move_rows(batch)
+                continue
             late = known.get(batch.partition, set())
             stored = [i for i, offset in enumerate(batch.offsets) if offset not in late]
             excluded = len(batch.offsets) - len(stored)
@@ -297,17 +320,63 @@ class Verifier:
             since_cut += len(batch.offsets)
             if since_cut > CUT_RECORDS:
                 since_cut = 0
-                self._cut(actual)
+                self._cut(actual, expire=not self._growths_left)
         self._cut(actual)
         return self._made(actual), progress, decoded
 
-    async def _source_batches(self) -> AsyncIterator[Batch]:
-        """The source topic from its beginning to the positions of the snapshot."""
+    async def _source_batches(self) -> AsyncIterator[Batch | Grown]:
+        """The source topic from its beginning to the positions of the snapshot.
+
+        Where the topic has grown, what was taken before comes first, and then the growth.
+        """
         topic = self.spec.topic
         ends = {(topic, p): self._durable(p).position for p in range(self._sources)}
         earliest = self._earliest = await self._transport.earliest_offsets(ends)
         # What lies before is another consumer's: this one began later.
         begins = {at: max(earliest.get(at, 0), self._durable(at[1]).began or 0) for at in ends}
+        self._growths_left = self._growths()
+        while self._growths_left:
+            growth, positions = self._growths_left[0]
+            until = {at: max(begins[at], positions.get(at[1], 0)) for at in ends}
+            self._topics.counts[topic] = growth.before  # keys lay by that
+            async for batch in self._stretch(begins, until):
+                yield batch
+            yield growth
+            begins = until
+            self._topics.counts[topic] = self._sources
+            del self._growths_left[0]
+        async for batch in self._stretch(begins, ends):
+            yield batch
+
+    def _growths(self) -> list[tuple[Grown, dict[int, int]]]:
+        """Each growth of the source topic, oldest first, with the positions of then by partition."""
+        found: dict[int, tuple[Grown, dict[int, int]]] = {}
+        for partition in range(self._sources):
+            durable = self._durable(partition)
+            for grown in [] if durable.restarted else durable.grown:
+                if partition < grown.before:
+                    found.setdefault(grown.after, (grown, {}))[1][partition] = grown.position
+        return [found[after] for after in sorted(found)]
+
+    def _move_rows(self, growth: Grown) -> None:
+        """Rows go on where their keys lie since the topic has grown; partial results stay."""
+        if self.spec.is_shuffled:
+            return
+        parts = self._aggregate.parts
+        for partition in range(growth.before):
+            for start, key, row in list(parts[partition].store.scan()):
+                raw = self._topology.row_key(self.spec.name, key)
+                to = partition if raw is None else self._topics.place_among(raw, growth.after)
+                if to != partition:
+                    parts[to].store.apply({start: {key: row}}, None)
+                    parts[partition].store.apply({start: {key: DELETED}}, None)
+        for part in parts.values():
+            part.forget_index()
+
+    async def _stretch(
+        self, begins: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> AsyncIterator[Batch]:
+        """The source topic between these offsets."""
         left = {at for at, end in ends.items() if begins.get(at, 0) < end}
         total = sum(ends[at] - begins.get(at, 0) for at in left)
         reached = {at: begins.get(at, 0) for at in left}
@@ -321,7 +390,9 @@ class Verifier:
                     if at not in left:
                         continue
                     index = bisect_left(batch.offsets, ends[at])
-                    yield _selected(batch, range(index)) if index < len(batch.offsets) else batch
+                    if batch.next_offset > ends[at]:
+                        batch = replace(_selected(batch, range(index)), next_offset=ends[at])
+                    yield batch
                     reached[at] = min(batch.next_offset, ends[at])
                     if batch.next_offset >= ends[at]:
                         left.discard(at)
@@ -338,12 +409,16 @@ class Verifier:
         closed = [stage.closed_to_ms for stage in actual.stages.values()]
         return min((ms for ms in closed if ms is not None), default=None) if None not in closed else None
 
-    def _cut(self, actual: Image) -> None:
-        """Rows become kept ones, and those of windows that have expired by now go."""
+    def _cut(self, actual: Image, *, expire: bool = True) -> None:
+        """Rows become kept ones, and with ``expire`` those of windows that have expired by now go.
+
+        Not before rows have moved: what is expired where they lie now is not known where they lay.
+        """
         for partition, part in self._aggregate.parts.items():
             part.begin_cut(None)
             part.fold_cut(None)
-            part.forget_expired(self._expired_to_ms(actual, partition))
+            if expire or self.spec.is_shuffled:
+                part.forget_expired(self._expired_to_ms(actual, partition))
 
     def _made(self, actual: Image) -> Image:
         """The recounted rows, with what was applied to them later."""

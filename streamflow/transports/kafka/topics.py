@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka.protocol.admin import DescribeConfigsRequest
+from aiokafka.protocol.admin import CreatePartitionsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
@@ -30,6 +30,7 @@ BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
 BROKER_RESOURCE = 4
 AUTO_CREATE = "auto.create.topics.enable"
+HAS_THEM = 37  # INVALID_PARTITIONS: of a topic that has as many, or more
 CREATE_AGAIN = protocol.COORDINATOR_MOVED | protocol.COORDINATOR_BUSY | {protocol.NOT_CONTROLLER}
 # What a broker won't create, however often it is asked -> what asked for it.
 REFUSED = {
@@ -66,6 +67,34 @@ class Topics:
             deadline.check(f"creating topic {missing[0].name}")
             attempt += 1
         await self._wait_visible(wanted, deadline)
+
+    async def grow(self, counts: Mapping[str, int]) -> None:
+        """Gives topics more partitions; returns when each has a leader. Raises TransportError."""
+        deadline = self._connection.deadline(TOPICS_TIMEOUT_MS)
+        attempt = 0
+        while True:
+            leaders = await self._leaders(counts, deadline)
+            fewer = {name: count for name, count in counts.items() if len(leaders.get(name, ())) < count}
+            if not fewer and all(min(leaders[name]) > NO_LEADER for name in counts):
+                return
+            if fewer:
+                await self._grow(fewer, deadline)
+            await deadline.back_off(attempt)
+            deadline.check(f"topic {min(fewer or counts)} gets more partitions and does not show them")
+            attempt += 1
+
+    async def _grow(self, counts: Mapping[str, int], deadline: Deadline) -> None:
+        """Asks once. One that has them by now is as good as one that gets them."""
+        wanted: list[Any] = [(name, (count, None)) for name, count in sorted(counts.items())]
+        request = CreatePartitionsRequest(wanted, TOPICS_TIMEOUT_MS, False)
+        try:
+            answer = await self._connection.ask_any(request, deadline)
+        except TransportError:
+            await self._connection.refresh(deadline)
+            return
+        for name, code, message in answer.topic_errors:
+            if code not in CREATE_AGAIN | {protocol.NONE, HAS_THEM}:
+                raise TransportError(f"partitions of {name}: {protocol.error_name(code)}: {message}")
 
     async def describe(self, topics: Iterable[str]) -> dict[str, TopicDescription]:
         """What all brokers that answer say of these topics; missing ones are left out. Raises TransportError.

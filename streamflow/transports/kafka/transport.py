@@ -130,6 +130,10 @@ class KafkaTransport(BrokerTransport):
             await self._check(doubts)
         return batches
 
+    async def grow_topics(self, counts: Mapping[str, int]) -> None:
+        """Gives topics more partitions. Raises TransportError, ConfigurationError."""
+        await self._topics.grow(counts)
+
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """topic -> its id. Raises TransportError."""
         return await self._topics.ids(topics)

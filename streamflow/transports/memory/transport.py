@@ -95,6 +95,12 @@ class MemoryTransport(Pausable):
         self._process.check()
         self.broker.create_topics(specs)
 
+    async def grow_topics(self, counts: Mapping[str, int]) -> None:
+        for topic, count in counts.items():
+            await self._process.operate("grow:before")
+            if self.broker.partition_count(topic) < count:
+                self.broker.grow_topic(topic, count)
+
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         self._process.check()
         counts = {topic: self.broker.partition_count(topic) for topic in topics}

@@ -117,7 +117,7 @@ def _event(reader: TableReader, partition: int, event: LateRow) -> dict[str, Any
         "time": encoding.time_text(event.time_ms),
         "behind_ms": event.behind_ms,
         "topic": reader.source_topic,
-        "partition": partition,
+        "partition": partition if event.partition is None else event.partition,
         "offset": str(event.offset),
         "applies": event.applies,
     }
