@@ -56,7 +56,11 @@ class ClusterClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka ships no 
     ) -> None:
         # The connections' own limit is that of the longest request; `send` has one for each.
         longest_ms = max(joining_ms, settings.request_timeout_ms)
-        super().__init__(request_timeout_ms=longest_ms, **settings.client_options())
+        super().__init__(
+            request_timeout_ms=longest_ms,
+            metadata_max_age_ms=settings.metadata_age_ms,
+            **settings.client_options(),
+        )
         self._clock = clock
         self._states = states
         self._request_s = settings.request_timeout_ms / 1_000

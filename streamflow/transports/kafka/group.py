@@ -51,7 +51,6 @@ def new_consumer(
         fetch_max_wait_ms=settings.fetch_wait_ms,
         max_partition_fetch_bytes=settings.fetch_bytes,
         fetch_max_bytes=settings.fetch_bytes_max,
-        metadata_max_age_ms=settings.metadata_age_ms,
         **options,
         **settings.client_options(),
     )
