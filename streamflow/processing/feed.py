@@ -104,7 +104,7 @@ class Actor:
                 raise self._thrown.popleft()
             if self.stale:
                 raise StaleEvent("the stream's partitions are no longer assigned to this worker")
-            if self.gate.closed:
+            if self.gate.closed and not self._is_within():
                 if gathering:
                     return None
                 await self.gate.passage()
@@ -124,6 +124,14 @@ class Actor:
                     return None
             finally:
                 self.waiting = False
+
+    def _is_within(self) -> bool:
+        """Is an event in order in flight around what is taken next?
+
+        Then the gate does not hold this up: who closed it waits for that event, which waits for this one.
+        """
+        held = current_context.get() if self.around is None else self.around
+        return held is not None and held.in_flight and type(held) is EventContext
 
     async def _pause(self) -> None:
         """Gives the event loop its turn between blocks of events."""

@@ -67,7 +67,7 @@ async def test_a_failure_within_undoes_the_event_around_it_too(row: str, fails: 
         active = app.engine.active
         assert active is not None
         await until(lambda: active.offsets()["own", 0] == 2 and active.offsets()["other", 0] == len(taken))
-        assert dict(counts.items()) == wanted
+        await until(lambda: dict(counts.items()) == wanted)  # durable: offsets are what is in memory
         progress = {p.consumer: p.counters for p in active.shown.values() if "pairs" in p.consumer}
         assert sorted(counters["counted"] for counters in progress.values()) == [2, len(taken)]
         reader = app.engine.transport.log_reader()
@@ -76,3 +76,34 @@ async def test_a_failure_within_undoes_the_event_around_it_too(row: str, fails: 
         await reader.close()
         assert sent == [b'"1"', b'"2"']
     assert failures == [fails]
+
+
+async def test_a_checkpoint_does_not_wait_for_what_an_event_in_flight_takes_within() -> None:
+    """The event around and what it takes within write one row, so a checkpoint waits for the event around."""
+    app = make_app()
+    own = app.topic("own", key_type=str, value_type=str, partitions=1)
+    other = app.topic("other", key_type=str, value_type=str, partitions=1)
+    counts = app.Table("counts", default=int)
+    checkpoints: list[bool] = []
+    done: list[str] = []
+
+    @app.agent(own)
+    async def pairs(stream: Any) -> None:
+        async for key, value in stream.items():
+            counts[key] += 1
+            async for each in other.stream():
+                counts[key] += 1
+                # Time for a checkpoint to be due, and to wait.
+                if each == "b":
+                    break
+                await until(lambda: app.engine.topology.gate.closed)
+                checkpoints.append(app.engine.topology.gate.closed)
+            done.append(value)
+
+    async with running(app):
+        for value in "ab":
+            await other.send(key="k", value=value)
+        await own.send(key="k", value="1")
+        await until(lambda: dict(counts.items()) == {"k": 3})
+        assert done == ["1"]
+    assert checkpoints == [True], "one was waiting, and had to wait once"
