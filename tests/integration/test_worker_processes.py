@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workers import ROOT, Events, create_topics, free_port, wait_for
+from tests.integration.workers import ROOT, Events, create_topics, free_port, free_port_pair, wait_for
 
 APP = """
 from streamflow import App, Event
@@ -87,7 +87,7 @@ def started(kafka: str, tmp_path: pathlib.Path) -> Iterator[Any]:
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="finds the children through /proc")
 def test_processes_share_the_partitions_and_one_that_dies_comes_back(kafka: str, started: Any) -> None:
-    port = free_port()
+    port = free_port_pair()
     parent = started("--web-port", str(port))
     create_topics(kafka, {parent.topic: 6})
     events = Events(kafka, parent.topic)
@@ -114,7 +114,7 @@ def test_processes_share_the_partitions_and_one_that_dies_comes_back(kafka: str,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a child hears of its parent's end on Linux only")
 def test_no_worker_stays_behind_when_the_parent_is_killed(started: Any) -> None:
-    parent = started("--web-port", str(free_port()))
+    parent = started("--web-port", str(free_port_pair()))
     wait_for("both are ready", lambda: parent.log().count("[^Worker]: Ready") == 2)
     children = parent.children()
     parent.process.kill()
@@ -124,7 +124,7 @@ def test_no_worker_stays_behind_when_the_parent_is_killed(started: Any) -> None:
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/task").is_dir(), reason="finds the children through /proc")
 def test_a_worker_killed_before_it_was_ready_comes_back(started: Any) -> None:
-    parent = started("--web-port", str(free_port()))
+    parent = started("--web-port", str(free_port_pair()))
     for child in wait_for("both are there", lambda: len(parent.children()) == 2 and parent.children()):
         os.kill(child, signal.SIGKILL)
     wait_for("both are ready", lambda: re.search(r"2 of 2 workers.*lag 0, 2 restarts", parent.log()))

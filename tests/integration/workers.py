@@ -55,6 +55,16 @@ def free_port() -> int:
         return port
 
 
+def free_port_pair() -> int:
+    """A port that was free a moment ago, and so was the next one."""
+    for _ in range(100):
+        port = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+            probe.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("no two ports beside each other are free")
+
+
 class WorkerProcess:
     """``faust -A module worker`` with a port of its own, which it keeps over restarts.
 
