@@ -274,6 +274,10 @@ class Group(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships 
         if self._fetcher is not None:
             self._fetcher.read_only(ids)
 
+    def has_heard_of(self, topic: str) -> bool:
+        """Do the newest metadata have this topic?"""
+        return self._consumer is None or bool(self._consumer.partitions_for_topic(topic))
+
     def take_doubts(self) -> dict[TopicPartition, int]:
         """Partitions whose log may be another by now -> where they were to be read. Asked for once."""
         if self._fetcher is None or not self._fetcher.doubted:

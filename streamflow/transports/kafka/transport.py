@@ -24,6 +24,7 @@ from streamflow.transports.broker_transport import BrokerTransport, checked_fenc
 from streamflow.transports.kafka.broker_states import BrokerStates
 from streamflow.transports.kafka.commits import Commits, PlainCommits
 from streamflow.transports.kafka.connection import Connection
+from streamflow.transports.kafka.fetcher import NO_OFFSET
 from streamflow.transports.kafka.group import Group, GroupFence
 from streamflow.transports.kafka.log_limit import limit_client_log
 from streamflow.transports.kafka.offsets import GroupOffsets
@@ -126,6 +127,10 @@ class KafkaTransport(BrokerTransport):
             return []
         batches = await self._group.fetch(wait_ms)
         doubts = self._group.take_doubts()
+        for topic in self._ids.keys() - self._gone:
+            # The group gives its partitions up as soon as the metadata lack it: then no fetch tells of it.
+            if not self._group.has_heard_of(topic):
+                doubts.setdefault((topic, 0), NO_OFFSET)
         if doubts:
             await self._check(doubts)
         return batches
@@ -145,6 +150,7 @@ class KafkaTransport(BrokerTransport):
     def read_only(self, ids: Mapping[str, str]) -> None:
         """`fetch` takes these topics by these ids alone."""
         self._ids |= ids
+        self._gone -= ids.keys()
         if self._group is not None:
             self._group.read_only(ids)
 
@@ -154,7 +160,7 @@ class KafkaTransport(BrokerTransport):
         found = await self._topics.describe(topics)
         for topic in sorted(topics - found.keys() - self._gone):
             log.warning("Topic %s is not there any more: nothing of it is read until it is back", topic)
-        self._gone = topics - found.keys()
+        self._gone = (self._gone - topics) | (topics - found.keys())
         for topic, now in found.items():
             expected = self._ids.get(topic)
             if expected is not None and now.topic_id and now.topic_id != expected:
