@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 OFFSET_OUT_OF_RANGE = 1
 TOPIC_AUTHORIZATION_FAILED = 29
 EARLIEST = -2
-NO_OFFSET = -1  # where it is not the position that is in doubt
 # One `take` stops at so many fetched bytes: parsing blocks the event loop, the rest comes with the next.
 TAKE_BYTES_MAX = 1 << 20
 # How long what is not taken yet holds back the next fetch from its broker. Without that, a fetch of
@@ -149,8 +148,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
     the offset asked for is gone, and it insists on topic ids (`read_only`).
 
     ``doubted``: partition -> position, where the broker has another log than that in which the position was
-    taken, as far as one answer can tell (`NO_OFFSET`: it knows none by that name). Nothing of it is taken;
-    whoever insists on ids asks and decides.
+    taken, as far as one answer can tell. Nothing of it is taken; whoever insists on ids asks and decides.
     """
 
     def __init__(self, *arguments: Any, clock: Clock, **options: Any) -> None:
@@ -283,9 +281,6 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
         self, assignment: Any, node_id: int, tp: KafkaPartition, offset: int, code: int
     ) -> bool:
         """A partition that the broker did not serve; returns whether the reader must be told."""
-        if code == protocol.UNKNOWN_TOPIC and self._ids is not None:
-            # The metadata may say so next, and then nobody would ask for it again: is the topic still there?
-            return await self._doubt(tp, NO_OFFSET)
         if code in protocol.LEADER_MOVED:
             self._client.force_metadata_update()
         elif code in ANOTHER_TOPIC:
@@ -301,7 +296,7 @@ class ColumnFetcher(Fetcher):  # type: ignore[misc]  # aiokafka ships no types
 
     async def _doubt(self, tp: KafkaPartition, offset: int) -> bool:
         """The broker may have another log by this name, or has not heard yet of ours."""
-        self.doubted[tp] = max(offset, self.doubted.get(tp, NO_OFFSET))
+        self.doubted[tp] = offset
         self._client.force_metadata_update()
         await self._clock.sleep_ms(self._retry_backoff * 1_000.0)
         return True

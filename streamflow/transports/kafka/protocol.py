@@ -93,7 +93,6 @@ UNKNOWN_MEMBER: Final = 25
 COORDINATOR_MOVED: Final = frozenset({7, 15, 16})
 # The coordinator is busy with itself or with the end of the transaction before: ask again.
 COORDINATOR_BUSY: Final = frozenset({13, 14, 51})
-UNKNOWN_TOPIC: Final = 3
 # The leader of a partition has moved, or has not heard of it yet: refresh the metadata.
 LEADER_MOVED: Final = frozenset({3, 5, 6, 9, 56, 74, 75})
 # A leader that could not do it this time.

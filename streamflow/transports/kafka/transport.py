@@ -24,7 +24,6 @@ from streamflow.transports.broker_transport import BrokerTransport, checked_fenc
 from streamflow.transports.kafka.broker_states import BrokerStates
 from streamflow.transports.kafka.commits import Commits, PlainCommits
 from streamflow.transports.kafka.connection import Connection
-from streamflow.transports.kafka.fetcher import NO_OFFSET
 from streamflow.transports.kafka.group import Group, GroupFence
 from streamflow.transports.kafka.log_limit import limit_client_log
 from streamflow.transports.kafka.offsets import GroupOffsets
@@ -35,6 +34,8 @@ from streamflow.transports.kafka.settings import KafkaSettings
 from streamflow.transports.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
+
+NO_OFFSET = -1  # where it is the topic, and no position, that is in doubt
 
 FENCE_TIMEOUT_MS = 30_000
 # Until it is told that there is no transaction to be had; it is asked for again then.
