@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
+from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
 from streamflow.query.rows import RowListener
 from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
+
+
+class TopicsServed(Protocol):
+    """The topics that the app knows."""
+
+    def names(self) -> list[str]:
+        """All of them, in order."""
+        ...
+
+    async def facts(self, topics: Sequence[str]) -> list[TopicFacts]:
+        """Of these, as the broker tells now; what it does not tell in time is ``None``."""
+        ...
 
 
 class Served(Protocol):
@@ -76,3 +89,14 @@ class Served(Protocol):
     def stats(self) -> Mapping[str, Any]:
         """``{"records_total": int, "lag_records": int, "partitions": [...], "agents": {...}, ...}``."""
         ...
+
+    def agents(self) -> Sequence[AgentFacts]:
+        """What the agents do on this worker."""
+        ...
+
+    def worker(self) -> WorkerFacts:
+        """This worker itself."""
+        ...
+
+    @property
+    def topics(self) -> TopicsServed: ...

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
+from streamflow.engine.watchdog import InHand
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.query.facts import AgentFacts, PartitionFacts, TopicFacts, WorkerFacts
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
     LateRow,
@@ -143,6 +145,17 @@ class FakeReader:
         return sum(len(self.data.rows[p]) for p in self.owned)
 
 
+class FakeTopics:
+    """Of an app that knows its source topic."""
+
+    def names(self) -> list[str]:
+        return ["events"]
+
+    async def facts(self, topics: Iterable[str]) -> list[TopicFacts]:
+        parts = [PartitionFacts(p, 0, 10, 7) for p in range(PARTITIONS)]
+        return [TopicFacts(topic, False, ["reader"], ["counts"], parts) for topic in topics]
+
+
 class FakeServed:
     """A worker of a `Cluster`; owns the partitions in ``owned``."""
 
@@ -208,6 +221,31 @@ class FakeServed:
             "agents": {},
             "workers": len(self.cluster.workers),
         }
+
+    @property
+    def topics(self) -> FakeTopics:
+        return FakeTopics()
+
+    def agents(self) -> list[AgentFacts]:
+        in_hand = [InHand("reader", "events", 0, 7, 1.5)]
+        return [AgentFacts("reader", ["events"], 1, 10, 2, 1, 0, 3, 5.0, [0, 4, *[0] * 15], in_hand, False)]
+
+    def worker(self) -> WorkerFacts:
+        partitions = [("events", p) for p in sorted(self.owned)]
+        return WorkerFacts(
+            state="ready",
+            reason=None,
+            version="1",
+            started_ms=0,
+            committed_ms=None,
+            memory_bytes=1,
+            connections=0,
+            records_total=10,
+            lags=dict.fromkeys(partitions, 3),
+            partitions=partitions,
+            standbys=[],
+            breakers={"payments": "half-open"},
+        )
 
     def tell(self, changes: Iterable[TableChanges]) -> None:
         for listener in list(self.listeners):

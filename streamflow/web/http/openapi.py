@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from streamflow.web.http.ndjson import NDJSON
-from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
+from streamflow.web.http.route import Parameter, Route
+from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
 
 EVERYWHERE: Final = (401, 403, 500)
@@ -59,6 +60,8 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.is_deprecated:
+        operation["deprecated"] = True
     if route.is_open:
         operation["security"] = []
     return operation
