@@ -14,6 +14,7 @@ from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
+from streamflow.query.browse import Browser
 from streamflow.query.facts import AgentFacts, WorkerFacts
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
@@ -78,6 +79,7 @@ class WorkerView:
         self._started_ms = engine.clock.now_ms()
         self._committed_ms: int | None = None
         self.topics = TopicBook(engine)
+        self.log = Browser(engine)
         engine.listen(self)
         engine.metrics.on_collect(self._collect)
 

@@ -14,8 +14,8 @@ REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
     403: "Not allowed.",
-    404: "There is no such table or row.",
-    409: "The rows of this key lie in several partitions.",
+    404: "There is no such table, row, topic or dead letter.",
+    409: "It can't be done with this table, key or topic.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }

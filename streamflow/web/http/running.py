@@ -15,6 +15,7 @@ from streamflow.web.http.api import Api, answer, only
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.scatter_gather import UNUSABLE
 from streamflow.web.peers import is_peer
+from streamflow.web.rights import caller_of
 
 SUMMED = ("processed", "failed", "retries", "dropped", "waiting")
 
@@ -28,6 +29,7 @@ class Running:
 
     async def workers(self, request: web.Request) -> web.StreamResponse:
         """Every member of the group; one that does not answer has only what the group knows of it."""
+        caller_of(request).require("read", "app", self._served.app_id)
         only(request, ())
         facts = self._served.worker()
         own = _worker(self._served.url, facts)
@@ -51,6 +53,7 @@ class Running:
 
     async def agents(self, request: web.Request) -> web.StreamResponse:
         """Sums over the workers; ``missing`` names those that did not answer, whose part is not in them."""
+        caller_of(request).require("read", "app", self._served.app_id)
         only(request, ())
         own = [_agent(facts) for facts in self._served.agents()]
         if is_peer(request):

@@ -5,9 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from streamflow.web.http.route import TEXT, Parameter, Route, Schema, array, object_schema, ref
+from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema, array, object_schema, ref
 
 TOPIC: Final = Parameter("topic", "Name of the topic.", TEXT, "path")
+
+COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
+OFFSET: Final[Schema] = {"type": "string", "pattern": "^[0-9]+$"}
+OFFSET_OR_NULL: Final[Schema] = {"type": ["string", "null"], "pattern": "^[0-9]+$"}
+INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
+TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
+HEADERS: Final[Schema] = {
+    **array({"type": "array", "items": TEXT_OR_NULL, "minItems": 2, "maxItems": 2}),
+    "description": "Name and text of each, in order.",
+}
+LAG: Final[Schema] = {
+    "type": ["integer", "null"],
+    "description": "Records still to be read; null while that is not known.",
+}
+PARTIAL: Final[Mapping[str, Schema]] = {
+    "partial": {"type": "boolean", "description": "Some workers did not answer, or the broker did not."},
+    "missing": {**array(TEXT), "description": "Workers that did not answer."},
+}
+_AT: Final[Mapping[str, Schema]] = {"topic": TEXT, "partition": COUNT}
 
 ROUTES: Final = (
     Route(
@@ -34,22 +53,31 @@ ROUTES: Final = (
         problems=(400, 503),
         group="topics",
     ),
+    Route(
+        "messages",
+        "/v1/topics/{topic}/messages",
+        "Records of a topic as they lie there, decoded as its types say; else as text, or base64.",
+        "Messages",
+        (
+            TOPIC,
+            Parameter(
+                "partition",
+                "Of this one, page by page. Without it the newest of all, or the first from `time`, by their "
+                "timestamps.",
+                COUNT,
+            ),
+            Parameter(
+                "offset",
+                "Begins there; `earliest` (the default with a partition), or `latest`: the newest `limit`.",
+                TEXT,
+            ),
+            Parameter("time", "Begins with the first record that is not older.", TIME),
+            Parameter("limit", "Records of a page.", {"type": "integer", "minimum": 1, "default": 100}),
+        ),
+        (400, 404, 409, 503),
+        group="topics",
+    ),
 )
-
-COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
-OFFSET: Final[Schema] = {"type": "string", "pattern": "^[0-9]+$"}
-OFFSET_OR_NULL: Final[Schema] = {"type": ["string", "null"], "pattern": "^[0-9]+$"}
-INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
-TEXT_OR_NULL: Final[Schema] = {"type": ["string", "null"]}
-LAG: Final[Schema] = {
-    "type": ["integer", "null"],
-    "description": "Records still to be read; null while that is not known.",
-}
-PARTIAL: Final[Mapping[str, Schema]] = {
-    "partial": {"type": "boolean", "description": "Some workers did not answer, or the broker did not."},
-    "missing": {**array(TEXT), "description": "Workers that did not answer."},
-}
-_AT: Final[Mapping[str, Schema]] = {"topic": TEXT, "partition": COUNT}
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "WorkerNow": object_schema(
@@ -134,4 +162,26 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "Topics": object_schema({"topics": array(ref("Topic")), **PARTIAL}),
+    "Message": object_schema(
+        {
+            "partition": COUNT,
+            "offset": OFFSET,
+            "timestamp": INSTANT_OR_NULL,
+            "key": {"description": "Any JSON."},
+            "value": {"description": "Any JSON."},
+            "headers": HEADERS,
+            "error": {**TEXT, "description": "Why the topic's readers set it aside."},
+            "bytes": {**COUNT, "description": "Size of a value of which only the beginning is shown."},
+        },
+        required=("partition", "offset", "timestamp", "key", "value", "headers"),
+    ),
+    "Messages": object_schema(
+        {
+            "messages": array(ref("Message")),
+            "next": {
+                "description": "Where the partition goes on; null at its end.",
+                "anyOf": [object_schema({"partition": COUNT, "offset": OFFSET}), {"type": "null"}],
+            },
+        }
+    ),
 }
