@@ -335,6 +335,22 @@ def number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
+def spread_quantile(counts: Sequence[int], fraction: float) -> float | None:
+    """Of observations by `SECONDS_BUCKETS` and beyond, evenly spread within each; ``None`` without any.
+
+    Finer than `Histogram.quantile`, which says a bound; beyond the last bound it says that one too.
+    """
+    rest, low = fraction * sum(counts), 0.0
+    if rest <= 0:
+        return None
+    for bound, count in zip(SECONDS_BUCKETS, counts, strict=False):
+        if count and rest <= count:
+            return low + (bound - low) * rest / count
+        rest -= count
+        low = bound
+    return low
+
+
 def resident_bytes() -> int:
     """What this process holds in memory now; where only the peak can be had, the peak; else 0."""
     try:

@@ -392,6 +392,8 @@ class App(faust.App, AppT):
         for aggregate, topic in self._aggregates.values():
             engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
+        for topic in self.declared_topics:
+            engine.topology.declare(topic.topics[0], topic.source)
         if self.conf.topic_allow_declare:
             for topic in self.declared_topics:
                 retention_ms = None if topic.retention_s is None else int(topic.retention_s * 1_000)

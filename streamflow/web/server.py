@@ -15,8 +15,11 @@ from streamflow.web import security
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
+from streamflow.web.http.running import Running
+from streamflow.web.http.topics import Topics
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
@@ -46,7 +49,14 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
-    late = LateEvents(api)
+    everyone = Everyone(served, peers)
+    groups: dict[str, object] = {
+        "api": api,
+        "changes": changes,
+        "late": LateEvents(api),
+        "running": Running(api, everyone),
+        "topics": Topics(api, everyone),
+    }
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
@@ -58,13 +68,12 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         extend(app)
     app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
-        handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
-        handler = getattr(handlers, route.name)
-        if route.method == "post":
-            app.router.add_post(route.pattern, handler, name=route.name)
+        handler = getattr(groups[route.group], route.name)
+        if route.method != "get":
+            app.router.add_route(route.method, route.pattern, handler, name=route.name)
             continue
         # Without HEAD where answering has no end.
-        app.router.add_get(route.pattern, handler, name=route.name, allow_head=handlers is api)
+        app.router.add_get(route.pattern, handler, name=route.name, allow_head=route.group != "changes")
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 
