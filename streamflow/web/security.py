@@ -13,6 +13,7 @@ from aiohttp import typedefs as types
 from aiohttp import web
 
 from streamflow.web.problems import Handler, Problem
+from streamflow.web.rights import NOBODY, Caller, Rule, caller_of, grants_for, remember
 from streamflow.web.settings import WebSettings
 
 API_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -43,6 +44,7 @@ class Guard:
 
     def __init__(self, settings: WebSettings, url: str) -> None:
         self.tokens = tuple(token.encode() for token in settings.tokens)
+        self.rules = tuple(map(Rule.of, settings.rights))
         self.origins = frozenset(origin.rstrip("/") for origin in settings.allowed_origins)
         known = (*settings.allowed_hosts, settings.host, urlsplit(url).hostname or "", socket.gethostname())
         self.hosts = frozenset(name.lower() for name in known if name)
@@ -57,8 +59,13 @@ class Guard:
         # A list, not any(): how long it takes must not tell which token came close.
         return any([hmac.compare_digest(shown, known) for known in self.tokens])  # noqa: C419
 
-    def request_ok(self, request: web.BaseRequest) -> bool:
-        return self.token_ok(bearer(request))
+    async def identify(self, request: web.BaseRequest, token: str | None) -> Caller:
+        """Who shows this token with ``request``, or `NOBODY`. Everybody is somebody when no token is set."""
+        if not self.token_ok(token):
+            return NOBODY
+        name = "a token" if self.tokens else "anybody"
+        is_foreign = not self.origin_ok(request)
+        return Caller(name, grants_for(self.rules, name, {}), is_known=True, is_foreign=is_foreign)
 
     def host_ok(self, request: web.BaseRequest) -> bool:
         """Without tokens, a page of a foreign name that resolves to us (DNS rebinding) must not read us.
@@ -110,11 +117,11 @@ def is_page(request: web.Request) -> bool:
     return request.match_info.route.resource in request.app[PAGES]
 
 
-def check_app(request: web.BaseRequest, guard: Guard, app_id: str) -> None:
+def check_app(request: web.BaseRequest, app_id: str) -> None:
     """Raises Problem 421 where another app is meant. Its name is told to those who show a token."""
     meant = unquote(request.headers.get(APP_HEADER, quote(app_id)))
     if meant != app_id:
-        name = repr(app_id) if guard.request_ok(request) else "another name"
+        name = repr(app_id) if caller_of(request).is_known else "another name"
         raise Problem(421, "another-app", f"this is a worker of the app {name}, and not of {meant!r}")
 
 
@@ -129,15 +136,17 @@ def middleware(guard: Guard, app_id: str) -> types.Middleware:
             raise Problem(403, "host-not-allowed", "call this worker by its address or a name set as allowed")
         if request.method == "OPTIONS" and request.headers.get("Origin", "").rstrip("/") in guard.origins:
             return web.Response(status=204)
+        caller = await guard.identify(request, bearer(request))
+        remember(request, caller)
         is_open = path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or path in OWN_CHECK
-        if (not is_open or is_page(request)) and not guard.request_ok(request):
+        if (not is_open or is_page(request)) and not caller.is_known:
             raise Problem(
                 401,
                 "unauthorized",
                 "send one of the tokens of this worker: Authorization: Bearer <token>",
                 headers={"WWW-Authenticate": 'Bearer realm="streamflow"'},
             )
-        check_app(request, guard, app_id)
+        check_app(request, app_id)
         return await handler(request)
 
     return guarded

@@ -43,7 +43,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     check(settings)
     guard = security.Guard(settings, served.url)
     peers = Peers(served, settings)
-    api = Api(served, settings, peers, guard)
+    api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
     late = LateEvents(api)

@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from streamflow.errors import ConfigurationError
+from streamflow.web.rights import Rule
 
 DEFAULT_PORT = 6066
 
@@ -16,7 +17,9 @@ class WebSettings:
 
     ``port_explicit``: the port was asked for, so that finding it busy is an error; otherwise the next
     free one is taken. ``tokens``: any of them opens the API as a bearer token; the first is the one
-    that this worker shows to its peers. ``allow_insecure`` permits another address than loopback
+    that this worker shows to its peers. ``rights`` are rules ``who right``, see `streamflow.web.rights`;
+    all of them replace these, by which whoever is let in may read everything, and apply late events (the
+    only thing that ``admin:table`` is needed for). ``allow_insecure`` permits another address than loopback
     without tokens. ``allowed_origins`` are web origins (``https://host``) whose pages may read the API.
     ``allowed_hosts`` are further names by which an API without tokens may be called.
     ``advertised_url`` is what peers call; by default the address that was bound.
@@ -26,6 +29,7 @@ class WebSettings:
     port: int = DEFAULT_PORT
     port_explicit: bool = False
     tokens: tuple[str, ...] = ()
+    rights: tuple[str, ...] = ("* read", "* admin:table")
     allow_insecure: bool = False
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
@@ -73,6 +77,8 @@ def check(settings: WebSettings) -> None:
         raise ConfigurationError(f"web port {settings.port} is not between 0 and 65535")
     if any(not token or not token.isascii() or not token.isprintable() for token in settings.tokens):
         raise ConfigurationError("a web token is empty, or not printable ASCII")
+    for rule in settings.rights:
+        Rule.of(rule)
     if settings.tokens or settings.allow_insecure or is_loopback(settings.host):
         return
     raise ConfigurationError(

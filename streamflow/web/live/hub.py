@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from msgspec import UNSET
 
 from streamflow.query.rows import TableChanges
 from streamflow.web.live.feed import Feed
@@ -27,6 +28,7 @@ from streamflow.web.messages import (
 )
 from streamflow.web.peers import Peers, is_member, is_peer
 from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
+from streamflow.web.rights import NO_KEYS, Caller, caller_of
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -137,7 +139,12 @@ class Hub:
         return self.feeds[key]
 
     def new_session(
-        self, send: Callable[[bytes], Awaitable[None]], *, own_rows_only: bool = False, factor: int = 1
+        self,
+        send: Callable[[bytes], Awaitable[None]],
+        caller: Caller,
+        *,
+        own_rows_only: bool = False,
+        factor: int = 1,
     ) -> Session:
         """``factor``: so many times the subscriptions that a client may have."""
         session = Session(
@@ -145,6 +152,7 @@ class Hub:
             self.settings,
             self.served.metrics,
             send,
+            caller,
             own_rows_only=own_rows_only,
             subscriptions_max=factor * self.settings.ws_subscriptions_max,
         )
@@ -215,9 +223,10 @@ class Connection:
         self.request = request
         self.socket = socket
         # Another worker is a member, and shows a token where there are any.
-        is_worker = is_member(request, hub.served) and hub.guard.request_ok(request)
+        caller = caller_of(request)
+        is_worker = is_member(request, hub.served) and caller.is_known
         factor = PEER_FACTOR if is_worker else 1
-        self.session = hub.new_session(self._send, own_rows_only=is_peer(request), factor=factor)
+        self.session = hub.new_session(self._send, caller, own_rows_only=is_peer(request), factor=factor)
         self._rate = factor * hub.settings.ws_messages_per_s_max
         self._tokens = 2 * self._rate  # of the rate limit
         self._tokens_at_ms = hub.served.clock.monotonic_ms()
@@ -261,8 +270,9 @@ class Connection:
             return
         if not isinstance(first, Init):
             raise Refused(Close.BAD_MESSAGE, "the first message is init")
-        guard = self.hub.guard
-        if not (guard.request_ok(self.request) or guard.token_ok(first.token)):
+        if not self.session.caller.is_known:
+            self.session.admit(await self.hub.guard.identify(self.request, first.token))
+        if not self.session.caller.is_known:
             raise Refused(Close.UNAUTHORIZED, "init needs a valid token")
         limits = {
             "message_bytes": settings.ws_message_bytes_max,
@@ -327,11 +337,22 @@ class Refusal:
     retry: bool = False
 
 
+def may_subscribe(caller: Caller, wanted: Subscribe) -> bool:
+    """Whether the caller may read all that it wants."""
+    if wanted.key is UNSET and wanted.keys is UNSET:
+        return caller.may("read", "table", wanted.table)
+    keys = [wanted.key] if wanted.key is not UNSET else wanted.keys
+    limits = caller.keys("read", "table", wanted.table)
+    return isinstance(keys, list) and limits != NO_KEYS and all(map(limits.allows, keys))
+
+
 def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
     """Adds a subscription to ``session``, or says why it can't be had."""
     if len(session.subscriptions) >= session.subscriptions_max:
         text = f"at most {session.subscriptions_max} on one connection"
         return Refusal("too-many-subscriptions", text)
+    if not may_subscribe(session.caller, wanted):
+        return Refusal("forbidden", f"the right read:table:{wanted.table} is needed (setting web_rights)")
     feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
     if feed is None:
         if not hub.served.knows_tables():
