@@ -38,6 +38,7 @@ class RowQuery:
     after: Order | None = None
     partitions: frozenset[int] | None = None
     fingerprint: str = ""
+    allows: Callable[[object], bool] | None = None  # of a key, by the rights of who asks; None: every key
 
     @property
     def descending(self) -> bool:
@@ -58,6 +59,8 @@ class RowQuery:
         if not state_matches(self.state, row):
             return False
         if row.start_ms is not None and not self.wants_window(row.start_ms):
+            return False
+        if self.allows is not None and not self.allows(row.key):
             return False
         if self.prefix is not None and not key_text(row.key).startswith(self.prefix):
             return False
