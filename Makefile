@@ -55,7 +55,7 @@ lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	sed -n '/^#/p' requirements.lock > requirements.lock.new
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --strip-extras \
-	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra rocksdb pyproject.toml >> requirements.lock.new
+	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra jwt --extra rocksdb pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:

@@ -44,6 +44,7 @@ class RowQuery:
     at_ms: int | None = None
     tests: tuple[ValueTest, ...] = ()
     by: ValuePath | None = None
+    allows: Callable[[object], bool] | None = None  # of a key, by the rights of who asks; None: every key
 
     @property
     def descending(self) -> bool:
@@ -64,6 +65,7 @@ class RowQuery:
             or self.key_from is not None
             or self.key_to is not None
             or self.keys is not None
+            or self.allows is not None
             or self.state != "all"
             or self.after is not None
         )
@@ -117,6 +119,8 @@ class RowQuery:
         return self.end_ms is None or start_ms < self.end_ms
 
     def wants_key(self, key: object) -> bool:
+        if self.allows is not None and not self.allows(key):
+            return False
         if self.prefix is not None and not key_text(key).startswith(self.prefix):
             return False
         if self.key_from is not None or self.key_to is not None:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from streamflow.errors import ConfigurationError
 from streamflow.web import security
+from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
@@ -25,7 +26,8 @@ from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
 from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
-from streamflow.web.settings import WebSettings, check
+from streamflow.web.settings import WebSettings
+from streamflow.web.tokens import is_hashed
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     ``extend`` may add routes of the app's own, which come first, and middlewares, which come last.
     """
     check(settings)
-    guard = security.Guard(settings, served.url)
+    guard = security.Guard(settings, served)
     peers = Peers(served, settings)
     api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
@@ -146,6 +148,11 @@ class WebServer:
         ``extend``: as for `create_web_app`.
         """
         assert self._socket is not None, "bind() comes first"
+        plain = sum(not is_hashed(token) for token in self.settings.tokens)
+        if plain:
+            log.warning(
+                "%d of web_tokens can be read where the settings can: `streamflow token` makes hashes", plain
+            )
         application = create_web_app(served, self.settings, extend)
         self._runner = web.AppRunner(
             application,

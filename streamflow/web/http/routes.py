@@ -210,7 +210,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "source_topic": TEXT,
             "partitions": {"type": "integer", "minimum": 1},
             "description": {"type": "object"},
-            "rows": {"type": "integer", "minimum": 0},
+            "rows": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "null where the caller may read some of the keys only.",
+            },
             "watermark": _INSTANT_OR_NULL,
             "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
             **_COMPLETENESS,
