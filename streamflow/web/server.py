@@ -15,6 +15,7 @@ from streamflow.web import security
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.live.hub import Hub
@@ -47,6 +48,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
     late = LateEvents(api)
+    history = History(api)
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
@@ -58,7 +60,12 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         extend(app)
     app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
-        handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
+        handlers: object = {
+            "changes": changes,
+            "late": late,
+            "late_apply": late,
+            "history": history,
+        }.get(route.name, api)
         handler = getattr(handlers, route.name)
         if route.method == "post":
             app.router.add_post(route.pattern, handler, name=route.name)
@@ -71,11 +78,13 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     async def start(_: web.Application) -> None:
         await peers.start()
         await hub.start()
+        await history.start()
 
     async def drain(_: web.Application) -> None:
         await hub.drain()
 
     async def stop(_: web.Application) -> None:
+        await history.stop()
         await hub.stop()
         await peers.stop()
 

@@ -158,6 +158,21 @@ ROUTES: Final = (
         method="post",
     ),
     Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
+    Route(
+        "history",
+        "/v1/history",
+        "An hour of figures of all workers together: events, lag, failures, memory, connections.",
+        "History",
+        (
+            Parameter("metric", "Only these of the figures, comma-separated.", TEXT),
+            Parameter(
+                "minutes",
+                "So far back.",
+                {"type": "integer", "minimum": 1, "maximum": 60, "default": 60},
+            ),
+        ),
+        (400,),
+    ),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
     Route(
@@ -321,6 +336,28 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "now": _INSTANT,
             "workers": {"type": "array", "items": {"$ref": "#/components/schemas/Worker"}},
             "partial": {"type": "boolean"},
+        }
+    ),
+    "History": _object(
+        {
+            "step_s": {"type": "integer", "minimum": 1, "description": "Seconds between two values."},
+            "end": {**_INSTANT, "description": "When the last value was measured."},
+            "series": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": TEXT,
+                        "labels": {"type": "object", "additionalProperties": TEXT},
+                        "values": {
+                            "type": "array",
+                            "items": {"type": ["number", "null"]},
+                            "description": "Oldest first; null where a worker that counts has not told.",
+                        },
+                    }
+                ),
+            },
+            "partial": {"type": "boolean", "description": "A worker has not answered."},
+            "missing_workers": {"type": "array", "items": TEXT},
         }
     ),
     "Health": _object({"status": TEXT}),
