@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench simulate faults lock clean
+.PHONY: help demo test check format bench simulate faults lock vendor clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
 	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums, then three brokers; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
+	@echo "make vendor  fetch what the console and its tests carry of npm again, and check it against its lock"
 	@echo "make clean   remove $(VENV) and caches"
 
 # A port that is asked for must be free; without one the demo takes the next free after 6066.
@@ -57,6 +58,9 @@ lock: $(VENV)/.stamp-venv
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --strip-extras \
 	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra jwt --extra rocksdb pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+vendor: $(VENV)/.stamp-dev
+	$(PY) -m tests.support.vendored fetch
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -17,6 +17,7 @@ from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
 from streamflow.web.http.everyone import Everyone
+from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.http.running import Running
@@ -52,9 +53,11 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
     everyone = Everyone(served, peers)
+    history = History(api)
     groups: dict[str, object] = {
         "api": api,
         "changes": changes,
+        "history": history,
         "late": LateEvents(api),
         "running": Running(api, everyone),
         "topics": Topics(api, everyone),
@@ -82,11 +85,13 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     async def start(_: web.Application) -> None:
         await peers.start()
         await hub.start()
+        await history.start()
 
     async def drain(_: web.Application) -> None:
         await hub.drain()
 
     async def stop(_: web.Application) -> None:
+        await history.stop()
         await hub.stop()
         await peers.stop()
 
