@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
