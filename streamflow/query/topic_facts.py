@@ -67,7 +67,7 @@ class TopicBook:
 
     def internal(self) -> frozenset[str]:
         """The topics that hold the app's own state."""
-        return frozenset(self._engine.topology.state_topics())
+        return self._engine.topology.own_topics()
 
     def _positions(self, topic: str) -> dict[int, int]:
         """Partition -> the least position that a consumer which is declared now has checkpointed."""

@@ -16,6 +16,7 @@ from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.browse import Browser
 from streamflow.query.facts import AgentFacts, WorkerFacts
+from streamflow.query.letter_book import LetterBook
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
@@ -80,6 +81,7 @@ class WorkerView:
         self._committed_ms: int | None = None
         self.topics = TopicBook(engine)
         self.log = Browser(engine)
+        self.letters = LetterBook(engine, self.log)
         engine.listen(self)
         engine.metrics.on_collect(self._collect)
 

@@ -27,6 +27,7 @@ TITLES: Final[Mapping[str, str]] = {
     "not-found": "There is nothing here",
     "another-app": "This is a worker of another app",
     "no-such-topic": "There is no such topic",
+    "already-handled": "This was done before",
     "no-such-dead-letter": "There is no such dead letter",
     "broker-unavailable": "The broker does not answer now",
     "no-such-table": "There is no such table",

@@ -15,6 +15,7 @@ from streamflow.web import security
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.dead_letters import DeadLetters
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
@@ -56,6 +57,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         "late": LateEvents(api),
         "running": Running(api, everyone),
         "topics": Topics(api, everyone),
+        "dead-letters": DeadLetters(api),
     }
     app = web.Application(
         # In this order: a refused token is a problem too.

@@ -32,6 +32,7 @@ from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.live.hub import Hub
+from streamflow.web.served import LettersServed
 from streamflow.web.server import HUB
 from streamflow.windows import TumblingWindow, Window
 from tests.support.loop_clock import LoopClock
@@ -255,6 +256,10 @@ class FakeServed:
     @property
     def log(self) -> FakeLog:
         return FakeLog()
+
+    @property
+    def letters(self) -> LettersServed:
+        raise NotImplementedError
 
     def agents(self) -> list[AgentFacts]:
         in_hand = [InHand("reader", "events", 0, 7, 1.5)]

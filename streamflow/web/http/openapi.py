@@ -60,6 +60,9 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.takes:
+        schema = {"$ref": f"#/components/schemas/{route.takes}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     if route.is_deprecated:
         operation["deprecated"] = True
     if route.is_open:

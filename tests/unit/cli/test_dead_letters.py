@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from streamflow.cli.dead_letters import Letter
+import pytest
+
 from streamflow.engine.dead_letters import dead_letter, shortened
+from streamflow.engine.letters import Letter
+from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Record
 
 
@@ -37,5 +40,7 @@ def test_a_letter_that_was_cut_says_how_much_there_was_however_often_it_was_cut(
     assert twice is not None
     for record in (once, twice):
         assert shown(record).cut == "value of 100000 bytes, key of 1 bytes"
-        assert shown(record).describe()["source"] == "in[0]@7"
+        assert shown(record).source == ("in", 0, 7)
+        with pytest.raises(ConfigurationError, match="only the beginning"):
+            shown(record).restored()
     assert shortened(twice) is None
