@@ -35,6 +35,13 @@ class TopicBook:
         """Every topic that the app knows."""
         return sorted(self._engine.topology.topics.counts)
 
+    async def exists(self, topic: str) -> bool:
+        """Does the app know it, or the broker? Raises TransportError."""
+        topics = self._engine.topology.topics
+        if topic not in topics.counts:
+            await topics.look_up(self._engine.transport, [topic])
+        return topic in topics.counts
+
     async def facts(self, topics: Sequence[str]) -> list[TopicFacts]:
         """Of these topics, all of `names`. What the broker does not tell in time is ``None``."""
         await self._ask()

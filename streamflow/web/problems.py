@@ -27,6 +27,8 @@ TITLES: Final[Mapping[str, str]] = {
     "not-found": "There is nothing here",
     "another-app": "This is a worker of another app",
     "no-such-topic": "There is no such topic",
+    "bad-event": "An event can't be published",
+    "key-reused": "The Idempotency-Key was used for something else",
     "already-handled": "This was done before",
     "no-such-dead-letter": "There is no such dead letter",
     "broker-unavailable": "The broker does not answer now",

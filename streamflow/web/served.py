@@ -10,6 +10,7 @@ from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
 from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
+from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
 from streamflow.query.shown import Shown
 from streamflow.query.table_reader import TableReader
@@ -21,6 +22,10 @@ class TopicsServed(Protocol):
 
     def names(self) -> list[str]:
         """All of them, in order."""
+        ...
+
+    async def exists(self, topic: str) -> bool:
+        """Does the app know it, or the broker? Raises StreamflowError where it can't tell."""
         ...
 
     def internal(self) -> frozenset[str]:
@@ -171,3 +176,8 @@ class Served(Protocol):
 
     @property
     def letters(self) -> LettersServed: ...
+
+    @property
+    def publisher(self) -> Publishes | None:
+        """``None``: nothing can be sent here."""
+        ...

@@ -154,6 +154,9 @@ class FakeTopics:
     def names(self) -> list[str]:
         return ["events"]
 
+    async def exists(self, topic: str) -> bool:
+        return topic == "events"
+
     def internal(self) -> frozenset[str]:
         return frozenset()
 
@@ -256,6 +259,10 @@ class FakeServed:
     @property
     def log(self) -> FakeLog:
         return FakeLog()
+
+    @property
+    def publisher(self) -> None:
+        return None
 
     @property
     def letters(self) -> LettersServed:

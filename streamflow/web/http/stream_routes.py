@@ -79,6 +79,26 @@ ROUTES: Final = (
         group="topics",
     ),
     Route(
+        "publish",
+        "/v1/topics/{topic}",
+        "Publishes one event, several, or one a line: checked as the app's own sends are, and all before any "
+        "is sent. Needs the right publish:topic, which nobody has by default.",
+        "Published",
+        (
+            TOPIC,
+            Parameter(
+                "Idempotency-Key",
+                "Asked again with it within an hour, this worker publishes nothing, and answers as before.",
+                TEXT,
+                "header",
+            ),
+        ),
+        (400, 404, 409, 413, 503),
+        method="post",
+        takes="Publish",
+        group="publish",
+    ),
+    Route(
         "dead_letters",
         "/v1/dead-letters",
         "Events that were set aside, in the order of topic, partition and offset.",
@@ -130,6 +150,16 @@ ROUTES: Final = (
     ),
 )
 
+_EVENT: Final[Mapping[str, Schema]] = {
+    "key": {"description": "Any JSON that is a key of the topic."},
+    "value": {"description": "Any JSON; what the topic's readers would set aside is refused."},
+    "headers": {
+        "description": "Names and texts.",
+        "anyOf": [{"type": "object", "additionalProperties": TEXT_OR_NULL}, HEADERS],
+    },
+    "timestamp": {**TIME, "type": ["string", "integer", "null"]},
+    "partition": {"type": ["integer", "null"], "minimum": 0, "description": "By default its key's."},
+}
 _LETTER: Final[Mapping[str, Schema]] = {
     "id": {**TEXT, "description": "topic:partition:offset"},
     "source": {**object_schema({**_AT, "offset": OFFSET}), "description": "Where its event came from."},
@@ -290,4 +320,16 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     "Dropped": object_schema({"id": TEXT, "state": {"const": "dropped"}}),
+    "Event": object_schema(_EVENT, required=("value",)),
+    "Publish": {
+        "anyOf": [ref("Event"), object_schema({"events": array(ref("Event"))})],
+    },
+    "Published": object_schema(
+        {
+            "positions": {
+                **array(object_schema({"partition": COUNT, "offset": OFFSET})),
+                "description": "Where each event lies, in the order in which they came.",
+            }
+        }
+    ),
 }
