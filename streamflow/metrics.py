@@ -191,6 +191,9 @@ class Metrics:
         self.dead_letters_total = self._counters(
             "dead_letters_total", "Events set aside, by the topic they came from.", "topic", "reason"
         )
+        self.circuit_state = self._gauges(
+            "circuit_state", "State of each circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
+        )
         self.retries_total = self._counter("retries_total", "Second and later attempts at an event.")
         self.circuit_state = self._gauges(
             "circuit_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "name"

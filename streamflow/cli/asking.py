@@ -42,9 +42,9 @@ def ask(
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
     # The port may be another app's: its worker refuses what is meant for this one.
     headers = {"Accept": "application/json", APP_HEADER: quote(app.conf.id)}
-    tokens = app.settings.web_settings().tokens
-    if tokens:
-        headers["Authorization"] = f"Bearer {tokens[0]}"
+    token = app.settings.web_settings().own_token
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     try:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:

@@ -12,6 +12,7 @@ from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.processing.circuit_breaker import STATE_NUMBERS, circuit_states
 from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.browse import Browser
@@ -360,6 +361,8 @@ class WorkerView:
             metrics.table_bytes.labels(name).set(reader.approximate_bytes())
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
+        for name, state in circuit_states().items():
+            metrics.circuit_state.labels(name).set(STATE_NUMBERS[state])
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
 
 

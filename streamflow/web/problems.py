@@ -41,6 +41,7 @@ TITLES: Final[Mapping[str, str]] = {
     "position-not-reached": "The position asked for was not reached in time",
     "not-ready": "This worker is still recovering",
     "too-large": "The request is too large",
+    "too-many-guesses": "Too many wrong tokens came from there",
     "internal-error": "Something went wrong in this worker",
 }
 _BY_STATUS: Final = {

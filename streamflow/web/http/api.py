@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved
 from streamflow.query.table_reader import TableReader
 from streamflow.settings import version
@@ -23,7 +25,7 @@ from streamflow.web.http.describe import Describing
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
 from streamflow.web.problems import Problem, tables_unknown, unavailable
-from streamflow.web.rights import KeyLimits, caller_of
+from streamflow.web.rights import ALL_KEYS, KeyLimits, as_worker, caller_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -69,24 +71,28 @@ class Api:
         only(request, ())
         self._check_known()
         caller = caller_of(request)
-        names = [name for name in sorted(self.served.tables) if caller.may("read", "table", name)]
-        readers = [self.served.tables[name] for name in names]
-        local = is_peer(request)
-        tables = await asyncio.gather(
-            *(self.describing.table(reader, local_only=local) for reader in readers)
-        )
+        names = [name for name in sorted(self.served.tables) if caller.may_some("read", "table", name)]
+        tables = await asyncio.gather(*(self._described(request, self.served.tables[name]) for name in names))
         return answer(request, {"tables": tables, "partial": any(table["partial"] for table in tables)})
 
     async def table(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
-        reader = self.reader(request)
-        return answer(request, await self.describing.table(reader, local_only=is_peer(request)))
+        reader, _ = self.reader_of_some(request)
+        return answer(request, await self._described(request, reader))
+
+    async def _described(self, request: web.Request, reader: TableReader) -> dict[str, Any]:
+        """A table; who may read some of its keys is not told how many there are of others."""
+        with as_worker():
+            table = await self.describing.table(reader, local_only=is_peer(request))
+        if not caller_of(request).may("read", "table", reader.name):
+            table |= {"rows": None, "counters": {}}
+        return table
 
     async def rows(self, request: web.Request) -> web.StreamResponse:
-        reader = self.reader(request)
+        reader, limits = self.reader_of_some(request)
         parameters = only(request, query.PARAMETERS)
         local = is_peer(request)
-        asked = query.parse(reader, parameters, self.settings.rows_max)
+        asked = limited(query.parse(reader, parameters, self.settings.rows_max), limits)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
         if ndjson.is_wanted(request):
             return await ndjson.answer(request, self.scatter_gather, reader, asked, parameters)
@@ -216,6 +222,13 @@ def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str,
         raise Problem(400, "bad-key", "the key is not UTF-8: give its bytes as ?key_b64=") from None
     except DecodeError as exc:
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
+
+
+def limited(asked: RowQuery, limits: KeyLimits) -> RowQuery:
+    """The same of the keys that the caller may read; its cursors stay those of the whole."""
+    if limits == ALL_KEYS:
+        return asked
+    return replace(asked, prefix=limits.narrowed(asked.prefix), allows=limits.allows)
 
 
 def check_key(reader: TableReader, key: object, limits: KeyLimits) -> None:

@@ -135,6 +135,22 @@ ROUTES: Final = (
         is_deprecated=True,
     ),
     *stream_routes.ROUTES,
+    Route(
+        "history",
+        "/v1/history",
+        "An hour of figures of all workers together: events, lag, failures, memory, connections.",
+        "History",
+        (
+            Parameter("metric", "Only these of the figures, comma-separated.", TEXT),
+            Parameter(
+                "minutes",
+                "So far back.",
+                {"type": "integer", "minimum": 1, "maximum": 60, "default": 60},
+            ),
+        ),
+        (400,),
+        group="history",
+    ),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
     Route(
@@ -210,7 +226,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "source_topic": TEXT,
             "partitions": {"type": "integer", "minimum": 1},
             "description": {"type": "object"},
-            "rows": {"type": "integer", "minimum": 0},
+            "rows": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "null where the caller may read some of the keys only.",
+            },
             "watermark": _INSTANT_OR_NULL,
             "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
             **_COMPLETENESS,
@@ -293,6 +313,28 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         }
     ),
     **stream_routes.SCHEMAS,
+    "History": _object(
+        {
+            "step_s": {"type": "integer", "minimum": 1, "description": "Seconds between two values."},
+            "end": {**_INSTANT, "description": "When the last value was measured."},
+            "series": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": TEXT,
+                        "labels": {"type": "object", "additionalProperties": TEXT},
+                        "values": {
+                            "type": "array",
+                            "items": {"type": ["number", "null"]},
+                            "description": "Oldest first; null where a worker that counts has not told.",
+                        },
+                    }
+                ),
+            },
+            "partial": {"type": "boolean", "description": "A worker has not answered."},
+            "missing_workers": {"type": "array", "items": TEXT},
+        }
+    ),
     "Health": _object({"status": TEXT}),
     "Problem": _object(
         {
