@@ -392,6 +392,7 @@ class App(faust.App, AppT):
         for aggregate, topic in self._aggregates.values():
             engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
+        engine.topology.dead_letters.of_app(self.conf.origin or "MODULE")
         for topic in self.declared_topics:
             engine.topology.declare(topic.topics[0], topic.source)
         if self.conf.topic_allow_declare:

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Collection, Hashable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from streamflow.query.list_index import IndexedRows, ListIndex, WindowKeys
 from streamflow.query.key_order import is_hashable, key_order, key_text
-from streamflow.query.row_query import RowQuery
+from streamflow.query.list_index import IndexedRows, ListIndex, WindowKeys
 from streamflow.query.merging import merged
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
 from streamflow.query.sorted_chunks import TOP, Entry, SortedChunks

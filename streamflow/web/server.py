@@ -16,9 +16,11 @@ from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.dead_letters import DeadLetters
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
+from streamflow.web.http.publish import Publish
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.http.running import Running
 from streamflow.web.http.topics import Topics
@@ -61,6 +63,8 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         "late": LateEvents(api),
         "running": Running(api, everyone),
         "topics": Topics(api, everyone),
+        "dead-letters": DeadLetters(api),
+        "publish": Publish(api),
     }
     app = web.Application(
         # In this order: a refused token is a problem too.

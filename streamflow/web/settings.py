@@ -51,6 +51,8 @@ class WebSettings:
     peer_timeout_s: float = 2.0
     peer_answer_bytes_max: int = 64 * 1024 * 1024
     request_bytes_max: int = 64 * 1024
+    publish_bytes_max: int = 1024 * 1024  # of one POST to a topic
+    publish_events_max: int = 1_000  # in one POST to a topic
     connections_max: int = 2_000  # and at most three quarters of the files that the process may open
     header_timeout_s: float = 10.0  # from connecting to the whole head of the first request
     idle_timeout_s: float = 75.0  # between two requests of one connection

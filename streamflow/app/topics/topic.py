@@ -238,6 +238,23 @@ class Topic(faust.Topic):
         stamp_ms = self.app.send_stamp_ms() if timestamp is None else int(timestamp * 1_000)
         return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
 
+    def placed(
+        self,
+        producer: ProducerT,
+        key: object,
+        value: object,
+        place: tuple[int | None, int | None, Iterable[tuple[str, str | None]]],
+    ) -> Record:
+        """What `send` would send, checked as there. ``place``: partition, epoch milliseconds, headers."""
+        partition, stamp_ms, headers = place
+        pairs = cast("HeadersArg", wire_headers(headers))
+        record = self._record(producer, key, value, (partition, None, pairs), {})
+        return record if stamp_ms is None else record._replace(timestamp_ms=stamp_ms)
+
+    async def ensure_known(self, producer: ProducerT) -> None:
+        """Its partitions are known afterwards."""
+        await self._known(producer, self.get_topic_name())
+
     async def declare(self) -> None:
         """Creates the topic where it is missing."""
         producer = await self.app.record_producer()
