@@ -9,8 +9,8 @@ from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
-from streamflow.query.listing import newest_ids
 from streamflow.query.key_order import is_hashable
+from streamflow.query.listing import newest_ids
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.slices import Slices
 from streamflow.query.sliding_rows import SlidingReaderBase

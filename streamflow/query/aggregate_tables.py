@@ -44,6 +44,10 @@ class AggregateReader(TableReaderBase):
         )
         self.aggregate = aggregate
 
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return self.aggregate.spec.values.names
+
     def consumers(self) -> list[str]:
         return [self.aggregate.spec.consumer]
 

@@ -17,7 +17,7 @@ from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
-from streamflow.query.table_reader import TableReader
+from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
@@ -90,6 +90,9 @@ class WorkerView:
     @property
     def tables(self) -> Mapping[str, TableReader]:
         return self._tables
+
+    def standby(self, table: str) -> StandbyReader | None:
+        return None
 
     def knows_tables(self) -> bool:
         return self._is_open

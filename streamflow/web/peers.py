@@ -95,6 +95,7 @@ class Peers:
             PEER_HEADER: self.served.url,
             APP_HEADER: quote(self.served.app_id),
             "Accept": "application/json",
+            "Accept-Encoding": "identity",  # what compressing costs is more than a local network does
         }
         if self.settings.tokens:
             headers["Authorization"] = f"Bearer {self.settings.tokens[0]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamflow.web.http.ndjson import NDJSON
+from streamflow.web.http.formats import ARROW, CSV, NDJSON
 from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
 from streamflow.web.problems import PROBLEM_TYPE
 
@@ -14,6 +14,7 @@ REASONS: Final = {
     401: "A valid token is needed.",
     403: "Not allowed.",
     404: "There is no such table or row.",
+    406: "Arrow without pyarrow in the worker.",
     409: "The rows of this key lie in several partitions.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
@@ -80,6 +81,8 @@ def _content(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer}"}}
     }
-    if route.answer == "Rows" and route.name == "rows":
+    if route.answer == "Rows":
         content[NDJSON] = {"schema": {"$ref": "#/components/schemas/Row"}}
+        content[CSV] = {"schema": {"type": "string"}}
+        content[ARROW] = {}
     return content
