@@ -186,7 +186,7 @@ class Listing:
             elif start is not None and query.after[0] == (start if self._reader.window is not None else 0):
                 after = query.after[1:4]
         bounds: list[Bounds] = []
-        within = query.within
+        within = query.within if query.limits is None else query.limits
         for low, high in prefix_bounds(query.prefix) if within is None else bounds_of(within):
             if query.key_from is not None:
                 low = query.key_from if low is None or low < query.key_from else low

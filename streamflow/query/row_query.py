@@ -55,6 +55,7 @@ class RowQuery:
     key_to: KeyOrder | None = None
     keys: Mapping[bytes, Any] | None = None
     within: frozenset[KeyPattern] | None = None
+    limits: frozenset[KeyPattern] | None = None  # by the rights of who asks; None: every key
     at_ms: int | None = None
     tests: tuple[ValueTest, ...] = ()
     by: ValuePath | None = None
@@ -82,7 +83,7 @@ class RowQuery:
     @property
     def wants_some_keys(self) -> bool:
         """Is a row wanted for its key?"""
-        filters = (self.key_from, self.key_to, self.keys, self.within)
+        filters = (self.key_from, self.key_to, self.keys, self.within, self.limits)
         return bool(self.prefix) or any(each is not None for each in filters)
 
     @property
@@ -134,12 +135,13 @@ class RowQuery:
         return self.end_ms is None or start_ms < self.end_ms
 
     def wants_key(self, key: object) -> bool:
-        if self.prefix is not None or self.within is not None:
+        if self.prefix is not None or self.within is not None or self.limits is not None:
             text = key_text(key)
             if self.prefix is not None and not text.startswith(self.prefix):
                 return False
-            if self.within is not None and not any(pattern.matches(text) for pattern in self.within):
-                return False
+            for patterns in (self.within, self.limits):
+                if patterns is not None and not any(pattern.matches(text) for pattern in patterns):
+                    return False
         if self.key_from is not None or self.key_to is not None:
             order = key_order(key)
             if self.key_from is not None and order < self.key_from:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -72,18 +72,16 @@ def parse(reader: TableReader, parameters: Parameters, rows_max: int, limits: Ke
 
     Raises Problem 400, naming the parameter.
     """
-    within = _within(parameters)
-    if limits.patterns is not None:
-        within = frozenset(KeyPattern(each.text, each.is_prefix) for each in limits.patterns)
-        if "within" in parameters:
-            raise bad_parameter("within", "this token reads some keys only: these are what is listed")
     found = RowQuery(
         prefix=parameters.get("prefix"),
         partitions=_partitions(parameters, reader.partitions),
         key_from=_key_bound(reader, parameters, "key_from"),
         key_to=_key_bound(reader, parameters, "key_to"),
         keys=_keys(reader, parameters),
-        within=within,
+        within=_within(parameters),
+        limits=None
+        if limits.patterns is None
+        else frozenset(KeyPattern(each.text, each.is_prefix) for each in limits.patterns),
     )
     return _parse(reader, parameters, rows_max, SORTS, found, ())
 
@@ -226,11 +224,6 @@ def _within(parameters: Parameters) -> frozenset[KeyPattern] | None:
             raise bad_parameter("within", detail)
         patterns.append(KeyPattern(rest, WITHIN[kind]))
     return frozenset(patterns)
-
-
-def within_texts(patterns: Iterable[KeyPattern]) -> list[str]:
-    """As the parameter ``within`` says them."""
-    return sorted(f"{'prefix' if is_prefix else 'key'}:{text}" for text, is_prefix in patterns)
 
 
 # -- values ----------------------------------------------------------------------------------------

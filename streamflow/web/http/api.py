@@ -27,7 +27,7 @@ from streamflow.web.http.row_streams import RowStream
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
 from streamflow.web.problems import Problem, tables_unknown, unavailable
-from streamflow.web.rights import KeyLimits, caller_of
+from streamflow.web.rights import KeyLimits, as_worker, caller_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -73,18 +73,22 @@ class Api:
         only(request, ())
         self._check_known()
         caller = caller_of(request)
-        names = [name for name in sorted(self.served.tables) if caller.may("read", "table", name)]
-        readers = [self.served.tables[name] for name in names]
-        local = is_peer(request)
-        tables = await asyncio.gather(
-            *(self.describing.table(reader, local_only=local) for reader in readers)
-        )
+        names = [name for name in sorted(self.served.tables) if caller.may_some("read", "table", name)]
+        tables = await asyncio.gather(*(self._described(request, self.served.tables[name]) for name in names))
         return answer(request, {"tables": tables, "partial": any(table["partial"] for table in tables)})
 
     async def table(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
-        reader = self.reader(request)
-        return answer(request, await self.describing.table(reader, local_only=is_peer(request)))
+        reader, _ = self.reader_of_some(request)
+        return answer(request, await self._described(request, reader))
+
+    async def _described(self, request: web.Request, reader: TableReader) -> dict[str, Any]:
+        """A table; who may read some of its keys is not told how many there are of others."""
+        with as_worker():
+            table = await self.describing.table(reader, local_only=is_peer(request))
+        if not caller_of(request).may("read", "table", reader.name):
+            table |= {"rows": None, "counters": {}}
+        return table
 
     async def rows(self, request: web.Request) -> web.StreamResponse:
         reader, limits = self.reader_of_some(request)

@@ -31,6 +31,7 @@ class Completeness:
     missing: set[int] = field(default_factory=set)  # table partitions
     stale: dict[int, Any] | None = None
     pinned: bool = True
+    has_more: bool = False  # a peer's page was full
     _local: Mapping[int, int] | None = None  # our own positions before anything was read
 
     @classmethod
@@ -79,6 +80,7 @@ class Completeness:
         self.lags.append({int(partition): lag for partition, lag in body["lag"].items()})
         self.missing.update(partitions & set(map(int, body["missing_partitions"])))
         self.pinned &= body.get("pinned", True) is True
+        self.has_more |= body.get("next") is not None
         if self.stale is not None:
             told = {int(partition): note for partition, note in body.get("stale", {}).items()}
             self.stale.update({p: note for p, note in told.items() if p in partitions})
@@ -114,8 +116,11 @@ class Page:
 
 
 def page_of(rows: list[Row], query: RowQuery, whole: Completeness) -> Page:
-    """``rows`` are in order; one more than the limit tells that there is a next page."""
-    if query.limit is None or len(rows) <= query.limit:
+    """``rows`` are in order; one more than the limit tells that there is a next page.
+
+    So does a peer's page that was full, where nobody else had a row to put in.
+    """
+    if query.limit is None or not rows or (len(rows) <= query.limit and not whole.has_more):
         return Page(rows, None, whole)
     rows = rows[: query.limit]
     return Page(rows, cursors.after(rows[-1], query, whole.position if whole.pinned else None), whole)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from streamflow.web.http.formats import ARROW, CSV, NDJSON
-from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
+from streamflow.web.http.route import Parameter, Route
+from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
 
 EVERYWHERE: Final = (401, 403, 500)
@@ -13,9 +14,9 @@ REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
     403: "Not allowed.",
-    404: "There is no such table or row.",
+    404: "There is no such table, row, topic or dead letter.",
     406: "Arrow without pyarrow in the worker.",
-    409: "The rows of this key lie in several partitions.",
+    409: "It can't be done with this table, key or topic.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
@@ -60,6 +61,8 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.is_deprecated:
+        operation["deprecated"] = True
     if route.is_open:
         operation["security"] = []
     return operation

@@ -21,7 +21,7 @@ from streamflow.web import encoding
 from streamflow.web.http.completeness import UNUSABLE, Completeness, Page, page_of
 from streamflow.web.peers import PeerAnswer, Peers, PeerUnavailable, owners, peers_of, same_url
 from streamflow.web.problems import Problem, unavailable
-from streamflow.web.query import Asked, within_texts
+from streamflow.web.query import Asked
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -74,10 +74,8 @@ class ScatterGather:
     def asked_of_peer(self, asked: Asked, partitions: frozenset[int] | None) -> MultiDict[str]:
         """The parameters for a peer: what is chosen of the values is chosen here."""
         parameters = MultiDict(asked.parameters)
-        for name in ("min_position", "fields", "within"):
+        for name in ("min_position", "fields"):
             parameters.popall(name, None)
-        for text in within_texts(asked.rows.within or ()):
-            parameters.add("within", text)
         if partitions is not None:
             parameters["partitions"] = ",".join(map(str, sorted(partitions)))
         return parameters

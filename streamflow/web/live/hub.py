@@ -26,7 +26,7 @@ from streamflow.web.messages import (
     Unsubscribe,
     read,
 )
-from streamflow.web.peers import Peers, is_member, is_peer
+from streamflow.web.peers import Peers, is_peer
 from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
 from streamflow.web.rights import NO_KEYS, Caller, caller_of
 from streamflow.web.security import Guard
@@ -111,11 +111,20 @@ class Hub:
             is_progress_due = now_ms - progress_at_ms >= self.settings.ws_progress_s * 1_000
             if is_progress_due:
                 progress_at_ms = now_ms
+                self._end_expired()
             for key, feed in list(self.feeds.items()):
                 try:
                     self._look_at(key, feed, now_ms, is_progress_due)
                 except Exception:  # one broken table must not stop the others
                     log.exception("live view of table %s", key[0])
+
+    def _end_expired(self) -> None:
+        """A connection lasts no longer than the token that opened it."""
+        now_ms = self.served.clock.now_ms()
+        for session in list(self.sessions):
+            until_ms = session.caller.until_ms
+            if until_ms is not None and now_ms >= until_ms:
+                session.fail(Close.UNAUTHORIZED, "the token has expired")
 
     def _look_at(self, key: tuple[str, bool], feed: Feed, now_ms: float, is_progress_due: bool) -> None:
         idle_ms = 0.0 if feed.idle_since_ms is None else now_ms - feed.idle_since_ms
@@ -222,10 +231,8 @@ class Connection:
         self.hub = hub
         self.request = request
         self.socket = socket
-        # Another worker is a member, and shows a token where there are any.
         caller = caller_of(request)
-        is_worker = is_member(request, hub.served) and caller.is_known
-        factor = PEER_FACTOR if is_worker else 1
+        factor = PEER_FACTOR if caller.is_worker else 1
         self.session = hub.new_session(self._send, caller, own_rows_only=is_peer(request), factor=factor)
         self._rate = factor * hub.settings.ws_messages_per_s_max
         self._tokens = 2 * self._rate  # of the rate limit
@@ -271,7 +278,7 @@ class Connection:
         if not isinstance(first, Init):
             raise Refused(Close.BAD_MESSAGE, "the first message is init")
         if not self.session.caller.is_known:
-            self.session.admit(await self.hub.guard.identify(self.request, first.token))
+            self.session.admit(await self._identified(first.token))
         if not self.session.caller.is_known:
             raise Refused(Close.UNAUTHORIZED, "init needs a valid token")
         limits = {
@@ -281,6 +288,13 @@ class Connection:
             "snapshot_rows": settings.ws_snapshot_rows_max,
         }
         self.session.say("ack", server="streamflow", connection=self.session.connection, limits=limits)
+
+    async def _identified(self, token: str | None) -> Caller:
+        try:
+            return await self.hub.guard.identify(self.request, token)
+        except Problem as problem:
+            code = Close.TOO_MANY if problem.status == 429 else Close.RESTART
+            raise Refused(code, problem.detail) from None
 
     async def _receive(self) -> ClientMessage | None:
         """The next message, or ``None`` when the client has gone. Raises Refused for a bad one."""
@@ -338,9 +352,9 @@ class Refusal:
 
 
 def may_subscribe(caller: Caller, wanted: Subscribe) -> bool:
-    """Whether the caller may read all that it wants."""
+    """Whether the caller may read some of the table, and each key that it names."""
     if wanted.key is UNSET and wanted.keys is UNSET:
-        return caller.may("read", "table", wanted.table)
+        return caller.may_some("read", "table", wanted.table)
     keys = [wanted.key] if wanted.key is not UNSET else wanted.keys
     limits = caller.keys("read", "table", wanted.table)
     return isinstance(keys, list) and limits != NO_KEYS and all(map(limits.allows, keys))
@@ -359,7 +373,7 @@ def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
             return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
         return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
     try:
-        view = Filter.of(wanted)
+        view = Filter.of(wanted, session.caller.keys("read", "table", wanted.table))
     except ValueError as exc:
         return Refusal("bad-subscription", str(exc))
     sub = Subscription(

@@ -13,13 +13,13 @@ from aiohttp.test_utils import make_mocked_request
 from streamflow.errors import ConfigurationError
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.problems import Problem
-from streamflow.web.rights import ALL_KEYS, NO_KEYS, Caller, Grant, Rule, caller_of, grants_for, grants_in
+from streamflow.web.rights import ALL_KEYS, NO_KEYS, Caller, Rule, caller_of, grants_for, grants_in
 from tests.support.web_fakes import SETTINGS, Cluster
 from tests.unit.web.http.test_api import Client
 
 
 def caller(*rights: str, is_foreign: bool = False, **claims: object) -> Caller:
-    return Caller("test", tuple(map(Grant.of, rights)), claims, is_known=True, is_foreign=is_foreign)
+    return Caller("test", grants_in(list(rights), claims), is_known=True, is_foreign=is_foreign)
 
 
 def test_a_right_without_limits_is_for_all_of_its_kind_and_no_other() -> None:
@@ -110,12 +110,12 @@ def test_rules_pick_by_name_and_by_claim() -> None:
 
 
 def test_a_claim_may_hold_rights_among_other_words() -> None:
-    assert [g.right for g in grants_in("openid read:table:orders profile publish:topic:chat")] == [
+    assert [g.right for g in grants_in("openid read:table:orders profile publish:topic:chat", {})] == [
         "read",
         "publish",
     ]
-    assert [g.right for g in grants_in(["admin:app", 7, "email"])] == ["admin"]
-    assert grants_in({"read": True}) == ()
+    assert [g.right for g in grants_in(["admin:app", 7, "email"], {})] == ["admin"]
+    assert grants_in({"read": True}, {}) == ()
 
 
 def test_a_page_of_another_origin_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""What lists can be asked for: keys, tests, sorts by value, fields, counts, formats, of one worker and two."""
+"""What lists can be asked for: keys, tests, sorts by value, fields, counts, formats. One worker and two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import pytest
 
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed, partition_of
 
-USERS = {f"u{n:02}": {"total": (n * 7) % 30, "type": "ab"[n % 2], "data": {"n": n}} for n in range(30)}
+USERS: dict[str, Any] = {
+    f"u{n:02}": {"total": (n * 7) % 30, "type": "ab"[n % 2], "data": {"n": n}} for n in range(30)
+}
 ROWS = "/v1/tables/users/rows"
 
 
