@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 from streamflow.query.row_query import RowQuery
@@ -117,6 +117,10 @@ class StandbyReader(TableReader, Protocol):
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         """Source partition -> the next offset that is not in its rows yet, where that is known."""
+        ...
+
+    async def look(self, partitions: Iterable[int]) -> None:
+        """Finds out what `lags_of` tells of these."""
         ...
 
     def lags_of(self, partition: int) -> dict[int, int | None]:

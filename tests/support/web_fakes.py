@@ -170,6 +170,9 @@ class FakeStandby(FakeReader):
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return {p: at for p, at in self.data.positions.items() if partition in (None, p) and p in self.owned}
 
+    async def look(self, partitions: Iterable[int]) -> None:
+        pass
+
     def lags_of(self, partition: int) -> dict[int, int | None]:
         return {partition: None}
 

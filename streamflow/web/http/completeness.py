@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +55,10 @@ class Completeness:
             told = cursor.position
             self.pinned &= told is not None and all(told.get(p) == at for p, at in self._local.items())
 
-    def add_standby(self, reader: StandbyReader, url: str, partitions: Iterable[int]) -> None:
+    async def add_standby(self, reader: StandbyReader, url: str, partitions: Collection[int]) -> None:
         """What this worker keeps of others' partitions answers for them."""
+        if partitions:
+            await reader.look(partitions)
         for partition in partitions:
             positions, lags = reader.positions(partition), reader.lags_of(partition)
             self.positions.append(positions)

@@ -64,18 +64,18 @@ class RowStream:
             for url, partitions in by_url.items():
                 await self._add_peer(url, path, partitions)
             if asked.stale and whole.missing:
-                self._add_standby()
+                await self._add_standby()
                 for url in () if local_only else self._gather.peers.others():
                     if whole.missing:
                         await self._add_peer(url, path, frozenset(whole.missing), stale=True)
             return await self._send(form)
 
-    def _add_standby(self) -> None:
+    async def _add_standby(self) -> None:
         reader, whole = self._gather.standby(self._reader, self._asked), self._whole
         mine = frozenset[int]() if reader is None else whole.missing & reader.owned
         if reader is not None and mine:
             whole.missing -= mine
-            whole.add_standby(reader, self._gather.served.url, sorted(mine))
+            await whole.add_standby(reader, self._gather.served.url, sorted(mine))
             self._sources += [reader.listed(partition, self._asked.rows) for partition in sorted(mine)]
 
     async def of_key(self, form: Format, key: KeyPath, *, local_only: bool) -> web.StreamResponse:
@@ -105,7 +105,7 @@ class RowStream:
         standby = gather.standby(self._reader, self._asked)
         if standby is not None and partition in standby.owned:
             whole.missing.discard(partition)
-            whole.add_standby(standby, gather.served.url, [partition])
+            await whole.add_standby(standby, gather.served.url, [partition])
             await self._add_key(standby, key)
             return
         path = key.path(self._reader.name, "/windows")

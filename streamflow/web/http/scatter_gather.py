@@ -172,7 +172,7 @@ class ScatterGather:
         if standby is not None:
             mine = whole.missing & standby.owned
             whole.missing -= mine
-            whole.add_standby(standby, self.served.url, sorted(mine))
+            await whole.add_standby(standby, self.served.url, sorted(mine))
             rows += await self._rows_of(standby, asked, frozenset(mine), whole)
         if local_only or not whole.missing:
             return rows
@@ -252,7 +252,7 @@ class ScatterGather:
         count, standby = 0, self.standby(reader, asked)
         if standby is not None:
             mine = sorted(whole.missing & standby.owned)
-            whole.add_standby(standby, self.served.url, mine)
+            await whole.add_standby(standby, self.served.url, mine)
             for partition in mine:
                 count += await standby.counted(partition, asked.rows)
                 whole.missing.discard(partition)
@@ -329,7 +329,7 @@ class ScatterGather:
 
         async def stale(standby: StandbyReader) -> dict[str, Any]:
             whole = Completeness.of(asked)
-            whole.add_standby(standby, self.served.url, [reader.partition_of(key.key)])
+            await whole.add_standby(standby, self.served.url, [reader.partition_of(key.key)])
             return await self._windows_of(standby, key, asked, whole)
 
         parameters = self.asked_of_peer(asked, None)
@@ -366,7 +366,7 @@ class ScatterGather:
 
         async def stale(standby: StandbyReader) -> dict[str, Any]:
             whole = Completeness.of(asked)
-            whole.add_standby(standby, self.served.url, [reader.partition_of(key.key)])
+            await whole.add_standby(standby, self.served.url, [reader.partition_of(key.key)])
             return await found(standby, whole)
 
         parameters: MultiDict[str] = MultiDict()
