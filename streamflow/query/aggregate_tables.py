@@ -23,7 +23,7 @@ from streamflow.query.rows import LateRow, LateSeen, Row
 from streamflow.query.sliding_rows import PanedReader, SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
-from streamflow.state.stores.base import MISSING
+from streamflow.state.stores.base import MISSING, Store
 from streamflow.windows import SessionWindow, SlidingWindow
 
 
@@ -44,6 +44,10 @@ class AggregateReader(TableReaderBase):
             description=described(spec),
         )
         self.aggregate = aggregate
+
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return self.aggregate.spec.values.names
 
     def consumers(self) -> list[str]:
         return [self.aggregate.spec.consumer]
@@ -80,15 +84,18 @@ class KeyedReader(AggregateReader):
     def owned(self) -> frozenset[int]:
         return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
 
+    def _store(self, partition: int) -> Store:
+        return self.aggregate.parts[partition].store
+
     def starts(self, partition: int) -> list[int]:
-        return self.aggregate.parts[partition].store.starts()
+        return self._store(partition).starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self.aggregate.parts[partition].store.window(start)
+        return self._store(partition).window(start)
 
     def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            stored = self.aggregate.parts[partition].store.get(start, key)
+            stored = self._store(partition).get(start, key)
         except TypeError:
             return MISSING
         if stored is MISSING or self.window is None:
@@ -98,7 +105,7 @@ class KeyedReader(AggregateReader):
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
-        stored = self.aggregate.parts[partition].store.get(start, key)
+        stored = self._store(partition).get(start, key)
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
@@ -108,10 +115,10 @@ class KeyedReader(AggregateReader):
         return bool(corrected) and (start, key) in corrected
 
     def has(self, partition: int, start: int, key: Hashable) -> bool:
-        return self.aggregate.parts[partition].store.get(start, key) is not MISSING
+        return self._store(partition).get(start, key) is not MISSING
 
     def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
-        return self.aggregate.parts[partition].store.next_start(start, descending=descending)
+        return self._store(partition).next_start(start, descending=descending)
 
     def closed_to(self, partition: int) -> int | None:
         active = self.engine.active
@@ -146,7 +153,7 @@ class KeyedReader(AggregateReader):
         return plain(self._key_codec.decode(raw))
 
     def rows_in(self, partition: int) -> int | None:
-        return len(self.aggregate.parts[partition].store)
+        return len(self._store(partition))
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -167,7 +174,7 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
 
     def panes_in(self, partition: int) -> int:
-        return len(self.aggregate.parts[partition].store)
+        return len(self._store(partition))
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self.aggregate.parts[partition].expired_to_ms

@@ -80,6 +80,7 @@ class FinalStage:
         self.sources = sources
         self.ready_at = sys.maxsize
         self.position = 0
+        self.was_whole = False  # was all of its log read at some time?
         self.partials: dict[
             int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
@@ -120,6 +121,7 @@ class FinalStage:
                 raise ShuffleError(f"{batch.topic}[{batch.partition}]@{offset} can't be read: {exc}") from exc
         was_ready = self.ready
         self.position = batch.next_offset
+        self.was_whole |= batch.next_offset >= batch.end_offset
         if self.ready and not was_ready:
             self._forget_expired()
         return list(changed)
