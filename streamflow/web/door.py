@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -36,10 +37,16 @@ class _Refusal(asyncio.Protocol):
 
 
 class Door:
-    """Makes the protocol of each connection; `attend` is to be the app's first middleware."""
+    """Makes the protocol of each connection; `attend` is to be the app's first middleware.
 
-    def __init__(self, server: web.Server, settings: WebSettings, clock: Clock) -> None:
+    ``taken`` tells how many connections are no HTTP any more, but WebSockets.
+    """
+
+    def __init__(
+        self, server: web.Server, settings: WebSettings, clock: Clock, taken: Callable[[], int]
+    ) -> None:
         self._server = server
+        self._taken = taken
         self._settings = settings
         self._clock = clock
         self._most = connections_max(settings)
@@ -48,7 +55,7 @@ class Door:
         self._told_ms: float | None = None
 
     def __call__(self) -> asyncio.BaseProtocol:
-        if len(self._server.connections) >= self._most and not self._make_room():
+        if len(self._server.connections) + self._taken() >= self._most and not self._make_room():
             return _Refusal()
         handler = self._server()
         self._waiting[handler] = self._clock.monotonic_ms(), False

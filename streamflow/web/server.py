@@ -156,7 +156,8 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock)
+        hub = application[HUB]
+        door = Door(self._runner.server, self.settings, served.clock, lambda: len(hub.connections))
         doors.append(door)
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
         self._listener = await asyncio.get_running_loop().create_server(door, sock=self._socket)
