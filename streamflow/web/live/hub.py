@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
+from msgspec import UNSET
 
 from streamflow.query.rows import TableChanges
 from streamflow.web.live.connection import Connection, Deflater, Refused, Upgraded
@@ -26,8 +27,9 @@ from streamflow.web.messages import (
     Subscribe,
     Unsubscribe,
 )
-from streamflow.web.peers import Peers, is_member, is_peer
-from streamflow.web.problems import TABLES_UNKNOWN, unavailable
+from streamflow.web.peers import Peers, is_peer
+from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
+from streamflow.web.rights import NO_KEYS, Caller, caller_of
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -117,6 +119,7 @@ class Hub:
             is_progress_due = now_ms - progress_at_ms >= self.settings.ws_progress_s * 1_000
             if is_progress_due:
                 progress_at_ms = now_ms
+                self._end_expired()
             for key, feed in list(self.feeds.items()):
                 try:
                     self._look_at(key, feed, now_ms, is_progress_due)
@@ -127,6 +130,14 @@ class Hub:
         init_ms, heartbeat_ms = self.settings.ws_init_timeout_s * 1_000, self.settings.ws_heartbeat_s * 1_000
         for connection in list(self.connections):
             connection.look(now_ms, init_ms=init_ms, heartbeat_ms=heartbeat_ms)
+
+    def _end_expired(self) -> None:
+        """A connection lasts no longer than the token that opened it."""
+        now_ms = self.served.clock.now_ms()
+        for session in list(self.sessions):
+            until_ms = session.caller.until_ms
+            if until_ms is not None and now_ms >= until_ms:
+                session.fail(Close.UNAUTHORIZED, "the token has expired")
 
     def _look_at(self, key: tuple[str, bool], feed: Feed, now_ms: float, is_progress_due: bool) -> None:
         idle_ms = 0.0 if feed.idle_since_ms is None else now_ms - feed.idle_since_ms
@@ -150,13 +161,16 @@ class Hub:
             )
         return self.feeds[key]
 
-    def new_session(self, outlet: Outlet, *, own_rows_only: bool = False, factor: int = 1) -> Session:
+    def new_session(
+        self, outlet: Outlet, caller: Caller, *, own_rows_only: bool = False, factor: int = 1
+    ) -> Session:
         """``factor``: so many times the subscriptions that a client may have."""
         session = Session(
             secrets.token_hex(6),
             self.settings,
             self.served.metrics,
             outlet,
+            caller,
             own_rows_only=own_rows_only,
             subscriptions_max=factor * self.settings.ws_subscriptions_max,
         )
@@ -179,10 +193,7 @@ class Hub:
         self.admit()
         deflates = request.query.get("compress") == "deflate"
         upgraded = Upgraded(request, deflates=deflates)
-        is_peers = is_peer(request)
-        # Another worker is a member, and shows a token where there are any.
-        is_trusted = self.guard.request_ok(request)
-        factor = PEER_FACTOR if is_member(request, self.served) and is_trusted else 1
+        caller = caller_of(request)
         refused = self._refused(request, upgraded)
         transport, tail = await upgraded.take(request)
         connection = Connection(
@@ -196,8 +207,9 @@ class Hub:
             self.connections.add(connection)
             connection.refuse(refused.code, refused.reason, Refusing(self, connection))
             return upgraded
-        session = self.new_session(connection, own_rows_only=is_peers, factor=factor)
-        client = Client(self, connection, session, is_trusted=is_trusted, factor=factor)
+        factor = PEER_FACTOR if caller.is_worker else 1
+        session = self.new_session(connection, caller, own_rows_only=is_peer(request), factor=factor)
+        client = Client(self, connection, session, None if caller.is_known else request, factor=factor)
         self.connections.add(connection)
         connection.begin(session, client, tail)
         return upgraded
@@ -236,29 +248,48 @@ class Refusing:
 class Client:
     """What one WebSocket says, and how much of it is taken."""
 
-    __slots__ = ("_connection", "_factor", "_hub", "_is_trusted", "_session", "_tokens", "_tokens_at_ms")
+    __slots__ = (
+        "_connection",
+        "_factor",
+        "_held",
+        "_hub",
+        "_identifying",
+        "_request",
+        "_session",
+        "_tokens",
+        "_tokens_at_ms",
+    )
 
     def __init__(
-        self, hub: Hub, connection: Connection, session: Session, *, is_trusted: bool, factor: int
+        self, hub: Hub, connection: Connection, session: Session, request: web.Request | None, *, factor: int
     ) -> None:
         self._hub = hub
         self._connection = connection
         self._session = session
-        self._is_trusted = is_trusted  # it has shown its token with the request
+        self._request = request  # while it has not shown who it is
+        self._identifying: asyncio.Task[None] | None = None
+        self._held: list[ClientMessage] | None = None  # what is said meanwhile
         self._factor = factor
         self._tokens = 2 * factor * hub.settings.ws_messages_per_s_max  # of the rate limit
         self._tokens_at_ms = hub.served.clock.monotonic_ms()
 
     def end(self) -> None:
+        if self._identifying is not None:
+            self._identifying.cancel()
         self._hub.end_session(self._session)
         self._hub.forget(self._connection)
 
     def hear(self, said: ClientMessage) -> None:
         """Raises Refused."""
         self._take_token()
-        if not self._connection.is_greeted:
+        if self._held is not None:
+            self._held.append(said)
+        elif not self._connection.is_greeted:
             self._greet(said)
-            return
+        else:
+            self._obey(said)
+
+    def _obey(self, said: ClientMessage) -> None:
         session = self._session
         match said:
             case Subscribe():
@@ -276,7 +307,32 @@ class Client:
     def _greet(self, first: ClientMessage) -> None:
         if not isinstance(first, Init):
             raise Refused(Close.BAD_MESSAGE, "the first message is init")
-        if not (self._is_trusted or self._hub.guard.token_ok(first.token)):
+        if self._request is None or first.token is None:
+            self._welcome()
+            return
+        self._held = []
+        self._identifying = asyncio.create_task(self._identify(self._request, first.token))
+
+    async def _identify(self, request: web.Request, token: str) -> None:
+        """To look at a token takes its time."""
+        try:
+            try:
+                self._session.admit(await self._hub.guard.identify(request, token))
+            except Problem as problem:
+                code = Close.TOO_MANY if problem.status == 429 else Close.RESTART
+                raise Refused(code, problem.detail) from None
+            self._welcome()
+            held, self._held = self._held or [], None
+            for said in held:
+                self._obey(said)
+        except Refused as refused:
+            self._connection.close(refused.code, refused.reason)
+        except Exception:
+            log.exception("a WebSocket failed")
+            self._connection.close(WSCloseCode.INTERNAL_ERROR, "the log of this worker has the details")
+
+    def _welcome(self) -> None:
+        if not self._session.caller.is_known:
             raise Refused(Close.UNAUTHORIZED, "init needs a valid token")
         settings = self._hub.settings
         limits = {
@@ -285,6 +341,7 @@ class Client:
             "messages_per_s": settings.ws_messages_per_s_max,
             "snapshot_rows": settings.ws_snapshot_rows_max,
         }
+        self._request = None
         self._connection.greet()
         self._session.say("ack", server="streamflow", connection=self._session.connection, limits=limits)
 
@@ -315,18 +372,29 @@ class Refusal:
     retry: bool = False
 
 
+def may_subscribe(caller: Caller, wanted: Subscribe) -> bool:
+    """Whether the caller may read some of the table, and each key that it names."""
+    if wanted.key is UNSET and wanted.keys is UNSET:
+        return caller.may_some("read", "table", wanted.table)
+    keys = [wanted.key] if wanted.key is not UNSET else wanted.keys
+    limits = caller.keys("read", "table", wanted.table)
+    return isinstance(keys, list) and limits != NO_KEYS and all(map(limits.allows, keys))
+
+
 def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
     """Adds a subscription to ``session``, or says why it can't be had."""
     if len(session.subscriptions) >= session.subscriptions_max:
         text = f"at most {session.subscriptions_max} on one connection"
         return Refusal("too-many-subscriptions", text)
+    if not may_subscribe(session.caller, wanted):
+        return Refusal("forbidden", f"the right read:table:{wanted.table} is needed (setting web_rights)")
     feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
     if feed is None:
         if not hub.served.knows_tables():
             return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
         return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
     try:
-        view = Filter.of(wanted)
+        view = Filter.of(wanted, session.caller.keys("read", "table", wanted.table))
     except ValueError as exc:
         return Refusal("bad-subscription", str(exc))
     sub = Subscription(

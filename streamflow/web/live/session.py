@@ -20,6 +20,7 @@ from streamflow.web import encoding
 from streamflow.web.live.filters import Filter, Item, RowId
 from streamflow.web.live.wire import frame
 from streamflow.web.messages import Close, Mode, message, splice
+from streamflow.web.rights import Caller
 from streamflow.web.settings import WebSettings
 
 BEHIND_FRAMES = 8
@@ -321,6 +322,7 @@ class Session:
         "_is_flowing",
         "_outlet",
         "_queue",
+        "caller",
         "connection",
         "direct",
         "failure",
@@ -338,6 +340,7 @@ class Session:
         settings: WebSettings,
         metrics: Metrics,
         outlet: Outlet,
+        caller: Caller,
         *,
         own_rows_only: bool = False,
         subscriptions_max: int,
@@ -345,6 +348,7 @@ class Session:
         self.connection = connection
         self.settings = settings
         self.metrics = metrics
+        self.caller = caller
         self.own_rows_only = own_rows_only
         self.subscriptions_max = subscriptions_max
         self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
@@ -446,6 +450,10 @@ class Session:
         """Ends the connection as if the network had cut it."""
         self.block()
         self._outlet.abort()
+
+    def admit(self, caller: Caller) -> None:
+        """It has shown who it is."""
+        self.caller = caller
 
     def say(self, name: str, **members: object) -> None:
         self.put([message(name, **members)])

@@ -1,7 +1,7 @@
 // The page: fetches what there is, follows it live, draws at most once a frame.
 
-import { Live } from "./live.js";
 import { Overview } from "./overview.js";
+import { Client } from "./streamflow-client.js";
 import { ROWS_KEPT, Table, element, setText } from "./table.js";
 
 const STATUS_MS = 1000;
@@ -9,21 +9,17 @@ const TABLES_MS = 5000;
 const PAGE_ROWS = 1000;
 const ANSWER_MS = 5000; // a worker that says nothing for so long does not answer
 const RETRY_MS = 2000;
+const PASSING = new Set(["connecting", "connection-lost", "unauthorized", "reset"]); // the line at the top tells these
 
 const byId = (id) => document.getElementById(id);
 const tables = new Map(); // name -> Table
 const overview = new Overview();
-const live = new Live(() => sessionStorage.getItem("token"));
+const feeds = new Map(); // name -> LiveTable that only tells changes
+// Without patience: the page asks again by itself, and shows at once what does not answer.
+const client = new Client(location.origin, { token: () => sessionStorage.getItem("token"), patienceMs: 0 });
 let isDrawing = false;
 
-async function get(path) {
-  const token = sessionStorage.getItem("token");
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(path, { headers, cache: "no-cache", signal: AbortSignal.timeout(ANSWER_MS) });
-  if (response.status === 401) askToken();
-  if (!response.ok) throw new Error(`${path}: ${response.status}`);
-  return response.json();
-}
+const get = (path) => client.json(path, { answerMs: ANSWER_MS });
 
 /** Runs `work` now and every `everyMs`, never twice at once, whatever fails. */
 function repeat(work, everyMs) {
@@ -59,13 +55,14 @@ async function refreshTables() {
     const table = new Table(info);
     tables.set(info.name, table);
     byId("cards").append(table.card.root);
-    live.watch(info.name);
+    feeds.set(info.name, watch(table));
   }
   for (const [name, table] of tables) {
     if (infos.some((info) => info.name === name)) continue;
     table.card.root.remove();
     tables.delete(name);
-    live.forget(name);
+    feeds.get(name).close();
+    feeds.delete(name);
   }
   drawNoTables(infos);
   drawSoon();
@@ -104,36 +101,47 @@ async function loadRows(table) {
   }
 }
 
-live.addEventListener("state", ({ detail }) => {
-  byId("state").dataset.state = detail.state;
-  setText(byId("state-text"), detail.text);
+const STATES = { connecting: ["connecting", "Connecting…"], live: ["live", "Live"], stale: ["down", "Reconnecting…"], closed: ["down", "Not connected"] };
+
+client.addEventListener("state", ({ detail: { state, reason } }) => {
+  const [shown, text] = STATES[state];
+  byId("state").dataset.state = shown;
+  setText(byId("state-text"), reason?.code === "unauthorized" ? "Token needed" : text);
 });
 
-live.addEventListener("message", ({ detail: said }) => {
-  const table = tables.get(said.id);
-  if (!table) return;
-  if (said.t === "changes") table.change(said.rows);
-  else if (said.t === "reset") table.reset();
-  else if (said.t === "error") table.stop(said.message);
-  else if (said.t === "rebalancing") table.missing = said.partitions;
-  else if (said.t === "synced") {
-    table.missing = [];
-    table.trouble = "";
-    if (table.isLoading) loadRows(table);
-  } else if (said.t === "progress") table.info.watermark = said.watermark ?? table.info.watermark;
-  drawSoon();
-});
+/** Changes of a table from now on; its rows are fetched, the newest ones only. */
+function watch(table) {
+  const feed = client.live(table.info.name, { snapshot: false, maxHz: 5 });
+  const events = {
+    change: ({ changes }) => table.change(changes),
+    reset: () => table.reset(),
+    progress: ({ watermark }) => (table.info.watermark = watermark ?? table.info.watermark),
+    state: ({ state, reason }) => {
+      table.missing = feed.missing;
+      if (state === "live" || reason?.code === "rebalancing") table.trouble = "";
+      else if (!PASSING.has(reason?.code)) table.stop(reason.message);
+      if (state === "live" && table.isLoading) loadRows(table);
+    },
+  };
+  for (const [name, take] of Object.entries(events)) {
+    feed.addEventListener(name, ({ detail }) => {
+      take(detail);
+      drawSoon();
+    });
+  }
+  return feed;
+}
 
 function askToken() {
   const dialog = byId("token-dialog");
   if (!dialog.open) dialog.showModal();
 }
 
-live.addEventListener("refused", askToken);
+client.addEventListener("unauthorized", askToken);
 byId("token-form").addEventListener("submit", () => {
   sessionStorage.setItem("token", byId("token").value);
   byId("token").value = "";
-  live.connect();
+  client.connect();
   refreshTables().catch(() => {});
 });
 
@@ -150,7 +158,7 @@ byId("theme").addEventListener("click", () => {
 });
 showTheme(localStorage.getItem("theme") ?? "auto");
 
-live.connect();
+client.connect();
 repeat(async () => {
   try {
     overview.draw(await get("/v1/status"));
