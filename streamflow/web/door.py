@@ -10,6 +10,7 @@ import asyncio
 import logging
 import resource
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
@@ -52,12 +53,21 @@ class _Gate(asyncio.Protocol):
 
 
 class Door:
-    """Makes the protocol of each connection; `attend` is to be the app's first middleware."""
+    """Makes the protocol of each connection; `attend` is to be the app's first middleware.
+
+    ``taken`` tells how many connections are no HTTP any more, but WebSockets.
+    """
 
     def __init__(
-        self, server: web.Server, settings: WebSettings, clock: Clock, tls: ssl.SSLContext | None = None
+        self,
+        server: web.Server,
+        settings: WebSettings,
+        clock: Clock,
+        tls: ssl.SSLContext | None,
+        taken: Callable[[], int],
     ) -> None:
         self._server = server
+        self._taken = taken
         self._settings = settings
         self._clock = clock
         self._tls = tls
@@ -90,7 +100,8 @@ class Door:
         self._handshakes[transport] = place, task
 
     def _has_room(self, place: str) -> bool:
-        if len(self._server.connections) + len(self._handshakes) >= self._most and not self._make_room(None):
+        here = len(self._server.connections) + len(self._handshakes) + self._taken()
+        if here >= self._most and not self._make_room(None):
             return False
         if not place or self._count(place) < self._settings.connections_per_address_max:
             return True

@@ -183,7 +183,9 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock, server_context(self.settings))
+        hub = application[HUB]
+        tls = server_context(self.settings)
+        door = Door(self._runner.server, self.settings, served.clock, tls, lambda: len(hub.connections))
         doors.append(door)
         self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
