@@ -55,8 +55,11 @@ from streamflow.app.worker.process import Worker
 from streamflow.codecs.event import Event
 from streamflow.codecs.times import TimeField
 from streamflow.errors import (
+    CircuitOpen,
     ConfigurationError,
     DecodeError,
+    EventTimeout,
+    LimitReached,
     MissingEventType,
     RecordTooLarge,
     StaleEvent,
@@ -65,6 +68,8 @@ from streamflow.errors import (
     WindowError,
 )
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.circuit_breaker import CircuitBreaker
+from streamflow.processing.limit import Limit
 from streamflow.processing.retries import Retry
 from streamflow.settings import version
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
@@ -79,6 +84,8 @@ __all__ = [
     "Buffer",
     "Channel",
     "ChannelT",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Codec",
     "Collect",
     "Command",
@@ -88,12 +95,15 @@ __all__ = [
     "DecodeError",
     "Event",
     "EventT",
+    "EventTimeout",
     "First",
     "GSSAPICredentials",
     "GlobalTable",
     "HoppingWindow",
     "Key",
     "Last",
+    "Limit",
+    "LimitReached",
     "Max",
     "Mean",
     "Min",
