@@ -80,3 +80,51 @@ function plain(item) {
   const text = typeof item === "string" ? item : JSON.stringify(item);
   return text.length > 60 ? `${text.slice(0, 59)}…` : text;
 }
+
+/** The key as the API's addresses spell it. */
+export function keyText(value) {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+export function at(iso) {
+  if (!iso) return "–";
+  const on = date(iso);
+  return on ? `${on} ${time(iso)}` : time(iso);
+}
+
+/** How long ago in words: "just now", "14 s", "3 min", "2 h", "5 d". */
+export function ago(ms) {
+  if (ms < 1500) return "just now";
+  for (const [unit, size] of [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000]]) {
+    if (ms >= 2 * size) return `${Math.floor(ms / size)} ${unit}`;
+  }
+  return `${Math.round(ms / 1000)} s`;
+}
+
+export function host(url) {
+  return url ? url.replace(/^https?:\/\//, "").replace(/\/$/, "") : "–";
+}
+
+/** A big whole number that came as text, with separators. */
+export function offset(text) {
+  if (text === null || text === undefined) return "–";
+  return /^\d+$/.test(text) ? BigInt(text).toLocaleString("en") : String(text);
+}
+
+export function list(numbers) {
+  return [...numbers].sort((a, b) => a - b).join(", ");
+}
+
+export function plural(many, one, more = `${one}s`) {
+  return `${count(many)} ${many === 1 ? one : more}`;
+}
+
+/** Any JSON on one line, cut to what a cell may hold. */
+export function brief(item, most = 200) {
+  const text = typeof item === "string" ? item : JSON.stringify(item);
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
+}
+
+export function pretty(item) {
+  return typeof item === "string" ? item : JSON.stringify(item, null, 2);
+}
