@@ -5,6 +5,8 @@ VENV ?= .venv
 PORT ?=
 BROKER ?=
 PYTEST_ARGS ?=
+# Processes that share the tests, file by file: most tests wait for a server, so two help on any machine. 0: all in one.
+JOBS ?= 2
 
 PY := $(VENV)/bin/python
 # -e: an editable install, so that `agents` is found and a change needs no new install.
@@ -15,7 +17,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requireme
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
-	@echo "make test    unit, property, contract, simulation and integration tests (PYTEST_ARGS= is passed on)"
+	@echo "make test    unit, property, contract, simulation and integration tests (PYTEST_ARGS= is passed on; JOBS=0 in one process)"
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
@@ -29,7 +31,7 @@ demo: $(VENV)/.stamp-run
 	@exec $(VENV)/bin/streamflow demo $(if $(PORT),--port '$(PORT)') $(if $(BROKER),--broker '$(BROKER)')
 
 test: $(VENV)/.stamp-dev
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.stamp-dev
 	$(PY) -m ruff check .
@@ -54,7 +56,7 @@ lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	sed -n '/^#/p' requirements.lock > requirements.lock.new
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --strip-extras \
-	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra rocksdb pyproject.toml >> requirements.lock.new
+	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra jwt --extra rocksdb pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 vendor: $(VENV)/.stamp-dev

@@ -77,8 +77,11 @@ from streamflow.app.worker.process import Worker
 from streamflow.codecs.event import Event
 from streamflow.codecs.times import TimeField
 from streamflow.errors import (
+    CircuitOpen,
     ConfigurationError,
     DecodeError,
+    EventTimeout,
+    LimitReached,
     MissingEventType,
     RecordTooLarge,
     StaleEvent,
@@ -87,6 +90,8 @@ from streamflow.errors import (
     WindowError,
 )
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.circuit_breaker import CircuitBreaker
+from streamflow.processing.limit import Limit
 from streamflow.processing.retries import Retry
 from streamflow.settings import version
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
@@ -101,6 +106,8 @@ __all__ = [
     "Buffer",
     "Channel",
     "ChannelT",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Codec",
     "Collect",
     "Command",
@@ -110,12 +117,15 @@ __all__ = [
     "DecodeError",
     "Event",
     "EventT",
+    "EventTimeout",
     "First",
     "GSSAPICredentials",
     "GlobalTable",
     "HoppingWindow",
     "Key",
     "Last",
+    "Limit",
+    "LimitReached",
     "Max",
     "Mean",
     "Min",

@@ -37,9 +37,9 @@ def ask(app: App, url: str | None, *path: str, query: str = "", method: str = "G
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
     # The port may be another app's: its worker refuses what is meant for this one.
     headers = {"Accept": "application/json", APP_HEADER: quote(app.conf.id)}
-    tokens = app.settings.web_settings().tokens
-    if tokens:
-        headers["Authorization"] = f"Bearer {tokens[0]}"
+    token = app.settings.web_settings().own_token
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
     try:
         request = Request(address, headers=headers, method=method)
         with urlopen(request, timeout=TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S) as answer:

@@ -25,7 +25,8 @@ from streamflow.engine.internal_topics import deleting, to_compact
 from streamflow.errors import ConfigurationError, DecodeError, TransportError
 from streamflow.settings import DISTRIBUTION
 from streamflow.transports.connect import scheme_of
-from streamflow.web.settings import is_loopback
+from streamflow.web.settings import WebSettings, is_loopback
+from streamflow.web.tokens import is_hashed
 
 PACKAGES = (DISTRIBUTION, "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
 RECORDS_LOOKED_AT_MAX = 20_000
@@ -78,10 +79,11 @@ def _security(app: App) -> list[Finding]:
         findings.append(Finding("web", "warning", "no web view: other workers can't ask this one for rows"))
     elif is_loopback(web.host):
         findings.append(Finding("web", "ok", f"bound to {web.host}: this machine only"))
-    elif web.tokens:
+    elif web.needs_token:
         findings.append(Finding("web", "ok", f"bound to {web.host}, with authentication"))
     else:
         findings.append(Finding("web", "error", f"bound to {web.host} without authentication (web_tokens)"))
+    findings += _web_secrets(web)
     if scheme_of(app.broker_url) == "memory":
         return findings
     credentials: Any = conf.broker_credentials
@@ -92,6 +94,17 @@ def _security(app: App) -> list[Finding]:
     if app.engine_settings.processing_guarantee != "exactly_once":
         said = "at_least_once: what came since the last checkpoint may count or be sent twice after a crash"
         findings.append(Finding("guarantee", "warning", said))
+    return findings
+
+
+def _web_secrets(web: WebSettings) -> list[Finding]:
+    findings: list[Finding] = []
+    if any(not is_hashed(token) for token in web.tokens):
+        said = "some can be read where the settings can be read: `streamflow token` makes hashes"
+        findings.append(Finding("web_tokens", "warning", said))
+    if web.worker_secret is None and not is_loopback(web.host):
+        said = "is not set: workers on other machines can't ask each other for rows"
+        findings.append(Finding("web_peer_secret", "warning", said))
     return findings
 
 

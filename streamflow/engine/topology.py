@@ -73,6 +73,7 @@ class Topology:
         self._on_room = on_room
         self.declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
         self._key_bytes: dict[str, Callable[[Any], bytes | None]] = {}  # table in Faust's form ->
+        self._declared: dict[str, Callable[[], TopicSource]] = {}  # topic that is declared -> how it is read
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
@@ -183,6 +184,17 @@ class Topology:
             self.decoders[source.schema] = Decoder(source, name)
             self.topics.want_source(source.name, source.partitions)
         return self.decoders[source.schema]
+
+    def declare(self, topic: str, source: Callable[[], TopicSource]) -> None:
+        """A topic that the app's code knows, read or not; ``source`` is asked when needed."""
+        self._declared.setdefault(topic, source)
+
+    def format_of(self, topic: str) -> TopicSource | None:
+        """How a topic is read: as it was declared, or by who reads it; ``None``: nobody says."""
+        if topic in self._declared:
+            return self._declared[topic]()
+        readers = [decoder.source for decoder in self.decoders.values() if decoder.source.name == topic]
+        return readers[0] if readers else None
 
     def source_topics(self) -> set[str]:
         """Topics that somebody reads."""

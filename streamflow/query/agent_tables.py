@@ -10,7 +10,8 @@ from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.query.listing import newest_ids
-from streamflow.query.reader import TableReaderBase, is_hashable, plain
+from streamflow.query.key_order import is_hashable
+from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.slices import Slices
 from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.agent_table import AgentTable
@@ -150,8 +151,8 @@ class AgentReader(TableReaderBase):
                 return key
         return tuple(key) if isinstance(key, list) else key
 
-    def row_count(self) -> int:
-        return sum(len(part.store) for part in self._table.parts.values())
+    def rows_in(self, partition: int) -> int | None:
+        return len(self._table.parts[partition].store)
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -178,6 +179,9 @@ class SlidingAgentReader(SlidingReaderBase, AgentReader):
 
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self._sliding_table.rows(self._sliding_table.parts[partition], durable=True)
+
+    def panes_in(self, partition: int) -> int:
+        return len(self._sliding_table.parts[partition].store)
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self._sliding_table.parts[partition].expired_to_ms

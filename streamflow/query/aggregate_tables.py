@@ -10,7 +10,7 @@ import orjson
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.late_events import LateEventStore
 from streamflow.aggregates.shuffle.final import FinalStage
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.final_windows import SessionFinalStage, SlidingFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
@@ -19,7 +19,7 @@ from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import SlidingReaderBase
+from streamflow.query.sliding_rows import PanedReader, SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
@@ -142,8 +142,8 @@ class KeyedReader(AggregateReader):
     def parse_key_bytes(self, raw: bytes) -> Any:
         return plain(self._key_codec.decode(raw))
 
-    def row_count(self) -> int:
-        return sum(len(part.store) for part in self.aggregate.parts.values())
+    def rows_in(self, partition: int) -> int | None:
+        return len(self.aggregate.parts[partition].store)
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -162,6 +162,9 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
 
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
+
+    def panes_in(self, partition: int) -> int:
+        return len(self.aggregate.parts[partition].store)
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self.aggregate.parts[partition].expired_to_ms
@@ -282,8 +285,8 @@ class FinalStageReader(AggregateReader):
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
-    def row_count(self) -> int:
-        return sum(stage.row_count() for stage in self.stages().values())
+    def rows_in(self, partition: int) -> int | None:
+        return self.stages()[partition].row_count()
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
@@ -306,6 +309,26 @@ class FinalStageReader(AggregateReader):
                 lags[source] = watermark.lag
         # Of our own source partitions we know more than we were told.
         return dict(sorted({**lags, **self.own_lags()}.items()))
+
+
+class SlidingStageReader(PanedReader, FinalStageReader):
+    """The same over sliding windows."""
+
+    def _stage(self, partition: int) -> SlidingFinalStage:
+        stage = self.stages()[partition]
+        assert isinstance(stage, SlidingFinalStage)
+        return stage
+
+    def panes_in(self, partition: int) -> int:
+        return self._stage(partition).pane_count
+
+    def count_windows(self, partition: int) -> int:
+        return self._stage(partition).row_count()
+
+    def count_some(
+        self, partition: int, key: Hashable, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]:
+        return self._stage(partition).count_some(_group(key), from_ms, most)
 
 
 def described(spec: AggregateSpec) -> dict[str, Any]:

@@ -12,12 +12,17 @@ from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.processing.circuit_breaker import STATE_NUMBERS, circuit_states
 from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
+from streamflow.query.browse import Browser
+from streamflow.query.facts import AgentFacts, WorkerFacts
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
 from streamflow.query.table_reader import TableReader
+from streamflow.query.topic_facts import TopicBook
+from streamflow.query.worker_facts import agent_facts, worker_facts
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
@@ -72,6 +77,10 @@ class WorkerView:
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
+        self._started_ms = engine.clock.now_ms()
+        self._committed_ms: int | None = None
+        self.topics = TopicBook(engine)
+        self.log = Browser(engine)
         engine.listen(self)
         engine.metrics.on_collect(self._collect)
 
@@ -177,6 +186,21 @@ class WorkerView:
             "workers": len(engine.rebalance.members),
         }
 
+    def agents(self) -> list[AgentFacts]:
+        return agent_facts(self.engine)
+
+    def worker(self) -> WorkerFacts:
+        health = self.health()
+        word = health["status"]
+        return worker_facts(
+            self.engine,
+            "ready" if word == "ok" and self.ready() else word if word != "ok" else "recovering",
+            health.get("error") or health.get("reason"),
+            started_ms=self._started_ms,
+            committed_ms=self._committed_ms,
+            lags=self._lags(),
+        )
+
     # -- EngineListener --------------------------------------------------------------------------
 
     def on_active(self) -> None:
@@ -196,6 +220,7 @@ class WorkerView:
         self._on_live()
 
     def on_committed(self, committed: Sequence[CommittedChanges]) -> None:
+        self._committed_ms = self.engine.clock.now_ms()
         changes: list[TableChanges] = []
         by_part = {(change.table, change.partition): change for change in committed}
         for name, table in self.engine.topology.tables.items():
@@ -325,6 +350,8 @@ class WorkerView:
             metrics.table_bytes.labels(name).set(reader.approximate_bytes())
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
+        for name, state in circuit_states().items():
+            metrics.circuit_state.labels(name).set(STATE_NUMBERS[state])
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
 
 

@@ -16,6 +16,7 @@ TYPES: Final = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
+    ".ts": "text/plain",
     ".svg": "image/svg+xml",
 }
 

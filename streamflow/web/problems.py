@@ -26,6 +26,9 @@ TITLES: Final[Mapping[str, str]] = {
     "host-not-allowed": "This name is not one of this worker",
     "not-found": "There is nothing here",
     "another-app": "This is a worker of another app",
+    "no-such-topic": "There is no such topic",
+    "no-such-dead-letter": "There is no such dead letter",
+    "broker-unavailable": "The broker does not answer now",
     "no-such-table": "There is no such table",
     "no-such-key": "There is no such row",
     "method-not-allowed": "This method is not offered here",
@@ -35,6 +38,7 @@ TITLES: Final[Mapping[str, str]] = {
     "position-not-reached": "The position asked for was not reached in time",
     "not-ready": "This worker is still recovering",
     "too-large": "The request is too large",
+    "too-many-guesses": "Too many wrong tokens came from there",
     "internal-error": "Something went wrong in this worker",
 }
 _BY_STATUS: Final = {

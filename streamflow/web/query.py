@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS, RowQuery, canonical
+from streamflow.query.key_order import canonical
+from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS, RowQuery
 from streamflow.query.rows import Row
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding

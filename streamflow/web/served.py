@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
+from streamflow.query.browse import Look, Message
+from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
 from streamflow.query.rows import RowListener
+from streamflow.query.shown import Shown
 from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
+
+
+class TopicsServed(Protocol):
+    """The topics that the app knows."""
+
+    def names(self) -> list[str]:
+        """All of them, in order."""
+        ...
+
+    def internal(self) -> frozenset[str]:
+        """Those that hold the app's own state."""
+        ...
+
+    async def facts(self, topics: Sequence[str]) -> list[TopicFacts]:
+        """Of these, as the broker tells now; what it does not tell in time is ``None``."""
+        ...
+
+
+class LogServed(Protocol):
+    """The records of the app's topics. What asks the broker raises StreamflowError where it can't tell."""
+
+    def partitions(self, topic: str) -> int:
+        """How many a topic has; 0 for one that the app does not know."""
+        ...
+
+    def show(self, message: Message, topic: str | None = None) -> Shown:
+        """Its key and value as JSON, by the types of its topic, or of ``topic``."""
+        ...
+
+    async def page(
+        self, topic: str, partition: int, limit: int, *, offset: int | None = None, time_ms: int | None = None
+    ) -> Look:
+        """The first ``limit`` records from ``offset``, from a time, or from the beginning."""
+        ...
+
+    async def newest(self, topic: str, partition: int, limit: int) -> Look:
+        """The last ``limit`` records, oldest first."""
+        ...
+
+    async def of_all(self, topic: str, limit: int, time_ms: int | None) -> list[Message]:
+        """Of all partitions by their timestamps: the first ``limit`` from a time, or the newest."""
+        ...
 
 
 class Served(Protocol):
@@ -76,3 +121,17 @@ class Served(Protocol):
     def stats(self) -> Mapping[str, Any]:
         """``{"records_total": int, "lag_records": int, "partitions": [...], "agents": {...}, ...}``."""
         ...
+
+    def agents(self) -> Sequence[AgentFacts]:
+        """What the agents do on this worker."""
+        ...
+
+    def worker(self) -> WorkerFacts:
+        """This worker itself."""
+        ...
+
+    @property
+    def topics(self) -> TopicsServed: ...
+
+    @property
+    def log(self) -> LogServed: ...

@@ -12,18 +12,23 @@ from aiohttp import web
 
 from streamflow.errors import ConfigurationError
 from streamflow.web import security
+from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
 from streamflow.web.http.routes import ROUTES
+from streamflow.web.http.running import Running
+from streamflow.web.http.topics import Topics
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
 from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
-from streamflow.web.settings import WebSettings, check
+from streamflow.web.settings import WebSettings
+from streamflow.web.tokens import is_hashed
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +47,21 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     ``extend`` may add routes of the app's own, which come first, and middlewares, which come last.
     """
     check(settings)
-    guard = security.Guard(settings, served.url)
+    guard = security.Guard(settings, served)
     peers = Peers(served, settings)
-    api = Api(served, settings, peers, guard)
+    api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
-    late = LateEvents(api)
+    everyone = Everyone(served, peers)
     history = History(api)
+    groups: dict[str, object] = {
+        "api": api,
+        "changes": changes,
+        "history": history,
+        "late": LateEvents(api),
+        "running": Running(api, everyone),
+        "topics": Topics(api, everyone),
+    }
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
@@ -60,18 +73,12 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         extend(app)
     app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
-        handlers: object = {
-            "changes": changes,
-            "late": late,
-            "late_apply": late,
-            "history": history,
-        }.get(route.name, api)
-        handler = getattr(handlers, route.name)
-        if route.method == "post":
-            app.router.add_post(route.pattern, handler, name=route.name)
+        handler = getattr(groups[route.group], route.name)
+        if route.method != "get":
+            app.router.add_route(route.method, route.pattern, handler, name=route.name)
             continue
         # Without HEAD where answering has no end.
-        app.router.add_get(route.pattern, handler, name=route.name, allow_head=handlers is api)
+        app.router.add_get(route.pattern, handler, name=route.name, allow_head=route.group != "changes")
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 
@@ -146,6 +153,11 @@ class WebServer:
         ``extend``: as for `create_web_app`.
         """
         assert self._socket is not None, "bind() comes first"
+        plain = sum(not is_hashed(token) for token in self.settings.tokens)
+        if plain:
+            log.warning(
+                "%d of web_tokens can be read where the settings can: `streamflow token` makes hashes", plain
+            )
         application = create_web_app(served, self.settings, extend)
         self._runner = web.AppRunner(
             application,

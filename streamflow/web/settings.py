@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from streamflow.errors import ConfigurationError
+from streamflow.web.tokens import is_hashed
 
 DEFAULT_PORT = 6066
 
@@ -15,8 +15,14 @@ class WebSettings:
     """Configuration of `WebServer`; frozen.
 
     ``port_explicit``: the port was asked for, so that finding it busy is an error; otherwise the next
-    free one is taken. ``tokens``: any of them opens the API as a bearer token; the first is the one
-    that this worker shows to its peers. ``allow_insecure`` permits another address than loopback
+    free one is taken. ``tokens``: any of them opens the API as a bearer token; those that begin with
+    ``scrypt:`` are the hashes of some (`streamflow token`). ``token`` is the one that this app's own commands
+    show; by default the first that is not a hash. By ``peer_secret`` workers know each other; by default that
+    token. ``jwt_keys`` names a file or an https address with the public keys (JSON Web Key Set) of
+    ``jwt_issuer``, whose tokens for any of ``jwt_audience`` are taken, too; rights among the words of their
+    claim ``jwt_rights_claim`` count. ``rights`` are rules ``who right``, see `streamflow.web.rights`;
+    all of them replace these, by which whoever is let in may read everything, and apply late events (the
+    only thing that ``admin:table`` is needed for). ``allow_insecure`` permits another address than loopback
     without tokens. ``allowed_origins`` are web origins (``https://host``) whose pages may read the API.
     ``allowed_hosts`` are further names by which an API without tokens may be called.
     ``advertised_url`` is what peers call; by default the address that was bound.
@@ -25,7 +31,16 @@ class WebSettings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     port_explicit: bool = False
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = field(default=(), repr=False)
+    token: str | None = field(default=None, repr=False)
+    peer_secret: str | None = field(default=None, repr=False)
+    jwt_issuer: str = ""
+    jwt_audience: tuple[str, ...] = ()
+    jwt_keys: str = ""
+    jwt_algorithms: tuple[str, ...] = ("RS256", "ES256", "PS256", "EdDSA")
+    jwt_rights_claim: str = "scope"
+    jwt_leeway_s: float = 30.0
+    rights: tuple[str, ...] = ("* read", "* admin:table")
     allow_insecure: bool = False
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
@@ -56,6 +71,20 @@ class WebSettings:
     ws_progress_s: float = 1.0
     ws_reconnect_ms: int = 1_000  # told to clients when this worker stops
 
+    @property
+    def needs_token(self) -> bool:
+        return bool(self.tokens or self.jwt_keys)
+
+    @property
+    def own_token(self) -> str | None:
+        """What a program with these settings shows to a worker."""
+        return self.token or next((token for token in self.tokens if not is_hashed(token)), None)
+
+    @property
+    def worker_secret(self) -> str | None:
+        """What all workers of the app know, and nobody else."""
+        return self.peer_secret or next((token for token in self.tokens if not is_hashed(token)), None)
+
 
 def is_loopback(host: str) -> bool:
     """Whether ``host`` can be reached from this machine only."""
@@ -65,17 +94,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def check(settings: WebSettings) -> None:
-    """Raises ConfigurationError for settings that would open the tables to anybody, or can't work."""
-    if not 0 <= settings.port <= 65_535:
-        raise ConfigurationError(f"web port {settings.port} is not between 0 and 65535")
-    if any(not token or not token.isascii() or not token.isprintable() for token in settings.tokens):
-        raise ConfigurationError("a web token is empty, or not printable ASCII")
-    if settings.tokens or settings.allow_insecure or is_loopback(settings.host):
-        return
-    raise ConfigurationError(
-        f"the web view would listen on {settings.host} without authentication: set a web token, "
-        "or bind it to 127.0.0.1, or allow it with web_allow_insecure"
-    )

@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
+from streamflow.engine.watchdog import InHand
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.query.browse import Look, Message
+from streamflow.query.facts import AgentFacts, PartitionFacts, TopicFacts, WorkerFacts
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
     LateRow,
@@ -24,6 +27,7 @@ from streamflow.query.rows import (
     TableChanges,
     TableStatus,
 )
+from streamflow.query.shown import Shown, shown
 from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
@@ -143,6 +147,41 @@ class FakeReader:
         return sum(len(self.data.rows[p]) for p in self.owned)
 
 
+class FakeTopics:
+    """Of an app that knows its source topic."""
+
+    def names(self) -> list[str]:
+        return ["events"]
+
+    def internal(self) -> frozenset[str]:
+        return frozenset()
+
+    async def facts(self, topics: Iterable[str]) -> list[TopicFacts]:
+        parts = [PartitionFacts(p, 0, 10, 7) for p in range(PARTITIONS)]
+        return [TopicFacts(topic, False, ["reader"], ["counts"], parts) for topic in topics]
+
+
+class FakeLog:
+    """Empty topics."""
+
+    def partitions(self, topic: str) -> int:
+        return PARTITIONS if topic == "events" else 0
+
+    def show(self, message: Message, topic: str | None = None) -> Shown:
+        return shown(None, message.key, message.value)
+
+    async def page(
+        self, topic: str, partition: int, limit: int, *, offset: int | None = None, time_ms: int | None = None
+    ) -> Look:
+        return Look([], None)
+
+    async def newest(self, topic: str, partition: int, limit: int) -> Look:
+        return Look([], None)
+
+    async def of_all(self, topic: str, limit: int, time_ms: int | None) -> list[Message]:
+        return []
+
+
 class FakeServed:
     """A worker of a `Cluster`; owns the partitions in ``owned``."""
 
@@ -208,6 +247,35 @@ class FakeServed:
             "agents": {},
             "workers": len(self.cluster.workers),
         }
+
+    @property
+    def topics(self) -> FakeTopics:
+        return FakeTopics()
+
+    @property
+    def log(self) -> FakeLog:
+        return FakeLog()
+
+    def agents(self) -> list[AgentFacts]:
+        in_hand = [InHand("reader", "events", 0, 7, 1.5)]
+        return [AgentFacts("reader", ["events"], 1, 10, 2, 1, 0, 3, 5.0, [0, 4, *[0] * 15], in_hand, False)]
+
+    def worker(self) -> WorkerFacts:
+        partitions = [("events", p) for p in sorted(self.owned)]
+        return WorkerFacts(
+            state="ready",
+            reason=None,
+            version="1",
+            started_ms=0,
+            committed_ms=None,
+            memory_bytes=1,
+            connections=0,
+            records_total=10,
+            lags=dict.fromkeys(partitions, 3),
+            partitions=partitions,
+            standbys=[],
+            breakers={"payments": "half-open"},
+        )
 
     def tell(self, changes: Iterable[TableChanges]) -> None:
         for listener in list(self.listeners):

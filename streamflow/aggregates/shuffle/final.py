@@ -84,6 +84,7 @@ class FinalStage:
             int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
         self.window_starts = SortedStarts()  # of `partials`
+        self._count = 0  # groups of all windows of `partials`
         self.watermarks: dict[int, SourceWatermark] = {}
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
@@ -165,21 +166,27 @@ class FinalStage:
         if groups is None:
             groups = self.partials[start] = {}
             self.window_starts.add((start,))
-        groups.setdefault(group, {})[source] = self._stored.load(data)
+        partials = groups.get(group)
+        if partials is None:
+            partials = groups[group] = {}
+            self._count += 1
+        partials[source] = self._stored.load(data)
 
     def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
         partials = groups.get(group, {})
         partials.pop(source, None)
-        if not partials:
-            groups.pop(group, None)
+        if not partials and groups.pop(group, None) is not None:
+            self._count -= 1
         if not groups and start in self.partials:
             self._pop(start)
 
     def _pop(self, start: int) -> dict[GroupKey, dict[int, Any]]:
         """All partials of one window go."""
         self.window_starts.drop((start,))
-        return self.partials.pop(start)
+        groups = self.partials.pop(start)
+        self._count -= len(groups)
+        return groups
 
     def least_watermark_ms(self) -> int | None:
         """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
@@ -368,7 +375,7 @@ class FinalStage:
                 yield start, group
 
     def row_count(self) -> int:
-        return sum(map(len, self.partials.values()))
+        return self._count
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         """The rows that what `read` told of has changed; some may be gone."""

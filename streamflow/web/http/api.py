@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +15,7 @@ from aiohttp import web
 
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved
 from streamflow.query.table_reader import TableReader
 from streamflow.settings import version
@@ -23,7 +25,7 @@ from streamflow.web.http.describe import Describing
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
 from streamflow.web.problems import Problem, tables_unknown, unavailable
-from streamflow.web.security import Guard
+from streamflow.web.rights import ALL_KEYS, KeyLimits, as_worker, caller_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -31,20 +33,33 @@ from streamflow.web.settings import WebSettings
 class Api:
     """One handler for each route of `routes.ROUTES`, named like it."""
 
-    def __init__(self, served: Served, settings: WebSettings, peers: Peers, guard: Guard) -> None:
+    def __init__(self, served: Served, settings: WebSettings, peers: Peers) -> None:
         self.served = served
         self.settings = settings
-        self.guard = guard
         self.version = version()
         self.scatter_gather = ScatterGather(served, settings, peers)
         self.describing = Describing(served, self.scatter_gather)
 
-    def reader(self, name: str) -> TableReader:
-        """Raises Problem 404, or 503 before tables are known."""
+    def reader(self, request: web.Request) -> TableReader:
+        """The table of the URL, for who may read all of it.
+
+        Raises Problem 403, whether there is such a table or not; 404, or 503 before tables are known.
+        """
+        caller_of(request).require("read", "table", request.match_info["table"])
+        return self._reader(request)
+
+    def reader_of_some(self, request: web.Request) -> tuple[TableReader, KeyLimits]:
+        """The same for who may read some of its keys, and which: what is shown must be held against them."""
+        limits = caller_of(request).require_some("read", "table", request.match_info["table"])
+        return self._reader(request), limits
+
+    def _reader(self, request: web.Request) -> TableReader:
+        name = request.match_info["table"]
         reader = self.served.tables.get(name)
         if reader is None:
             self._check_known()
-            names = sorted(self.served.tables)
+            caller = caller_of(request)
+            names = [each for each in sorted(self.served.tables) if caller.may_some("read", "table", each)]
             raise Problem(404, "no-such-table", f"this app has no table {name!r}", tables=names)
         return reader
 
@@ -55,23 +70,29 @@ class Api:
     async def tables(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
         self._check_known()
-        readers = [self.served.tables[name] for name in sorted(self.served.tables)]
-        local = is_peer(request)
-        tables = await asyncio.gather(
-            *(self.describing.table(reader, local_only=local) for reader in readers)
-        )
+        caller = caller_of(request)
+        names = [name for name in sorted(self.served.tables) if caller.may_some("read", "table", name)]
+        tables = await asyncio.gather(*(self._described(request, self.served.tables[name]) for name in names))
         return answer(request, {"tables": tables, "partial": any(table["partial"] for table in tables)})
 
     async def table(self, request: web.Request) -> web.StreamResponse:
         only(request, ())
-        reader = self.reader(request.match_info["table"])
-        return answer(request, await self.describing.table(reader, local_only=is_peer(request)))
+        reader, _ = self.reader_of_some(request)
+        return answer(request, await self._described(request, reader))
+
+    async def _described(self, request: web.Request, reader: TableReader) -> dict[str, Any]:
+        """A table; who may read some of its keys is not told how many there are of others."""
+        with as_worker():
+            table = await self.describing.table(reader, local_only=is_peer(request))
+        if not caller_of(request).may("read", "table", reader.name):
+            table |= {"rows": None, "counters": {}}
+        return table
 
     async def rows(self, request: web.Request) -> web.StreamResponse:
-        reader = self.reader(request.match_info["table"])
+        reader, limits = self.reader_of_some(request)
         parameters = only(request, query.PARAMETERS)
         local = is_peer(request)
-        asked = query.parse(reader, parameters, self.settings.rows_max)
+        asked = limited(query.parse(reader, parameters, self.settings.rows_max), limits)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
         if ndjson.is_wanted(request):
             return await ndjson.answer(request, self.scatter_gather, reader, asked, parameters)
@@ -79,12 +100,13 @@ class Api:
         return answer(request, page.body())
 
     async def key(self, request: web.Request) -> web.StreamResponse:
-        reader = self.reader(request.match_info["table"])
+        reader, limits = self.reader_of_some(request)
         parameters = only(request, ("at", "key_b64", "min_position"))
         at_ms = query.parse_instant("at", parameters["at"]) if "at" in parameters else None
         if at_ms is not None and reader.window is None:
             raise query.bad_parameter("at", f"table {reader.name!r} has no windows")
         key = read_key(request, reader, parameters)
+        check_key(reader, key.key, limits)
         local = is_peer(request)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
         try:
@@ -94,9 +116,10 @@ class Api:
         return answer(request, body)
 
     async def key_windows(self, request: web.Request) -> web.StreamResponse:
-        reader = self.reader(request.match_info["table"])
+        reader, limits = self.reader_of_some(request)
         parameters = only(request, ("key_b64", *query.KEY_PARAMETERS))
         key = read_key(request, reader, parameters)
+        check_key(reader, key.key, limits)
         asked = query.parse_of_key(reader, key.key, parameters, self.settings.rows_max)
         local = is_peer(request)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
@@ -108,8 +131,9 @@ class Api:
         return answer(request, body)
 
     async def key_location(self, request: web.Request) -> web.StreamResponse:
-        reader = self.reader(request.match_info["table"])
+        reader, limits = self.reader_of_some(request)
         key = read_key(request, reader, only(request, ("key_b64",)))
+        check_key(reader, key.key, limits)
         partition = reader.partition_of(key.key)
         owner = owners(self.served, reader).get(partition)
         body = {
@@ -121,6 +145,7 @@ class Api:
         return answer(request, body)
 
     async def status(self, request: web.Request) -> web.StreamResponse:
+        caller_of(request).require("read", "app", self.served.app_id)
         only(request, ())
         if is_peer(request):
             return answer(request, {"app_id": self.served.app_id, "workers": [self.describing.worker()]})
@@ -133,23 +158,25 @@ class Api:
         health = dict(self.served.health())
         # Not while it is recovering: whoever restarts what is unhealthy would never let it finish.
         status = 200 if health.get("error") is None else 503
-        if not self.guard.request_ok(request):
+        if not caller_of(request).may("read", "app", self.served.app_id):
             health = {"status": health.get("status")}  # an error's text may tell more than a probe may know
         return answer(request, health, status=status)
 
     async def readyz(self, request: web.Request) -> web.StreamResponse:
+        knows = caller_of(request).may("read", "app", self.served.app_id)
         if not self.served.ready():
             # The reason holds no more than what is away: a broker's error text may tell too much to a probe.
-            reason = self.served.health().get("reason") if self.guard.request_ok(request) else None
+            reason = self.served.health().get("reason") if knows else None
             detail = (
                 reason or "no partitions are assigned yet, tables are being rebuilt, or the broker is away"
             )
             raise unavailable("not-ready", str(detail))
         # A slow agent costs no readiness: rows are served all the same, and work may take its time.
-        slow = self.served.health().get("slow") if self.guard.request_ok(request) else None
+        slow = self.served.health().get("slow") if knows else None
         return answer(request, {"status": "ready", **({"slow": slow} if slow else {})})
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
+        caller_of(request).require("read", "app", self.served.app_id)
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
         body = self.served.metrics.render(openmetrics).encode()
         return web.Response(
@@ -195,6 +222,19 @@ def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str,
         raise Problem(400, "bad-key", "the key is not UTF-8: give its bytes as ?key_b64=") from None
     except DecodeError as exc:
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
+
+
+def limited(asked: RowQuery, limits: KeyLimits) -> RowQuery:
+    """The same of the keys that the caller may read; its cursors stay those of the whole."""
+    if limits == ALL_KEYS:
+        return asked
+    return replace(asked, prefix=limits.narrowed(asked.prefix), allows=limits.allows)
+
+
+def check_key(reader: TableReader, key: object, limits: KeyLimits) -> None:
+    """Raises Problem 403 for a key that the caller may not read, whether there is a row of it or not."""
+    if not limits.allows(key):
+        raise Problem(403, "forbidden", f"the right read:table:{reader.name} is needed for this key")
 
 
 def read_key_text(reader: TableReader, text: str) -> Any:

@@ -6,17 +6,17 @@ can't be finished is cut off, so that it never passes as whole.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
 
-from streamflow.query.row_query import Order, RowQuery
+from streamflow.query.merging import merged
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
@@ -127,39 +127,3 @@ async def _lines(url: str, response: aiohttp.ClientResponse) -> AsyncIterator[Ro
         raise PeerUnavailable(f"{url} broke off: {exc!r}") from exc
     if rest:
         raise PeerUnavailable(f"{url} broke off within a row")
-
-
-async def merged(sources: list[AsyncIterator[Row]], query: RowQuery) -> AsyncIterator[Row]:
-    """Merges sources that are each in the query's order."""
-    heads: list[tuple[Any, int, Row]] = []  # (order, index of the source, row)
-
-    async def take(index: int) -> None:
-        row = await anext(sources[index], None)
-        if row is not None:
-            order = Reversed(query.order(row)) if query.descending else query.order(row)
-            heapq.heappush(heads, (order, index, row))
-
-    for index in range(len(sources)):
-        await take(index)
-    while heads:
-        _, index, row = heapq.heappop(heads)
-        yield row
-        await take(index)
-
-
-class Reversed:
-    """Compares the other way round, for a heap whose greatest comes first."""
-
-    __slots__ = ("order",)
-
-    def __init__(self, order: Order) -> None:
-        self.order = order
-
-    def __lt__(self, other: Reversed) -> bool:
-        return bool(other.order < self.order)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Reversed) and bool(other.order == self.order)
-
-    def __hash__(self) -> int:
-        return hash(self.order)

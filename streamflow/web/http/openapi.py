@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from streamflow.web.http.ndjson import NDJSON
-from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
+from streamflow.web.http.route import Parameter, Route
+from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
 
 EVERYWHERE: Final = (401, 403, 500)
@@ -13,8 +14,8 @@ REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
     403: "Not allowed.",
-    404: "There is no such table or row.",
-    409: "The rows of this key lie in several partitions.",
+    404: "There is no such table, row, topic or dead letter.",
+    409: "It can't be done with this table, key or topic.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
@@ -59,6 +60,8 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.is_deprecated:
+        operation["deprecated"] = True
     if route.is_open:
         operation["security"] = []
     return operation

@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS
+from streamflow.web.http import stream_routes
+from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema
+from streamflow.web.http.route import object_schema as _object
 from streamflow.web.messages import MODES, WINDOWS
-
-Schema = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    text: str
-    schema: Schema
-    where: str = "query"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """``name`` is that of the handler in `Api`; ``answer`` names a schema, or is a media type.
-
-    ``problems`` are the statuses of problem+json besides 401, 403 and 500, which every route can answer.
-    """
-
-    name: str
-    path: str
-    summary: str
-    answer: str
-    parameters: tuple[Parameter, ...] = ()
-    problems: tuple[int, ...] = ()
-    is_open: bool = False  # without a token
-    method: str = "get"
-
-    @property
-    def pattern(self) -> str:
-        """The path as aiohttp matches it: a key may be empty, and hold anything but a bare slash."""
-        return self.path.replace("{key}", "{key:[^/]*}")
-
-
-TEXT: Final[Schema] = {"type": "string"}
-TIME: Final[Schema] = {"type": "string", "description": "RFC 3339 with a zone, or epoch milliseconds"}
 
 TABLE: Final = Parameter("table", "Name of the table.", TEXT, "path")
 KEY: Final = Parameter(
@@ -135,6 +101,7 @@ ROUTES: Final = (
             Parameter("max_hz", "At most so many messages a second.", {"type": "number"}),
         ),
         (400, 404, 503),
+        group="changes",
     ),
     Route(
         "late",
@@ -147,6 +114,7 @@ ROUTES: Final = (
             Parameter("cursor", "`next` of the page before.", TEXT),
         ),
         (400, 404),
+        group="late",
     ),
     Route(
         "late_apply",
@@ -156,8 +124,17 @@ ROUTES: Final = (
         (TABLE,),
         (400, 404, 409, 503),
         method="post",
+        group="late",
     ),
-    Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
+    Route(
+        "status",
+        "/v1/status",
+        "The workers: partitions, lag, checkpoints. /v1/workers says more, and takes its place.",
+        "Status",
+        problems=(400,),
+        is_deprecated=True,
+    ),
+    *stream_routes.ROUTES,
     Route(
         "history",
         "/v1/history",
@@ -172,6 +149,7 @@ ROUTES: Final = (
             ),
         ),
         (400,),
+        group="history",
     ),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
@@ -213,14 +191,6 @@ _INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
 _INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
 
 
-def _object(properties: Mapping[str, Schema], *, required: tuple[str, ...] | None = None) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties if required is None else required),
-    }
-
-
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "Window": _object({"start": _INSTANT, "end": _INSTANT, "state": {"enum": ["open", "closed", "revised"]}}),
     "Row": _object(_ROW),
@@ -256,7 +226,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "source_topic": TEXT,
             "partitions": {"type": "integer", "minimum": 1},
             "description": {"type": "object"},
-            "rows": {"type": "integer", "minimum": 0},
+            "rows": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "null where the caller may read some of the keys only.",
+            },
             "watermark": _INSTANT_OR_NULL,
             "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
             **_COMPLETENESS,
@@ -338,6 +312,7 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "partial": {"type": "boolean"},
         }
     ),
+    **stream_routes.SCHEMAS,
     "History": _object(
         {
             "step_s": {"type": "integer", "minimum": 1, "description": "Seconds between two values."},

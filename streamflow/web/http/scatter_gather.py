@@ -66,9 +66,18 @@ class Page:
         return {"rows": rows, "next": self.next, **self.completeness.members()}
 
 
-def page_of(rows: list[Row], query: RowQuery, whole: Completeness) -> Page:
-    """``rows`` are in order; one more than the limit tells that there is a next page."""
-    if query.limit is None or len(rows) <= query.limit:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one worker gives to a page: its first rows, and whether it has more than the limit."""
+
+    rows: list[Row]
+    has_more: bool = False
+
+
+def page_of(rows: list[Row], query: RowQuery, whole: Completeness, *, has_more: bool = False) -> Page:
+    """``rows`` are in order; one more than the limit tells that there is a next page, and so does
+    ``has_more``: a peer's page was full, and nobody else had a row to put in."""
+    if query.limit is None or not rows or (len(rows) <= query.limit and not has_more):
         return Page(rows, None, whole)
     rows = rows[: query.limit]
     return Page(rows, cursor_after(rows[-1], query.fingerprint), whole)
@@ -128,7 +137,8 @@ class ScatterGather:
             *(self._peer_rows(reader, url, parts, parameters, whole) for url, parts in by_url.items()),
         )
         count = None if query.limit is None else query.limit + 1
-        return page_of(query.best((row for rows in answers for row in rows), count), query, whole)
+        rows = query.best((row for page in answers for row in page.rows), count)
+        return page_of(rows, query, whole, has_more=any(page.has_more for page in answers))
 
     async def _local_rows(
         self,
@@ -136,9 +146,9 @@ class ScatterGather:
         query: RowQuery,
         partitions: frozenset[int],
         whole: Completeness,
-    ) -> list[Row]:
+    ) -> Part:
         if not partitions:
-            return []
+            return Part([])
         # Before the rows: they may be newer than the position says, never older.
         whole.add_local(reader)
         rows: list[Row] = []
@@ -147,7 +157,7 @@ class ScatterGather:
                 rows.extend(await first_rows(reader.listed(partition, query), query.limit))
             except PartitionMoved:
                 whole.missing.add(partition)  # it went while the rows were read
-        return rows
+        return Part(rows)
 
     async def _peer_rows(
         self,
@@ -156,7 +166,7 @@ class ScatterGather:
         partitions: frozenset[int],
         parameters: Mapping[str, str],
         whole: Completeness,
-    ) -> list[Row]:
+    ) -> Part:
         asked = {**parameters, "partitions": ",".join(map(str, sorted(partitions)))}
         asked.pop("min_position", None)
         path = f"/v1/tables/{quote(reader.name, safe='')}/rows"
@@ -165,11 +175,12 @@ class ScatterGather:
             if answer.status != 200:
                 raise PeerUnavailable(f"{url} answered {answer.status}")
             rows = [encoding.row_from(row) for row in answer.body["rows"]]
+            has_more = answer.body["next"] is not None
             whole.add_peer(answer.body)
         except (PeerUnavailable, *UNUSABLE):
             whole.missing.update(partitions)
-            return []
-        return rows
+            return Part([])
+        return Part(rows, has_more)
 
     async def reach(self, reader: TableReader, wanted: Mapping[int, int], *, local_only: bool) -> None:
         """Waits until the table shows what stands before the positions ``wanted``.

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from streamflow.query.row_query import canonical, key_text, state_matches
+from streamflow.query.key_order import canonical, key_text
+from streamflow.query.row_query import state_matches
 from streamflow.query.rows import Operation, Row, RowChange
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.messages import Subscribe, WindowState
+from streamflow.web.rights import ALL_KEYS, KeyLimits
 
 RowId = tuple[int, bytes, int | None, int | None]  # partition, canonical key, window start and end
 
@@ -59,10 +61,14 @@ class Filter:
     keys: frozenset[bytes] | None = None
     prefix: str | None = None
     window: WindowState = "all"
+    limits: KeyLimits = ALL_KEYS
 
     @classmethod
-    def of(cls, wanted: Subscribe) -> Filter:
-        """Raises ValueError when a subscription names its keys in two ways."""
+    def of(cls, wanted: Subscribe, limits: KeyLimits = ALL_KEYS) -> Filter:
+        """``limits``: the keys that the subscriber may read.
+
+        Raises ValueError when a subscription names its keys in two ways.
+        """
         given = [name for name in ("key", "keys", "prefix") if getattr(wanted, name) is not UNSET]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
@@ -72,19 +78,22 @@ class Filter:
         elif isinstance(wanted.keys, list):
             keys = frozenset(map(canonical, wanted.keys))
         prefix = wanted.prefix if isinstance(wanted.prefix, str) else None
-        return cls(keys, prefix, wanted.window)
+        return cls(keys, prefix, wanted.window, limits)
 
     @property
     def fingerprint(self) -> str:
         """Tells the cursors of different filters apart."""
-        parts = (sorted(key.decode() for key in self.keys or ()), self.keys is None, self.prefix, self.window)
+        keys = sorted(key.decode() for key in self.keys or ())
+        parts = (keys, self.keys is None, self.prefix, self.window, *(self.limits.texts or ()))
         return hashlib.blake2b(canonical(parts), digest_size=4).hexdigest()
 
     @property
     def is_all(self) -> bool:
-        return self.keys is None and self.prefix is None and self.window == "all"
+        return self.keys is None and self.prefix is None and self.window == "all" and self.limits == ALL_KEYS
 
     def _wants_key(self, key: object) -> bool:
+        if not self.limits.allows(key):
+            return False
         if self.keys is not None:
             return canonical(key) in self.keys
         return self.prefix is None or key_text(key).startswith(self.prefix)
@@ -115,6 +124,7 @@ class Filter:
             if all(isinstance(key, str | int | float) for key in keys):
                 yield from (row for key in keys for row in reader.windows(key) if self.wants(row))
                 return
-        wants_key = None if self.keys is None and self.prefix is None else self._wants_key
+        is_any = self.keys is None and self.prefix is None and self.limits == ALL_KEYS
+        wants_key = None if is_any else self._wants_key
         for partition in sorted(reader.owned):
             yield from filter(self.wants, reader.rows(partition, wants_key))

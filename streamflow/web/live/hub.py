@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from msgspec import UNSET
 
 from streamflow.query.rows import TableChanges
 from streamflow.web.live.feed import Feed
@@ -25,8 +26,9 @@ from streamflow.web.messages import (
     Unsubscribe,
     read,
 )
-from streamflow.web.peers import Peers, is_member, is_peer
+from streamflow.web.peers import Peers, is_peer
 from streamflow.web.problems import TABLES_UNKNOWN, Problem, unavailable
+from streamflow.web.rights import NO_KEYS, Caller, caller_of
 from streamflow.web.security import Guard
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -109,11 +111,20 @@ class Hub:
             is_progress_due = now_ms - progress_at_ms >= self.settings.ws_progress_s * 1_000
             if is_progress_due:
                 progress_at_ms = now_ms
+                self._end_expired()
             for key, feed in list(self.feeds.items()):
                 try:
                     self._look_at(key, feed, now_ms, is_progress_due)
                 except Exception:  # one broken table must not stop the others
                     log.exception("live view of table %s", key[0])
+
+    def _end_expired(self) -> None:
+        """A connection lasts no longer than the token that opened it."""
+        now_ms = self.served.clock.now_ms()
+        for session in list(self.sessions):
+            until_ms = session.caller.until_ms
+            if until_ms is not None and now_ms >= until_ms:
+                session.fail(Close.UNAUTHORIZED, "the token has expired")
 
     def _look_at(self, key: tuple[str, bool], feed: Feed, now_ms: float, is_progress_due: bool) -> None:
         idle_ms = 0.0 if feed.idle_since_ms is None else now_ms - feed.idle_since_ms
@@ -137,7 +148,12 @@ class Hub:
         return self.feeds[key]
 
     def new_session(
-        self, send: Callable[[bytes], Awaitable[None]], *, own_rows_only: bool = False, factor: int = 1
+        self,
+        send: Callable[[bytes], Awaitable[None]],
+        caller: Caller,
+        *,
+        own_rows_only: bool = False,
+        factor: int = 1,
     ) -> Session:
         """``factor``: so many times the subscriptions that a client may have."""
         session = Session(
@@ -145,6 +161,7 @@ class Hub:
             self.settings,
             self.served.metrics,
             send,
+            caller,
             own_rows_only=own_rows_only,
             subscriptions_max=factor * self.settings.ws_subscriptions_max,
         )
@@ -214,10 +231,9 @@ class Connection:
         self.hub = hub
         self.request = request
         self.socket = socket
-        # Another worker is a member, and shows a token where there are any.
-        is_worker = is_member(request, hub.served) and hub.guard.request_ok(request)
-        factor = PEER_FACTOR if is_worker else 1
-        self.session = hub.new_session(self._send, own_rows_only=is_peer(request), factor=factor)
+        caller = caller_of(request)
+        factor = PEER_FACTOR if caller.is_worker else 1
+        self.session = hub.new_session(self._send, caller, own_rows_only=is_peer(request), factor=factor)
         self._rate = factor * hub.settings.ws_messages_per_s_max
         self._tokens = 2 * self._rate  # of the rate limit
         self._tokens_at_ms = hub.served.clock.monotonic_ms()
@@ -261,8 +277,9 @@ class Connection:
             return
         if not isinstance(first, Init):
             raise Refused(Close.BAD_MESSAGE, "the first message is init")
-        guard = self.hub.guard
-        if not (guard.request_ok(self.request) or guard.token_ok(first.token)):
+        if not self.session.caller.is_known:
+            self.session.admit(await self._identified(first.token))
+        if not self.session.caller.is_known:
             raise Refused(Close.UNAUTHORIZED, "init needs a valid token")
         limits = {
             "message_bytes": settings.ws_message_bytes_max,
@@ -271,6 +288,13 @@ class Connection:
             "snapshot_rows": settings.ws_snapshot_rows_max,
         }
         self.session.say("ack", server="streamflow", connection=self.session.connection, limits=limits)
+
+    async def _identified(self, token: str | None) -> Caller:
+        try:
+            return await self.hub.guard.identify(self.request, token)
+        except Problem as problem:
+            code = Close.TOO_MANY if problem.status == 429 else Close.RESTART
+            raise Refused(code, problem.detail) from None
 
     async def _receive(self) -> ClientMessage | None:
         """The next message, or ``None`` when the client has gone. Raises Refused for a bad one."""
@@ -327,18 +351,29 @@ class Refusal:
     retry: bool = False
 
 
+def may_subscribe(caller: Caller, wanted: Subscribe) -> bool:
+    """Whether the caller may read some of the table, and each key that it names."""
+    if wanted.key is UNSET and wanted.keys is UNSET:
+        return caller.may_some("read", "table", wanted.table)
+    keys = [wanted.key] if wanted.key is not UNSET else wanted.keys
+    limits = caller.keys("read", "table", wanted.table)
+    return isinstance(keys, list) and limits != NO_KEYS and all(map(limits.allows, keys))
+
+
 def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
     """Adds a subscription to ``session``, or says why it can't be had."""
     if len(session.subscriptions) >= session.subscriptions_max:
         text = f"at most {session.subscriptions_max} on one connection"
         return Refusal("too-many-subscriptions", text)
+    if not may_subscribe(session.caller, wanted):
+        return Refusal("forbidden", f"the right read:table:{wanted.table} is needed (setting web_rights)")
     feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
     if feed is None:
         if not hub.served.knows_tables():
             return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
         return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
     try:
-        view = Filter.of(wanted)
+        view = Filter.of(wanted, session.caller.keys("read", "table", wanted.table))
     except ValueError as exc:
         return Refusal("bad-subscription", str(exc))
     sub = Subscription(

@@ -127,8 +127,9 @@ class PeerFeed:
         wanted: dict[str, Any] = {"id": snapshot.id, "table": self._table, "window": view.window}
         if view.keys is not None:
             wanted["keys"] = [encoding.decode(key) for key in view.keys]
-        if view.prefix is not None:
-            wanted["prefix"] = view.prefix
+        prefix = view.limits.narrowed(view.prefix)
+        if prefix is not None and view.keys is None:
+            wanted["prefix"] = prefix
         self._outbox.put_nowait(message("subscribe", snapshot=True, mode="all", **wanted))
 
     def forget(self, snapshot: PeerSnapshot) -> None:
@@ -178,7 +179,7 @@ class PeerFeed:
             async with peers.session.ws_connect(
                 address,
                 protocols=(SUBPROTOCOL,),
-                headers=peers.headers,
+                headers=peers.headers(self.url),
                 heartbeat=10.0,
                 max_msg_size=0,  # a checkpoint is one message, however much it changed
                 timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
@@ -256,7 +257,8 @@ class PeerFeed:
         if kind == "snapshot":
             for value in said["rows"]:
                 item = Item("upsert", encoding.row_from(value))
-                snapshot.rows[item.id] = item
+                if snapshot.filter.wants(item.row):
+                    snapshot.rows[item.id] = item
         elif kind == "synced":
             snapshot.complete()
             self._leave(snapshot)

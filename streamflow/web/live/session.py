@@ -16,6 +16,7 @@ from streamflow.metrics import Metrics
 from streamflow.web import encoding
 from streamflow.web.live.filters import Filter, Item, RowId
 from streamflow.web.messages import Close, Mode, message, splice
+from streamflow.web.rights import Caller
 from streamflow.web.settings import WebSettings
 
 BEHIND_FRAMES = 8
@@ -223,6 +224,7 @@ class Session:
         settings: WebSettings,
         metrics: Metrics,
         send: Callable[[bytes], Awaitable[None]],
+        caller: Caller,
         *,
         own_rows_only: bool = False,
         subscriptions_max: int,
@@ -230,6 +232,7 @@ class Session:
         self.connection = connection
         self.settings = settings
         self.metrics = metrics
+        self.caller = caller
         self.own_rows_only = own_rows_only
         self.subscriptions_max = subscriptions_max
         self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
@@ -281,6 +284,10 @@ class Session:
             self._bytes = 0
         self.failed.set()
         self._wake.set()
+
+    def admit(self, caller: Caller) -> None:
+        """It has shown who it is."""
+        self.caller = caller
 
     def say(self, name: str, **members: object) -> None:
         self.put([message(name, **members)])

@@ -22,6 +22,7 @@ from streamflow.web.live.session import Session
 from streamflow.web.messages import Subscribe
 from streamflow.web.peers import is_peer
 from streamflow.web.problems import Problem, unavailable
+from streamflow.web.rights import caller_of
 
 PARAMETERS: Final = ("key", "prefix", "window", "snapshot", "since", "mode", "max_hz")
 SUB_ID: Final = "sse"
@@ -37,7 +38,7 @@ class Changes:
         self.hub = hub
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
-        reader = self.api.reader(request.match_info["table"])
+        reader, _ = self.api.reader_of_some(request)
         wanted = read_subscription(request, reader)
         self.hub.admit()
         if len(self.hub.sessions) >= self.hub.settings.ws_connections_max:
@@ -49,10 +50,13 @@ class Changes:
         async def send(frame: bytes) -> None:
             await response.write(event(frame))
 
-        session = self.hub.new_session(send, own_rows_only=is_peer(request))
+        caller = caller_of(request)
+        session = self.hub.new_session(send, caller, own_rows_only=is_peer(request))
         try:
             refused = subscribe(self.hub, session, wanted)
             if refused is not None:
+                if refused.code == "forbidden":
+                    raise caller.refusal("read", "table", reader.name)
                 raise Problem(400, "bad-request", refused.text)
             await response.prepare(request)
             await self._write(response, session)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web.security import PEER_HEADER, peer_proof
 from tests.support.web_fakes import SETTINGS, Cluster, FakeServed
 from tests.unit.web.live.test_hub import connect
 
@@ -128,11 +128,29 @@ async def test_a_malformed_header_is_not_logged(caplog: pytest.LogCaptureFixture
         assert "ret" not in caplog.text.replace("retr", "")
 
 
-async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client() -> None:
-    cluster = Cluster(replace(SETTINGS, ws_subscriptions_max=2, ws_messages_per_s_max=5))
+@pytest.mark.parametrize("tokens", [(), ("right",)])
+async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client(tokens: tuple[str, ...]) -> None:
+    secret = "what-workers-know-of-each-other"
+    settings = replace(SETTINGS, tokens=tokens, peer_secret=secret)
+    cluster = Cluster(replace(settings, ws_subscriptions_max=2, ws_messages_per_s_max=5))
+    bearer = {"Authorization": "Bearer right"} if tokens else {}
     async with cluster.run([0], [1, 2]) as (served, other):
-        for url, is_refused in (("x", True), (served.url, True), (other.url, False)):
-            async with connect(served, headers={PEER_HEADER: url}) as live:
+        wrong = peer_proof("another secret", "demo", served.url)
+        others = peer_proof(secret, "demo", other.url)
+        for url, more, is_refused in (
+            ("x", bearer, True),
+            (served.url, bearer, True),
+            (other.url, bearer, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {wrong}"}, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {others}"}, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {peer_proof(secret, 'demo', served.url)}"}, False),
+        ):
+            if tokens and more is not bearer and is_refused:
+                async with connect(served, init=False, headers={PEER_HEADER: url, **more}) as live:
+                    await live.say("init")
+                    assert await live.closed() == 4401
+                continue
+            async with connect(served, headers={PEER_HEADER: url, **more}) as live:
                 for number in range(3):
                     await live.say("subscribe", id=str(number), table="users", snapshot=False)
                 await live.say("ping")
@@ -140,7 +158,7 @@ async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client() -> None
                 while (said := await live.hear())["t"] != "pong":
                     refused += [said["code"]] if said["t"] == "error" else []
                 assert (refused == ["too-many-subscriptions"]) is is_refused
-        async with connect(served, headers={PEER_HEADER: "x"}) as live:
+        async with connect(served, headers={PEER_HEADER: "x", **bearer}) as live:
             for _ in range(40):
                 await live.say("ping")
             assert await live.closed() == 4429

@@ -11,7 +11,7 @@ import jsonschema
 from streamflow.web.http import history
 from streamflow.web.http.history import NAMES, SLOTS_MAX, STEP_MS, Ring
 from streamflow.web.http.routes import SCHEMAS
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web.security import PEER_HEADER
 from tests.support.web_fakes import Cluster, FakeServed
 from tests.unit.web.http.test_api import Client
 

@@ -582,3 +582,22 @@ async def test_a_large_checkpoint_is_split_and_its_position_comes_with_its_last_
         other.rows["s"] = {}
         await other.subscribe("s", "users", since=messages[0]["cursor"])
         assert len(other.rows["s"]) == 1_000
+
+
+async def test_a_subscription_takes_the_right_to_read_all_that_it_wants() -> None:
+    cluster = Cluster(replace(SETTINGS, rights=("* read:table:users:ann",)))
+    cluster.put("users", "ann", 1)
+    cluster.put("users", "bob", 1)
+    async with cluster.run() as (served,), connect(served) as live:
+        refused: list[dict[str, Any]] = [
+            {"table": "counts"},
+            {"table": "never_was"},
+            {"table": "users", "key": "bob"},
+            {"table": "users", "keys": ["ann", "bob"]},
+        ]
+        for number, wanted in enumerate(refused):
+            await live.say("subscribe", id=str(number), **wanted)
+            said = await live.hear_until("error")
+            assert (said["id"], said["code"], said["retry"]) == (str(number), "forbidden", False)
+        await live.say("subscribe", id="mine", table="users", key="ann")
+        assert [row["key"] for row in (await live.hear_until("snapshot"))["rows"]] == ["ann"]

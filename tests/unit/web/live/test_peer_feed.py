@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web.security import PEER_HEADER
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed, until
 from tests.unit.web.live.test_hub import Live, connect, truth
 
