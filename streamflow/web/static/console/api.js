@@ -1,45 +1,40 @@
 // Questions to this worker: with the token, with a limit of time, and with problems as errors.
 
+import { Client, StreamflowError } from "/static/streamflow-client.js";
+
 const ANSWER_MS = 6000; // a worker that says nothing for so long does not answer
-
-/** An answer that is an error: `code` and `detail` are those of problem+json. */
-export class Problem extends Error {
-  constructor(status, body) {
-    super(body.detail ?? body.title ?? `status ${status}`);
-    this.status = status;
-    this.code = body.code ?? "";
-    this.body = body;
-  }
-
-  /** The route does not exist: this worker runs an older version. */
-  get isAbsent() {
-    return this.status === 404 && (this.code === "not-found" || this.code === "") || this.status === 405;
-  }
-}
-
-export const events = new EventTarget(); // "unauthorized"
 
 export const token = {
   get: () => sessionStorage.getItem("token"),
   set: (text) => sessionStorage.setItem("token", text),
 };
 
-export async function ask(path, { method = "GET", body, headers = {}, waitMs = ANSWER_MS } = {}) {
-  const sent = { ...headers };
-  if (token.get()) sent.Authorization = `Bearer ${token.get()}`;
-  if (body !== undefined) sent["Content-Type"] = "application/json";
-  const response = await fetch(path, {
-    method,
-    headers: sent,
-    body: body === undefined ? undefined : JSON.stringify(body),
-    cache: "no-cache",
-    signal: AbortSignal.timeout(waitMs),
-  });
-  if (response.status === 401) events.dispatchEvent(new Event("unauthorized"));
-  const isJson = (response.headers.get("Content-Type") ?? "").includes("json");
-  const said = isJson ? await response.json() : {};
-  if (!response.ok) throw new Problem(response.status, said);
-  return said;
+/** Without patience: pages ask again by themselves, and show at once what does not answer. */
+export const client = new Client(location.origin, { token: token.get, patienceMs: 0 });
+
+/** An answer that is an error: `code` and `message` are those of problem+json, `body` is the rest. */
+export class Problem extends Error {
+  constructor({ status, code, message, details }) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.body = details;
+  }
+
+  /** The route does not exist: this worker runs an older version. */
+  get isAbsent() {
+    return (this.status === 404 && (this.code === "not-found" || this.code === "http-404")) || this.status === 405;
+  }
+}
+
+/** Throws a Problem for what the worker refuses, another error where it does not answer. */
+export async function ask(path, { method = "GET", body, waitMs = ANSWER_MS } = {}) {
+  try {
+    return await client.json(path, { method, body, answerMs: waitMs });
+  } catch (error) {
+    if (error instanceof StreamflowError && error.status !== null) throw new Problem(error);
+    throw error;
+  }
 }
 
 /** `path("/v1/tables", name, "rows")`: each part encoded once. */

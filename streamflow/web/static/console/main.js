@@ -1,11 +1,10 @@
 // The console: one document, whose address says which page is shown. Here are its frame and what all pages share.
 
-import { Poll, Problem, events, token } from "./api.js";
+import { Poll, Problem, client, token } from "./api.js";
 import { redraw } from "./chart.js";
 import { Cluster } from "./cluster.js";
 import { become, h, note, setText } from "./dom.js";
 import * as format from "./format.js";
-import { Live } from "./live.js";
 import { Router, page } from "./router.js";
 import agents from "./pages/agents.js";
 import breakers from "./pages/breakers.js";
@@ -53,7 +52,6 @@ const ROUTES = [
 ];
 
 const cluster = new Cluster();
-const live = new Live(token.get);
 let closing = []; // what ends with the page that is shown
 let shown = null;
 
@@ -66,7 +64,6 @@ function context(parameters, query) {
     parameters,
     query,
     cluster,
-    live,
     router,
     onClose: (end) => mine.push(end),
     title(text) {
@@ -161,21 +158,27 @@ function drawFrame() {
 
 cluster.addEventListener("change", drawFrame);
 
-live.addEventListener("state", ({ detail }) => {
-  byId("state").dataset.state = detail.state;
-  setText(byId("state-text"), detail.text);
+const STATES = {
+  connecting: ["connecting", "Connecting…"],
+  live: ["live", "Live"],
+  stale: ["down", "Reconnecting…"],
+  closed: ["down", "Not connected"],
+};
+client.addEventListener("state", ({ detail: { state, reason } }) => {
+  const [dot, text] = STATES[state];
+  byId("state").dataset.state = dot;
+  setText(byId("state-text"), reason?.code === "unauthorized" ? "Token needed" : text);
 });
 
 function askToken() {
   if (!byId("token-dialog").open) byId("token-dialog").showModal();
 }
 
-live.addEventListener("refused", askToken);
-events.addEventListener("unauthorized", askToken);
+client.addEventListener("unauthorized", askToken);
 byId("token-form").addEventListener("submit", () => {
   token.set(byId("token").value);
   byId("token").value = "";
-  live.connect();
+  client.connect();
   cluster.poll.round();
   router.show();
 });
@@ -237,7 +240,7 @@ addEventListener("keydown", (event) => {
 
 let isStarted = false;
 showTheme(localStorage.getItem("theme") ?? "auto");
-live.connect();
+client.connect();
 cluster.start();
 router.show();
 isStarted = true;

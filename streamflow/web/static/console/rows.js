@@ -4,6 +4,7 @@
 // comes before the horizon is taken in, one that goes behind it is given up: so the list stays that of the whole
 // table, however little of it is loaded.
 
+import { encode, rowId } from "/static/streamflow-client.js";
 import { ask, path, query } from "./api.js";
 import * as format from "./format.js";
 
@@ -12,6 +13,8 @@ const FIRST_PAGE = 200;
 const PAGE = 1000;
 const ORDER_MS = 1000; // rows change places at most so often: values may move, lines should rest
 const RETRY_MS = 2000;
+const PASSING = new Set(["reset", "rebalancing"]); // said otherwise
+const LOST = new Set(["connecting", "connection-lost", "unauthorized", "closed"]);
 
 export class Rows {
   /** `view`: {sort, prefix, state, start, end}. `changed()` is called when there is something new to draw. */
@@ -129,24 +132,37 @@ export class Rows {
 
   // -- changes ---------------------------------------------------------------------------------
 
-  hear(said) {
-    if (said.t === "changes") this.take(said.rows);
-    else if (said.t === "lost") this.lostAt ??= Date.now();
-    else if (said.t === "subscribed") this.isVoid ||= !said.recovered;
-    else if (said.t === "reset") this.isVoid = true;
-    else if (said.t === "error") {
-      this.isVoid = true;
-      this.trouble = said.message;
-      this.lostAt ??= Date.now();
-    } else if (said.t === "rebalancing") this.missing = said.partitions;
-    else if (said.t === "synced") {
-      this.missing = [];
-      this.trouble = "";
-      if (this.isVoid || !this.isReady) this.reload();
-      else this.lostAt = null;
-      this.isVoid = false;
+  /** Follows a LiveTable that tells changes only. Returns what ends that. */
+  follow(feed) {
+    const told = {
+      change: ({ changes }) => this.take(changes),
+      reset: () => { this.isVoid = true; },
+      synced: () => this.synced(feed),
+      state: ({ state, reason }) => this.became(state, reason, feed),
+    };
+    for (const [name, take] of Object.entries(told)) {
+      feed.addEventListener(name, ({ detail }) => {
+        take(detail);
+        this.changed();
+      });
     }
-    this.changed();
+    return () => feed.close();
+  }
+
+  /** From here on every change is told; was anything lost before? */
+  synced(feed) {
+    this.missing = feed.missing;
+    this.trouble = "";
+    if (this.isVoid || !this.isReady) this.reload();
+    else this.lostAt = null;
+    this.isVoid = false;
+  }
+
+  became(state, reason, feed) {
+    this.missing = feed.missing;
+    if (state === "live" || PASSING.has(reason.code)) return;
+    this.lostAt ??= Date.now();
+    if (!LOST.has(reason.code)) this.trouble = reason.message;
   }
 
   take(changes) {
@@ -215,7 +231,7 @@ export class Rows {
   sizeOf(value) {
     if (this.sortsByValue) {
       const name = this.view.sort.replace(/^-/, "");
-      if (name !== "value") return typeof value?.[name] === "number" ? value[name] : null;
+      if (name !== "value") return ["number", "bigint"].includes(typeof value?.[name]) ? Number(value[name]) : null;
     }
     return format.value(value).size;
   }
@@ -270,10 +286,6 @@ export class Rows {
   }
 }
 
-export function rowId(row) {
-  return JSON.stringify([row.partition, row.key, row.window?.start ?? null, row.window?.end ?? null]);
-}
-
 function byStart(a, b) {
   return (a.window ? Date.parse(a.window.start) : 0) - (b.window ? Date.parse(b.window.start) : 0);
 }
@@ -282,11 +294,11 @@ function byStart(a, b) {
 function byKey(a, b) {
   const [one, two] = [rank(a.key), rank(b.key)];
   if (one !== two) return one - two;
-  const [x, y] = one === 4 ? [JSON.stringify(a.key), JSON.stringify(b.key)] : [a.key, b.key];
+  const [x, y] = one === 4 ? [encode(a.key), encode(b.key)] : [a.key, b.key];
   return x < y ? -1 : x > y ? 1 : 0;
 }
 
 function rank(key) {
   if (key === null) return 0;
-  return { boolean: 1, number: 2, string: 3 }[typeof key] ?? 4;
+  return { boolean: 1, number: 2, bigint: 2, string: 3 }[typeof key] ?? 4;
 }

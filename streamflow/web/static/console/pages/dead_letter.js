@@ -1,5 +1,6 @@
 // One dead letter: all of it, and what can be done with it.
 
+import { decode } from "/static/streamflow-client.js";
 import { ask, curl, path, query as queryText } from "../api.js";
 import { become, confirm, copy, h, note, toast } from "../dom.js";
 import * as format from "../format.js";
@@ -46,7 +47,7 @@ export default function deadLetter(root, context) {
       const asked = {};
       if (value.value !== before) {
         try {
-          asked.value = isText ? value.value : JSON.parse(value.value);
+          asked.value = isText ? value.value : decode(value.value);
         } catch (wrong) {
           become(told, note("bad", `The value is no JSON: ${wrong.message}`));
           value.focus();

@@ -1,17 +1,17 @@
 // One row: its whole value, where it lies, and the other windows of its key; live.
 
-import { Problem, ask, curl, path, query as queryText } from "../api.js";
+import { rowId } from "/static/streamflow-client.js";
+import { Problem, ask, client, curl, path, query as queryText } from "../api.js";
 import { badge, become, copy, h, note } from "../dom.js";
 import * as format from "../format.js";
 import { VirtualList } from "../list.js";
 import { page } from "../router.js";
-import { rowId } from "../rows.js";
 
 const WINDOWS_MOST = 1000;
 const AGAIN_MS = 2000;
 
 export default function rowPage(root, context) {
-  const { parameters: { table: name }, query, live, router } = context;
+  const { parameters: { table: name }, query, router } = context;
   const key = query.get("key");
   const start = query.get("start");
   const title = key ?? (start ? `window of ${format.at(start)}` : "row");
@@ -51,14 +51,14 @@ export default function rowPage(root, context) {
 
   const draw = () => {
     const { row } = state;
-    const isOld = state.since !== null || !live.isOpen;
-    become(told, state.trouble ?? (isOld && row && note("stale", `Not live since ${format.time(new Date(state.since ?? live.lostAt).toISOString())}: the row is as it was then.`)));
+    const isOld = state.since !== null || client.state !== "live";
+    become(told, state.trouble ?? (isOld && row && note("stale", `Not live since ${format.time(new Date(state.since ?? Date.now() - (client.ageMs ?? 0)).toISOString())}: the row is as it was then.`)));
     for (const each of [facts, value, windows]) each.classList.toggle("is-stale", isOld);
     value.hidden = facts.hidden = !row;
     if (!row) return;
     const text = format.pretty(row.value);
     if (value.textContent !== text) value.textContent = text;
-    value.classList.toggle("scalar", typeof row.value === "number");
+    value.classList.toggle("scalar", ["number", "bigint"].includes(typeof row.value));
     const pair = (label, ...what) => h("div", {}, h("dt", {}, label), h("dd", {}, what));
     become(facts,
       row.window && pair("Window", `${format.at(row.window.start)} – ${format.time(row.window.end)} `, badge(row.window.state)),
@@ -105,49 +105,59 @@ export default function rowPage(root, context) {
     }
   };
 
-  const hear = (said) => {
-    if (said.t === "changes") {
-      isAskedAgain ||= isLoading;
-      let needsMore = false;
-      for (const change of said.rows) {
-        const id = rowId(change);
-        const isMine = key === null ? change.window && Date.parse(change.window.start) === Date.parse(start)
-          : !start || (change.window && Date.parse(change.window.start) <= Date.parse(start) && Date.parse(start) < Date.parse(change.window.end));
-        if (change.op !== "upsert") {
-          state.rows.delete(id);
-          needsMore ||= isMine;
-          continue;
-        }
-        if (change.window && key !== null) {
-          state.rows.set(id, change);
-          state.flashing = new Set([...(state.flashing ?? []), id]);
-        }
-        if (!isMine) continue;
-        if (start || !state.row?.window || Date.parse(change.window.start) >= Date.parse(state.row.window.start)) {
-          state.row = { ...state.row, ...change };
-          state.trouble = null;
-        }
+  const take = (changes) => {
+    isAskedAgain ||= isLoading;
+    let needsMore = false;
+    for (const change of changes) {
+      const id = rowId(change);
+      const isMine = key === null ? change.window && Date.parse(change.window.start) === Date.parse(start)
+        : !start || (change.window && Date.parse(change.window.start) <= Date.parse(start) && Date.parse(start) < Date.parse(change.window.end));
+      if (change.op !== "upsert") {
+        state.rows.delete(id);
+        needsMore ||= isMine;
+        continue;
       }
-      if (needsMore) load();
-    } else if (said.t === "lost" || said.t === "error") state.since ??= Date.now();
-    else if (said.t === "rebalancing" && said.partitions.includes(state.row?.partition)) state.since ??= Date.now();
-    else if (said.t === "synced") {
+      if (change.window && key !== null) {
+        state.rows.set(id, change);
+        state.flashing = new Set([...(state.flashing ?? []), id]);
+      }
+      if (!isMine) continue;
+      if (start || !state.row?.window || Date.parse(change.window.start) >= Date.parse(state.row.window.start)) {
+        state.row = { ...state.row, ...change };
+        state.trouble = null;
+      }
+    }
+    if (needsMore) load();
+  };
+  const heard = {
+    change: ({ changes }) => take(changes),
+    synced: () => {
       state.since = null;
       load();
-    }
-    draw();
+    },
+    state: ({ state: now, reason }, feed) => {
+      // Partitions that move are others' trouble, but for the one of this row.
+      const isMoving = reason?.code === "rebalancing" && !feed.missing.includes(state.row?.partition);
+      if (now !== "live" && !isMoving) state.since ??= Date.now();
+      else if (now === "live" && state.row) state.since = null;
+    },
   };
-  const request = { table: name, snapshot: false, mode: "latest", max_hz: 5 };
-  let end = () => {};
+  let feed = null;
   // The key as the table reads it, and not as the address spells it.
   load().then(() => {
     if (state.isOver) return;
-    const jsonKey = state.row ? state.row.key : key;
-    end = live.watch(key === null ? request : { ...request, key: jsonKey }, hear);
+    const only = key === null ? {} : { key: state.row ? state.row.key : key };
+    feed = client.live(name, { ...only, snapshot: false, maxHz: 5 });
+    for (const [event, tell] of Object.entries(heard)) {
+      feed.addEventListener(event, ({ detail }) => {
+        tell(detail, feed);
+        draw();
+      });
+    }
   });
   context.onClose(() => {
     state.isOver = true;
-    end();
+    feed?.close();
   });
   draw();
 }

@@ -1,6 +1,6 @@
 // One table: its rows in an order of one's choice, live, as many as there are.
 
-import { curl, path, query as queryText } from "../api.js";
+import { client, curl, path, query as queryText } from "../api.js";
 import { become, copy, h, holdsSelection, note, setText } from "../dom.js";
 import * as format from "../format.js";
 import { VirtualList } from "../list.js";
@@ -14,7 +14,7 @@ const DRAW_MS = 1000;
 const COUNTERS_SHOWN = 3;
 
 export default function tablePage(root, context) {
-  const { parameters: { table: name }, query, live, router } = context;
+  const { parameters: { table: name }, query, router } = context;
   context.title(name);
   const view = {
     prefix: query.get("prefix") ?? "",
@@ -35,7 +35,7 @@ export default function tablePage(root, context) {
   context.onClose(() => state.stop());
   context.onClose(() => state.list?.close());
 
-  const draw = () => drawRows(state, { told, counted, place, bar, name, live });
+  const draw = () => drawRows(state, { told, counted, place, bar, name });
   const drawSoon = () => {
     if (state.isDrawing) return;
     state.isDrawing = true;
@@ -59,12 +59,11 @@ export default function tablePage(root, context) {
     state.rows = rows;
     state.shape = "";
     rows.isVoid = true;
-    state.stop = live.watch({ table: name, snapshot: false, mode: "latest", max_hz: 5 }, (said) => {
-      if (said.t === "progress" && state.info) state.info.watermark = said.watermark ?? state.info.watermark;
-      rows.hear(said);
-    });
+    const feed = client.live(name, { snapshot: false, maxHz: 5 });
+    feed.addEventListener("progress", ({ detail }) => { state.info.watermark = detail.watermark ?? state.info.watermark; });
+    state.stop = rows.follow(feed);
     // Rows are there to be read also where nothing is live.
-    if (!live.isOpen) rows.reload();
+    if (client.state !== "live") rows.reload();
     drawSoon();
   };
 
@@ -206,7 +205,7 @@ function instant(text) {
 
 // -- rows ----------------------------------------------------------------------------------------
 
-function drawRows(state, { told, counted, place, bar, name, live }) {
+function drawRows(state, { told, counted, place, bar, name }) {
   const { info, rows } = state;
   if (!rows) return;
   rows.settle();
@@ -222,24 +221,24 @@ function drawRows(state, { told, counted, place, bar, name, live }) {
   }
   state.list.show(rows.order, rows.flashing);
   rows.flashing = new Set();
-  const isOld = rows.lostAt !== null || rows.trouble !== "" || (!live.isOpen && rows.isReady) || Boolean(state.infoLostMs);
+  const isOld = rows.lostAt !== null || rows.trouble !== "" || (client.state !== "live" && rows.isReady) || Boolean(state.infoLostMs);
   state.list.root.classList.toggle("is-stale", isOld && !rows.isPaused);
   state.list.staleOf = rows.missing.length ? (row) => rows.missing.includes(row.partition) : () => false;
-  become(told, notes(rows, isOld, live));
+  become(told, notes(rows, isOld));
   bar.pause.setAttribute("aria-pressed", String(rows.isPaused));
   setText(bar.pause, rows.isPaused ? "Go on" : "Pause");
   setText(counted, countText(rows, info));
   place.hidden = !rows.order.length;
 }
 
-function notes(rows, isOld, live) {
+function notes(rows, isOld) {
   const made = [];
   if (rows.isPaused) {
     const waiting = rows.mustReload ? "many changes are" : rows.held.length === 1 ? "1 change is" : `${format.count(rows.held.length)} changes are`;
     made.push(note("paused", `Paused: ${waiting} waiting.`));
   } else if (rows.trouble) made.push(note("stale", `Not live: ${rows.trouble}`));
   else if (isOld) {
-    const since = rows.lostAt ?? live.lostAt;
+    const since = rows.lostAt ?? Date.now() - (client.ageMs ?? 0);
     made.push(note("stale", `Not live since ${format.time(new Date(since).toISOString())}: the rows are as they were then.`));
   }
   if (rows.missing.length) made.push(note("bad", `Nothing is known now of the ${rows.missing.length === 1 ? "partition" : "partitions"} ${format.list(rows.missing)}: rows of theirs that are shown are old, and others may be lacking.`));
@@ -265,7 +264,7 @@ function shapeOf(order) {
   for (const { value } of order.slice(0, 20)) {
     if (value === null || typeof value !== "object" || Array.isArray(value)) continue;
     for (const [name, item] of Object.entries(value)) {
-      if (typeof item === "number" && !counters.includes(name) && counters.length < COUNTERS_SHOWN) counters.push(name);
+      if (["number", "bigint"].includes(typeof item) && !counters.includes(name) && counters.length < COUNTERS_SHOWN) counters.push(name);
       else if (!counters.includes(name)) hasRest = true;
     }
   }
@@ -294,7 +293,7 @@ function listOf(state, { counters, hasRest }, name) {
       info.window && { text: row.window?.state, state: row.window?.state },
       ...(isSingle ? [{ text: text || format.brief(row.value), bar: size }] : counters.map((counter, index) => {
         const item = row.value?.[counter];
-        return { text: typeof item === "number" ? format.number(item) : "–", bar: index ? null : size };
+        return { text: ["number", "bigint"].includes(typeof item) ? format.number(item) : "–", bar: index ? null : size };
       })),
       hasRest && { text: parts.filter(([part]) => !counters.includes(part)).map(([part, item]) => `${part} ${item}`).join("   ") },
       String(row.partition),

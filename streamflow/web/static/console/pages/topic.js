@@ -121,13 +121,9 @@ class Browser {
   }
 
   beginning() {
-    const of = this.topic?.partitions.find(({ partition }) => String(partition) === this.partition.value);
     if (this.from.value === "offset" && /^\d+$/.test(this.offset.value)) return { offset: this.offset.value };
     if (this.from.value === "time" && this.time.value) return { time: new Date(this.time.value).toISOString() };
-    const [start, end] = [of?.start ?? "0", of?.end];
-    if (this.from.value === "start" || !/^\d+$/.test(end ?? "")) return { offset: start };
-    const from = BigInt(end) - BigInt(LIMIT);
-    return { offset: String(from > BigInt(start) ? from : BigInt(start)) };
+    return { offset: this.from.value === "start" ? "earliest" : "latest" };
   }
 
   async read() {
