@@ -73,9 +73,9 @@ async def test_a_key_a_list_and_a_key_that_is_not_there(cluster: Cluster) -> Non
         assert [table["name"] for table in await client.tables()] == sorted(cluster.data)
         assert (await client.table("users"))["rows"] == 12
         with pytest.raises(ClientError) as caught:
-            await client.rows("counts", sort="beauty").to_list()
+            await client.rows("counts", start="yesterday").to_list()
         assert (caught.value.code, caught.value.status, caught.value.retry) == ("bad-parameter", 400, False)
-        assert caught.value.details["parameter"] == "sort"
+        assert caught.value.details["parameter"] == "start"
         with pytest.raises(ClientError, match="no-such-table"):
             await client.get("none", "x")
 

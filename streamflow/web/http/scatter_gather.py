@@ -171,14 +171,14 @@ class ScatterGather:
         standby = self.standby(reader, asked)
         if standby is not None:
             mine = whole.missing & standby.owned
-            whole.missing -= mine
+            whole.missing.difference_update(mine)
             await whole.add_standby(standby, self.served.url, sorted(mine))
             rows += await self._rows_of(standby, asked, frozenset(mine), whole)
         if local_only or not whole.missing:
             return rows
         for partitions, body in await self._ask_standbys(reader, asked, frozenset(whole.missing)):
             found = [encoding.row_from(row) for row in body["rows"]]
-            whole.missing -= partitions
+            whole.missing.difference_update(partitions)
             whole.add_peer({**body, "missing_partitions": ()}, partitions)
             rows += [row for row in found if row.partition in partitions]
         return rows
@@ -262,7 +262,7 @@ class ScatterGather:
         for partition in sorted(whole.missing):
             for partitions, body in await self._ask_standbys(reader, asked, frozenset({partition})):
                 count += int(body["count"])
-                whole.missing -= partitions
+                whole.missing.difference_update(partitions)
                 whole.add_peer({**body, "missing_partitions": ()}, partitions)
         return count
 
