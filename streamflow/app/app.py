@@ -553,7 +553,8 @@ class App(faust.App, AppT):
         web = self.engine_service.web
         if web is not None and web.url:
             return URL(web.url)
-        return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
+        scheme = self.settings.web_settings().scheme
+        return URL(f"{scheme}://{self.settings._web_bind}:{self.settings._web_port}")
 
     def _new_web(self) -> Any:
         self.has_pages = True

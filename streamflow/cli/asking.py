@@ -12,6 +12,7 @@ import click
 
 from streamflow.app.app import App
 from streamflow.web.security import APP_HEADER
+from streamflow.web.tls import peer_context
 
 TIMEOUT_S = 10.0
 MISDIRECTED = 421
@@ -42,15 +43,17 @@ def ask(
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
     # The port may be another app's: its worker refuses what is meant for this one.
     headers = {"Accept": "application/json", APP_HEADER: quote(app.conf.id)}
-    token = app.settings.web_settings().own_token
+    settings = app.settings.web_settings()
+    token = settings.own_token
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
+    timeout_s = TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S
     try:
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
         request = Request(address, data=data, headers=headers, method=method)
-        with urlopen(request, timeout=TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S) as answer:
+        with urlopen(request, timeout=timeout_s, context=peer_context(settings)) as answer:
             return json.load(answer)
     except HTTPError as exc:
         if exc.code == MISDIRECTED:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
@@ -22,7 +22,8 @@ from streamflow.query.publishing import Publishes
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
-from streamflow.query.table_reader import TableReader
+from streamflow.query.standby_tables import Standby, make_standby
+from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.query.topic_facts import TopicBook
 from streamflow.query.worker_facts import agent_facts, worker_facts
 from streamflow.state.committed import CommittedChanges
@@ -82,6 +83,7 @@ class WorkerView:
         self.url = url
         self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
+        self._standbys: dict[str, Standby | None] = {}
         self._is_open = False
         self._listeners: list[RowListener] = []
         self._generation = 0
@@ -110,6 +112,15 @@ class WorkerView:
     @property
     def tables(self) -> Mapping[str, TableReader]:
         return self._tables
+
+    def standby(self, table: str) -> StandbyReader | None:
+        if table not in self._standbys:
+            self._standbys[table] = make_standby(self.engine, table)
+        standby = self._standbys[table]
+        if standby is None or not standby.owned:
+            return None
+        standby.renew()
+        return standby
 
     def knows_tables(self) -> bool:
         return self._is_open

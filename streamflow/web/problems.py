@@ -35,6 +35,7 @@ TITLES: Final[Mapping[str, str]] = {
     "no-such-table": "There is no such table",
     "no-such-key": "There is no such row",
     "method-not-allowed": "This method is not offered here",
+    "not-acceptable": "This format is not to be had here",
     "not-applicable": "This can't be done with such a table",
     "scattered-key": "The rows of this key lie in several partitions",
     "owner-unavailable": "The owner of these rows can't be reached now",

@@ -13,7 +13,7 @@ from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
 from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
 from streamflow.query.shown import Shown
-from streamflow.query.table_reader import TableReader
+from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.transports.base import Member
 
 
@@ -108,6 +108,10 @@ class Served(Protocol):
 
     @property
     def tables(self) -> Mapping[str, TableReader]: ...
+
+    def standby(self, table: str) -> StandbyReader | None:
+        """What this worker keeps of a table's partitions that others serve, if it keeps any."""
+        ...
 
     def knows_tables(self) -> bool:
         """Are all of ``tables`` there? A worker that has just started does not know yet how many partitions

@@ -30,6 +30,7 @@ from streamflow.web.peers import Peers
 from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
+from streamflow.web.tls import server_context
 from streamflow.web.tokens import is_hashed
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class WebServer:
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
+        self._door: Door | None = None
         self._sweep: asyncio.Task[None] | None = None
 
     def bind(self) -> str:
@@ -142,7 +144,7 @@ class WebServer:
         bound = self._socket.getsockname()[1]
         if settings.port not in (0, bound):
             log.warning("web port %d is busy: using %d", settings.port, bound)
-        self.url = settings.advertised_url or f"http://{_advertised_host(settings.host)}:{bound}"
+        self.url = settings.advertised_url or f"{settings.scheme}://{_advertised_host(settings.host)}:{bound}"
         return self.url
 
     def release(self) -> None:
@@ -181,8 +183,11 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock)
+        hub = application[HUB]
+        tls = server_context(self.settings)
+        door = Door(self._runner.server, self.settings, served.clock, tls, lambda: len(hub.connections))
         doors.append(door)
+        self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
         self._listener = await asyncio.get_running_loop().create_server(door, sock=self._socket)
 
@@ -192,6 +197,8 @@ class WebServer:
             self._listener.close()
         if self._sweep is not None:
             self._sweep.cancel()
+        if self._door is not None:
+            self._door.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             async with asyncio.timeout(3 * SHUTDOWN_S):

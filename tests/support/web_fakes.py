@@ -65,6 +65,7 @@ class FakeReader:
     """A `TableReader` over `Data`."""
 
     description: Mapping[str, Any] = {"values": "count"}
+    value_names: tuple[str, ...] | None = None
     source_topic = "events"
     partitions = PARTITIONS
 
@@ -124,6 +125,12 @@ class FakeReader:
         for row in query.best(filter(query.wants, self.windows(key)), None):
             yield row
 
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed(partition, query)])
+
+    async def counted_of(self, key: Any, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed_of(key, query)])
+
     async def find(self, key: Any, at_ms: int | None = None) -> Row | None:
         return self.get(key, at_ms)
 
@@ -146,6 +153,29 @@ class FakeReader:
 
     def row_count(self) -> int:
         return sum(len(self.data.rows[p]) for p in self.owned)
+
+    async def count_rows(self) -> int:
+        return self.row_count()
+
+
+class FakeStandby(FakeReader):
+    """The same rows, of partitions that this worker keeps for others."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.served.standbys)
+
+    def age_ms(self, partition: int) -> float:
+        return 1_500.0
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return {p: at for p, at in self.data.positions.items() if partition in (None, p) and p in self.owned}
+
+    async def look(self, partitions: Iterable[int]) -> None:
+        pass
+
+    def lags_of(self, partition: int) -> dict[int, int | None]:
+        return {partition: None}
 
 
 class FakeTopics:
@@ -194,6 +224,7 @@ class FakeServed:
     def __init__(self, cluster: Cluster, owned: Iterable[int], url: str) -> None:
         self.cluster = cluster
         self.owned = set(owned)
+        self.standbys: set[int] = set()
         self.url = url
         self.clock = LoopClock()
         self.metrics = Metrics()
@@ -205,6 +236,9 @@ class FakeServed:
         self.reason: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
+
+    def standby(self, table: str) -> FakeStandby | None:
+        return FakeStandby(self.cluster.data[table], self) if self.standbys else None
 
     def knows_tables(self) -> bool:
         return not self.all_tables

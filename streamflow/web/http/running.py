@@ -12,8 +12,8 @@ from streamflow.query.facts import AgentFacts, WorkerFacts
 from streamflow.transports.base import TopicPartition
 from streamflow.web import encoding
 from streamflow.web.http.api import Api, answer, only
+from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.http.everyone import Everyone
-from streamflow.web.http.scatter_gather import UNUSABLE
 from streamflow.web.peers import is_peer
 from streamflow.web.rights import caller_of
 

@@ -264,7 +264,7 @@ async def test_lists_filter_by_prefix_state_and_window(client: Client) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [
-        "limit=0", "limit=1001", "limit=x", "limit=-1", "sort=value", "state=done", "start=soon",
+        "limit=0", "limit=1001", "limit=x", "limit=-1", "sort=-", "state=done", "start=soon",
         "partitions=9", "partitions=x", "min_position=1", "min_position=a:b", "stat=open",
         "limit=1&limit=2", "start=99999999999999999999999999T",
     ],
