@@ -8,13 +8,14 @@ from streamflow.web.http.ndjson import NDJSON
 from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
 from streamflow.web.problems import PROBLEM_TYPE
 
-EVERYWHERE: Final = (401, 403, 500)
+EVERYWHERE: Final = (401, 403, 429, 500)
 REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
     403: "Not allowed.",
     404: "There is no such table or row.",
     409: "The rows of this key lie in several partitions.",
+    429: "Too many wrong tokens came from this address; `Retry-After` says when to try again.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
