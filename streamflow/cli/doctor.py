@@ -131,9 +131,10 @@ async def _broker(app: App, records: int) -> list[Finding]:
         return [Finding("broker", "ok", "memory:// lives inside one worker; there is nothing to look at")]
     findings: list[Finding] = []
     try:
+        findings.append(_broker_security(app, app.prepare_engine().transport))
         async with engine_of(app) as engine:
             findings.append(Finding("broker", "ok", f"{app.broker_url} answers"))
-            findings += [_broker_security(app, engine.transport), *await _rights(engine)]
+            findings += await _rights(engine)
             async for finding in _topics(engine, records):
                 findings.append(finding)
     except (TransportError, ConfigurationError, OSError) as exc:
