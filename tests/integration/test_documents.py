@@ -24,6 +24,7 @@ BLOCKS = {str(path.relative_to(ROOT)): blocks_of(path.read_text(encoding="utf-8"
 RUN = [name for name, blocks in BLOCKS.items() if any(b.language in ("sh", "python") for b in blocks)]
 NOT_RUN_MAX = 5
 
+CURL_AS = 'curl -s -H "Authorization: Bearer'
 # Document -> beginning of a line -> what its answer holds.
 WANTED = {
     "README.md": {
@@ -43,6 +44,14 @@ WANTED = {
         "redis-cli XINFO GROUPS events:2": r"lag\n0\n",
         "redis-cli XRANGE window-results:0": r'"total_events": ?[12]\b',
         "redis-cli HGETALL": r"events",
+    },
+    "docs/how-to/secure-it.md": {
+        "curl -s -o /dev/null": r"401",
+        f'{CURL_AS} $REPORTS" http://127.0.0.1:6066/v1/tables/events_by_user': r'"rows"',
+        f'{CURL_AS} $REPORTS" http://127.0.0.1:6066/v1/tables/window_totals': r"forbidden",
+        f"{CURL_AS} $(cat": r'"rows"',
+        "curl -s --retry": r'"status": ?"',
+        "STREAMFLOW_BROKER=kafka": r"SASL_SSL as shop",
     },
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
     "docs/how-to/publish-and-browse.md": {
