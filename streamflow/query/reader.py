@@ -62,6 +62,14 @@ class TableReaderBase(ABC):
         self.lists = ListIndex(self, engine.clock)
 
     @property
+    def is_merged(self) -> bool:
+        return False
+
+    @property
+    def is_exact(self) -> bool:
+        return True
+
+    @property
     def source_topic(self) -> str:
         """The topic whose events make the rows."""
         return self._source_topic

@@ -28,6 +28,19 @@ class TableReader(Protocol):
     description: Mapping[str, Any]
 
     @property
+    def is_merged(self) -> bool:
+        """Do the rows of one partition come from all source partitions?"""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Are the rows of this worker exactly those of its positions?
+
+        Those that are merged may be in the middle of a checkpoint, or have it in some partitions only.
+        """
+        ...
+
+    @property
     def source_topic(self) -> str: ...
 
     @property

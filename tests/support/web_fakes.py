@@ -66,6 +66,8 @@ class FakeReader:
     description: Mapping[str, Any] = {"values": "count"}
     source_topic = "events"
     partitions = PARTITIONS
+    is_merged = False
+    is_exact = True
 
     def __init__(self, data: Data, served: FakeServed) -> None:
         self.data = data

@@ -18,6 +18,7 @@ from itertools import islice
 from streamflow.query.rows import TableChanges
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
+from streamflow.web.live.alignment import Alignment
 from streamflow.web.live.channel import Channel, Delta
 from streamflow.web.live.fanout import Fanout
 from streamflow.web.live.filters import Filter, Item
@@ -31,6 +32,7 @@ SETTLE_MS = 2_000.0
 """How long partitions may be without an owner before subscribers start without them."""
 FIRST_CONNECT_MS = 300.0
 """The first connection to the peers may take so long before anybody is told of missing partitions."""
+REST_POLL_MS = 5.0
 HISTORY_DELTAS_MAX = 2_000
 REPLAY_ROWS = 500
 
@@ -63,6 +65,9 @@ class Feed:
         self.own_rows_only = own_rows_only
         self.subscriptions: set[Subscription] = set()
         self.idle_since_ms: float | None = served.clock.monotonic_ms()
+        # Of tables whose rows are merged: what waits, and the position that was told last.
+        self._alignment = Alignment(served.clock, reader) if reader.is_merged else None
+        self._told: bytes | None = None
         self._channels: dict[tuple[Filter, bool, float | None], Channel] = {}
         self._peer_feeds: dict[str, PeerFeed] = {}  # address of a peer -> its rows, live
         self._positions: dict[str, dict[int, int]] = {}  # address -> source partition -> next offset
@@ -121,7 +126,13 @@ class Feed:
     # -- positions -----------------------------------------------------------------------------
 
     def position(self) -> bytes:
-        """The table's position as JSON: what all owners have reached."""
+        """The table's position as JSON: what all owners have reached.
+
+        Of a merged table: that of what is shown, maybe followed by the member that says it is not exact.
+        """
+        return self._reached() if self._told is None else self._told
+
+    def _reached(self) -> bytes:
         return encoding.encode(encoding.position_object(encoding.least_positions(self._positions.values())))
 
     def _read_local_position(self) -> None:
@@ -137,10 +148,17 @@ class Feed:
 
     def on_local(self, changes: Sequence[TableChanges]) -> None:
         """A checkpoint of this worker. The rows already hold it."""
+        if self._alignment is not None:
+            # Before anybody looks whether all agree now: these belong to what they agree on.
+            self._alignment.hold([Item.of(change) for part in changes for change in part.changes])
+            self.check()
+            self._must_sync |= self._alignment.holds and not self._is_synced
+            self._release()
+            return
         self.check()  # what was gained or restored with these changes is no change of what was shown
         before = self.position()
         self._read_local_position()
-        self._publish([Item.of(change) for part in changes for change in part.changes], before)
+        self._offer([Item.of(change) for part in changes for change in part.changes], before)
 
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
@@ -149,22 +167,53 @@ class Feed:
             return  # we have just let go of it
         before = self.position()
         self._positions[url] = position
-        self._publish([item for item in items if self._comes_from(item, url)], before)
+        self._offer([item for item in items if self._comes_from(item, url)], before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
         if url in self._peer_feeds:
             self._positions[url] = position
             self._watermarks[url] = watermark_ms
+            self._release()
 
     def watermark_of(self, url: str) -> int | None:
         return self._watermarks.get(url)
 
-    def _publish(self, items: list[Item], before: bytes) -> None:
-        if not items:
-            return
-        if not self._is_synced:
+    def _offer(self, items: list[Item], before: bytes) -> None:
+        if items and not self._is_synced:
             self._must_sync = True  # even if all is as it was a moment later: these would be lacking
+        elif self._alignment is not None:
+            self._alignment.hold(items)
+            self._release()
+        elif items:
+            self._publish(items, before)
+
+    def _release(self) -> None:
+        """Shows what has waited until all partitions have come equally far, when they have."""
+        alignment = self._alignment
+        if alignment is None or not self._is_synced:
             return
+        self._read_local_position()
+        agrees = alignment.agree(self._positions.values())
+        if not agrees and not (alignment.is_overdue and alignment.holds):
+            return
+        before = self.position()
+        self._told = self._reached() if agrees else self._reached() + b',"exact":false'
+        items = alignment.take()
+        if items:
+            self._publish(items, before)
+        elif self.own_rows_only and self._told != before:
+            self._tell_position()  # what the others have of this commit waits for it
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Are the rows those of the position that is told, or have they not been for too long?"""
+        alignment = self._alignment
+        if alignment is None:
+            return True
+        self._release()
+        return not alignment.holds and (alignment.agree(self._positions.values()) or alignment.is_overdue)
+
+    def _publish(self, items: list[Item], before: bytes) -> None:
         self.seq += 1
         delta = Delta(self.seq, items, self.position(), before)
         self._remember(delta)
@@ -195,13 +244,16 @@ class Feed:
             return
         if self.reader.owned:
             status = self.reader.status()
-            if "" in self._positions:
+            if "" in self._positions and self._alignment is None:
                 for partition, offset in self._seen.items():
                     if partition in status.positions:
                         known = self._positions[""].get(partition, 0)
                         self._positions[""][partition] = max(offset, known)
                 self._watermarks[""] = status.watermark_ms
             self._seen = dict(status.positions)
+        self._tell_position()
+
+    def _tell_position(self) -> None:
         watermark = encoding.time_text(encoding.least_watermark(self._watermarks.values()))
         tail = b'"position":%b,"watermark":%b}' % (self.position(), encoding.encode(watermark))
         for channel in self._channels.values():
@@ -338,7 +390,7 @@ class Feed:
                 self._go_live(sub)
         for view, waiting in by_filter.items():
             snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
-            if not snapshots:
+            if not snapshots and self._is_at_rest:
                 self._deliver(view, waiting, [])
                 continue
             task = asyncio.create_task(self._load(view, waiting, snapshots, self._sync_count))
@@ -351,6 +403,8 @@ class Feed:
         """Waits for the peers' rows; this worker's are read when theirs are complete, all in one step."""
         try:
             await asyncio.gather(*(snapshot.done.wait() for snapshot in snapshots))
+            while not self._is_at_rest and sync_count == self._sync_count:
+                await self.served.clock.sleep_ms(REST_POLL_MS)
             refused = [snapshot.error for snapshot in snapshots if snapshot.error]
             if refused:
                 self._refuse(waiting, refused[0])
@@ -371,6 +425,9 @@ class Feed:
         # In one step, since changes are numbered; and no more of them than are sent.
         rows = [Item("upsert", row) for row in islice(view.rows(self.reader), most + 1)]
         self._read_local_position()
+        if self._alignment is not None:
+            agrees = self._alignment.agree(self._positions.values())
+            self._told = self._reached() if agrees else self._reached() + b',"exact":false'
         for theirs in snapshots:
             url = theirs.peer.url
             rows.extend(item for item in theirs.rows.values() if self._comes_from(item, url))
@@ -433,8 +490,11 @@ class Feed:
             # A peer takes every change of what we own as a new start, and knows itself what is missing.
             if not self._is_synced or self._synced != self._sources:
                 self._sync_all(frozenset())
+            else:
+                self._release()
         elif self._is_synced:
             self._tell_missing(missing)
+            self._release()
         elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
             self._sync_all(missing)
         elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
@@ -483,6 +543,9 @@ class Feed:
         self._must_sync = False
         self._missing = missing
         self._fresh.clear()
+        self._told = None
+        if self._alignment is not None:
+            self._alignment.forget()
         self._start_history()
         self._read_local_position()
         self._seen = {}
