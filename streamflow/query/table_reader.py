@@ -88,6 +88,13 @@ class TableReader(Protocol):
         """Every checkpointed row of one owned partition, or those of some keys, in no particular order."""
         ...
 
+    def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        """The same in slices: each list is of one moment, and between two others may work.
+
+        A row that changes meanwhile is there as it was or as it is. Raises PartitionMoved.
+        """
+        ...
+
     def status(self) -> TableStatus:
         """Asked with every answer: in no time that grows with the table."""
         ...

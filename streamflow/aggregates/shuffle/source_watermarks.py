@@ -6,11 +6,11 @@ to such a record is exactly what the source partitions held before the positions
 still to come, in any shuffle partition, and nothing of later events is there. A commit without partials
 changes no row, so its positions may wait, for a second.
 
-The record is whole, so that compaction may keep the newest alone. Its key is the least source partition in it:
-who reads keeps, of each source partition, what came last. Where partitions move, the newest record of a key
-may lack one of an older one. Then a stage that begins anew knows of an earlier watermark and position of it,
-or of none, until the new owner's first checkpoint says more: that closes nothing too early, and what is closed
-stays closed.
+The record is whole, so that compaction may keep the newest alone. Its key is the least source partition in
+it: who reads keeps, of each source partition, what came last. Where partitions move, the newest record of a
+key may lack one of an older one. Then a stage that begins anew knows of an earlier watermark and position of
+it, or of none, until the new owner's first checkpoint says more: that closes nothing too early, and what is
+closed stays closed.
 """
 
 from __future__ import annotations

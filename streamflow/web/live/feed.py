@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 
-from streamflow.query.rows import TableChanges
+from streamflow.query.rows import PartitionMoved, TableChanges
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.live.alignment import Alignment
 from streamflow.web.live.channel import Channel, Delta
 from streamflow.web.live.fanout import Fanout
 from streamflow.web.live.filters import Filter, Item
+from streamflow.web.live.gathered import Gathered
+from streamflow.web.live.history import History
 from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
 from streamflow.web.live.session import Emission, Snapshot, Subscription, Told
 from streamflow.web.peers import Peers, peers_of
@@ -30,10 +30,11 @@ from streamflow.web.settings import WebSettings
 
 SETTLE_MS = 2_000.0
 """How long partitions may be without an owner before subscribers start without them."""
+CALM_MS = 250.0
+"""Where partitions have moved, subscribers start again once nothing has moved for so long."""
 FIRST_CONNECT_MS = 300.0
 """The first connection to the peers may take so long before anybody is told of missing partitions."""
 REST_POLL_MS = 5.0
-HISTORY_DELTAS_MAX = 2_000
 REPLAY_ROWS = 500
 
 Source = tuple[str, int]
@@ -74,6 +75,8 @@ class Feed:
         self._watermarks: dict[str, int | None] = {}  # address -> epoch ms
         self._seen: dict[int, int] = {}  # our positions one progress tick ago
         self._loads: set[asyncio.Task[None]] = set()
+        self._loading: dict[Filter, list[Subscription]] = {}  # who waits for rows that are being read
+        self._recorders: list[list[Item]] = []  # of those who read: what is published meanwhile
         self._owned: frozenset[int] = frozenset()  # at the last look
         self._generation = -1  # at the last look
         self._epoch = 0  # that of our own rows
@@ -86,42 +89,11 @@ class Feed:
         self._sync_count = 0
         self._must_sync = False
         self._missing: frozenset[int] = frozenset()  # told to the subscribers
-        self._start_history()
-
-    # -- history and cursors -------------------------------------------------------------------
-
-    def _start_history(self) -> None:
-        self.id = secrets.token_hex(4)
-        self.seq = 0
-        self._history: deque[Delta] = deque()
-        self._history_changes = 0
-        self._forgotten_seq = 0  # the last one that is not in the history any more
-
-    def _remember(self, delta: Delta) -> None:
-        self._history.append(delta)
-        self._history_changes += len(delta.items)
-        while (
-            self._history_changes > self.settings.ws_history_changes_max
-            or len(self._history) > HISTORY_DELTAS_MAX
-        ):
-            old = self._history.popleft()
-            self._history_changes -= len(old.items)
-            self._forgotten_seq = old.seq
+        self.history = History(settings.ws_history_changes_max)
 
     def meta(self, seq: int, fingerprint: str, position: bytes) -> bytes:
         """Cursor and position as members of a message."""
-        return b'"cursor":"%b.%d.%b","position":%b' % (self.id.encode(), seq, fingerprint.encode(), position)
-
-    def _replayable(self, since: str, view: Filter) -> list[Delta] | None:
-        """What came after the cursor, or ``None`` if that is not known any more."""
-        feed_id, _, rest = since.partition(".")
-        seq_text, _, fingerprint = rest.partition(".")
-        if feed_id != self.id or fingerprint != view.fingerprint or not encoding.is_number(seq_text):
-            return None
-        seq = int(seq_text)
-        if not self._forgotten_seq <= seq <= self.seq:
-            return None
-        return [delta for delta in self._history if delta.seq > seq]
+        return b'"cursor":"%b","position":%b' % (self.history.cursor(seq, fingerprint), position)
 
     # -- positions -----------------------------------------------------------------------------
 
@@ -214,9 +186,9 @@ class Feed:
         return not alignment.holds and (alignment.agree(self._positions.values()) or alignment.is_overdue)
 
     def _publish(self, items: list[Item], before: bytes) -> None:
-        self.seq += 1
-        delta = Delta(self.seq, items, self.position(), before)
-        self._remember(delta)
+        for recorder in self._recorders:
+            recorder.extend(items)
+        delta = self.history.add(items, self.position(), before)
         if self._channels:
             self._fresh.append(delta)
             self._fanout.wake(self)
@@ -269,7 +241,7 @@ class Feed:
         self.subscriptions.add(sub)
         self.idle_since_ms = None
         if self._is_synced and since is not None:
-            deltas = self._replayable(since, sub.filter)
+            deltas = self.history.after(since, sub.filter.fingerprint)
             if deltas is not None:
                 self._tell_subscribed(sub, recovered=True)
                 self._replay(sub, deltas)
@@ -293,7 +265,7 @@ class Feed:
     def _tell_subscribed(self, sub: Subscription, *, recovered: bool) -> None:
         if not self._positions:
             self._read_local_position()
-        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
+        meta = self.meta(self.history.seq, sub.filter.fingerprint, self.position())
         tail = b'%b,"recovered":%b,"partitions":%b}'
         covered = encoding.encode(sorted(self.covered()))
         sub.tell("subscribed", tail % (meta, b"true" if recovered else b"false", covered), lasts=True)
@@ -325,7 +297,7 @@ class Feed:
                 self._next_number,
                 self._wake,
                 sub.filter,
-                seq=self.seq,
+                seq=self.history.seq,
                 conflates=sub.mode == "latest",
                 max_hz=sub.max_hz,
             )
@@ -342,7 +314,7 @@ class Feed:
             sub.tell("rebalancing", self._missing_tail())
 
     def _synced_tail(self, view: Filter) -> bytes:
-        meta = self.meta(self.seq, view.fingerprint, self.position())
+        meta = self.meta(self.history.seq, view.fingerprint, self.position())
         return b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered())))
 
     def _leave_channels(self, sub: Subscription) -> None:
@@ -389,10 +361,11 @@ class Feed:
             else:
                 self._go_live(sub)
         for view, waiting in by_filter.items():
-            snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
-            if not snapshots and self._is_at_rest:
-                self._deliver(view, waiting, [])
+            if view in self._loading:
+                self._loading[view].extend(waiting)  # what is being read is given out when it is whole
                 continue
+            self._loading[view] = waiting
+            snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
             task = asyncio.create_task(self._load(view, waiting, snapshots, self._sync_count))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
@@ -400,8 +373,14 @@ class Feed:
     async def _load(
         self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot], sync_count: int
     ) -> None:
-        """Waits for the peers' rows; this worker's are read when theirs are complete, all in one step."""
+        """Reads this worker's rows in slices while those of the peers come; gives them out in one step.
+
+        What is published meanwhile is folded into what was read: so all rows are of one moment in the end.
+        """
+        published: list[Item] = []
+        self._recorders.append(published)
         try:
+            rows = await self._read(view)
             await asyncio.gather(*(snapshot.done.wait() for snapshot in snapshots))
             while not self._is_at_rest and sync_count == self._sync_count:
                 await self.served.clock.sleep_ms(REST_POLL_MS)
@@ -412,34 +391,50 @@ class Feed:
             self.check()
             if sync_count != self._sync_count:
                 return  # all were started again meanwhile
-            if self._is_synced and not any(snapshot.is_lost for snapshot in snapshots):
-                self._deliver(view, waiting, snapshots)
-            else:
+            if not self._is_synced or any(snapshot.is_lost for snapshot in snapshots):
                 self._must_sync = True  # with the next owner, or when the peer is back
+                return
+            rows.fold([item for item in published if self._comes_from(item, "")], view)
+            self._deliver(waiting, rows, snapshots)
+        except (PartitionMoved, KeyError):
+            self._must_sync = True
         finally:
+            self._recorders.remove(published)
+            if self._loading.get(view) is waiting:
+                del self._loading[view]
             for snapshot in snapshots:
                 snapshot.close()
 
-    def _deliver(self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot]) -> None:
+    async def _read(self, view: Filter) -> Gathered:
+        """This worker's rows, or some more than may be sent."""
+        rows = Gathered()
+        async for some in view.rows(self.reader):
+            for row in some:
+                rows.add(Item("upsert", row))
+            if len(rows) > self.settings.ws_snapshot_rows_max:
+                break
+        return rows
+
+    def _deliver(self, waiting: list[Subscription], own: Gathered, snapshots: list[PeerSnapshot]) -> None:
         most = self.settings.ws_snapshot_rows_max
-        # In one step, since changes are numbered; and no more of them than are sent.
-        rows = [Item("upsert", row) for row in islice(view.rows(self.reader), most + 1)]
         self._read_local_position()
         if self._alignment is not None:
             agrees = self._alignment.agree(self._positions.values())
             self._told = self._reached() if agrees else self._reached() + b',"exact":false'
-        for theirs in snapshots:
-            url = theirs.peer.url
-            rows.extend(item for item in theirs.rows.values() if self._comes_from(item, url))
-        if len(rows) > most:
+        if len(own) + sum(len(theirs.rows) for theirs in snapshots) > most:
             why = f"more than {most} rows: subscribe to some keys or a prefix, or without a snapshot"
             self._refuse(waiting, why)
             return
-        snapshot = Snapshot(rows, self.settings.ws_snapshot_chunk_rows)
+        parts = [(own, self._partitions_of(""))]
+        parts += [(theirs.rows, self._partitions_of(theirs.peer.url)) for theirs in snapshots]
+        snapshot = Snapshot(parts, self.settings.ws_snapshot_chunk_rows)
         for sub in waiting:
             if sub in self.subscriptions and not sub.is_live:
                 sub.session.put_snapshot(snapshot, sub)
                 self._go_live(sub)
+
+    def _partitions_of(self, url: str) -> frozenset[int]:
+        return frozenset(partition for partition, (source, _) in self._sources.items() if source == url)
 
     def _refuse(self, waiting: list[Subscription], why: str) -> None:
         for sub in waiting:
@@ -495,11 +490,16 @@ class Feed:
         elif self._is_synced:
             self._tell_missing(missing)
             self._release()
-        elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
+        elif since_ms >= (SETTLE_MS if missing or self._disputed else self._calm_ms):
             self._sync_all(missing)
         elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
             # What has come back from elsewhere is shown only after the new start: until then it is missing.
             self._tell_missing(missing | self._missing)
+
+    @property
+    def _calm_ms(self) -> float:
+        """So long nothing must move before all start again: a rebalance comes in steps, and is told once."""
+        return 0.0 if self._synced is None else CALM_MS
 
     def _choose_peers(self, partitions: frozenset[int]) -> None:
         by_url, _ = peers_of(self.served, self.reader, partitions)
@@ -543,10 +543,11 @@ class Feed:
         self._must_sync = False
         self._missing = missing
         self._fresh.clear()
+        self._loading = {}  # they are started again
         self._told = None
         if self._alignment is not None:
             self._alignment.forget()
-        self._start_history()
+        self.history = History(self.settings.ws_history_changes_max)
         self._read_local_position()
         self._seen = {}
         subs = list(self.subscriptions)
