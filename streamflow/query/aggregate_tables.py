@@ -203,6 +203,20 @@ class FinalStageReader(AggregateReader):
         return {s.partition: s for s in active.stages if s.spec.name == self.name and s.ready}
 
     @property
+    def is_merged(self) -> bool:
+        return True
+
+    @property
+    def is_exact(self) -> bool:
+        stages = list(self.stages().values())
+        if not all(stage.is_settled for stage in stages):
+            return False
+        # Mostly the sums tell that they differ, which costs less than to compare every pair.
+        if len({sum(stage.positions().values()) for stage in stages}) > 1:
+            return False
+        return all(stage.positions() == stages[0].positions() for stage in stages[1:])
+
+    @property
     def owned(self) -> frozenset[int]:
         return frozenset(self.stages())
 
