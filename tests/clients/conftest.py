@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any, Final
 
 import pytest
 from aiohttp import web
@@ -43,6 +44,35 @@ async def script(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncItera
         await page.open(origin)
         await page.ask(f"import('{origin}/{MODULE.name}').then((lib) => {{ window.lib = lib; }})")
         yield page
+
+
+@asynccontextmanager
+async def answering(*answers: tuple[int, dict[str, Any]]) -> AsyncIterator[tuple[str, list[str]]]:
+    """A worker that gives these answers, one after the other; its address, and the keys that it was sent."""
+    left, keys = list(answers), list[str]()
+
+    async def publish(request: web.Request) -> web.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        status, body = left.pop(0)
+        return web.json_response(body, status=status)
+
+    app = web.Application()
+    app.router.add_post("/v1/topics/{topic}", publish)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", keys
+    finally:
+        await runner.cleanup()
+
+
+PUBLISHED: Final = 200, {"positions": [{"partition": 2, "offset": "7"}]}
+NOT_READY: Final = 503, {"code": "not-ready", "detail": "starting", "retry": True}
+BROKER_AWAY: Final = (
+    503,
+    {"code": "broker-unavailable", "detail": "some may be written", "retry": True},
+)
 
 
 @asynccontextmanager

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from streamflow.clock import rfc3339
-from tests.clients.node import Script
+from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering
+from tests.clients.node import Script, find_node, node
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed
 
 
@@ -64,9 +67,9 @@ async def test_a_key_a_list_and_a_key_that_is_not_there(script: Script, cluster:
         values = "for await (const row of client.windows('counts', 'k4')) found.push(row.value)"
         assert await script.ask(f"(async (found) => {{ {values}; return found; }})([])") == [4, 104, 204]
         assert [t["name"] for t in await script.ask("client.tables()")] == sorted(cluster.data)
-        refused = "client.rows('counts', {sort: 'beauty'}).toArray()"
+        refused = "client.rows('counts', {state: 'beauty'}).toArray()"
         facts = ".catch((e) => [e.code, e.status, e.retry, e.details.parameter])"
-        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "sort"]
+        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "state"]
         assert await script.ask("client.get('none', 'x').catch((e) => e.code)") == "no-such-table"
 
 
@@ -275,3 +278,17 @@ async def test_changes_alone_without_rows(script: Script, cluster: Cluster) -> N
         cluster.put("users", "k1", "told")
         await script.until("table.seen.length === 1")
         assert await script.ask("[table.size, table.seen[0].changes[0].value]") == [0, "told"]
+
+
+async def test_what_may_have_been_written_is_not_sent_again() -> None:
+    command = find_node()
+    if command is None:
+        pytest.skip("no node of version 20 or newer on this machine")
+    async with answering(NOT_READY, PUBLISHED, BROKER_AWAY) as (url, keys), node(command) as script:
+        await script.ask(f"(globalThis.client = new lib.Client('{url}'), 0)")
+        place = {"partition": 2, "offset": "7"}
+        assert await script.ask("client.send('events', {key: 'ann', value: {a: 1}})") == [place]
+        assert keys[0] == keys[1]
+        failed = "client.send('events', [{value: 1}]).catch((e) => [e.code, e.isUnknown])"
+        assert await script.ask(failed) == ["broker-unavailable", True]
+        assert len(keys) == 3
