@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from streamflow.clock import rfc3339
-from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering
+from tests.browser.chrome import Chromium
+from tests.clients import DOCS
+from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering, site
 from tests.clients.node import Script, find_node, node
+from tests.support.documents import blocks_of
+from tests.support.server import free_ports
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed
 
 
@@ -292,3 +296,22 @@ async def test_what_may_have_been_written_is_not_sent_again() -> None:
         failed = "client.send('events', [{value: 1}]).catch((e) => [e.code, e.isUnknown])"
         assert await script.ask(failed) == ["broker-unavailable", True]
         assert len(keys) == 3
+
+
+async def test_the_page_of_the_documents_shows_live_rows(chromium: Chromium) -> None:
+    document = (DOCS / "how-to" / "connect-a-browser.md").read_text(encoding="utf-8")
+    [block] = [block.text for block in blocks_of(document) if block.language == "html"]
+    cluster = Cluster()
+    port = free_ports(1)[0]
+    settings = replace(cluster.settings, port=port, port_explicit=True)
+    text = block.replace("127.0.0.1:6066", f"127.0.0.1:{port}").replace("events_by_type", "counts")
+    async with site(text) as origin, chromium.page() as page:
+        cluster.settings = replace(settings, allowed_origins=(origin,))
+        async with cluster.run():
+            await page.open(origin)
+            await page.until("document.getElementById('state').textContent === 'live'")
+            cluster.put("counts", "click", 7, start_ms=SIZE_MS)
+            await page.until("document.getElementById('rows').textContent === 'click: 7'")
+            await cluster.kill(0)
+            await page.until("document.getElementById('state').textContent.startsWith('stale as of')")
+            assert await page.ask("document.getElementById('rows').textContent") == "click: 7"

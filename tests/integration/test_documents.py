@@ -15,6 +15,7 @@ import click
 import pytest
 
 from streamflow.cli import COMMANDS, main
+from tests.clients.node import find_node
 from tests.integration.workers import ROOT, free_port
 from tests.support.documents import LANGUAGES, Reader, blocks_of, checkout, path_with
 from tests.support.redis_server import needs_wheel
@@ -44,6 +45,7 @@ WANTED = {
         "redis-cli XRANGE window-results:0": r'"total_events": ?[12]\b',
         "redis-cli HGETALL": r"events",
     },
+    "docs/how-to/connect-a-browser.md": {"node --experimental-websocket watch.mjs": r"changed: \d+ rows"},
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
     "docs/how-to/change-an-event.md": {"curl": r'"value": ?750\b'},
     "docs/how-to/wait-out-an-outage.md": {
@@ -116,9 +118,11 @@ def test_a_document_does_what_it_says(
     request: pytest.FixtureRequest,
 ) -> None:
     blocks = [block for block in BLOCKS[name] if block.not_run is None]
-    text = "".join(block.text for block in blocks)
+    text = "\n".join(block.text for block in blocks)
     if "redis-cli" in text and shutil.which("redis-cli") is None:
         pytest.skip("there is no redis-cli on the path (Debian: apt install redis-tools)")
+    if "\nnode " in text and find_node() is None:
+        pytest.skip("there is no node of version 20 or newer on the path")
     reader = make_reader(names_for(text, folder, request))
     for block in blocks:
         reader.run(block, WANTED.get(name, {}))
