@@ -15,6 +15,7 @@ import click
 import pytest
 
 from streamflow.cli import COMMANDS, main
+from tests.clients.node import find_node
 from tests.integration.workers import ROOT, free_port
 from tests.support.documents import LANGUAGES, Reader, blocks_of, checkout, path_with
 from tests.support.redis_server import needs_wheel
@@ -67,6 +68,7 @@ WANTED = {
         "curl -H 'Accept: text/csv'": r"key,window_start,window_end,window_state,partition,total_events",
         "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann?stale": r'"stale": ?\{\}',
     },
+    "docs/how-to/connect-a-browser.md": {"node --experimental-websocket watch.mjs": r"changed: \d+ rows"},
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
     "docs/how-to/publish-and-browse.md": {
         "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
@@ -154,9 +156,11 @@ def test_a_document_does_what_it_says(
     request: pytest.FixtureRequest,
 ) -> None:
     blocks = [block for block in BLOCKS[name] if block.not_run is None]
-    text = "".join(block.text for block in blocks)
+    text = "\n".join(block.text for block in blocks)
     if "redis-cli" in text and shutil.which("redis-cli") is None:
         pytest.skip("there is no redis-cli on the path (Debian: apt install redis-tools)")
+    if "\nnode " in text and find_node() is None:
+        pytest.skip("there is no node of version 20 or newer on the path")
     reader = make_reader(names_for(text, folder, request))
     for block in blocks:
         reader.run(block, WANTED.get(name, {}))
