@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema, array, object_schema, ref
+from streamflow.web.messages import MODES, WINDOWS
 
 TOPIC: Final = Parameter("topic", "Name of the topic.", TEXT, "path")
 
@@ -46,6 +47,14 @@ ROUTES: Final = (
         group="running",
     ),
     Route(
+        "subscriptions",
+        "/v1/subscriptions",
+        "The live connections to all workers, and what they listen to; those of workers included.",
+        "Subscriptions",
+        problems=(400,),
+        group="subscriptions",
+    ),
+    Route(
         "topics",
         "/v1/topics",
         "The topics that the app knows: partitions, owners, ends, positions, lag.",
@@ -80,6 +89,26 @@ ROUTES: Final = (
 )
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Subscriptions": object_schema(
+        {
+            "connections": {**COUNT, "description": "Open WebSockets."},
+            "subscriptions": array(
+                object_schema(
+                    {
+                        "worker": {**TEXT, "description": "The one that serves them."},
+                        "table": TEXT,
+                        "of_worker": {"type": "boolean", "description": "Another worker is the subscriber."},
+                        "keys": {"type": ["integer", "null"], "description": "So many keys; null for all."},
+                        "by_prefix": {"type": "boolean", "description": "Keys that begin in some way."},
+                        "window": {"enum": list(WINDOWS)},
+                        "mode": {"enum": list(MODES)},
+                        "subscribers": {**COUNT, "description": "So many with the same rows and mode."},
+                    }
+                )
+            ),
+            **PARTIAL,
+        }
+    ),
     "WorkerNow": object_schema(
         {
             "worker": {**TEXT, "description": "Its address."},

@@ -24,6 +24,7 @@ export default function topicPage(root, context) {
   const draw = () => {
     if (!last) return;
     const topic = last.topics.find((each) => each.topic === name);
+    browser.root.hidden = !topic;
     if (!topic) return become(body, note("bad", `There is no topic ${name} in this app.`));
     browser.fit(topic);
     become(facts, h("span", {}, format.plural(topic.partitions.length, "partition")), h("span", {}, `lag ${lagOf(topic.partitions, cluster)}`),
