@@ -46,10 +46,9 @@ class Count(RowsIndex):
         self._reader = reader
         self._query = query
         self._bounds = bounds
-        by_key = query.prefix or query.key_from is not None or query.key_to is not None
         # Where the bounds of ids say it all, a window's size is enough.
         self._by_ids = reader.counts_windows and not (
-            by_key or query.tests or query.after or isinstance(reader.window, SessionWindow)
+            query.wants_some_keys or query.tests or query.after or isinstance(reader.window, SessionWindow)
         )
 
     async def _make(self, slices: Slices) -> None:
@@ -92,7 +91,7 @@ class PanedRows(IndexedRows, Protocol):
 
 
 class SlidingCount(RowsIndex):
-    """How many windows the panes of each key make, and in all. What has changed is counted when it is asked."""
+    """How many windows the panes of each key make, and in all. What changed is counted when it is asked."""
 
     def __init__(self, rows: PanedRows, partition: int) -> None:
         super().__init__(rows, partition)

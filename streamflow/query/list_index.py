@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -118,13 +118,19 @@ class RowsIndex(ABC):
                 next(islice(rest, step - 1, step), None)
                 skipped += step
                 await self.rest(slices)
-            while self.heard == heard and (some := list(islice(rest, BLOCK))):
+            while self.heard == heard and (some := self._block(rest)):
                 passed += len(some)
                 yield some
                 await self.rest(slices)
             if self.heard == heard:
                 return
             passed = max(0, passed - (self._gone - gone))
+
+    def _block(self, keys: Iterator[Any]) -> list[Any]:
+        try:
+            return list(islice(keys, BLOCK))
+        except RuntimeError as exc:  # of a standby nobody tells what changes
+            raise PartitionMoved(f"the rows of partition {self.partition} change") from exc
 
     async def rest(self, slices: Slices) -> None:
         if slices.over():

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Collection, Hashable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from streamflow.query.list_index import IndexedRows, ListIndex, WindowKeys
 from streamflow.query.key_order import is_hashable, key_order, key_text
-from streamflow.query.row_query import RowQuery
+from streamflow.query.list_index import IndexedRows, ListIndex, WindowKeys
 from streamflow.query.merging import merged
+from streamflow.query.row_query import KeyPattern, RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
 from streamflow.query.sorted_chunks import TOP, Entry, SortedChunks
@@ -186,7 +186,8 @@ class Listing:
             elif start is not None and query.after[0] == (start if self._reader.window is not None else 0):
                 after = query.after[1:4]
         bounds: list[Bounds] = []
-        for low, high in prefix_bounds(query.prefix):
+        within = query.within if query.limits is None else query.limits
+        for low, high in prefix_bounds(query.prefix) if within is None else bounds_of(within):
             if query.key_from is not None:
                 low = query.key_from if low is None or low < query.key_from else low
             if query.key_to is not None:
@@ -382,6 +383,21 @@ def prefix_bounds(prefix: str | None) -> list[Bounds]:
     # Numbers are in order by what they are, and not by their text.
     texts: list[Bounds] = [((kind, prefix), (kind, end) if end else (kind + 1,)) for kind in (3, 4)]
     return [(None, (3,)), *texts]
+
+
+def bounds_of(patterns: Collection[KeyPattern]) -> list[Bounds]:
+    """The same of several prefixes, or whole texts."""
+    texts = sorted(pattern.text for pattern in patterns)
+    if not texts or not texts[0]:
+        return [(None, None)]
+    bounds: list[Bounds] = [(None, (3,))]
+    for kind in (3, 4):
+        last: str | None = None
+        for text in texts:
+            if last is None or not text.startswith(last):  # else it lies within that one
+                bounds.append(prefix_bounds(text)[kind - 2])
+                last = text
+    return bounds
 
 
 def _after_prefix(prefix: str) -> str | None:

@@ -62,6 +62,10 @@ class TableReaderBase(ABC):
         self.lists = ListIndex(self, engine.clock)
 
     @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return None
+
+    @property
     def source_topic(self) -> str:
         """The topic whose events make the rows."""
         return self._source_topic

@@ -5,11 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from streamflow.query.key_order import KeyOrder, canonical, key_order, key_text
 from streamflow.query.rows import Row
 from streamflow.query.value_paths import ValuePath, ValueTest, value_order
+
+__all__ = ["RowQuery", "canonical", "key_order", "key_text", "state_matches"]
 
 LIMIT_DEFAULT: Final = 100
 WINDOW_SORTS: Final = ("window", "-window")
@@ -19,14 +21,25 @@ STATES: Final = ("open", "closed", "all")
 Order = tuple[Any, ...]
 
 
+class KeyPattern(NamedTuple):
+    """The text of a key, or what it begins with."""
+
+    text: str
+    is_prefix: bool
+
+    def matches(self, text: str) -> bool:
+        return text.startswith(self.text) if self.is_prefix else text == self.text
+
+
 @dataclass(frozen=True, slots=True)
 class RowQuery:
     """What one list asks for. ``after`` is the order of the last row of the page before.
 
     ``start_ms`` and ``end_ms`` bound the windows' starts: at or after, and before; ``at_ms`` is a time within
-    them. ``key_from`` and ``key_to`` are bounds in the order of keys: at or behind, and before. ``keys``: one of
-    these alone, by their canonical JSON. ``tests`` hold of the value, all of them. ``partitions`` ``None``: all
-    of the table. ``by``: with ``sort`` "value" or "-value", what is sorted by.
+    them. ``key_from`` and ``key_to`` are bounds in the order of keys: at or behind, and before. ``keys``: one
+    of these alone, by their canonical JSON. ``within``: only keys of which one of these holds. ``tests`` hold
+    of the value, all of them. ``partitions`` ``None``: all of the table. ``by``: with ``sort`` "value" or
+    "-value", what is sorted by.
     """
 
     prefix: str | None = None
@@ -41,10 +54,11 @@ class RowQuery:
     key_from: KeyOrder | None = None
     key_to: KeyOrder | None = None
     keys: Mapping[bytes, Any] | None = None
+    within: frozenset[KeyPattern] | None = None
+    limits: frozenset[KeyPattern] | None = None  # by the rights of who asks; None: every key
     at_ms: int | None = None
     tests: tuple[ValueTest, ...] = ()
     by: ValuePath | None = None
-    allows: Callable[[object], bool] | None = None  # of a key, by the rights of who asks; None: every key
 
     @property
     def descending(self) -> bool:
@@ -58,17 +72,19 @@ class RowQuery:
     def is_plain(self) -> bool:
         """Does it want every row of its partitions?"""
         return self.wants_every_value and not (
-            self.prefix
+            self.wants_some_keys
             or self.start_ms is not None
             or self.end_ms is not None
             or self.at_ms is not None
-            or self.key_from is not None
-            or self.key_to is not None
-            or self.keys is not None
-            or self.allows is not None
             or self.state != "all"
             or self.after is not None
         )
+
+    @property
+    def wants_some_keys(self) -> bool:
+        """Is a row wanted for its key?"""
+        filters = (self.key_from, self.key_to, self.keys, self.within, self.limits)
+        return bool(self.prefix) or any(each is not None for each in filters)
 
     @property
     def wants_every_value(self) -> bool:
@@ -119,10 +135,13 @@ class RowQuery:
         return self.end_ms is None or start_ms < self.end_ms
 
     def wants_key(self, key: object) -> bool:
-        if self.allows is not None and not self.allows(key):
-            return False
-        if self.prefix is not None and not key_text(key).startswith(self.prefix):
-            return False
+        if self.prefix is not None or self.within is not None or self.limits is not None:
+            text = key_text(key)
+            if self.prefix is not None and not text.startswith(self.prefix):
+                return False
+            for patterns in (self.within, self.limits):
+                if patterns is not None and not any(pattern.matches(text) for pattern in patterns):
+                    return False
         if self.key_from is not None or self.key_to is not None:
             order = key_order(key)
             if self.key_from is not None and order < self.key_from:

@@ -14,7 +14,6 @@ from streamflow.query.slices import Slices
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
 
-
 FEW_PANES = 500
 """The windows of so many are counted whenever somebody asks."""
 

@@ -36,8 +36,8 @@ class TopListedRows(IndexedRows, Protocol):
 class TopRows(BoundedRows):
     """The first ``most`` rows of a partition that a list by value wants.
 
-    Entries are a row's order in the list, and then its window's id and its kept key. INVARIANT: every row that
-    stands before ``_left_out`` is there (``None``: all are).
+    Entries are a row's order in the list, and then its window's id and its kept key. INVARIANT: every row
+    that stands before ``_left_out`` is there (``None``: all are).
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What lies within a row's value: the paths by which lists filter, sort and choose, and tests of them.
 
-``value`` is the whole value, ``total`` (or ``value.total``) its member of that name, ``data.total`` a member's
-member. A member whose own name has dots in it is found by the whole of it.
+``value`` is the whole value, ``total`` (or ``value.total``) its member of that name, ``data.total`` a
+member's member. A member whose own name has dots in it is found by the whole of it.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ from streamflow.clock import Clock
 from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
+from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
+from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
 from streamflow.query.shown import Shown
-from streamflow.query.table_reader import TableReader
+from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.transports.base import Member
 
 
@@ -20,6 +22,10 @@ class TopicsServed(Protocol):
 
     def names(self) -> list[str]:
         """All of them, in order."""
+        ...
+
+    async def exists(self, topic: str) -> bool:
+        """Does the app know it, or the broker? Raises StreamflowError where it can't tell."""
         ...
 
     def internal(self) -> frozenset[str]:
@@ -57,6 +63,38 @@ class LogServed(Protocol):
         ...
 
 
+class LettersServed(Protocol):
+    """The dead letters of the app. What asks the broker raises StreamflowError where it can't tell."""
+
+    def topics(self) -> list[str]:
+        """Where letters may lie."""
+        ...
+
+    async def page(self, wanted: Wanted, limit: int, after: Place | None = None) -> LetterPage:
+        """In the order of topic, partition and offset, from ``after`` on."""
+        ...
+
+    async def find(self, at: Place) -> Entry | None:
+        """The letter at a place, or ``None`` where there is none (any more)."""
+        ...
+
+    def describe(self, entry: Entry, *, whole: bool = False) -> dict[str, Any]:
+        """JSON-able; ``whole``: with what only one letter is shown with."""
+        ...
+
+    async def replay(self, entries: Sequence[Entry], *, agent: str | None = None) -> list[int]:
+        """Sends their events again; returns the offsets. Raises ConfigurationError for what can't be."""
+        ...
+
+    async def replay_edited(self, entry: Entry, value: object, *, agent: str | None = None) -> int:
+        """The same with another value. Raises TypeError for one that the topic's readers would not take."""
+        ...
+
+    async def drop(self, entries: Sequence[Entry]) -> None:
+        """Takes them out of what waits."""
+        ...
+
+
 class Served(Protocol):
     """One running worker. Who owns ``(table.source_topic, p)`` owns partition ``p`` of the table."""
 
@@ -70,6 +108,10 @@ class Served(Protocol):
 
     @property
     def tables(self) -> Mapping[str, TableReader]: ...
+
+    def standby(self, table: str) -> StandbyReader | None:
+        """What this worker keeps of a table's partitions that others serve, if it keeps any."""
+        ...
 
     def knows_tables(self) -> bool:
         """Are all of ``tables`` there? A worker that has just started does not know yet how many partitions
@@ -135,3 +177,11 @@ class Served(Protocol):
 
     @property
     def log(self) -> LogServed: ...
+
+    @property
+    def letters(self) -> LettersServed: ...
+
+    @property
+    def publisher(self) -> Publishes | None:
+        """``None``: nothing can be sent here."""
+        ...

@@ -11,7 +11,7 @@ from typing import Any
 from streamflow.query import listing, sorted_chunks, top_rows
 from streamflow.query.key_order import canonical, key_order, key_text
 from streamflow.query.reader import TableReaderBase
-from streamflow.query.row_query import SORTS, STATES, WINDOW_SORTS, RowQuery
+from streamflow.query.row_query import SORTS, STATES, WINDOW_SORTS, KeyPattern, RowQuery
 from streamflow.query.rows import Row
 from streamflow.query.value_paths import ValuePath, ValueTest
 
@@ -57,7 +57,7 @@ async def check_key(
     if not reader.keyed or reader.partition_of(key) != partition:
         return
     query = draw_query(rows, dice, WINDOW_SORTS, windowed=reader.window is not None)
-    query = replace(query, prefix=None, keys=None, key_from=None, key_to=None)
+    query = replace(query, prefix=None, keys=None, key_from=None, key_to=None, within=None)
     mine = [row for row in rows if row.key == key]
     found = [row async for row in reader.listed_of(key, replace(query, limit=1_000))]
     assert found == query.best(filter(query.wants, mine), None), query
@@ -88,6 +88,11 @@ def draw_query(rows: list[Row], dice: random.Random, sorts: tuple[str, ...], *, 
         query = replace(query, key_to=key_order(dice.choice(rows).key))
     if rows and dice.random() < 0.3:
         query = replace(query, keys={canonical(row.key): row.key for row in dice.choices(rows, k=3)})
+    if rows and dice.random() < 0.2:
+        cut = [
+            KeyPattern(text[: dice.randint(0, 3)], dice.random() < 0.7) for text in dice.choices(texts, k=2)
+        ]
+        query = replace(query, within=frozenset(cut))
     if dice.random() < 0.3:
         query = replace(query, tests=(ValueTest.of(dice.choice(TESTS)),))
     if dice.random() < 0.3:

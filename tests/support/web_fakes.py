@@ -32,6 +32,7 @@ from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.live.hub import Hub
+from streamflow.web.served import LettersServed
 from streamflow.web.server import HUB
 from streamflow.windows import TumblingWindow, Window
 from tests.support.loop_clock import LoopClock
@@ -64,6 +65,7 @@ class FakeReader:
     """A `TableReader` over `Data`."""
 
     description: Mapping[str, Any] = {"values": "count"}
+    value_names: tuple[str, ...] | None = None
     source_topic = "events"
     partitions = PARTITIONS
 
@@ -123,6 +125,12 @@ class FakeReader:
         for row in query.best(filter(query.wants, self.windows(key)), None):
             yield row
 
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed(partition, query)])
+
+    async def counted_of(self, key: Any, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed_of(key, query)])
+
     async def find(self, key: Any, at_ms: int | None = None) -> Row | None:
         return self.get(key, at_ms)
 
@@ -146,12 +154,38 @@ class FakeReader:
     def row_count(self) -> int:
         return sum(len(self.data.rows[p]) for p in self.owned)
 
+    async def count_rows(self) -> int:
+        return self.row_count()
+
+
+class FakeStandby(FakeReader):
+    """The same rows, of partitions that this worker keeps for others."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.served.standbys)
+
+    def age_ms(self, partition: int) -> float:
+        return 1_500.0
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return {p: at for p, at in self.data.positions.items() if partition in (None, p) and p in self.owned}
+
+    async def look(self, partitions: Iterable[int]) -> None:
+        pass
+
+    def lags_of(self, partition: int) -> dict[int, int | None]:
+        return {partition: None}
+
 
 class FakeTopics:
     """Of an app that knows its source topic."""
 
     def names(self) -> list[str]:
         return ["events"]
+
+    async def exists(self, topic: str) -> bool:
+        return topic == "events"
 
     def internal(self) -> frozenset[str]:
         return frozenset()
@@ -190,6 +224,7 @@ class FakeServed:
     def __init__(self, cluster: Cluster, owned: Iterable[int], url: str) -> None:
         self.cluster = cluster
         self.owned = set(owned)
+        self.standbys: set[int] = set()
         self.url = url
         self.clock = LoopClock()
         self.metrics = Metrics()
@@ -201,6 +236,9 @@ class FakeServed:
         self.reason: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
+
+    def standby(self, table: str) -> FakeStandby | None:
+        return FakeStandby(self.cluster.data[table], self) if self.standbys else None
 
     def knows_tables(self) -> bool:
         return not self.all_tables
@@ -255,6 +293,14 @@ class FakeServed:
     @property
     def log(self) -> FakeLog:
         return FakeLog()
+
+    @property
+    def publisher(self) -> None:
+        return None
+
+    @property
+    def letters(self) -> LettersServed:
+        raise NotImplementedError
 
     def agents(self) -> list[AgentFacts]:
         in_hand = [InHand("reader", "events", 0, 7, 1.5)]

@@ -19,7 +19,7 @@ from aiohttp import web
 from streamflow.metrics import resident_bytes
 from streamflow.web import encoding, query
 from streamflow.web.http.api import Api, answer, only
-from streamflow.web.http.scatter_gather import UNUSABLE
+from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.peers import PeerAnswer, is_peer
 from streamflow.web.rights import caller_of
 from streamflow.web.served import Served

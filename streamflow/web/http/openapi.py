@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamflow.web.http.ndjson import NDJSON
+from streamflow.web.http.formats import ARROW, CSV, NDJSON
 from streamflow.web.http.route import Parameter, Route
 from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
@@ -15,7 +15,9 @@ REASONS: Final = {
     401: "A valid token is needed.",
     403: "Not allowed.",
     404: "There is no such table, row, topic or dead letter.",
+    406: "Arrow without pyarrow in the worker.",
     409: "It can't be done with this table, key or topic.",
+    413: "The request is too large.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
@@ -60,6 +62,12 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.takes:
+        schema = {"$ref": f"#/components/schemas/{route.takes}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        if route.name == "publish":
+            event = {"$ref": "#/components/schemas/Event"}
+            operation["requestBody"]["content"][NDJSON] = {"schema": event}
     if route.is_deprecated:
         operation["deprecated"] = True
     if route.is_open:
@@ -83,6 +91,8 @@ def _content(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer}"}}
     }
-    if route.answer == "Rows" and route.name == "rows":
+    if route.answer == "Rows":
         content[NDJSON] = {"schema": {"$ref": "#/components/schemas/Row"}}
+        content[CSV] = {"schema": {"type": "string"}}
+        content[ARROW] = {}
     return content

@@ -12,8 +12,8 @@ from streamflow.query.facts import AgentFacts, WorkerFacts
 from streamflow.transports.base import TopicPartition
 from streamflow.web import encoding
 from streamflow.web.http.api import Api, answer, only
+from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.http.everyone import Everyone
-from streamflow.web.http.scatter_gather import UNUSABLE
 from streamflow.web.peers import is_peer
 from streamflow.web.rights import caller_of
 
@@ -166,7 +166,7 @@ def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         **one,
         "topics": list(dict.fromkeys((*one["topics"], *other["topics"]))),
         **{name: one[name] + other[name] for name in (*SUMMED, "workers")},
-        "rate_per_s": sum(rates) if rates else None,
+        "rate_per_s": round(sum(rates), 3) if rates else None,
         "latency_ms": _latency(buckets),
         "buckets": buckets,
         "in_hand": in_hand,

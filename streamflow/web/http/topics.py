@@ -17,9 +17,9 @@ from streamflow.query.slices import Slices
 from streamflow.transports.base import TopicPartition
 from streamflow.web import encoding, query
 from streamflow.web.http.api import Api, answer, only
+from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.running import lags_of
-from streamflow.web.http.scatter_gather import UNUSABLE
 from streamflow.web.problems import Problem, tables_unknown, unavailable
 from streamflow.web.rights import caller_of
 from streamflow.web.served import LogServed, Served

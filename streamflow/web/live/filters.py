@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from streamflow.query.key_order import canonical, key_text
-from streamflow.query.row_query import state_matches
+from streamflow.query.row_query import canonical, key_text, state_matches
 from streamflow.query.rows import Operation, Row, RowChange
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamflow.query.key_order import key_order, key_text
 from streamflow.query.list_index import KEPT_MS, ListIndex
 from streamflow.query.listing import prefix_bounds
-from streamflow.query.key_order import key_order, key_text
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
