@@ -15,7 +15,7 @@ from streamflow.query.publishing import Outgoing, Refused
 from streamflow.query.slices import Slices
 from streamflow.web import encoding
 from streamflow.web.http.api import Api, answer, only
-from streamflow.web.http.ndjson import NDJSON
+from streamflow.web.http.formats import NDJSON
 from streamflow.web.http.topics import no_such_topic
 from streamflow.web.idempotency import Remembered, checked_key, fingerprint
 from streamflow.web.problems import Problem, unavailable

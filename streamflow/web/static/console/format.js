@@ -120,7 +120,8 @@ export function host(url) {
 /** A big whole number that came as text, with separators. */
 export function offset(text) {
   if (text === null || text === undefined) return "–";
-  return /^\d+$/.test(text) ? BigInt(text).toLocaleString("en") : String(text);
+  // Those of Redis are times and numbers in one: separators help nobody there.
+  return /^\d{1,15}$/.test(text) ? BigInt(text).toLocaleString("en") : String(text);
 }
 
 export function list(numbers) {
