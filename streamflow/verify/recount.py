@@ -279,7 +279,8 @@ class Verifier:
             progress_topic=(self._topics.progress, 1),
             clock_ms=self._clock.monotonic_ms,
         )
-        dead_letters = NoDeadLetters(lambda: active, lambda _: 1, lambda name: name, self._metrics)
+        now_ms = self._clock.now_ms
+        dead_letters = NoDeadLetters(lambda: active, lambda _: 1, lambda name: name, self._metrics, now_ms)
         decoder = self._decoder
         times = TimeChecks(TimeLimits.of(self._settings), self._clock.now_ms)
         dispatcher = Dispatcher([decoder], times, self._metrics, self._topics.places, lambda: 0.0)

@@ -80,11 +80,14 @@ class FinalStage:
         self.sources = sources
         self.ready_at = sys.maxsize
         self.position = 0
+        self.was_whole = False  # was all of its log read at some time?
         self.partials: dict[
             int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
         self.window_starts = SortedStarts()  # of `partials`
+        self._count = 0  # groups of all windows of `partials`
         self.watermarks: dict[int, SourceWatermark] = {}
+        self._unsettled: set[int] = set()  # source partitions whose newest partials lack their watermark
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
         self.corrections = Corrections()
@@ -93,6 +96,15 @@ class FinalStage:
     @property
     def ready(self) -> bool:
         return self.position >= self.ready_at
+
+    @property
+    def is_settled(self) -> bool:
+        """Are its rows exactly those of the `positions`? Not in the middle of a checkpoint's partials."""
+        return not self._unsettled
+
+    def positions(self) -> dict[int, int]:
+        """Source partition -> the next offset that its partials don't have."""
+        return {source: watermark.position for source, watermark in self.watermarks.items()}
 
     def hold(self) -> None:
         """Its partition is being assigned anew. It goes on reading, and is not ready before `begin`.
@@ -119,6 +131,7 @@ class FinalStage:
                 raise ShuffleError(f"{batch.topic}[{batch.partition}]@{offset} can't be read: {exc}") from exc
         was_ready = self.ready
         self.position = batch.next_offset
+        self.was_whole |= batch.next_offset >= batch.end_offset
         if self.ready and not was_ready:
             self._forget_expired()
         return list(changed)
@@ -128,13 +141,16 @@ class FinalStage:
         kind, *rest = json_value(key)
         if kind == KIND:
             if value is not None:
-                self.watermarks.update(read_watermarks(value))
+                told = dict(read_watermarks(value))
+                self.watermarks.update(told)
+                self._unsettled.difference_update(told)
         elif kind == "mark":  # one source partition's: as they were written once
             if value is not None:
                 data = orjson.loads(value)
                 self.watermarks[rest[0]] = SourceWatermark(
                     data["watermark_ms"], data["position"], data["lag"]
                 )
+                self._unsettled.discard(rest[0])
         elif kind == "closed":
             if value is not None:
                 # It may be its own of some checkpoints ago: what was closed since stays closed.
@@ -152,6 +168,7 @@ class FinalStage:
                 self.corrections.read((start, group), source, revisions)
             else:
                 self._put(source, group, start, json_value(value))
+                self._unsettled.add(source)
             changed[start, group] = None
         elif kind == "told":
             self._read_told((rest[1], group_key(rest[0])), value)
@@ -167,21 +184,27 @@ class FinalStage:
         if groups is None:
             groups = self.partials[start] = {}
             self.window_starts.add((start,))
-        groups.setdefault(group, {})[source] = self._stored.load(data)
+        partials = groups.get(group)
+        if partials is None:
+            partials = groups[group] = {}
+            self._count += 1
+        partials[source] = self._stored.load(data)
 
     def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
         partials = groups.get(group, {})
         partials.pop(source, None)
-        if not partials:
-            groups.pop(group, None)
+        if not partials and groups.pop(group, None) is not None:
+            self._count -= 1
         if not groups and start in self.partials:
             self._pop(start)
 
     def _pop(self, start: int) -> dict[GroupKey, dict[int, Any]]:
         """All partials of one window go."""
         self.window_starts.drop((start,))
-        return self.partials.pop(start)
+        groups = self.partials.pop(start)
+        self._count -= len(groups)
+        return groups
 
     def least_watermark_ms(self) -> int | None:
         """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
@@ -387,7 +410,7 @@ class FinalStage:
                 yield start, group
 
     def row_count(self) -> int:
-        return sum(map(len, self.partials.values()))
+        return self._count
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         """The rows that what `read` told of has changed; some may be gone."""

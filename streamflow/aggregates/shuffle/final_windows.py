@@ -176,6 +176,15 @@ class SlidingFinalStage(FinalStage):
     def row_count(self) -> int:
         return self._rows.count(self.first_kept())
 
+    @property
+    def pane_count(self) -> int:
+        """How many panes there are, those of all sources as one."""
+        return self._count
+
+    def count_some(self, group: GroupKey, from_ms: int | None, most: int) -> tuple[int, int | None]:
+        """See `SlidingRows.count_some`."""
+        return self._rows.count_some(group, self.first_kept(), from_ms, most)
+
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         touched = {
             (start, group): None
