@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench simulate faults lock vendor clean
+.PHONY: help demo test check format bench bench-live simulate faults lock vendor clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
@@ -21,6 +21,7 @@ help:
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
+	@echo "make bench-live  changes to 2,000 live clients, beside the package websockets and a bare loop"
 	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums, then three brokers; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make vendor  fetch what the console and its tests carry of npm again, and check it against its lock"
@@ -45,6 +46,9 @@ format: $(VENV)/.stamp-dev
 
 bench: $(VENV)/.stamp-bench
 	$(PY) -m tests.bench
+
+bench-live: $(VENV)/.stamp-bench
+	$(PY) -m tests.bench.live
 
 simulate: $(VENV)/.stamp-dev
 	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed

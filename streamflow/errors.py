@@ -86,6 +86,8 @@ class DecodeError(StreamflowError):
         "too-large",
         "missing-type",
         "unknown-type",
+        "bad-version",
+        "upgrade-failed",
         "agent-failed",
         "refused",
     )

@@ -392,6 +392,7 @@ class App(faust.App, AppT):
         for aggregate, topic in self._aggregates.values():
             engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
+        engine.topology.dead_letters.of_app(self.conf.origin or "MODULE")
         for topic in self.declared_topics:
             engine.topology.declare(topic.topics[0], topic.source)
         if self.conf.topic_allow_declare:
@@ -552,7 +553,8 @@ class App(faust.App, AppT):
         web = self.engine_service.web
         if web is not None and web.url:
             return URL(web.url)
-        return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
+        scheme = self.settings.web_settings().scheme
+        return URL(f"{scheme}://{self.settings._web_bind}:{self.settings._web_port}")
 
     def _new_web(self) -> Any:
         self.has_pages = True

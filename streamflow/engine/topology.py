@@ -65,7 +65,9 @@ class Topology:
         self.aggregates: dict[str, AggregateConsumer] = {}
         self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
-        self.dead_letters = DeadLetterQueue(active, self.topics.partitions, dead_letter_topic, metrics)
+        self.dead_letters = DeadLetterQueue(
+            active, self.topics.partitions, dead_letter_topic, metrics, clock.now_ms
+        )
         self.on_recreated_topic = settings.on_recreated_topic
         self.on_lost_state = settings.on_lost_state
         self._clock = clock
@@ -254,6 +256,10 @@ class Topology:
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""
         return [self.topics.progress, *(log for name in self.table_names() for log in self.logs_of(name))]
+
+    def own_topics(self) -> frozenset[str]:
+        """What the app alone writes: its state, and marks of dead letters."""
+        return frozenset((*self.state_topics(), self.topics.handled_letters))
 
     def table_names(self) -> list[str]:
         """Of tables in both forms."""

@@ -10,7 +10,8 @@ import orjson
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.late_events import LateEventStore
 from streamflow.aggregates.shuffle.final import FinalStage
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage, SlidingFinalStage
+from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
@@ -108,6 +109,9 @@ class KeyedReader(AggregateReader):
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
+        if isinstance(self.window, SessionWindow):
+            stored = self.aggregate.parts[partition].store.get(start, key)
+            return stored is not MISSING and bool(self.aggregate.told(stored))
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
@@ -249,7 +253,7 @@ class FinalStageReader(AggregateReader):
         return self.stages()[partition].is_closed(start)
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
-        return (start, key) in self.stages()[partition].corrections
+        return self.stages()[partition].is_revised(start, _group(key))
 
     def stored(self, key: object) -> Any:
         return group_key(key)

@@ -78,6 +78,10 @@ class RowsIndex(ABC):
     def is_made(self) -> bool:
         return self._waiting is None
 
+    def use(self, now_ms: float) -> None:
+        """It is asked now."""
+        self.used_ms = now_ms
+
     @property
     def heard(self) -> int:
         """How many changes wait until it is made."""
@@ -374,14 +378,14 @@ class ListIndex:
                 if found is None:
                     found = await self._make(at, new, slices)
         assert isinstance(found, type(new))
-        found.used_ms = self._clock.monotonic_ms()
+        found.use(self._clock.monotonic_ms())
         return found
 
     async def _make(self, at: IndexId, new: I, slices: Slices) -> I:
         generation = self._generation
         self._forget_unused()
         self._made[at] = new
-        new.used_ms = self._clock.monotonic_ms()
+        new.use(self._clock.monotonic_ms())
         try:
             await new.make(slices)
         except BaseException:

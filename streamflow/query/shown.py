@@ -7,7 +7,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from streamflow.codecs.keys import shown_bytes
+from streamflow.codecs import ValueCodec
+from streamflow.codecs.keys import bytes_of_shown, shown_bytes
+from streamflow.codecs.values import encode_value
 from streamflow.engine.decoding import TopicSource
 from streamflow.errors import DecodeError
 from streamflow.transports.base import Headers
@@ -70,3 +72,30 @@ def _plain(decoded: object, raw: bytes) -> Any:
 def shown_headers(headers: Headers) -> list[list[str | None]]:
     """Pairs of a name and its text."""
     return [[name, None if text is None else shown_bytes(text)] for name, text in headers]
+
+
+def raw_value(source: TopicSource | None, value: object) -> bytes | None:
+    """The record value of what stands for it in JSON, as `shown` shows it. Raises TypeError.
+
+    It is checked as one that is sent: what the topic's readers would set aside is refused.
+    """
+    if source is None:
+        return None if value is None else encode_value(value)
+    codec = source.value
+    try:
+        raw = codec.encode(_wire(codec, value))
+        codec.check_readable(raw)
+    except DecodeError as exc:
+        raise TypeError(f"topic {source.name!r}: its readers would set this value aside: {exc}") from exc
+    except TypeError:
+        raise
+    except Exception as exc:  # a codec of the user's may raise anything
+        raise TypeError(f"topic {source.name!r}: this value can't be written: {exc}") from exc
+    return raw
+
+
+def _wire(codec: ValueCodec, value: object) -> object:
+    """Bytes where the topic has bytes; they are shown as text."""
+    if isinstance(value, str) and codec.value_type is bytes:
+        return bytes_of_shown(value)
+    return value

@@ -35,6 +35,13 @@ class TopicBook:
         """Every topic that the app knows."""
         return sorted(self._engine.topology.topics.counts)
 
+    async def exists(self, topic: str) -> bool:
+        """Does the app know it, or the broker? Raises TransportError."""
+        topics = self._engine.topology.topics
+        if topic not in topics.counts:
+            await topics.look_up(self._engine.transport, [topic])
+        return topic in topics.counts
+
     async def facts(self, topics: Sequence[str]) -> list[TopicFacts]:
         """Of these topics, all of `names`. What the broker does not tell in time is ``None``."""
         await self._ask()
@@ -67,7 +74,7 @@ class TopicBook:
 
     def internal(self) -> frozenset[str]:
         """The topics that hold the app's own state."""
-        return frozenset(self._engine.topology.state_topics())
+        return self._engine.topology.own_topics()
 
     def _positions(self, topic: str) -> dict[int, int]:
         """Partition -> the least position that a consumer which is declared now has checkpointed."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
@@ -17,6 +17,8 @@ from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.browse import Browser
 from streamflow.query.facts import AgentFacts, WorkerFacts
+from streamflow.query.letter_book import LetterBook
+from streamflow.query.publishing import Publishes
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
@@ -66,10 +68,17 @@ class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
     To be made before the engine starts, and told by `open` when it has. An `EngineListener`; ``on_live`` is
-    called when partitions are live.
+    called when partitions are live; ``publisher`` sends what comes over HTTP.
     """
 
-    def __init__(self, engine: Engine, url: str, on_live: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        url: str,
+        on_live: Callable[[], None] = lambda: None,
+        *,
+        publisher: Publishes | None = None,
+    ) -> None:
         self.engine = engine
         self.url = url
         self._on_live = on_live
@@ -83,6 +92,8 @@ class WorkerView:
         self._committed_ms: int | None = None
         self.topics = TopicBook(engine)
         self.log = Browser(engine)
+        self.letters = LetterBook(engine, self.log)
+        self.publisher = publisher
         engine.listen(self)
         engine.metrics.on_collect(self._collect)
 

@@ -35,6 +35,11 @@ Lookup = Callable[[int, K], Iterable[Pane]]
 """(time, group) -> the panes there are, one for each source"""
 
 
+def first_end_of(time_ms: int, after_ms: int | None) -> int:
+    """Where the first window may end that an event counts in which came at ``after_ms``."""
+    return time_ms + 1 if after_ms is None else max(time_ms, after_ms) + 1
+
+
 class PaneIndex(Generic[K]):
     """The times of each group's panes, in order. A `RowIndex`; the id of a pane is its time."""
 

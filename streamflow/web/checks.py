@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from streamflow.errors import ConfigurationError
-from streamflow.web import jwt_tokens
+from streamflow.web import jwt_tokens, tls
 from streamflow.web.rights import Rule
 from streamflow.web.settings import WebSettings, is_loopback
 from streamflow.web.tokens import HashedToken, is_hashed
@@ -19,6 +19,7 @@ def check(settings: WebSettings) -> None:
         raise ConfigurationError(f"web port {settings.port} is not between 0 and 65535")
     _check_tokens(settings)
     _check_jwt(settings)
+    tls.check(settings)
     for rule in settings.rights:
         Rule.of(rule)
     if settings.needs_token or settings.allow_insecure or is_loopback(settings.host):

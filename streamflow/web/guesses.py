@@ -23,6 +23,18 @@ class _Seen:
     last_ms: float = 0.0
     until_ms: float = 0.0
 
+    def add(self, now_ms: float) -> None:
+        self.count += 1
+        self.last_ms = now_ms
+        if self.count > FREE:
+            # No more than 10: 2 to the power of what somebody else chooses has no end.
+            self.until_ms = now_ms + min(WAIT_MS * 2.0 ** min(self.count - FREE - 1, 10), WAIT_MS_MAX)
+
+    def take_back(self) -> None:
+        self.count -= 1
+        if self.count <= FREE:
+            self.until_ms = 0.0
+
 
 class Guesses:
     """Counts wrong tokens by address; of an IPv6 address by its /64, which one machine may have all of.
@@ -52,11 +64,7 @@ class Guesses:
         seen = self._seen.pop(place, None)
         if seen is None or now_ms - max(seen.last_ms, seen.until_ms) >= FORGOTTEN_MS:
             seen = _Seen()
-        seen.count += 1
-        seen.last_ms = now_ms
-        if seen.count > FREE:
-            # No more than 10: 2 to the power of what somebody else chooses has no end.
-            seen.until_ms = now_ms + min(WAIT_MS * 2.0 ** min(seen.count - FREE - 1, 10), WAIT_MS_MAX)
+        seen.add(now_ms)
         self._seen[place] = seen
         while len(self._seen) > ADDRESSES_MAX:
             self._seen.popitem(last=False)
@@ -66,9 +74,7 @@ class Guesses:
         """What was counted as wrong before it was looked at is right."""
         seen = self._seen.get(network(address))
         if seen is not None:
-            seen.count -= 1
-            if seen.count <= FREE:
-                seen.until_ms = 0.0
+            seen.take_back()
 
 
 def network(address: str | None) -> str:

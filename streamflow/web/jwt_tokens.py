@@ -147,9 +147,9 @@ def library() -> ModuleType:
         import jwt
         import jwt.algorithms
     except ImportError:
-        raise ConfigurationError("web_jwt_keys needs PyJWT: pip install 'faust-streamflow[jwt]'") from None
+        raise ConfigurationError("web_jwt_keys needs PyJWT: the extra [jwt] of faust-streamflow") from None
     if not jwt.algorithms.has_crypto:
-        raise ConfigurationError("web_jwt_keys needs cryptography: pip install 'faust-streamflow[jwt]'")
+        raise ConfigurationError("web_jwt_keys needs cryptography: the extra [jwt] of faust-streamflow")
     return jwt
 
 

@@ -21,7 +21,7 @@ from yarl import URL
 from streamflow.errors import StreamflowError
 from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
-from streamflow.web import encoding
+from streamflow.web import encoding, tls
 from streamflow.web.rights import caller_of, delegated
 from streamflow.web.security import APP_HEADER, CALLER_HEADER, PEER_HEADER, peer_proof
 from streamflow.web.served import Served
@@ -113,7 +113,7 @@ class Peers:
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit_per_host=32),
+            connector=aiohttp.TCPConnector(limit_per_host=32, ssl=tls.peer_context(self.settings) or True),
             trust_env=False,
         )
 

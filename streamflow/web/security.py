@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 from aiohttp import typedefs as types
 from aiohttp import web
 
+from streamflow.web import tls
 from streamflow.web.guesses import Guesses
 from streamflow.web.jwt_tokens import JwtTokens
 from streamflow.web.problems import Handler, Problem
@@ -183,7 +184,12 @@ def peer_proof(secret: str, app_id: str, url: str) -> str:
 
 
 def is_of_worker(request: web.BaseRequest, settings: WebSettings, served: Served) -> bool:
-    """Whether a worker of this app has sent it, by its proof."""
+    """Whether a worker of this app has sent it, by its proof or its certificate."""
+    if settings.ssl_client_ca_file and PEER_HEADER in request.headers:
+        url = request.headers[PEER_HEADER].rstrip("/")
+        is_member = any(member.url.rstrip("/") == url for member in served.members())
+        if is_member and url != served.url.rstrip("/") and tls.shows_certificate_of(request, url):
+            return True
     scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
     if scheme != PEER_HEADER or settings.worker_secret is None:
         return False

@@ -9,6 +9,8 @@ from streamflow.clock import Clock
 from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
+from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
+from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
 from streamflow.query.shown import Shown
 from streamflow.query.table_reader import StandbyReader, TableReader
@@ -20,6 +22,10 @@ class TopicsServed(Protocol):
 
     def names(self) -> list[str]:
         """All of them, in order."""
+        ...
+
+    async def exists(self, topic: str) -> bool:
+        """Does the app know it, or the broker? Raises StreamflowError where it can't tell."""
         ...
 
     def internal(self) -> frozenset[str]:
@@ -54,6 +60,38 @@ class LogServed(Protocol):
 
     async def of_all(self, topic: str, limit: int, time_ms: int | None) -> list[Message]:
         """Of all partitions by their timestamps: the first ``limit`` from a time, or the newest."""
+        ...
+
+
+class LettersServed(Protocol):
+    """The dead letters of the app. What asks the broker raises StreamflowError where it can't tell."""
+
+    def topics(self) -> list[str]:
+        """Where letters may lie."""
+        ...
+
+    async def page(self, wanted: Wanted, limit: int, after: Place | None = None) -> LetterPage:
+        """In the order of topic, partition and offset, from ``after`` on."""
+        ...
+
+    async def find(self, at: Place) -> Entry | None:
+        """The letter at a place, or ``None`` where there is none (any more)."""
+        ...
+
+    def describe(self, entry: Entry, *, whole: bool = False) -> dict[str, Any]:
+        """JSON-able; ``whole``: with what only one letter is shown with."""
+        ...
+
+    async def replay(self, entries: Sequence[Entry], *, agent: str | None = None) -> list[int]:
+        """Sends their events again; returns the offsets. Raises ConfigurationError for what can't be."""
+        ...
+
+    async def replay_edited(self, entry: Entry, value: object, *, agent: str | None = None) -> int:
+        """The same with another value. Raises TypeError for one that the topic's readers would not take."""
+        ...
+
+    async def drop(self, entries: Sequence[Entry]) -> None:
+        """Takes them out of what waits."""
         ...
 
 
@@ -139,3 +177,11 @@ class Served(Protocol):
 
     @property
     def log(self) -> LogServed: ...
+
+    @property
+    def letters(self) -> LettersServed: ...
+
+    @property
+    def publisher(self) -> Publishes | None:
+        """``None``: nothing can be sent here."""
+        ...

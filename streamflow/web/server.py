@@ -16,9 +16,11 @@ from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.dead_letters import DeadLetters
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
+from streamflow.web.http.publish import Publish
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.http.running import Running
 from streamflow.web.http.topics import Topics
@@ -28,6 +30,7 @@ from streamflow.web.peers import Peers
 from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
+from streamflow.web.tls import server_context
 from streamflow.web.tokens import is_hashed
 
 log = logging.getLogger(__name__)
@@ -61,6 +64,8 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         "late": LateEvents(api),
         "running": Running(api, everyone),
         "topics": Topics(api, everyone),
+        "dead-letters": DeadLetters(api),
+        "publish": Publish(api),
     }
     app = web.Application(
         # In this order: a refused token is a problem too.
@@ -117,6 +122,7 @@ class WebServer:
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
+        self._door: Door | None = None
         self._sweep: asyncio.Task[None] | None = None
 
     def bind(self) -> str:
@@ -138,7 +144,7 @@ class WebServer:
         bound = self._socket.getsockname()[1]
         if settings.port not in (0, bound):
             log.warning("web port %d is busy: using %d", settings.port, bound)
-        self.url = settings.advertised_url or f"http://{_advertised_host(settings.host)}:{bound}"
+        self.url = settings.advertised_url or f"{settings.scheme}://{_advertised_host(settings.host)}:{bound}"
         return self.url
 
     def release(self) -> None:
@@ -177,8 +183,11 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock)
+        hub = application[HUB]
+        tls = server_context(self.settings)
+        door = Door(self._runner.server, self.settings, served.clock, tls, hub.transports)
         doors.append(door)
+        self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
         self._listener = await asyncio.get_running_loop().create_server(door, sock=self._socket)
 
@@ -188,6 +197,8 @@ class WebServer:
             self._listener.close()
         if self._sweep is not None:
             self._sweep.cancel()
+        if self._door is not None:
+            self._door.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             async with asyncio.timeout(3 * SHUTDOWN_S):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass, field
 
 from streamflow.web.tokens import is_hashed
@@ -26,6 +27,11 @@ class WebSettings:
     without tokens. ``allowed_origins`` are web origins (``https://host``) whose pages may read the API.
     ``allowed_hosts`` are further names by which an API without tokens may be called.
     ``advertised_url`` is what peers call; by default the address that was bound.
+
+    With ``ssl_cert_file`` (PEM, and ``ssl_key_file``, if the key is not in it), or with ``ssl_context``,
+    the server speaks TLS only. Workers trust each other's certificates by ``ssl_ca_file`` (by default the
+    system's authorities). Clients may show one by ``ssl_client_ca_file``, and with ``ssl_client_required``
+    must: whoever shows that of a worker's host and says to be that worker is one, without ``peer_secret``.
     """
 
     host: str = "127.0.0.1"
@@ -46,14 +52,26 @@ class WebSettings:
     allowed_hosts: tuple[str, ...] = ()
     advertised_url: str | None = None
 
+    ssl_cert_file: str = ""
+    ssl_key_file: str = ""
+    ssl_ca_file: str = ""
+    ssl_client_ca_file: str = ""
+    ssl_client_required: bool = False
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+
     rows_max: int = 1_000  # rows of one page
     min_position_wait_s: float = 5.0
     peer_timeout_s: float = 2.0
     scan_wait_s: float = 60.0  # what a peer may take besides for a list that looks at many rows
     peer_answer_bytes_max: int = 64 * 1024 * 1024
     request_bytes_max: int = 64 * 1024
+    publish_bytes_max: int = 1024 * 1024  # of one POST to a topic
+    publish_events_max: int = 1_000  # in one POST to a topic
     connections_max: int = 2_000  # and at most three quarters of the files that the process may open
-    header_timeout_s: float = 10.0  # from connecting to the whole head of the first request
+    connections_per_address_max: int = 1_000  # loopback has no such limit: a proxy may stand there
+    header_timeout_s: float = (
+        10.0  # from connecting to the whole head of the first request; a handshake's too
+    )
     idle_timeout_s: float = 75.0  # between two requests of one connection
 
     ws_connections_max: int = 1_000
@@ -75,6 +93,14 @@ class WebSettings:
     @property
     def needs_token(self) -> bool:
         return bool(self.tokens or self.jwt_keys)
+
+    @property
+    def has_tls(self) -> bool:
+        return self.ssl_context is not None or bool(self.ssl_cert_file)
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.has_tls else "http"
 
     @property
     def own_token(self) -> str | None:

@@ -38,11 +38,12 @@ async def script(request: pytest.FixtureRequest, cluster: Cluster) -> AsyncItera
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("no chromium on this machine")
-    async with site() as origin, browser(chromium) as page:
-        cluster.settings = replace(cluster.settings, allowed_origins=(origin,))
-        await page.open(origin)
-        await page.ask(f"import('{origin}/{MODULE.name}').then((lib) => {{ window.lib = lib; }})")
-        yield page
+    with browser(chromium) as opened:
+        async with site() as origin, opened.page() as page:
+            cluster.settings = replace(cluster.settings, allowed_origins=(origin,))
+            await page.open(origin)
+            await page.ask(f"import('{origin}/{MODULE.name}').then((lib) => {{ window.lib = lib; }})")
+            yield page
 
 
 @asynccontextmanager

@@ -64,9 +64,9 @@ async def test_a_key_a_list_and_a_key_that_is_not_there(script: Script, cluster:
         values = "for await (const row of client.windows('counts', 'k4')) found.push(row.value)"
         assert await script.ask(f"(async (found) => {{ {values}; return found; }})([])") == [4, 104, 204]
         assert [t["name"] for t in await script.ask("client.tables()")] == sorted(cluster.data)
-        refused = "client.rows('counts', {sort: 'beauty'}).toArray()"
+        refused = "client.rows('counts', {start: 'yesterday'}).toArray()"
         facts = ".catch((e) => [e.code, e.status, e.retry, e.details.parameter])"
-        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "sort"]
+        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "start"]
         assert await script.ask("client.get('none', 'x').catch((e) => e.code)") == "no-such-table"
 
 

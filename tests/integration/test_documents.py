@@ -59,6 +59,22 @@ WANTED = {
         "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann?stale": r'"stale": ?\{\}',
     },
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
+    "docs/how-to/publish-and-browse.md": {
+        "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
+        'curl http://127.0.0.1:6066/v1/topics/orders --json \'{"value"': r'"event": ?0\b.*amount',
+        "curl 'http://127.0.0.1:6066/v1/topics/orders/messages?time": r'"amount": ?30\b.*"amount": ?5\b',
+        "curl http://127.0.0.1:6066/v1/agents": r'"processed": ?5\b',
+        "curl http://127.0.0.1:6066/v1/workers": r'"state": ?"ready"',
+    },
+    "docs/how-to/handle-failures.md": {
+        "streamflow dead-letters -A shop show": r"raise ValueError",
+        "curl http://127.0.0.1:6066/v1/dead-letters": r"-30 is negative.*-7 is negative",
+        "curl http://127.0.0.1:6066/v1/tables/spent": r'"value": ?30\b',
+        "curl http://127.0.0.1:6066/v1/tables/seen": r'"value": ?1\b',
+        "streamflow dead-letters -A shop list --state replayed": r"replayed",
+        "streamflow dead-letters -A shop list --json": r"^\[\]",
+    },
+    "docs/how-to/change-an-event.md": {"curl": r'"value": ?750\b'},
     "docs/how-to/wait-out-an-outage.md": {
         "curl http://127.0.0.1:6066/v1/tables/paid": r'"value": ?7\b',
         "curl http://127.0.0.1:6066/metrics": r'streamflow_circuit_state{name="billing"} 0',

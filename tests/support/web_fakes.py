@@ -32,6 +32,7 @@ from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.live.hub import Hub
+from streamflow.web.served import LettersServed
 from streamflow.web.server import HUB
 from streamflow.windows import TumblingWindow, Window
 from tests.support.loop_clock import LoopClock
@@ -183,6 +184,9 @@ class FakeTopics:
     def names(self) -> list[str]:
         return ["events"]
 
+    async def exists(self, topic: str) -> bool:
+        return topic == "events"
+
     def internal(self) -> frozenset[str]:
         return frozenset()
 
@@ -289,6 +293,14 @@ class FakeServed:
     @property
     def log(self) -> FakeLog:
         return FakeLog()
+
+    @property
+    def publisher(self) -> None:
+        return None
+
+    @property
+    def letters(self) -> LettersServed:
+        raise NotImplementedError
 
     def agents(self) -> list[AgentFacts]:
         in_hand = [InHand("reader", "events", 0, 7, 1.5)]

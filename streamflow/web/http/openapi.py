@@ -17,6 +17,7 @@ REASONS: Final = {
     404: "There is no such table, row, topic or dead letter.",
     406: "Arrow without pyarrow in the worker.",
     409: "It can't be done with this table, key or topic.",
+    413: "The request is too large.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
@@ -61,6 +62,12 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.takes:
+        schema = {"$ref": f"#/components/schemas/{route.takes}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        if route.name == "publish":
+            event = {"$ref": "#/components/schemas/Event"}
+            operation["requestBody"]["content"][NDJSON] = {"schema": event}
     if route.is_deprecated:
         operation["deprecated"] = True
     if route.is_open:

@@ -32,7 +32,7 @@ class Route:
     problems: tuple[int, ...] = ()
     is_open: bool = False  # without a token
     method: str = "get"
-    takes: tuple[str, ...] = ()  # media types of the body, or "" and the name of its JSON's schema
+    takes: str = ""  # the schema of its body
     is_deprecated: bool = False
     group: str = "api"  # whose handler it is: see `server.create_web_app`
 

@@ -166,7 +166,7 @@ def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
         **one,
         "topics": list(dict.fromkeys((*one["topics"], *other["topics"]))),
         **{name: one[name] + other[name] for name in (*SUMMED, "workers")},
-        "rate_per_s": sum(rates) if rates else None,
+        "rate_per_s": round(sum(rates), 3) if rates else None,
         "latency_ms": _latency(buckets),
         "buckets": buckets,
         "in_hand": in_hand,

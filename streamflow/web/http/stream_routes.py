@@ -8,6 +8,7 @@ from typing import Final
 from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema, array, object_schema, ref
 
 TOPIC: Final = Parameter("topic", "Name of the topic.", TEXT, "path")
+ID: Final = Parameter("id", "Where the letter lies: topic:partition:offset.", TEXT, "path")
 
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 OFFSET: Final[Schema] = {"type": "string", "pattern": "^[0-9]+$"}
@@ -77,7 +78,106 @@ ROUTES: Final = (
         (400, 404, 409, 503),
         group="topics",
     ),
+    Route(
+        "publish",
+        "/v1/topics/{topic}",
+        "Publishes one event, several, or one a line: checked as the app's own sends are, and all before any "
+        "is sent. Needs the right publish:topic, which nobody has by default.",
+        "Published",
+        (
+            TOPIC,
+            Parameter(
+                "Idempotency-Key",
+                "Asked again with it within an hour, this worker publishes nothing, and answers as before.",
+                TEXT,
+                "header",
+            ),
+        ),
+        (400, 404, 409, 413, 503),
+        method="post",
+        takes="Publish",
+        group="publish",
+    ),
+    Route(
+        "dead_letters",
+        "/v1/dead-letters",
+        "Events that were set aside, in the order of topic, partition and offset.",
+        "DeadLetters",
+        (
+            Parameter("topic", "Only those of this topic's events, or in this dead-letter topic.", TEXT),
+            Parameter("reason", "Only those with this reason.", TEXT),
+            Parameter(
+                "state",
+                "Those that wait, or that were replayed or dropped.",
+                {"enum": ["waiting", "replayed", "dropped", "all"], "default": "waiting"},
+            ),
+            Parameter("limit", "Letters of a page.", {"type": "integer", "minimum": 1, "default": 100}),
+            Parameter("cursor", "`next` of the page before; everything else as it was.", TEXT),
+        ),
+        (400, 503),
+        group="dead-letters",
+    ),
+    Route(
+        "dead_letter",
+        "/v1/dead-letters/{id}",
+        "One of them, with its traceback and the command that replays it.",
+        "DeadLetterWhole",
+        (ID,),
+        (400, 404, 503),
+        group="dead-letters",
+    ),
+    Route(
+        "dead_letter_replay",
+        "/v1/dead-letters/{id}/replay",
+        "Sends its event to where it came from, for all who read there or for one agent, as it was or with "
+        "another value. Needs the right admin:topic for its dead-letter topic.",
+        "Replayed",
+        (ID,),
+        (400, 404, 409, 503),
+        method="post",
+        takes="ReplayAsked",
+        group="dead-letters",
+    ),
+    Route(
+        "dead_letter_drop",
+        "/v1/dead-letters/{id}",
+        "Takes it out of those that wait. Needs the right admin:topic for its dead-letter topic.",
+        "Dropped",
+        (ID,),
+        (400, 404, 503),
+        method="delete",
+        group="dead-letters",
+    ),
 )
+
+_EVENT: Final[Mapping[str, Schema]] = {
+    "key": {"description": "Any JSON that is a key of the topic."},
+    "value": {"description": "Any JSON; what the topic's readers would set aside is refused."},
+    "headers": {
+        "description": "Names and texts.",
+        "anyOf": [{"type": "object", "additionalProperties": TEXT_OR_NULL}, HEADERS],
+    },
+    "timestamp": {**TIME, "type": ["string", "integer", "null"]},
+    "partition": {"type": ["integer", "null"], "minimum": 0, "description": "By default its key's."},
+}
+_LETTER: Final[Mapping[str, Schema]] = {
+    "id": {**TEXT, "description": "topic:partition:offset"},
+    "source": {**object_schema({**_AT, "offset": OFFSET}), "description": "Where its event came from."},
+    "state": {"enum": ["waiting", "replayed", "dropped"]},
+    "handled": {**INSTANT_OR_NULL, "description": "When it was replayed or dropped."},
+    "reason": TEXT,
+    "error": TEXT,
+    "field": {**TEXT_OR_NULL, "description": "Path of the field that is wrong."},
+    "agent": {**TEXT_OR_NULL, "description": "The agent that gave up on it."},
+    "consumer": {**TEXT_OR_NULL, "description": "The agent or aggregate that could not use it."},
+    "attempts": {"type": ["integer", "null"]},
+    "worker": TEXT_OR_NULL,
+    "time": {"type": "string", "format": "date-time", "description": "When it was set aside."},
+    "key": {"description": "Any JSON."},
+    "value": {"description": "Any JSON."},
+    "cut": {**TEXT_OR_NULL, "description": "How much there was of an event that did not fit as a whole."},
+    "headers": HEADERS,
+}
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "WorkerNow": object_schema(
@@ -182,6 +282,54 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 "description": "Where the partition goes on; null at its end.",
                 "anyOf": [object_schema({"partition": COUNT, "offset": OFFSET}), {"type": "null"}],
             },
+        }
+    ),
+    "DeadLetter": object_schema(_LETTER),
+    "DeadLetters": object_schema(
+        {
+            "dead_letters": array(ref("DeadLetter")),
+            "next": {
+                **TEXT_OR_NULL,
+                "description": "Cursor of the next page; there may be one though this page is not full.",
+            },
+        }
+    ),
+    "DeadLetterWhole": object_schema(
+        {
+            **_LETTER,
+            "traceback": {**TEXT_OR_NULL, "description": "Its end, of an agent that raised."},
+            "replay": {**TEXT_OR_NULL, "description": "The command that replays it."},
+        }
+    ),
+    "ReplayAsked": object_schema(
+        {
+            "value": {"description": "In place of the event's own; any JSON."},
+            "agent": {
+                **TEXT_OR_NULL,
+                "description": "It alone takes it; by default all that read there.",
+            },
+            "again": {"type": "boolean", "description": "Also where it was replayed or dropped before."},
+        },
+        required=(),
+    ),
+    "Replayed": object_schema(
+        {
+            "id": TEXT,
+            "state": {"const": "replayed"},
+            "position": object_schema({**_AT, "offset": OFFSET}),
+        }
+    ),
+    "Dropped": object_schema({"id": TEXT, "state": {"const": "dropped"}}),
+    "Event": object_schema(_EVENT, required=("value",)),
+    "Publish": {
+        "anyOf": [ref("Event"), object_schema({"events": array(ref("Event"))})],
+    },
+    "Published": object_schema(
+        {
+            "positions": {
+                **array(object_schema({"partition": COUNT, "offset": OFFSET})),
+                "description": "Where each event lies, in the order in which they came.",
+            }
         }
     ),
 }

@@ -150,6 +150,8 @@ interface TableEvents<V, K> {
   change: { changes: Change<V, K>[]; isSnapshot: boolean; position: Position };
   reset: { reason?: string; partitions: number[] | null };
   progress: { position: Position; watermark: string | null };
+  /** From here on every change is told, until the next "reset". */
+  synced: { position: Position };
 }
 
 /** A Map from key to value, of the key's newest window where there are windows. */

@@ -10,7 +10,7 @@
 //   table.get("ann"); table.size; [...table.rows()]; table.state;     // "connecting", "live", "stale", "closed"
 //
 // Exports: Client (get, rows, windows, tables, table, json, live, topic, publish, send, connect, close; events
-// "state", "unauthorized", "error"), LiveTable (events "change", "reset", "progress", "state"), LiveTopic (events
+// "state", "unauthorized", "error"), LiveTable (events "change", "reset", "progress", "synced", "state"), LiveTopic (events
 // "events", "reset", "state"), StreamflowError (code, status, retry, details), rowId(row).
 //
 // What is kept: the rows of a LiveTable equal the table at `table.position`, but for `table.missing` partitions. Rows
@@ -471,8 +471,9 @@ class Subscription extends Teller {
  * A table that keeps itself up to date: a Map from key to value, of the key's newest window where there are windows;
  * `rows()` and `windows(key)` give all of them. Events: "change" {changes, isSnapshot, position}: what is different,
  * all of one step at once; "reset" {reason, partitions}: some rows may be wrong until the next "change"; "progress"
- * {position, watermark}; "state" {state, reason}. With `snapshot: false` it keeps no rows and only tells changes: those
- * between its state's becoming "live" and the next "reset" are all there were.
+ * {position, watermark}; "synced" {position}: from here on every change is told; "state" {state, reason}. With
+ * `snapshot: false` it keeps no rows and only tells changes: those between "synced" and the next "reset" are all there
+ * were.
  */
 export class LiveTable extends Subscription {
   #index = new Map(); // canonical key -> its rows, oldest window first
@@ -600,6 +601,7 @@ export class LiveTable extends Subscription {
     this.missing = this.missing.filter((partition) => !shown.has(partition));
     this.#unstage();
     this.#settle();
+    this.tell("synced", { position });
   }
 
   #rebalancing(partitions) {

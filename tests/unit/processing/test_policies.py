@@ -100,6 +100,12 @@ def test_a_buffer_holds_at_least_one_event(events_max):
         Buffer(events_max=events_max)
 
 
+@pytest.mark.parametrize("bytes_max", [0, -1, 1.5, True, "1"])
+def test_a_limit_of_bytes_is_a_whole_number(bytes_max):
+    with pytest.raises(ConfigurationError, match="bytes_max"):
+        Buffer(bytes_max=bytes_max)
+
+
 def test_a_buffer_knows_its_policies():
     assert Buffer().when_full == "block"
     assert Buffer(5, "drop_oldest") == Buffer(events_max=5, when_full="drop_oldest")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from streamflow.web import door
 from streamflow.web.security import PEER_HEADER, peer_proof
 from tests.support.web_fakes import SETTINGS, Cluster, FakeServed
 from tests.unit.web.live.test_hub import connect
@@ -66,6 +67,29 @@ async def test_where_all_connections_are_at_work_the_next_is_told_to_come_later(
         assert b"Retry-After" in said
         await live.say("ping")  # who was there stays
         await live.hear_until("pong")
+
+
+async def test_one_address_has_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own silent ones make room for it; where all are at work it has to come later, and others not."""
+    monkeypatch.setattr(door, "is_loopback", lambda _: False)
+    monkeypatch.setattr(door, "network", lambda address: places.get(address, address))
+    places: dict[str, str] = {}
+    settings = replace(SETTINGS, connections_per_address_max=2)
+    async with Cluster(settings).run() as (served,):
+        silent = [await opened(served) for _ in range(9)]
+        async with connect(served) as one, connect(served) as two:
+            said = await answered(await opened(served), request())
+            assert said.startswith(b"HTTP/1.1 503")
+            places["127.0.0.1"] = "another network"
+            assert (await answered(await opened(served), request())).startswith(b"HTTP/1.1 200")
+            for live in (one, two):
+                await live.say("ping")
+                await live.hear_until("pong")
+        places.clear()
+        for _ in range(9):  # who has gone counts no longer
+            assert (await answered(await opened(served), request())).startswith(b"HTTP/1.1 200")
+        for _, writer in silent:
+            writer.close()
 
 
 @pytest.mark.parametrize("name", [b"Authorization", b"Origin", b"If-None-Match", b"Last-Event-ID", b"Accept"])

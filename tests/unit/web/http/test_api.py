@@ -394,7 +394,7 @@ async def test_answers_are_what_the_openapi_document_says(cluster: Cluster, clie
     _, body, _ = await client.get("/v1/tables/none")
     jsonschema.validate(body, problem, cls=jsonschema.Draft202012Validator)
     names = {name for path in document["paths"] for name in path.split("/") if name.startswith("{")}
-    assert names == {"{table}", "{key}", "{topic}"}
+    assert names == {"{table}", "{key}", "{topic}", "{id}"}
 
 
 async def test_head_answers_like_get_without_a_body(client: Client) -> None:
