@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -35,5 +36,5 @@ async def test_windows_of_many_panes_are_counted_for_who_asks(monkeypatch: pytes
             for n in range(30):
                 at = (T0_MS + round_ * 1_000_000 + n * 20_000) / 1_000  # each in a window of its own
                 await topic.send(key=f"k{n % 7}", value=1, timestamp=at)
-            await until(lambda wanted=30 * round_: told("/v1/tables/sums", wanted))
-            await until(lambda wanted=30 * round_: told("/metrics", wanted))
+            for path in ("/v1/tables/sums", "/metrics"):
+                await until(partial(told, path, 30 * round_))
