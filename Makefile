@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench simulate faults lock clean
+.PHONY: help demo test check format bench bench-live simulate faults lock vendor clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
@@ -21,8 +21,10 @@ help:
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
+	@echo "make bench-live  changes to 2,000 live clients, beside the package websockets and a bare loop"
 	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums, then three brokers; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
+	@echo "make vendor  fetch what the console and its tests carry of npm again, and check it against its lock"
 	@echo "make clean   remove $(VENV) and caches"
 
 # A port that is asked for must be free; without one the demo takes the next free after 6066.
@@ -45,6 +47,9 @@ format: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-bench
 	$(PY) -m tests.bench
 
+bench-live: $(VENV)/.stamp-bench
+	$(PY) -m tests.bench.live
+
 simulate: $(VENV)/.stamp-dev
 	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed
 
@@ -57,6 +62,9 @@ lock: $(VENV)/.stamp-venv
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --strip-extras \
 	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra jwt --extra rocksdb pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+vendor: $(VENV)/.stamp-dev
+	$(PY) -m tests.support.vendored fetch
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

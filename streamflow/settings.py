@@ -123,6 +123,18 @@ class Settings:
         unit="s",
         low=0,
     )
+    transient_errors: object = knob(
+        "",
+        "More errors that a minute may cure, beside OSError and its like: exception classes in code, "
+        "module:Class,module:Class in the environment.",
+    )
+    gives_up_max: int = knob(
+        0,
+        "An agent that gives up on so many events in a row stops the worker, before it sets a whole topic "
+        "aside; 0: never.",
+        unit="events",
+        low=0,
+    )
     agent_warn_s: float = knob(
         60.0,
         "An event that an agent works on for longer is named in the log, with where its code stands.",

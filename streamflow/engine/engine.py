@@ -157,6 +157,7 @@ class Engine:
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
         topology, transport, topics = self.topology, self.transport, self.topology.topics
+        topology.dead_letters.sent_by(url)
         self._stores.check([table.spec.store for table in topology.tables.values()])
         self._stores.check([aggregate.spec.store for aggregate in topology.aggregates.values()])
         await first_connection(transport, self.clock, self.settings.broker_wait_s)

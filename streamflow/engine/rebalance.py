@@ -33,6 +33,7 @@ from streamflow.state.global_table import global_logs
 from streamflow.state.partition import TablePartition
 from streamflow.state.restore import end_of_logs
 from streamflow.state.store_manager import StoreManager
+from streamflow.state.stores.base import Store
 from streamflow.transports.base import Assignment, Batch, Member, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Rebalance:
         self._growth = GrownTopics(topology)
         self._assignment: Assignment | None = None
         self._stages: dict[TopicPartition, FinalStage] = {}
+        self._read_ms: dict[TopicPartition, float] = {}  # of these, when something came last
         self._recovery: asyncio.Task[None] | None = None
         self._subscribed: set[str] | None = None  # topics; None: the group was not joined yet
         self._url = ""
@@ -310,8 +312,22 @@ class Rebalance:
         stage = self._stages.get((batch.topic, batch.partition))
         if stage is not None:
             changed = stage.read(batch)
+            self._read_ms[batch.topic, batch.partition] = self._clock.monotonic_ms()
             if stage.ready:
                 self._listener.on_stage(stage, changed)
+
+    def kept_rows(self, table: str, partition: int) -> tuple[Store, float] | None:
+        """The store of a partition that has been up to date, served or not, and how many ms ago it was."""
+        return self._store_manager.kept((table, partition))
+
+    def kept_stages(self, table: str) -> dict[int, tuple[FinalStage, float]]:
+        """The same of the final stages that are not ready here, by partition."""
+        now_ms = self._clock.monotonic_ms()
+        return {
+            stage.partition: (stage, now_ms - self._read_ms.get(at, now_ms))
+            for at, stage in self._stages.items()
+            if stage.spec.name == table and stage.was_whole and not stage.ready
+        }
 
     def standby_tasks(self) -> tuple[list[TablePartition], list[FinalStage]]:
         """What is kept up to date for other workers' partitions."""

@@ -10,7 +10,8 @@ import orjson
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.late_events import LateEventStore
 from streamflow.aggregates.shuffle.final import FinalStage
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
@@ -19,10 +20,10 @@ from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import SlidingReaderBase
+from streamflow.query.sliding_rows import PanedReader, SlidingReaderBase
 from streamflow.state.changelog import json_key
 from streamflow.state.panes import SlidingRows
-from streamflow.state.stores.base import MISSING
+from streamflow.state.stores.base import MISSING, Store
 from streamflow.windows import SessionWindow, SlidingWindow
 
 
@@ -43,6 +44,10 @@ class AggregateReader(TableReaderBase):
             description=described(spec),
         )
         self.aggregate = aggregate
+
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return self.aggregate.spec.values.names
 
     def consumers(self) -> list[str]:
         return [self.aggregate.spec.consumer]
@@ -79,15 +84,18 @@ class KeyedReader(AggregateReader):
     def owned(self) -> frozenset[int]:
         return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
 
+    def _store(self, partition: int) -> Store:
+        return self.aggregate.parts[partition].store
+
     def starts(self, partition: int) -> list[int]:
-        return self.aggregate.parts[partition].store.starts()
+        return self._store(partition).starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self.aggregate.parts[partition].store.window(start)
+        return self._store(partition).window(start)
 
     def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            stored = self.aggregate.parts[partition].store.get(start, key)
+            stored = self._store(partition).get(start, key)
         except TypeError:
             return MISSING
         if stored is MISSING or self.window is None:
@@ -97,18 +105,20 @@ class KeyedReader(AggregateReader):
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
-        stored = self.aggregate.parts[partition].store.get(start, key)
+        stored = self._store(partition).get(start, key)
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
+        if isinstance(self.window, SessionWindow):
+            return bool(self.aggregate.told(self.aggregate.parts[partition].store.get(start, key)))
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
     def has(self, partition: int, start: int, key: Hashable) -> bool:
-        return self.aggregate.parts[partition].store.get(start, key) is not MISSING
+        return self._store(partition).get(start, key) is not MISSING
 
     def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
-        return self.aggregate.parts[partition].store.next_start(start, descending=descending)
+        return self._store(partition).next_start(start, descending=descending)
 
     def closed_to(self, partition: int) -> int | None:
         active = self.engine.active
@@ -142,8 +152,8 @@ class KeyedReader(AggregateReader):
     def parse_key_bytes(self, raw: bytes) -> Any:
         return plain(self._key_codec.decode(raw))
 
-    def row_count(self) -> int:
-        return sum(len(part.store) for part in self.aggregate.parts.values())
+    def rows_in(self, partition: int) -> int | None:
+        return len(self._store(partition))
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -162,6 +172,9 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
 
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
+
+    def panes_in(self, partition: int) -> int:
+        return len(self._store(partition))
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self.aggregate.parts[partition].expired_to_ms
@@ -239,7 +252,7 @@ class FinalStageReader(AggregateReader):
         return self.stages()[partition].is_closed(start)
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
-        return (start, key) in self.stages()[partition].corrections
+        return self.stages()[partition].is_revised(start, _group(key))
 
     def stored(self, key: object) -> Any:
         return group_key(key)
@@ -282,8 +295,8 @@ class FinalStageReader(AggregateReader):
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
-    def row_count(self) -> int:
-        return sum(stage.row_count() for stage in self.stages().values())
+    def rows_in(self, partition: int) -> int | None:
+        return self.stages()[partition].row_count()
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
@@ -306,6 +319,26 @@ class FinalStageReader(AggregateReader):
                 lags[source] = watermark.lag
         # Of our own source partitions we know more than we were told.
         return dict(sorted({**lags, **self.own_lags()}.items()))
+
+
+class SlidingStageReader(PanedReader, FinalStageReader):
+    """The same over sliding windows."""
+
+    def _stage(self, partition: int) -> SlidingFinalStage:
+        stage = self.stages()[partition]
+        assert isinstance(stage, SlidingFinalStage)
+        return stage
+
+    def panes_in(self, partition: int) -> int:
+        return self._stage(partition).pane_count
+
+    def count_windows(self, partition: int) -> int:
+        return self._stage(partition).row_count()
+
+    def count_some(
+        self, partition: int, key: Hashable, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]:
+        return self._stage(partition).count_some(_group(key), from_ms, most)
 
 
 def described(spec: AggregateSpec) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
 from streamflow.codecs.values import plain_json
 from streamflow.engine.engine import Engine
+from streamflow.query.counting import counted
+from streamflow.query.key_order import is_hashable
 from streamflow.query.list_index import ListIndex
 from streamflow.query.listing import KeyListing, Listing, newest_ids
 from streamflow.query.row_query import RowQuery
@@ -60,6 +62,10 @@ class TableReaderBase(ABC):
         self.lists = ListIndex(self, engine.clock)
 
     @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return None
+
+    @property
     def source_topic(self) -> str:
         """The topic whose events make the rows."""
         return self._source_topic
@@ -103,7 +109,14 @@ class TableReaderBase(ABC):
     def partition_of(self, key: object) -> int: ...
 
     @abstractmethod
-    def row_count(self) -> int: ...
+    def rows_in(self, partition: int) -> int | None:
+        """How many rows an owned partition has; ``None`` where only a count tells."""
+
+    def row_count(self) -> int:
+        return sum(self.rows_in(partition) or 0 for partition in self.owned)
+
+    async def count_rows(self) -> int:
+        return self.row_count()
 
     def approximate_bytes(self) -> int:
         """The size of the rows as JSON, by a sample."""
@@ -114,10 +127,12 @@ class TableReaderBase(ABC):
 
     def _some_rows(self) -> Iterator[list[Any]]:
         for partition in sorted(self.owned):
-            for start in self.starts(partition):
+            start = self.next_start(partition, None)
+            while start is not None:
                 for key in self.keys(partition, start):
                     if (value := self.value(partition, start, key)) is not MISSING:
                         yield [self.shown(key), value]
+                start = self.next_start(partition, start)
 
     @abstractmethod
     def positions(self, partition: int | None = None) -> dict[int, int]:
@@ -277,6 +292,15 @@ class TableReaderBase(ABC):
         slices = Slices(self.engine.clock)
         return KeyListing(self, self.partition_of(key), query, slices, self.stored(key)).rows()
 
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        slices = Slices(self.engine.clock)
+        if query.keys is None:
+            return await counted(self, partition, query, slices)
+        return sum([1 async for _ in Listing(self, partition, query, slices).rows()])
+
+    async def counted_of(self, key: object, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed_of(key, query)])
+
     async def find(self, key: object, at_ms: int | None = None) -> Row | None:
         partition, stored = self.partition_of(key), self.stored(key)
         if partition not in self.owned or not is_hashable(stored):
@@ -363,12 +387,3 @@ def plain(value: object, encode: Callable[[Any], bytes] | None = None) -> Any:
 
 def _holds(row: Row, at_ms: int) -> bool:
     return row.start_ms is not None and row.end_ms is not None and row.start_ms <= at_ms < row.end_ms
-
-
-def is_hashable(key: object) -> bool:
-    """An array or an object is no key of any row."""
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

@@ -1,7 +1,7 @@
 """The reader of each table of an engine, by its kind.
 
 `AgentReader` (Faust's form), `KeyedReader` (declared, ``by=Key()``), `FinalStageReader` (declared, grouped
-otherwise: the merged partials of a final stage), and the two for sliding windows. A key outside is always a
+otherwise: the merged partials of a final stage), and the three for sliding windows. A key outside is always a
 JSON value.
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 from streamflow.aggregates.windowed_fold import SlidingConsumer
 from streamflow.engine.engine import Engine
 from streamflow.query.agent_tables import AgentReader, SlidingAgentReader
-from streamflow.query.aggregate_tables import FinalStageReader, KeyedReader, SlidingReader
+from streamflow.query.aggregate_tables import FinalStageReader, KeyedReader, SlidingReader, SlidingStageReader
 from streamflow.query.reader import TableReaderBase
 from streamflow.state.merging_table import SlidingTable
+from streamflow.windows import SlidingWindow
 
 
 def make_reader(engine: Engine, name: str) -> TableReaderBase:
@@ -24,7 +25,8 @@ def make_reader(engine: Engine, name: str) -> TableReaderBase:
         return AgentReader(engine, table)
     aggregate = engine.topology.aggregates[name]
     if aggregate.spec.is_shuffled:
-        return FinalStageReader(engine, aggregate)
+        sliding = isinstance(aggregate.spec.window, SlidingWindow)
+        return SlidingStageReader(engine, aggregate) if sliding else FinalStageReader(engine, aggregate)
     return (
         SlidingReader(engine, aggregate)
         if isinstance(aggregate, SlidingConsumer)

@@ -137,5 +137,9 @@ class Sharded(Generic[V]):
         """The dict that has the key, or would have it."""
         return self._shards[hash(key) % SHARDS]
 
+    def shards(self) -> list[dict[Any, V]]:
+        """All of them; each key is in one."""
+        return self._shards
+
     def __contains__(self, key: Hashable) -> bool:
         return key in self.of(key)

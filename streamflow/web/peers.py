@@ -83,6 +83,7 @@ def own_headers(served: Served, settings: WebSettings, url: str) -> dict[str, st
         PEER_HEADER: served.url,
         APP_HEADER: quote(served.app_id),
         "Accept": "application/json",
+        "Accept-Encoding": "identity",  # what compressing costs is more than a local network does
     }
     if settings.worker_secret is not None:
         proof = peer_proof(settings.worker_secret, served.app_id, url)

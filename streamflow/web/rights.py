@@ -23,7 +23,7 @@ import msgspec
 from aiohttp import web
 
 from streamflow.errors import ConfigurationError
-from streamflow.query.row_query import key_text
+from streamflow.query.key_order import key_text
 from streamflow.web.problems import Problem
 
 Right = Literal["read", "publish", "admin"]

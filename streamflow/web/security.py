@@ -44,7 +44,7 @@ PAGE_POLICY: Final = (
 )
 # Open without a token: they hold no data, and a probe or a first page view has none.
 OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz"})
-OPEN_PREFIX: Final = "/static/"
+OPEN_PREFIX: Final = ("/static/", "/console/")
 # The WebSocket takes its token in the header or in `init`, since browsers can't set the header.
 OWN_CHECK: Final = frozenset({"/v1/ws"})
 

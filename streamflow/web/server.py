@@ -16,8 +16,14 @@ from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.dead_letters import DeadLetters
+from streamflow.web.http.everyone import Everyone
+from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
+from streamflow.web.http.publish import Publish
 from streamflow.web.http.routes import ROUTES
+from streamflow.web.http.running import Running
+from streamflow.web.http.topics import Topics
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
@@ -49,7 +55,18 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
-    late = LateEvents(api)
+    everyone = Everyone(served, peers)
+    history = History(api)
+    groups: dict[str, object] = {
+        "api": api,
+        "changes": changes,
+        "history": history,
+        "late": LateEvents(api),
+        "running": Running(api, everyone),
+        "topics": Topics(api, everyone),
+        "dead-letters": DeadLetters(api),
+        "publish": Publish(api),
+    }
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
@@ -61,24 +78,25 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         extend(app)
     app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
-        handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
-        handler = getattr(handlers, route.name)
-        if route.method == "post":
-            app.router.add_post(route.pattern, handler, name=route.name)
+        handler = getattr(groups[route.group], route.name)
+        if route.method != "get":
+            app.router.add_route(route.method, route.pattern, handler, name=route.name)
             continue
         # Without HEAD where answering has no end.
-        app.router.add_get(route.pattern, handler, name=route.name, allow_head=handlers is api)
+        app.router.add_get(route.pattern, handler, name=route.name, allow_head=route.group != "changes")
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 
     async def start(_: web.Application) -> None:
         await peers.start()
         await hub.start()
+        await history.start()
 
     async def drain(_: web.Application) -> None:
         await hub.drain()
 
     async def stop(_: web.Application) -> None:
+        await history.stop()
         await hub.stop()
         await peers.stop()
 
@@ -165,7 +183,9 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock, server_context(self.settings))
+        hub = application[HUB]
+        tls = server_context(self.settings)
+        door = Door(self._runner.server, self.settings, served.clock, tls, lambda: len(hub.connections))
         doors.append(door)
         self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")

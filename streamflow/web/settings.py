@@ -62,8 +62,11 @@ class WebSettings:
     rows_max: int = 1_000  # rows of one page
     min_position_wait_s: float = 5.0
     peer_timeout_s: float = 2.0
+    scan_wait_s: float = 60.0  # what a peer may take besides for a list that looks at many rows
     peer_answer_bytes_max: int = 64 * 1024 * 1024
     request_bytes_max: int = 64 * 1024
+    publish_bytes_max: int = 1024 * 1024  # of one POST to a topic
+    publish_events_max: int = 1_000  # in one POST to a topic
     connections_max: int = 2_000  # and at most three quarters of the files that the process may open
     connections_per_address_max: int = 1_000  # loopback has no such limit: a proxy may stand there
     header_timeout_s: float = (

@@ -54,6 +54,11 @@ WANTED = {
         "STREAMFLOW_BROKER=kafka": r"SASL_SSL as shop",
     },
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
+    "docs/how-to/change-an-event.md": {"curl": r'"value": ?750\b'},
+    "docs/how-to/wait-out-an-outage.md": {
+        "curl http://127.0.0.1:6066/v1/tables/paid": r'"value": ?7\b',
+        "curl http://127.0.0.1:6066/metrics": r'streamflow_circuit_state{name="billing"} 0',
+    },
 }
 
 

@@ -12,6 +12,7 @@ from mode import Service
 
 from streamflow.app.interface import AppT
 from streamflow.app.topics.producer import RecordProducer
+from streamflow.app.topics.publisher import Publisher
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.pages import Pages, add_pages
 from streamflow.app.worker.peer_secret import with_secret
@@ -63,7 +64,7 @@ class EngineService(Service):
         self.producer = RecordProducer(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
-        self.watcher = watcher = WorkerView(engine, url, self.live.set)
+        self.watcher = watcher = WorkerView(engine, url, self.live.set, publisher=Publisher(app))
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.errors import TopicRecreated, TransportError
@@ -36,6 +37,7 @@ from streamflow.transports.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
 
+LITTLE_BYTES = 32 << 10  # of one partition, for a look at it
 NO_OFFSET = -1  # where it is the topic, and no position, that is in doubt
 
 FENCE_TIMEOUT_MS = 30_000
@@ -132,8 +134,9 @@ class KafkaTransport(BrokerTransport):
         except TransportError:
             return False
 
-    def _new_reader(self) -> KafkaLogReader:
-        return KafkaLogReader(self.settings, self._clock, self._states)
+    def _new_reader(self, *, little: bool) -> KafkaLogReader:
+        settings = replace(self.settings, fetch_bytes=LITTLE_BYTES) if little else self.settings
+        return KafkaLogReader(settings, self._clock, self._states)
 
     async def fetch(self, wait_ms: int) -> list[Batch]:
         if self._group is None:

@@ -7,7 +7,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,17 +14,20 @@ from aiohttp import web
 
 from streamflow.errors import DecodeError
 from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
-from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved
 from streamflow.query.table_reader import TableReader
+from streamflow.query.value_paths import ValuePath
 from streamflow.settings import version
 from streamflow.web import encoding, query
-from streamflow.web.http import ndjson, openapi
+from streamflow.web.http import formats, openapi
+from streamflow.web.http.completeness import chosen_value
+from streamflow.web.http.compression import ENCODERS, PIECE_BYTES, Compressed
 from streamflow.web.http.describe import Describing
+from streamflow.web.http.row_streams import RowStream
 from streamflow.web.http.scatter_gather import KeyPath, ScatterGather
 from streamflow.web.peers import Peers, is_peer, owners
 from streamflow.web.problems import Problem, tables_unknown, unavailable
-from streamflow.web.rights import ALL_KEYS, KeyLimits, as_worker, caller_of
+from streamflow.web.rights import KeyLimits, as_worker, caller_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
@@ -92,43 +94,49 @@ class Api:
         reader, limits = self.reader_of_some(request)
         parameters = only(request, query.PARAMETERS)
         local = is_peer(request)
-        asked = limited(query.parse(reader, parameters, self.settings.rows_max), limits)
+        asked = query.parse(reader, parameters, self.settings.rows_max, limits)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
-        if ndjson.is_wanted(request):
-            return await ndjson.answer(request, self.scatter_gather, reader, asked, parameters)
-        page = await self.scatter_gather.page(reader, asked, parameters, local_only=local)
-        return answer(request, page.body())
+        if asked.counts:
+            return answer(request, await self.scatter_gather.count(reader, asked, local_only=local))
+        form = await formats.chosen(request, reader, asked)
+        if form is not None:
+            stream = RowStream(request, self.scatter_gather, reader, asked.streamed())
+            return await stream.of_table(form, local_only=local)
+        page = await self.scatter_gather.page(reader, asked, local_only=local)
+        return await listed(request, page.body(asked.fields))
 
     async def key(self, request: web.Request) -> web.StreamResponse:
         reader, limits = self.reader_of_some(request)
-        parameters = only(request, ("at", "key_b64", "min_position"))
-        at_ms = query.parse_instant("at", parameters["at"]) if "at" in parameters else None
-        if at_ms is not None and reader.window is None:
-            raise query.bad_parameter("at", f"table {reader.name!r} has no windows")
-        key = read_key(request, reader, parameters)
-        check_key(reader, key.key, limits)
-        local = is_peer(request)
-        await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
-        try:
-            body = await self.scatter_gather.key_row(reader, key, at_ms, local_only=local)
-        except PartitionMoved as exc:
-            raise unavailable("owner-unavailable", str(exc)) from exc
-        return answer(request, body)
-
-    async def key_windows(self, request: web.Request) -> web.StreamResponse:
-        reader, limits = self.reader_of_some(request)
-        parameters = only(request, ("key_b64", *query.KEY_PARAMETERS))
+        parameters = only(request, ("at", "key_b64", "stale", "fields", "min_position"))
         key = read_key(request, reader, parameters)
         check_key(reader, key.key, limits)
         asked = query.parse_of_key(reader, key.key, parameters, self.settings.rows_max)
         local = is_peer(request)
         await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
-        passed_on = {name: text for name, text in parameters.items() if name in query.KEY_LIST}
         try:
-            body = await self.scatter_gather.key_windows(reader, key, asked, passed_on, local_only=local)
+            body = await self.scatter_gather.key_row(reader, key, asked, local_only=local)
         except PartitionMoved as exc:
             raise unavailable("owner-unavailable", str(exc)) from exc
-        return answer(request, body)
+        return answer(request, chosen_of(body, asked.fields))
+
+    async def key_windows(self, request: web.Request) -> web.StreamResponse:
+        reader, limits = self.reader_of_some(request)
+        parameters = only(request, ("key_b64", *query.WINDOW_LIST))
+        key = read_key(request, reader, parameters)
+        check_key(reader, key.key, limits)
+        asked = query.parse_of_key(reader, key.key, parameters, self.settings.rows_max)
+        local = is_peer(request)
+        await self.scatter_gather.reach(reader, query.parse_min_position(parameters), local_only=local)
+        try:
+            form = None if asked.counts else await formats.chosen(request, reader, asked)
+            if form is not None:
+                stream = RowStream(request, self.scatter_gather, reader, asked.streamed())
+                return await stream.of_key(form, key, local_only=local)
+            body = await self.scatter_gather.key_windows(reader, key, asked, local_only=local)
+        except PartitionMoved as exc:
+            raise unavailable("owner-unavailable", str(exc)) from exc
+        rows = [chosen_of(row, asked.fields) for row in body.get("rows", ())]
+        return await listed(request, {**body, "rows": rows} if "rows" in body else body)
 
     async def key_location(self, request: web.Request) -> web.StreamResponse:
         reader, limits = self.reader_of_some(request)
@@ -184,7 +192,7 @@ class Api:
         )
 
 
-def only(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:
+def only(request: web.Request, names: tuple[str, ...]) -> query.Parameters:
     """The parameters of the URL. Raises Problem 400 for one that is not in ``names`` or is given twice.
 
     A misspelt filter that is silently ignored would answer with the wrong rows.
@@ -193,9 +201,14 @@ def only(request: web.Request, names: tuple[str, ...]) -> dict[str, str]:
         if name not in names:
             known = f"there are {', '.join(names)}" if names else "there are none here"
             raise query.bad_parameter(name, f"there is no parameter {name!r}: {known}")
-        if len(request.query.getall(name)) > 1:
+        if len(request.query.getall(name)) > 1 and name not in query.SEVERAL:
             raise query.bad_parameter(name, f"{name!r} is given more than once")
-    return dict(request.query)
+    return request.query
+
+
+def chosen_of(body: dict[str, Any], fields: tuple[ValuePath, ...] | None) -> dict[str, Any]:
+    """A row as JSON, with some members of its value."""
+    return body if fields is None else {**body, "value": chosen_value(body["value"], fields)}
 
 
 def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str, str]) -> KeyPath:
@@ -224,13 +237,6 @@ def read_key(request: web.Request, reader: TableReader, parameters: Mapping[str,
         raise Problem(400, "bad-key", f"table {reader.name!r}: {exc.message}") from None
 
 
-def limited(asked: RowQuery, limits: KeyLimits) -> RowQuery:
-    """The same of the keys that the caller may read; its cursors stay those of the whole."""
-    if limits == ALL_KEYS:
-        return asked
-    return replace(asked, prefix=limits.narrowed(asked.prefix), allows=limits.allows)
-
-
 def check_key(reader: TableReader, key: object, limits: KeyLimits) -> None:
     """Raises Problem 403 for a key that the caller may not read, whether there is a row of it or not."""
     if not limits.allows(key):
@@ -248,13 +254,37 @@ def read_key_text(reader: TableReader, text: str) -> Any:
 def answer(request: web.Request, body: object, *, status: int = 200) -> web.Response:
     """JSON with an ETag; 304 without a body when the client has the same already."""
     raw = encoding.encode(body)
-    tag = f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if status == 200 and request.method in ("GET", "HEAD") and _has(request, tag):
+    headers = {"ETag": _tag(raw), "Cache-Control": "no-cache"}
+    if status == 200 and request.method in ("GET", "HEAD") and _has(request, headers["ETag"]):
         return web.Response(status=304, headers=headers)
     return web.Response(status=status, body=raw, content_type="application/json", headers=headers)
 
 
+async def listed(request: web.Request, body: object) -> web.Response:
+    """`answer`, compressed as the client takes it: piece by piece, others work in between."""
+    await asyncio.sleep(0)  # a large page was a slice of work already
+    raw = encoding.encode(body)
+    tag, compressed = _tag(raw), Compressed.of(request, len(raw))
+    shown = f'{tag[:-1]}-{compressed.name}"' if compressed.name else tag
+    headers = {"ETag": shown, "Cache-Control": "no-cache", **compressed.headers}
+    if request.method in ("GET", "HEAD") and _has(request, tag):
+        headers.pop("Content-Encoding", None)
+        return web.Response(status=304, headers=headers)
+    if compressed.name:
+        pieces: list[bytes] = []
+        for at in range(0, len(raw), PIECE_BYTES):
+            pieces.append(compressed.piece(raw[at : at + PIECE_BYTES]))
+            await asyncio.sleep(0)
+        raw = b"".join((*pieces, compressed.end()))
+    return web.Response(body=raw, content_type="application/json", headers=headers)
+
+
+def _tag(raw: bytes) -> str:
+    return f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'
+
+
 def _has(request: web.Request, tag: str) -> bool:
+    """Has the client this, in whichever encoding?"""
     known = [part.strip().removeprefix("W/") for part in request.headers.get("If-None-Match", "").split(",")]
-    return tag in known or "*" in known
+    encoded = [f'{tag[:-1]}-{name}"' for name in ENCODERS]
+    return "*" in known or any(each in known for each in (tag, *encoded))

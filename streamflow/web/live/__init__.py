@@ -2,5 +2,6 @@
 
 hub.py: the connections of one worker and the feeds that they have in common. feed.py: one table, the changes
 of all its owners in one order; peer_feed.py: those of a peer; channel.py: subscriptions that get the same.
-session.py: one client and how it falls behind; filters.py: which rows it wants; sse.py: the other wire form.
+fanout.py: a change on its way to many. session.py: one client and how it falls behind; connection.py: its
+WebSocket, of the frames in wire.py; filters.py: which rows it wants; sse.py: the other wire form.
 """

@@ -19,9 +19,10 @@ from streamflow.query.rows import TableChanges
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.live.channel import Channel, Delta
+from streamflow.web.live.fanout import Fanout
 from streamflow.web.live.filters import Filter, Item
 from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
-from streamflow.web.live.session import Emission, Snapshot, Subscription
+from streamflow.web.live.session import Emission, Snapshot, Subscription, Told
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -41,8 +42,20 @@ class Feed:
     """``own_rows_only``: what a peer subscribes to; such a feed never asks peers itself."""
 
     def __init__(
-        self, served: Served, settings: WebSettings, peers: Peers, reader: TableReader, *, own_rows_only: bool
+        self,
+        served: Served,
+        settings: WebSettings,
+        peers: Peers,
+        reader: TableReader,
+        fanout: Fanout,
+        *,
+        own_rows_only: bool,
     ) -> None:
+        self.name = reader.name
+        self._fanout = fanout
+        self._fresh: deque[Delta] = deque()  # what not every channel has seen
+        self._numbers = itertools.count(1)  # of what goes out to many
+        self._number = 0  # the last one
         self.served = served
         self.settings = settings
         self.peers = peers
@@ -155,8 +168,24 @@ class Feed:
         self.seq += 1
         delta = Delta(self.seq, items, self.position(), before)
         self._remember(delta)
-        for channel in self._channels.values():
-            channel.offer(delta)
+        if self._channels:
+            self._fresh.append(delta)
+            self._fanout.wake(self)
+
+    def stir(self) -> list[Channel]:
+        """Lets every channel see what is new; those that have something to say."""
+        fresh, channels = self._fresh, list(self._channels.values())
+        for channel in channels:
+            channel.see(fresh)
+        fresh.clear()
+        return [channel for channel in channels if channel.ripen()]
+
+    def _wake(self) -> None:
+        self._fanout.wake(self)
+
+    def _next_number(self) -> int:
+        self._number = next(self._numbers)
+        return self._number
 
     def tell_progress(self) -> None:
         """Positions move without changes too. Ours counts when it is one tick old: until then changes
@@ -175,8 +204,10 @@ class Feed:
             self._seen = dict(status.positions)
         watermark = encoding.time_text(encoding.least_watermark(self._watermarks.values()))
         tail = b'"position":%b,"watermark":%b}' % (self.position(), encoding.encode(watermark))
-        for channel in list(self._channels.values()):
-            channel.offer_progress(tail)
+        for channel in self._channels.values():
+            channel.see(self._fresh)
+            channel.tell_progress(tail)
+        self._wake()
 
     # -- subscribers ---------------------------------------------------------------------------
 
@@ -233,27 +264,41 @@ class Feed:
         assert self._synced is not None
         # What is missing now, this one has not seen: should it come back unchanged, it is new all the same.
         self._synced = {p: source for p, source in self._synced.items() if p in self._sources}
-        key = (sub.filter, sub.mode == "latest", sub.max_hz)
+        key = _channel_key(sub)
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(
-                self.served.clock, self.meta, sub.filter, conflates=sub.mode == "latest", max_hz=sub.max_hz
+                self.served.clock,
+                self.meta,
+                self._next_number,
+                self._wake,
+                sub.filter,
+                seq=self.seq,
+                conflates=sub.mode == "latest",
+                max_hz=sub.max_hz,
             )
+        channel.see(self._fresh)
         channel.flush()  # what it holds back is in what this one already has
-        channel.subscriptions.add(sub)
-        sub.start_live()
+        channel.add(sub)
+        sub.start_live(self._number)
         self._tell_synced(sub)
+        self._wake()
 
     def _tell_synced(self, sub: Subscription) -> None:
-        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
-        sub.tell("synced", b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered()))))
+        sub.tell("synced", self._synced_tail(sub.filter))
         if self._missing:
             sub.tell("rebalancing", self._missing_tail())
 
+    def _synced_tail(self, view: Filter) -> bytes:
+        meta = self.meta(self.seq, view.fingerprint, self.position())
+        return b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered())))
+
     def _leave_channels(self, sub: Subscription) -> None:
         sub.stop_live()
-        for key, channel in list(self._channels.items()):
-            channel.subscriptions.discard(sub)
+        key = _channel_key(sub)
+        channel = self._channels.get(key)
+        if channel is not None:
+            channel.discard(sub)
             if not channel.subscriptions:
                 channel.stop()
                 del self._channels[key]
@@ -418,16 +463,16 @@ class Feed:
         if missing == self._missing:
             return
         self._missing = missing
-        for sub in list(self.subscriptions):
-            if missing:
+        for sub in self.subscriptions if missing else ():
+            if not sub.is_live:
                 sub.tell("rebalancing", self._missing_tail())
-        if not missing:
-            for channel in list(self._channels.values()):
-                channel.flush()
-                for sub in list(channel.subscriptions):
-                    if not sub.must_resync:
-                        sub.flush()
-                        self._tell_synced(sub)
+        for channel in self._channels.values():
+            channel.see(self._fresh)
+            if missing:
+                channel.tell(Told("rebalancing", self._missing_tail()))
+            else:
+                channel.tell(Told("synced", self._synced_tail(channel.filter)))
+        self._wake()
 
     def _sync_all(self, missing: frozenset[int]) -> None:
         """A new start for everybody: old cursors say nothing about the new sources."""
@@ -437,6 +482,7 @@ class Feed:
         self._sync_count += 1
         self._must_sync = False
         self._missing = missing
+        self._fresh.clear()
         self._start_history()
         self._read_local_position()
         self._seen = {}
@@ -457,3 +503,7 @@ class Feed:
             task.cancel()
         self._peer_feeds = {}
         self._channels = {}
+
+
+def _channel_key(sub: Subscription) -> tuple[Filter, bool, float | None]:
+    return (sub.filter, sub.mode == "latest", sub.max_hz)

@@ -30,6 +30,37 @@ HEARTBEAT_MS: Final = 15_000.0
 _HEAD: Final = re.compile(rb'\{"t":"(\w+)"(?:,"id":"sse","cursor":"([^"]*)")?')
 
 
+class Fetched:
+    """A `session.Outlet` whose messages a task fetches, since an answer of aiohttp is awaited."""
+
+    takes_more = False
+    raw = None
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+        self._is_cut = False
+
+    def write(self, payload: bytes) -> None:
+        raise AssertionError("it never takes more")
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def abort(self) -> None:
+        self._is_cut = True
+        self._woken.set()
+
+    async def write_to(self, response: web.StreamResponse, session: Session) -> None:
+        """Until the session has failed."""
+        while session.failure is None and not self._is_cut:
+            payload = session.next()
+            if payload is not None:
+                await response.write(event(payload))
+                continue
+            self._woken.clear()
+            await self._woken.wait()
+
+
 class Changes:
     """Serves the route ``changes``."""
 
@@ -47,11 +78,8 @@ class Changes:
             headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
 
-        async def send(frame: bytes) -> None:
-            await response.write(event(frame))
-
-        caller = caller_of(request)
-        session = self.hub.new_session(send, caller, own_rows_only=is_peer(request))
+        outlet, caller = Fetched(), caller_of(request)
+        session = self.hub.new_session(outlet, caller, own_rows_only=is_peer(request))
         try:
             refused = subscribe(self.hub, session, wanted)
             if refused is not None:
@@ -59,15 +87,15 @@ class Changes:
                     raise caller.refusal("read", "table", reader.name)
                 raise Problem(400, "bad-request", refused.text)
             await response.prepare(request)
-            await self._write(response, session)
+            await self._write(response, session, outlet)
         finally:
             self.hub.end_session(session)
         return response
 
-    async def _write(self, response: web.StreamResponse, session: Session) -> None:
+    async def _write(self, response: web.StreamResponse, session: Session, outlet: Fetched) -> None:
         """Until the client has gone, or has been too slow, or this worker stops."""
         tasks = [
-            asyncio.create_task(session.write()),
+            asyncio.create_task(outlet.write_to(response, session)),
             asyncio.create_task(self._beat(response)),
         ]
         try:

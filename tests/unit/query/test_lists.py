@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamflow.query.key_order import key_order, key_text
 from streamflow.query.list_index import KEPT_MS, ListIndex
 from streamflow.query.listing import prefix_bounds
-from streamflow.query.row_query import RowQuery, key_order, key_text
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
 from streamflow.query.sorted_chunks import SortedChunks, sorted_in_slices
@@ -53,6 +54,12 @@ class Rows:
 
     def has(self, partition: int, start: int, key: Hashable) -> bool:
         return key in self.store.window(start)
+
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
+        return self.store.get(start, key)
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self.store.next_start(start, descending=descending)
 
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         return start

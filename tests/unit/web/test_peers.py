@@ -79,6 +79,24 @@ async def test_lists_merge_all_owners_in_pages(clients: list[Client]) -> None:
             assert seen == sorted(seen, reverse=sort.startswith("-"))
 
 
+async def test_a_list_goes_on_where_all_that_is_left_lies_on_one_peer(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    for index in range(10):
+        cluster.put("users", f"x{index}", index, partition=2)
+    for client in clients:
+        for limit in (1, 3, 5, 10):
+            keys: list[str] = []
+            cursor = ""
+            while True:
+                body = await client.ok(f"/v1/tables/users/rows?prefix=x&limit={limit}{cursor}")
+                keys += [row["key"] for row in body["rows"]]
+                if body["next"] is None:
+                    break
+                cursor = f"&cursor={body['next']}"
+            assert keys == [f"x{index}" for index in range(10)]
+
+
 async def test_a_cursor_of_one_worker_goes_on_at_another(clients: list[Client]) -> None:
     first = await clients[0].ok("/v1/tables/users/rows?limit=3")
     second = await clients[1].ok(f"/v1/tables/users/rows?limit=10&cursor={first['next']}")

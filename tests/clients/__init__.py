@@ -1,0 +1,8 @@
+"""The clients against workers that are killed: in Node, in a browser and in Python."""
+
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+STATIC: Final = HERE.parents[1] / "streamflow" / "web" / "static"
+MODULE: Final = STATIC / "streamflow-client.js"
