@@ -103,7 +103,7 @@ class Api:
             stream = RowStream(request, self.scatter_gather, reader, asked.streamed())
             return await stream.of_table(form, local_only=local)
         page = await self.scatter_gather.page(reader, asked, local_only=local)
-        return await listed(request, page.body(asked.fields))
+        return await listed(request, await page.body(asked.fields, self.served.clock))
 
     async def key(self, request: web.Request) -> web.StreamResponse:
         reader, limits = self.reader_of_some(request)

@@ -512,6 +512,31 @@ async def test_rows_restored_behind_the_hubs_back_mean_reset_and_snapshot(
         assert live.last["s"]["position"] == cluster.position("users")
 
 
+async def test_a_rebalance_in_steps_is_one_reset(cluster: Cluster, served: FakeServed) -> None:
+    async with connect(served) as live:
+        await live.subscribe("s", "users")
+        for partition in (0, 1, 2):
+            served.owned.discard(partition)
+            served.generations += 1
+        cluster.elect()
+        await live.hear_until("rebalancing")
+        for partition in (0, 1, 2):  # each comes back by itself
+            cluster.data["users"].positions[partition] += 1
+            served.owned.add(partition)
+            served.generations += 1
+            cluster.elect()
+            await asyncio.sleep(0.06)
+        for _ in range(3):  # and some rows only come to be whole
+            served.generations += 1
+            await asyncio.sleep(0.12)
+        await live.hear_until("synced")
+        await asyncio.sleep(0.4)
+        await live.say("ping")
+        await live.hear_until("pong")
+        assert [said["t"] for said in live.said].count("reset") == 1
+        assert live.rows["s"] == truth(cluster, "users")
+
+
 async def test_partitions_without_owner_are_told_and_the_rest_is_shown_anew_when_they_are_back(
     cluster: Cluster, served: FakeServed
 ) -> None:
