@@ -47,7 +47,7 @@ async def shop() -> AsyncIterator[Shop]:
     breaker = CircuitBreaker("billing", failures_max=1, open_s=3_600)
 
     @app.agent(orders, name="charge", retry=Retry(attempts=1))
-    async def charge(stream):  # type: ignore[no-untyped-def]
+    async def charge(stream):
         async for order in stream:
             shop.seen.append(order.data["user"])
             if order.type == "bad":
@@ -57,7 +57,7 @@ async def shop() -> AsyncIterator[Shop]:
                 await shop.gate.wait()
 
     @app.agent(orders, name="count")
-    async def count(stream):  # type: ignore[no-untyped-def]
+    async def count(stream):
         async for order in stream:
             counts[order.data["user"]] += 1
 

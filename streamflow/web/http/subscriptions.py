@@ -9,8 +9,8 @@ from aiohttp import web
 
 from streamflow.query.slices import Slices
 from streamflow.web.http.api import Api, answer, only
+from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.http.everyone import Everyone
-from streamflow.web.http.scatter_gather import UNUSABLE
 from streamflow.web.live.filters import Filter
 from streamflow.web.live.hub import Hub
 from streamflow.web.messages import Mode
