@@ -112,6 +112,11 @@ class Topics:
             known, copies=known.copies or copies, config=known.config or tuple(config)
         )
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Names of the topics that were noted so far."""
+        return frozenset(self._wanted)
+
     def want_source(self, name: str, partitions: int | None) -> None:
         """Notes a topic that somebody reads: what the app makes for it is kept as safely as it."""
         self._sources.add(name)

@@ -110,7 +110,8 @@ class KeyedReader(AggregateReader):
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         if isinstance(self.window, SessionWindow):
-            return bool(self.aggregate.told(self.aggregate.parts[partition].store.get(start, key)))
+            stored = self.aggregate.parts[partition].store.get(start, key)
+            return stored is not MISSING and bool(self.aggregate.told(stored))
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 

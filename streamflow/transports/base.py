@@ -24,7 +24,7 @@ commits the offsets last (at least once).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -202,6 +202,20 @@ class KnowsLimits(Protocol):
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         """topic -> bytes of its largest record, its overhead included; those not known are left out."""
+        ...
+
+
+@runtime_checkable
+class KnowsRights(Protocol):
+    """A transport whose broker tells what its user may not do."""
+
+    async def missing_rights(
+        self, *, reads: Collection[str], writes: Collection[str], makes: Collection[str]
+    ) -> list[str]:
+        """What a worker lacks that reads and writes these topics, and makes those that are not there.
+
+        Sentences, such as ``Read on topic orders``; empty where nothing is missing. Raises TransportError.
+        """
         ...
 
 

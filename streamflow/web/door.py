@@ -10,8 +10,9 @@ import asyncio
 import logging
 import resource
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -55,7 +56,7 @@ class _Gate(asyncio.Protocol):
 class Door:
     """Makes the protocol of each connection; `attend` is to be the app's first middleware.
 
-    ``taken`` tells how many connections are no HTTP any more, but WebSockets.
+    ``taken`` gives the transports of connections that are no HTTP any more, but WebSockets.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Door:
         settings: WebSettings,
         clock: Clock,
         tls: ssl.SSLContext | None,
-        taken: Callable[[], int],
+        taken: Callable[[], Collection[asyncio.Transport]],
     ) -> None:
         self._server = server
         self._taken = taken
@@ -76,6 +77,7 @@ class Door:
         self._waiting: dict[web.RequestHandler, tuple[float, bool]] = {}
         self._networks: dict[web.RequestHandler, str] = {}
         self._handshakes: dict[asyncio.Transport, tuple[str, asyncio.Task[None]]] = {}  # -> network
+        self._places: WeakKeyDictionary[asyncio.Transport, str] = WeakKeyDictionary()  # -> network
         self._told_ms: float | None = None
 
     def __call__(self) -> asyncio.BaseProtocol:
@@ -100,7 +102,7 @@ class Door:
         self._handshakes[transport] = place, task
 
     def _has_room(self, place: str) -> bool:
-        here = len(self._server.connections) + len(self._handshakes) + self._taken()
+        here = len(self._server.connections) + len(self._handshakes) + len(self._taken())
         if here >= self._most and not self._make_room(None):
             return False
         if not place or self._count(place) < self._settings.connections_per_address_max:
@@ -110,7 +112,8 @@ class Door:
 
     def _count(self, place: str) -> int:
         shaking = sum(other == place for other, _ in self._handshakes.values())
-        return shaking + sum(other == place for other in self._networks.values())
+        upgraded = sum(self._places.get(transport) == place for transport in self._taken())
+        return shaking + upgraded + sum(other == place for other in self._networks.values())
 
     async def _shake_hands(
         self, gate: _Gate, transport: asyncio.Transport, place: str, context: ssl.SSLContext
@@ -134,7 +137,7 @@ class Door:
         handler = self._server()
         self._waiting[handler] = self._clock.monotonic_ms(), False
         if place:
-            self._networks[handler] = place
+            self._networks[handler] = self._places[transport] = place
         gate.hand_over(transport, handler)
 
     def close(self) -> None:

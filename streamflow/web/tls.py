@@ -14,6 +14,22 @@ from streamflow.errors import ConfigurationError
 from streamflow.web.settings import WebSettings
 
 
+class _ServerContext(ssl.SSLContext):
+    """What Python's defaults for servers are."""
+
+    def ask_for_certificates(self, authorities: str, *, required: bool) -> None:
+        self.load_verify_locations(authorities)
+        self.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+
+
+class _ClientContext(ssl.SSLContext):
+    """What Python's defaults for clients are."""
+
+    def take_any_name(self) -> None:
+        """For servers that are called by their addresses on this machine."""
+        self.check_hostname = False
+
+
 def server_context(settings: WebSettings) -> ssl.SSLContext | None:
     """What the server speaks TLS with, or ``None`` for plain HTTP. Raises ConfigurationError."""
     if settings.ssl_context is not None:
@@ -21,22 +37,27 @@ def server_context(settings: WebSettings) -> ssl.SSLContext | None:
     if not settings.ssl_cert_file:
         return None
     try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file or None, _no_prompt)
         if settings.ssl_client_ca_file:
-            context.load_verify_locations(settings.ssl_client_ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED if settings.ssl_client_required else ssl.CERT_OPTIONAL
+            context.ask_for_certificates(settings.ssl_client_ca_file, required=settings.ssl_client_required)
     except (OSError, ValueError) as exc:
         raise ConfigurationError(f"TLS of the web view (settings web_ssl_...): {exc}") from exc
     return context
 
 
-def peer_context(settings: WebSettings) -> ssl.SSLContext | None:
+def peer_context(settings: WebSettings, *, any_name: bool = False) -> ssl.SSLContext | None:
     """What workers ask each other with; ``None`` without TLS. Raises ConfigurationError."""
     if not settings.has_tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=settings.ssl_ca_file or None)
+        context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+        if settings.ssl_ca_file:
+            context.load_verify_locations(settings.ssl_ca_file)
+        else:
+            context.load_default_certs()
+        if any_name:
+            context.take_any_name()
         if settings.ssl_cert_file:
             context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file or None, _no_prompt)
     except (OSError, ValueError) as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from streamflow.clock import Clock
@@ -31,6 +31,7 @@ from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
 from streamflow.transports.kafka.reader import KafkaLogReader
 from streamflow.transports.kafka.reset import reset
+from streamflow.transports.kafka.rights import DOCTOR, Rights
 from streamflow.transports.kafka.settings import KafkaSettings
 from streamflow.transports.kafka.topics import Topics
 
@@ -102,6 +103,18 @@ class KafkaTransport(BrokerTransport):
 
     async def creates_topics(self) -> bool:
         return await self._topics.created_by_name()
+
+    async def missing_rights(
+        self, *, reads: Collection[str], writes: Collection[str], makes: Collection[str]
+    ) -> list[str]:
+        group = self.settings.group_id
+        return await Rights(self._connection).missing(
+            reads=reads,
+            writes=writes,
+            makes=makes,
+            group=group,
+            transactional_id=f"{group}-{DOCTOR}" if self.settings.transactions else None,
+        )
 
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.record_limits(topics)

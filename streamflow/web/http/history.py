@@ -21,6 +21,7 @@ from streamflow.web import encoding, query
 from streamflow.web.http.api import Api, answer, only
 from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.peers import PeerAnswer, is_peer
+from streamflow.web.rights import caller_of
 from streamflow.web.served import Served
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class History:
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         """The newest ``minutes`` of the figures, of all workers together."""
+        caller_of(request).require("read", "app", self._api.served.app_id)
         parameters = only(request, ("metric", "minutes"))
         names = _names(parameters)
         count = _minutes(parameters) * 60_000 // STEP_MS

@@ -9,7 +9,7 @@ from streamflow.web.http.route import Parameter, Route
 from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
 
-EVERYWHERE: Final = (401, 403, 500)
+EVERYWHERE: Final = (401, 403, 429, 500)
 REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
@@ -18,6 +18,7 @@ REASONS: Final = {
     406: "Arrow without pyarrow in the worker.",
     409: "It can't be done with this table, key or topic.",
     413: "The request is too large.",
+    429: "Too many wrong tokens came from this address; `Retry-After` says when to try again.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }

@@ -95,7 +95,7 @@ class Filter:
         return self.keys is None and self.prefix is None and self.window == "all" and self.limits == ALL_KEYS
 
     def _wants_key(self, key: object) -> bool:
-        if not self.limits.allows(key):
+        if self.limits is not ALL_KEYS and not self.limits.allows(key):
             return False
         if self.keys is not None:
             return canonical(key) in self.keys

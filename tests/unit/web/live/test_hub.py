@@ -14,6 +14,7 @@ import pytest
 
 from streamflow.query.rows import Row, RowChange
 from streamflow.web.messages import SUBPROTOCOL
+from tests.support.told import as_declared
 from tests.support.web_fakes import SETTINGS, SIZE_MS, Cluster, FakeServed, partition_of, until
 
 
@@ -32,7 +33,7 @@ class Live:
     async def hear(self) -> dict[str, Any]:
         received = await self.socket.receive(timeout=5)
         assert received.type is aiohttp.WSMsgType.TEXT, (received, self.socket.close_code)
-        said: dict[str, Any] = json.loads(received.data)
+        said: dict[str, Any] = as_declared(json.loads(received.data))
         self.said.append(said)
         self._fold(said)
         return said
@@ -73,7 +74,7 @@ class Live:
             while True:
                 received = await self.socket.receive()
                 if received.type is aiohttp.WSMsgType.TEXT:
-                    self.said.append(json.loads(received.data))
+                    self.said.append(as_declared(json.loads(received.data)))
                     self._fold(self.said[-1])
                 else:
                     assert self.socket.close_code is not None
