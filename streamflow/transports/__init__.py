@@ -7,6 +7,8 @@ The same part has the same name in each driver. ``-``: the driver needs none, or
 | --- | --- | --- | --- |
 | the contract's methods, each handed to its part | `transport` | `transport` | `transport` |
 | where the broker is, and the driver's limits | `settings` | `settings` | - |
+| who we are to the broker, of settings and credentials | `security` | - | - |
+| which rights we lack there | `rights` | - | - |
 | requests and their answers | `connection` | `connection` | - |
 | a client among brokers that do not answer | `client` | - | - |
 | which brokers do not answer | `broker_states` | - | - |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from streamflow.errors import ConfigurationError
 from streamflow.web import WebServer, WebSettings
+from streamflow.web.http.routes import ROUTES
 from streamflow.web.problems import Problem
 from streamflow.web.rights import ALL_KEYS, NO_KEYS, Caller, Rule, caller_of, grants_for, grants_in
 from tests.support.web_fakes import SETTINGS, Cluster
@@ -204,3 +206,29 @@ async def test_a_page_of_the_app_sees_the_caller() -> None:
             assert response.status == 200
         await server.stop()
     assert seen[0].may("read", "table", "users")
+
+
+OPEN_TO_ALL = frozenset({"openapi_json", "asyncapi_json", "healthz", "readyz"})
+LISTS = {"tables": "tables", "topics": "topics"}
+ASKED = [route for route in ROUTES if route.name != "dead_letters"]  # these workers here have none to list
+
+
+@pytest.mark.parametrize("route", ASKED, ids=lambda route: route.name)
+async def test_who_has_no_right_is_answered_nothing_by_any_route(route: Any) -> None:
+    """A route that forgets to ask is one too many: lists are empty, and all else is refused."""
+    cluster = Cluster(replace(SETTINGS, rights=("somebody-else read",)))
+    cluster.put("users", "ann", 1)
+    names = {"table": "users", "key": "ann", "topic": "events", "id": "events-dead-letters:0:0"}
+    path = re.sub(r"\{(\w+)\}", lambda found: names[found[1]], route.path)
+    async with (
+        cluster.run() as (served,),
+        aiohttp.ClientSession() as session,
+        session.request(route.method, served.url + path) as response,
+    ):
+        body = await response.json() if "json" in response.content_type else {}
+    if route.name in LISTS:
+        assert (response.status, body[LISTS[route.name]]) == (200, [])
+    elif route.name in OPEN_TO_ALL:
+        assert response.status == 200
+    else:
+        assert (response.status, body.get("code")) == (403, "forbidden"), body
