@@ -76,7 +76,10 @@ class AggregatePartition:
             part.emit(cut)
             part.note_log(self.progress)
         if self.sender is not None:
+            before = len(cut.partials)
             self.sender.partials(self.part, cut.partials, self.progress.position)
+            if self.watermarks is not None and len(cut.partials) > before:
+                self.watermarks.follow_partials()
         self._revise(cut.closed)
         self._close(cut.closed)
 

@@ -21,6 +21,9 @@ NEXT_WORKER_S: Final = 0.1
 """To another worker, before all of them have been tried."""
 PASSING: Final = frozenset({421, 429, 502, 503, 504})
 """Statuses that another worker, or this one a little later, may not answer."""
+NOTHING_DONE: Final = frozenset({"not-ready", "another-app", "too-many-requests", "http-429"})
+"""Problems behind which even what must not happen twice may be asked again. A broker that has gone may have
+written some of what was sent."""
 
 Token = str | Callable[[], "str | Awaitable[str | None] | None"] | None
 Query = Mapping[str, object]
@@ -123,7 +126,12 @@ class Workers:
             raise OutcomeUnknown("outcome-unknown", text, retry=True) from exc
         if response.status < 300:
             return raw
-        raise _problem(url, response, raw)
+        problem = _problem(url, response, raw)
+        if method != "GET" and problem.status in PASSING and problem.code not in NOTHING_DONE:
+            raise OutcomeUnknown(
+                problem.code, problem.message, status=problem.status, retry=True, details=problem.details
+            )
+        raise problem
 
 
 def _problem(url: str, response: aiohttp.ClientResponse, raw: bytes) -> ClientError:

@@ -72,9 +72,10 @@ class Change(Row, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """One page of a list. ``lag``: source partition -> records still to be read."""
+    """A page of a list. ``lag``: source partition -> records to be read. ``count``: where that was asked."""
 
-    rows: list[Row]
+    rows: list[Row] = []
+    count: int | None = None
     next: str | None = None
     partial: bool = False
     missing_partitions: list[int] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 
 from streamflow.aggregates.shuffle.final import FinalStage
@@ -26,7 +26,7 @@ from streamflow.engine.rejected_records import set_aside
 from streamflow.engine.restoration import RecoverySteps, Restoration
 from streamflow.engine.standbys import Standbys
 from streamflow.engine.topology import Topology
-from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced
+from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced, LostWrites
 from streamflow.metrics import Metrics
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.global_table import global_logs
@@ -300,6 +300,15 @@ class Rebalance:
         else:
             wait_ms = FENCED_WAIT_MS if isinstance(exc, Fenced) else RESTART_WAIT_MS
         self._begin_recovery(assignment, wait_ms, told=True)
+
+    def lose(self, topics: Set[str], why: LostWrites) -> None:
+        """State in these topics is gone: what is left is read back, from its beginning."""
+        self.restart(why)
+        gone = [at for at in self._stages if at[0] in topics]
+        self._tail.leave(gone)
+        for at in gone:
+            del self._stages[at]
+        self._store_manager.clear()
 
     # -- what is held -----------------------------------------------------------------------------
 

@@ -110,7 +110,8 @@ class KeyedReader(AggregateReader):
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
         if isinstance(self.window, SessionWindow):
-            return bool(self.aggregate.told(self.aggregate.parts[partition].store.get(start, key)))
+            stored = self.aggregate.parts[partition].store.get(start, key)
+            return stored is not MISSING and bool(self.aggregate.told(stored))
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
@@ -200,6 +201,20 @@ class FinalStageReader(AggregateReader):
         if active is None or not self.engine.live:
             return {}
         return {s.partition: s for s in active.stages if s.spec.name == self.name and s.ready}
+
+    @property
+    def is_merged(self) -> bool:
+        return True
+
+    @property
+    def is_exact(self) -> bool:
+        stages = list(self.stages().values())
+        if not all(stage.is_settled for stage in stages):
+            return False
+        # Mostly the sums tell that they differ, which costs less than to compare every pair.
+        if len({sum(stage.positions().values()) for stage in stages}) > 1:
+            return False
+        return all(stage.positions() == stages[0].positions() for stage in stages[1:])
 
     @property
     def owned(self) -> frozenset[int]:

@@ -19,7 +19,8 @@ from streamflow.query.shown import Shown, shown
 from streamflow.query.slices import Slices
 from streamflow.transports.base import Headers, TopicPartition
 
-BYTES_MAX: Final = 1 << 20
+BYTES_MAX: Final = 400 << 10
+"""More in one answer, encoded and hashed as it is, would hold up all others for too long."""
 LOOK_MAX_MS: Final = 2_000.0
 READ_WAIT_MS: Final = 50
 LOOKS_AT_ONCE: Final = 2
@@ -61,6 +62,10 @@ class Budget:
         self._clock = engine.clock
         self._until_ms = engine.clock.monotonic_ms() + LOOK_MAX_MS
         self._bytes = BYTES_MAX
+
+    @property
+    def bytes_left(self) -> int:
+        return self._bytes
 
     def take(self, message: Message) -> None:
         self._bytes -= message.size
@@ -128,7 +133,7 @@ class Browser:
                     first = (await self._engine.transport.offsets_at([at], time_ms)).get(at, end)
                     look = await self._read(at, first, end, limit, budget)
                 found = sorted((*found, *look.messages), key=_when)
-                found = found[-limit:] if time_ms is None else found[:limit]
+                found = _within(found, limit, newest=time_ms is None)
         return found
 
     async def _extent(self, at: TopicPartition) -> tuple[int, int]:
@@ -143,7 +148,7 @@ class Browser:
         while len(found) < limit and until > start and not budget.is_spent():
             first = max(start, until - span)
             # Of offsets that are times many lie between two records: so one goes back ever further.
-            window = _Window(limit - len(found))
+            window = _Window(limit - len(found), budget.bytes_left)
             reached = await self._scan(at, first, until, budget, window)
             if reached < until and found:
                 break  # what lies between these and those that were found was not read
@@ -152,6 +157,8 @@ class Browser:
                 return Look(list(found), reached)
             for message in window.messages:
                 budget.take(message)
+            if window.is_cut:
+                break  # older ones would have a gap in front of these
             until, span = first, span * SPAN_GROWTH
         return Look(list(found), None)
 
@@ -214,18 +221,33 @@ class Browser:
 class _Window:
     """The newest of the records that pass, bounded in number and in bytes."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, bytes_max: int) -> None:
         self.messages: deque[Message] = deque(maxlen=limit)
         self._bytes = 0
+        self._bytes_max = bytes_max
+        self.is_cut = False  # for its bytes
 
     def add(self, message: Message) -> None:
         if len(self.messages) == self.messages.maxlen:
             self._bytes -= self.messages.popleft().size
         self.messages.append(message)
         self._bytes += message.size
-        while self._bytes > BYTES_MAX and len(self.messages) > 1:
+        while self._bytes > self._bytes_max and len(self.messages) > 1:
             self._bytes -= self.messages.popleft().size
+            self.is_cut = True
 
 
 def _when(message: Message) -> tuple[int, int, int]:
     return message.timestamp_ms, message.partition, message.offset
+
+
+def _within(messages: list[Message], limit: int, *, newest: bool) -> list[Message]:
+    """The first, or the last, of them within the bounds of one look; one at least."""
+    kept: list[Message] = []
+    left = BYTES_MAX
+    for message in reversed(messages) if newest else messages:
+        left -= message.size
+        if len(kept) == limit or (left < 0 and kept):
+            break
+        kept.append(message)
+    return kept[::-1] if newest else kept

@@ -15,7 +15,7 @@ from streamflow.clock import rfc3339
 from streamflow.engine.engine import Engine
 from streamflow.engine.letters import Handled, Letter, Marks, letter_of, letter_topics
 from streamflow.errors import ConfigurationError
-from streamflow.query.browse import LOOK_MAX_MS, Browser
+from streamflow.query.browse import BYTES_MAX, LOOK_MAX_MS, Browser
 from streamflow.query.shown import Shown, raw_value, shown, shown_headers
 from streamflow.transports.base import Record
 
@@ -93,6 +93,7 @@ class LetterBook:
         until_ms = clock.monotonic_ms() + LOOK_MAX_MS
         await self._marks.refresh()
         entries: list[Entry] = []
+        left = BYTES_MAX
         for topic, partition in await self._partitions(wanted, after):
             at = Place(topic, partition, 0)
             offset = after.offset if after is not None and after[:2] == at[:2] else None
@@ -102,7 +103,8 @@ class LetterBook:
                     entry = self._entry(letter_of(*message))
                     if entry is None or not wanted.takes(entry):
                         continue
-                    if len(entries) == limit:
+                    left -= message.size
+                    if len(entries) == limit or (left < 0 and entries):
                         return LetterPage(entries, at._replace(offset=message.offset))
                     entries.append(entry)
                 offset = look.next

@@ -12,7 +12,9 @@ windows; `SessionStarts`, the sessions of a partition by where they begin, which
 from __future__ import annotations
 
 import asyncio
+import gc
 from abc import ABC, abstractmethod
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -76,6 +78,10 @@ class RowsIndex(ABC):
     def is_made(self) -> bool:
         return self._waiting is None
 
+    def use(self, now_ms: float) -> None:
+        """It is asked now."""
+        self.used_ms = now_ms
+
     @property
     def heard(self) -> int:
         """How many changes wait until it is made."""
@@ -134,6 +140,9 @@ class RowsIndex(ABC):
 
     async def rest(self, slices: Slices) -> None:
         if slices.over():
+            # What an index is made of is looked at while it is young and little: a hundred thousand new
+            # tuples at once are a stop, a million that the collector still follows are one of 100 ms.
+            gc.collect(0)
             await slices.rest()
             if self.partition not in self.rows.owned:
                 raise PartitionMoved(f"partition {self.partition} has moved")
@@ -144,28 +153,26 @@ class RowsIndex(ABC):
     @abstractmethod
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None: ...
 
-    async def _ordered(self, keys: list[Hashable], slices: Slices) -> tuple[SortedChunks, Sharded[Entry]]:
-        """Keys in order, and the entry of each; ``keys`` is empty afterwards."""
+    async def _ordered(self, keys: list[Hashable], slices: Slices) -> SortedChunks:
+        """Keys in order; ``keys`` is empty afterwards."""
         entries: list[Entry] = []
-        by_key: Sharded[Entry] = Sharded()
         while keys:
-            for key in keys[-BLOCK:]:
-                entry = by_key.of(key)[key] = self.entry(key)
-                entries.append(entry)
+            entries += map(self.entry, keys[-BLOCK:])
             del keys[-BLOCK:]  # to free all of them at the end would be a stop
             await self.rest(slices)
-        return await sorted_in_slices(entries, slices), by_key
+        return await sorted_in_slices(entries, slices)
 
-    def _add(self, order: SortedChunks, entries: Sharded[Entry], key: Hashable) -> None:
-        mine = entries.of(key)
+    def _add(self, order: SortedChunks, there: Sharded[None], key: Hashable) -> None:
+        mine = there.of(key)
         if key not in mine:
-            entry = mine[key] = self.entry(key)
-            order.add(entry)
+            mine[key] = None
+            order.add(self.entry(key))
 
-    def _remove(self, order: SortedChunks, entries: Sharded[Entry], key: Hashable) -> None:
-        entry = entries.of(key).pop(key, None)
-        if entry is not None:
-            order.remove(entry)
+    def _remove(self, order: SortedChunks, there: Sharded[None], key: Hashable) -> None:
+        mine = there.of(key)
+        if key in mine:
+            del mine[key]
+            order.remove(self.entry(key))
 
 
 class WindowKeys(RowsIndex):
@@ -175,25 +182,25 @@ class WindowKeys(RowsIndex):
         super().__init__(rows, partition)
         self.start = start
         self.order = SortedChunks()
-        self._entries: Sharded[Entry] = Sharded()
+        self._there: Sharded[None] = Sharded()
 
     async def _make(self, slices: Slices) -> None:
         entries: list[Entry] = []
         async for some in self._window(self.start, slices):
             for key in some:
-                mine = self._entries.of(key)
+                mine = self._there.of(key)
                 if key not in mine:
-                    entry = mine[key] = self.entry(key)
-                    entries.append(entry)
+                    mine[key] = None
+                    entries.append(self.entry(key))
         self.order = await sorted_in_slices(entries, slices)
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
         if start != self.start:
             return
         for key in came:
-            self._add(self.order, self._entries, key)
+            self._add(self.order, self._there, key)
         for key in gone:
-            self._remove(self.order, self._entries, key)
+            self._remove(self.order, self._there, key)
 
 
 class KeyIds(RowsIndex):
@@ -202,14 +209,14 @@ class KeyIds(RowsIndex):
     def __init__(self, rows: IndexedRows, partition: int) -> None:
         super().__init__(rows, partition)
         self.order = SortedChunks()
-        self._entries: Sharded[Entry] = Sharded()
-        self._ids: Sharded[list[int]] = Sharded()
+        self._there: Sharded[None] = Sharded()
+        self._ids: Sharded[array[int]] = Sharded()
         self._is_sliding = isinstance(rows.window, SlidingWindow)
 
     def ids(self, key: Hashable) -> list[int]:
         if self._is_sliding:
             return self.rows.starts_of(self.partition, key)
-        return self._ids.of(key).get(key, [])
+        return list(self._ids.of(key).get(key, ()))
 
     async def _make(self, slices: Slices) -> None:
         keys: list[Hashable] = []
@@ -223,25 +230,29 @@ class KeyIds(RowsIndex):
                 for key in some:
                     ids = self._ids.of(key).get(key)
                     if ids is None:
-                        self._ids.of(key)[key] = [start]
+                        self._ids.of(key)[key] = array("q", (start,))
                         keys.append(key)
                     elif ids[-1] != start:
                         ids.append(start)
             start = self.rows.next_start(self.partition, start)
-        self.order, self._entries = await self._ordered(keys, slices)
+        for at in range(0, len(keys), BLOCK):
+            for key in keys[at : at + BLOCK]:
+                self._there.of(key)[key] = None
+            await self.rest(slices)
+        self.order = await self._ordered(keys, slices)
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
         for key in came:
-            self._add(self.order, self._entries, key)
+            self._add(self.order, self._there, key)
             if not self._is_sliding:
-                ids = self._ids.of(key).setdefault(key, [])
+                ids = self._ids.of(key).setdefault(key, array("q"))
                 if not ids or start > ids[-1]:
                     ids.append(start)
                 elif ids[bisect_left(ids, start)] != start:
                     insort(ids, start)
         for key in gone:
-            if key in self._entries and not self._left(start, key):
-                self._remove(self.order, self._entries, key)
+            if key in self._there and not self._left(start, key):
+                self._remove(self.order, self._there, key)
 
     def _left(self, start: int, key: Hashable) -> bool:
         """Takes the id from the key; has it others?"""
@@ -284,7 +295,9 @@ class SessionStarts(RowsIndex):
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
         for key in (*came, *gone):
-            self._remove(self.order, self._entries, (start, key))
+            entry = self._entries.of((start, key)).pop((start, key), None)
+            if entry is not None:
+                self.order.remove(entry)
         for key in came:
             if self.rows.has(self.partition, start, key):
                 entry = self._entries.of((start, key))[start, key] = self._entry(start, key)
@@ -365,14 +378,14 @@ class ListIndex:
                 if found is None:
                     found = await self._make(at, new, slices)
         assert isinstance(found, type(new))
-        found.used_ms = self._clock.monotonic_ms()
+        found.use(self._clock.monotonic_ms())
         return found
 
     async def _make(self, at: IndexId, new: I, slices: Slices) -> I:
         generation = self._generation
         self._forget_unused()
         self._made[at] = new
-        new.used_ms = self._clock.monotonic_ms()
+        new.use(self._clock.monotonic_ms())
         try:
             await new.make(slices)
         except BaseException:

@@ -63,9 +63,9 @@ class StandbyBase(TableReaderBase):
         self._ends = {partition: end for (_, partition), end in ends.items()}
 
     def lags_of(self, partition: int) -> dict[int, int | None]:
-        """As offsets: records and what lies between them on the log."""
+        between, topic = self.engine.transport.records_between, self.source_topic
         return {
-            source: max(0, self._ends[source] - at) if source in self._ends else None
+            source: between((topic, source), at, self._ends[source]) if source in self._ends else None
             for source, at in self.positions(partition).items()
         }
 

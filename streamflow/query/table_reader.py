@@ -28,6 +28,19 @@ class TableReader(Protocol):
     description: Mapping[str, Any]
 
     @property
+    def is_merged(self) -> bool:
+        """Do the rows of one partition come from all source partitions?"""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Are the rows of this worker exactly those of its positions?
+
+        Those that are merged may be in the middle of a checkpoint, or have it in some partitions only.
+        """
+        ...
+
+    @property
     def source_topic(self) -> str: ...
 
     @property
@@ -78,6 +91,13 @@ class TableReader(Protocol):
 
     def rows(self, partition: int, wants_key: WantsKey | None = None) -> Iterator[Row]:
         """Every checkpointed row of one owned partition, or those of some keys, in no particular order."""
+        ...
+
+    def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        """The same in slices: each list is of one moment, and between two others may work.
+
+        A row that changes meanwhile is there as it was or as it is. Raises PartitionMoved.
+        """
         ...
 
     def status(self) -> TableStatus:

@@ -6,16 +6,18 @@ next one, and follow what checkpoints change: whatever stands before the first r
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import AsyncIterator, Collection, Hashable
 from dataclasses import replace
 from typing import Any, Protocol
 
 from streamflow.query.key_order import key_order
 from streamflow.query.list_index import BoundedRows, IndexedRows, ListIndex
+from streamflow.query.merging import Reversed
 from streamflow.query.row_query import Order, RowQuery
 from streamflow.query.rows import Row
 from streamflow.query.slices import Slices
-from streamflow.query.sorted_chunks import TOP, Entry, SortedChunks
+from streamflow.query.sorted_chunks import TOP, Entry, SortedChunks, sorted_in_slices
 from streamflow.query.value_paths import value_order
 from streamflow.state.stores.base import MISSING, NO_WINDOW
 from streamflow.windows import SlidingWindow
@@ -57,9 +59,15 @@ class TopRows(BoundedRows):
         self._order = SortedChunks()
         self._entries: dict[tuple[int, Hashable], Entry] = {}
         self._left_out: Entry | None = None
+        self._heap: list[Any] | None = []  # while it is made: entries, the worst of them first
         self._all = query.is_plain
 
     async def _make(self, slices: Slices) -> None:
+        await self._look_at_all(slices)
+        self._heap = None
+        self._order = await sorted_in_slices(list(self._entries.values()), slices)
+
+    async def _look_at_all(self, slices: Slices) -> None:
         if self.rows.window is None:
             await self._take(NO_WINDOW, slices)
             return
@@ -93,12 +101,28 @@ class TopRows(BoundedRows):
         if left_out is not None and (entry[:9] < left_out[:9] if self._down else entry[:9] > left_out[:9]):
             return
         self._entries[start, key] = entry
-        self._order.add(entry)
-        if len(self._entries) > self._most:
-            worst = self._order.block(None, None, 1, descending=not self._down)[0]
-            self._order.remove(worst)
+        worst = self._put(entry)
+        if worst is not None:
             del self._entries[worst[9], worst[-1]]
             self._left_out = worst
+
+    def _put(self, entry: Entry) -> Entry | None:
+        """Puts it among the others; returns the one that is too many."""
+        heap, is_full = self._heap, len(self._entries) > self._most
+        if heap is None:
+            self._order.add(entry)
+            if not is_full:
+                return None
+            worst = self._order.block(None, None, 1, descending=not self._down)[0]
+            self._order.remove(worst)
+            return worst
+        held: Any = entry if self._down else Reversed(entry)
+        if not is_full:
+            heapq.heappush(heap, held)
+            return None
+        left = heapq.heappushpop(heap, held)
+        found: Entry = left if self._down else left.order
+        return found
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
         for key in (*gone, *came):

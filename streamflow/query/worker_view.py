@@ -309,8 +309,7 @@ class WorkerView:
             self._generation += 1
             reader.lists.forget()
             return
-        if not changed:
-            return
+        # Without a change too: how far it has come decides when those of other partitions may be shown.
         partition = stage.partition
         # It tells once. Where nobody lists, it is asked only when somebody watches.
         touched = stage.rows_changed(changed) if reader.lists.active else None

@@ -1,4 +1,4 @@
-"""Tables over HTTP and WebSocket, and the dashboard."""
+"""Tables over HTTP and WebSocket, and the console."""
 
 from streamflow.web.rights import Caller, caller_of
 from streamflow.web.server import WebServer, create_web_app

@@ -23,6 +23,7 @@ from streamflow.web.http.late import LateEvents
 from streamflow.web.http.publish import Publish
 from streamflow.web.http.routes import ROUTES
 from streamflow.web.http.running import Running
+from streamflow.web.http.subscriptions import Subscriptions
 from streamflow.web.http.topics import Topics
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
@@ -63,6 +64,7 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         "history": history,
         "late": LateEvents(api),
         "running": Running(api, everyone),
+        "subscriptions": Subscriptions(api, hub, everyone),
         "topics": Topics(api, everyone),
         "dead-letters": DeadLetters(api),
         "publish": Publish(api),
@@ -185,7 +187,7 @@ class WebServer:
         assert self._runner.server is not None
         hub = application[HUB]
         tls = server_context(self.settings)
-        door = Door(self._runner.server, self.settings, served.clock, tls, lambda: len(hub.connections))
+        door = Door(self._runner.server, self.settings, served.clock, tls, hub.transports)
         doors.append(door)
         self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")

@@ -5,4 +5,5 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE.parents[1] / "streamflow" / "web" / "static"
+DOCS: Final = HERE.parents[1] / "docs"
 MODULE: Final = STATIC / "streamflow-client.js"

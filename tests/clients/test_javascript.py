@@ -8,8 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from streamflow.clock import rfc3339
-from tests.clients.node import Script
+from tests.browser.chrome import Chromium
+from tests.clients import DOCS
+from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering, site
+from tests.clients.node import Script, find_node, node
+from tests.support.documents import blocks_of
+from tests.support.server import free_ports
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed
 
 
@@ -64,9 +71,9 @@ async def test_a_key_a_list_and_a_key_that_is_not_there(script: Script, cluster:
         values = "for await (const row of client.windows('counts', 'k4')) found.push(row.value)"
         assert await script.ask(f"(async (found) => {{ {values}; return found; }})([])") == [4, 104, 204]
         assert [t["name"] for t in await script.ask("client.tables()")] == sorted(cluster.data)
-        refused = "client.rows('counts', {sort: 'beauty'}).toArray()"
+        refused = "client.rows('counts', {state: 'beauty'}).toArray()"
         facts = ".catch((e) => [e.code, e.status, e.retry, e.details.parameter])"
-        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "sort"]
+        assert await script.ask(refused + facts) == ["bad-parameter", 400, False, "state"]
         assert await script.ask("client.get('none', 'x').catch((e) => e.code)") == "no-such-table"
 
 
@@ -275,3 +282,36 @@ async def test_changes_alone_without_rows(script: Script, cluster: Cluster) -> N
         cluster.put("users", "k1", "told")
         await script.until("table.seen.length === 1")
         assert await script.ask("[table.size, table.seen[0].changes[0].value]") == [0, "told"]
+
+
+async def test_what_may_have_been_written_is_not_sent_again() -> None:
+    command = find_node()
+    if command is None:
+        pytest.skip("no node of version 20 or newer on this machine")
+    async with answering(NOT_READY, PUBLISHED, BROKER_AWAY) as (url, keys), node(command) as script:
+        await script.ask(f"(globalThis.client = new lib.Client('{url}'), 0)")
+        place = {"partition": 2, "offset": "7"}
+        assert await script.ask("client.send('events', {key: 'ann', value: {a: 1}})") == [place]
+        assert keys[0] == keys[1]
+        failed = "client.send('events', [{value: 1}]).catch((e) => [e.code, e.isUnknown])"
+        assert await script.ask(failed) == ["broker-unavailable", True]
+        assert len(keys) == 3
+
+
+async def test_the_page_of_the_documents_shows_live_rows(chromium: Chromium) -> None:
+    document = (DOCS / "how-to" / "connect-a-browser.md").read_text(encoding="utf-8")
+    [block] = [block.text for block in blocks_of(document) if block.language == "html"]
+    cluster = Cluster()
+    port = free_ports(1)[0]
+    settings = replace(cluster.settings, port=port, port_explicit=True)
+    text = block.replace("127.0.0.1:6066", f"127.0.0.1:{port}").replace("events_by_type", "counts")
+    async with site(text) as origin, chromium.page() as page:
+        cluster.settings = replace(settings, allowed_origins=(origin,))
+        async with cluster.run():
+            await page.open(origin)
+            await page.until("document.getElementById('state').textContent === 'live'")
+            cluster.put("counts", "click", 7, start_ms=SIZE_MS)
+            await page.until("document.getElementById('rows').textContent === 'click: 7'")
+            await cluster.kill(0)
+            await page.until("document.getElementById('state').textContent.startsWith('stale as of')")
+            assert await page.ask("document.getElementById('rows').textContent") == "click: 7"

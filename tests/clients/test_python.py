@@ -13,10 +13,20 @@ from typing import Any
 
 import pytest
 
-from streamflow.client import Client, ClientError, LiveTable, Partial, Row, Unreachable
+from streamflow.client import (
+    Client,
+    ClientError,
+    LiveTable,
+    OutcomeUnknown,
+    Partial,
+    Place,
+    Row,
+    Unreachable,
+)
 from streamflow.client.blocking import Client as BlockingClient
 from streamflow.clock import EPOCH
 from streamflow.errors import ConfigurationError
+from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed, until
 
 
@@ -73,9 +83,9 @@ async def test_a_key_a_list_and_a_key_that_is_not_there(cluster: Cluster) -> Non
         assert [table["name"] for table in await client.tables()] == sorted(cluster.data)
         assert (await client.table("users"))["rows"] == 12
         with pytest.raises(ClientError) as caught:
-            await client.rows("counts", sort="beauty").to_list()
+            await client.rows("counts", state="beauty").to_list()
         assert (caught.value.code, caught.value.status, caught.value.retry) == ("bad-parameter", 400, False)
-        assert caught.value.details["parameter"] == "sort"
+        assert caught.value.details["parameter"] == "state"
         with pytest.raises(ClientError, match="no-such-table"):
             await client.get("none", "x")
 
@@ -276,6 +286,18 @@ async def test_nobody_answers(cluster: Cluster) -> None:
     for wrong in ([], "localhost:6066", ["ftp://x"]):
         with pytest.raises(ConfigurationError):
             Client(wrong)
+
+
+async def test_what_may_have_been_written_is_not_sent_again() -> None:
+    answers = (NOT_READY, PUBLISHED, BROKER_AWAY, PUBLISHED)
+    async with answering(*answers) as (url, keys), Client(url) as client:
+        assert await client.send("events", {"a": 1}, key="ann") == Place(2, "7")
+        assert keys[0] == keys[1]
+        with pytest.raises(OutcomeUnknown) as caught:
+            await client.send_many("events", [{"key": "ann", "value": 1}], idempotency_key="mine")
+        assert (caught.value.code, caught.value.retry, len(keys)) == ("broker-unavailable", True, 3)
+        places = await client.send_many("events", [{"value": 1}], idempotency_key="mine")
+        assert (places, keys[2:]) == ([Place(2, "7")], ["mine", "mine"])
 
 
 async def test_keys_of_any_kind(cluster: Cluster) -> None:

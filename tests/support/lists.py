@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from streamflow.query import listing, sorted_chunks, top_rows
+from streamflow.query import counting, listing, sliding_rows, sorted_chunks, top_rows
 from streamflow.query.key_order import canonical, key_order, key_text
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.row_query import SORTS, STATES, WINDOW_SORTS, KeyPattern, RowQuery
@@ -37,6 +37,7 @@ def small_bounds(dice: random.Random) -> Iterator[None]:
 
 async def check_lists(reader: TableReaderBase, dice: random.Random, count: int = 4) -> None:
     """``count`` random lists of each partition, page by page, and the windows of random keys."""
+    await check_counts(reader, dice)
     for partition in sorted(reader.owned):
         rows = list(reader.rows(partition))
         for _ in range(count):
@@ -49,6 +50,16 @@ async def check_lists(reader: TableReaderBase, dice: random.Random, count: int =
             sorted({row.key for row in rows}, key=str), min(2, len({r.key for r in rows}))
         ):
             await check_key(reader, partition, rows, key, dice)
+
+
+async def check_counts(reader: TableReaderBase, dice: random.Random) -> None:
+    """Windows of sliding panes are counted by what has changed, and not as many as there are."""
+    before = sliding_rows.FEW_PANES, counting.PANES_AT_ONCE
+    sliding_rows.FEW_PANES, counting.PANES_AT_ONCE = 0, dice.choice((1, 3, 100))
+    try:
+        assert await reader.count_rows() == sum(len(list(reader.rows(p))) for p in reader.owned)
+    finally:
+        sliding_rows.FEW_PANES, counting.PANES_AT_ONCE = before
 
 
 async def check_key(

@@ -68,6 +68,8 @@ class FakeReader:
     value_names: tuple[str, ...] | None = None
     source_topic = "events"
     partitions = PARTITIONS
+    is_merged = False
+    is_exact = True
 
     def __init__(self, data: Data, served: FakeServed) -> None:
         self.data = data
@@ -114,6 +116,15 @@ class FakeReader:
         assert partition in self.owned
         rows = self.data.rows[partition].values()
         return (row for row in rows if wants_key is None or wants_key(row.key))
+
+    async def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        places = list(self.data.rows[partition])
+        for at in range(0, len(places), 4):
+            await asyncio.sleep(0)
+            if partition not in self.owned:
+                raise PartitionMoved(f"partition {partition} has moved")
+            found = (self.data.rows[partition].get(place) for place in places[at : at + 4])
+            yield [row for row in found if row is not None and (wants_key is None or wants_key(row.key))]
 
     async def listed(self, partition: int, query: RowQuery) -> AsyncIterator[Row]:
         if partition not in self.owned:

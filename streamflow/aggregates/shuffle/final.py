@@ -87,6 +87,7 @@ class FinalStage:
         self.window_starts = SortedStarts()  # of `partials`
         self._count = 0  # groups of all windows of `partials`
         self.watermarks: dict[int, SourceWatermark] = {}
+        self._unsettled: set[int] = set()  # source partitions whose newest partials lack their watermark
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
         self.corrections = Corrections()
@@ -95,6 +96,15 @@ class FinalStage:
     @property
     def ready(self) -> bool:
         return self.position >= self.ready_at
+
+    @property
+    def is_settled(self) -> bool:
+        """Are its rows exactly those of the `positions`? Not in the middle of a checkpoint's partials."""
+        return not self._unsettled
+
+    def positions(self) -> dict[int, int]:
+        """Source partition -> the next offset that its partials don't have."""
+        return {source: watermark.position for source, watermark in self.watermarks.items()}
 
     def hold(self) -> None:
         """Its partition is being assigned anew. It goes on reading, and is not ready before `begin`.
@@ -131,13 +141,16 @@ class FinalStage:
         kind, *rest = json_value(key)
         if kind == KIND:
             if value is not None:
-                self.watermarks.update(read_watermarks(value))
+                told = dict(read_watermarks(value))
+                self.watermarks.update(told)
+                self._unsettled.difference_update(told)
         elif kind == "mark":  # one source partition's: as they were written once
             if value is not None:
                 data = orjson.loads(value)
                 self.watermarks[rest[0]] = SourceWatermark(
                     data["watermark_ms"], data["position"], data["lag"]
                 )
+                self._unsettled.discard(rest[0])
         elif kind == "closed":
             if value is not None:
                 # It may be its own of some checkpoints ago: what was closed since stays closed.
@@ -155,6 +168,7 @@ class FinalStage:
                 self.corrections.read((start, group), source, revisions)
             else:
                 self._put(source, group, start, json_value(value))
+                self._unsettled.add(source)
             changed[start, group] = None
         elif kind == "told":
             self._read_told((rest[1], group_key(rest[0])), value)

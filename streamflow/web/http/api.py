@@ -18,7 +18,7 @@ from streamflow.query.rows import PartitionMoved
 from streamflow.query.table_reader import TableReader
 from streamflow.query.value_paths import ValuePath
 from streamflow.settings import version
-from streamflow.web import encoding, query
+from streamflow.web import asyncapi, encoding, query
 from streamflow.web.http import formats, openapi
 from streamflow.web.http.completeness import chosen_value
 from streamflow.web.http.compression import ENCODERS, PIECE_BYTES, Compressed
@@ -103,7 +103,7 @@ class Api:
             stream = RowStream(request, self.scatter_gather, reader, asked.streamed())
             return await stream.of_table(form, local_only=local)
         page = await self.scatter_gather.page(reader, asked, local_only=local)
-        return await listed(request, page.body(asked.fields))
+        return await listed(request, await page.body(asked.fields, self.served.clock))
 
     async def key(self, request: web.Request) -> web.StreamResponse:
         reader, limits = self.reader_of_some(request)
@@ -161,6 +161,9 @@ class Api:
 
     async def openapi_json(self, request: web.Request) -> web.StreamResponse:
         return answer(request, openapi.document(self.version))
+
+    async def asyncapi_json(self, request: web.Request) -> web.StreamResponse:
+        return answer(request, asyncapi.document(self.version))
 
     async def healthz(self, request: web.Request) -> web.StreamResponse:
         health = dict(self.served.health())

@@ -6,13 +6,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamflow.clock import Clock
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import Row
+from streamflow.query.slices import Slices
 from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.query.value_paths import NOTHING, ValuePath
 from streamflow.web import cursors, encoding
 from streamflow.web.query import Asked
 
+ROWS_AT_ONCE = 64  # rows between two looks at the clock
 UNUSABLE = (KeyError, ValueError, TypeError, AttributeError, IndexError)
 """What reading an answer raises when it is not a worker's."""
 
@@ -87,6 +90,10 @@ class Completeness:
             told = {int(partition): note for partition, note in body.get("stale", {}).items()}
             self.stale.update({p: note for p, note in told.items() if p in partitions})
 
+    def found(self, partitions: Collection[int]) -> None:
+        """These are not missing after all."""
+        self.missing.difference_update(partitions)
+
     @property
     def position(self) -> dict[int, int]:
         return encoding.least_positions(self.positions)
@@ -111,9 +118,13 @@ class Page:
     next: str | None
     completeness: Completeness
 
-    def body(self, fields: tuple[ValuePath, ...] | None) -> dict[str, Any]:
-        rows = [encoding.row_object(with_fields(row, fields)) for row in self.rows]
-        whole = self.completeness
+    async def body(self, fields: tuple[ValuePath, ...] | None, clock: Clock) -> dict[str, Any]:
+        """As JSON-able members, made in slices."""
+        rows, slices, whole = [], Slices(clock), self.completeness
+        for row in self.rows:
+            rows.append(encoding.row_object(with_fields(row, fields)))
+            if len(rows) % ROWS_AT_ONCE == 0 and slices.over():
+                await slices.rest()
         return {"rows": rows, "next": self.next, **whole.members(), "pinned": whole.pinned}
 
 

@@ -1,4 +1,8 @@
-"""The same question to every other worker of the app: what each says, and who did not answer."""
+"""The same question to every other worker of the app: what each says, and who did not answer.
+
+It is this worker's own, and not that of who asks it: the answers serve all who ask at the same time, whatever
+their rights. What they may see is checked by who shows them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class Everyone:
             if kept is not None and clock.monotonic_ms() - kept[0] < KEPT_MS:
                 return kept[1]
             urls = self._peers.others()
-            with as_worker():  # what is kept is for all who ask, whatever each of them may read
+            with as_worker():
                 answers = await asyncio.gather(*(self._one(url, path) for url in urls))
             found = dict(zip(urls, answers, strict=True))
             self._kept[path] = clock.monotonic_ms(), found

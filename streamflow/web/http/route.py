@@ -21,7 +21,7 @@ class Parameter:
 class Route:
     """``name`` is that of the handler in `Api`; ``answer`` names a schema, or is a media type.
 
-    ``problems`` are the statuses of problem+json besides 401, 403, 429 and 500, which all route can answer.
+    ``problems`` are the statuses of problem+json besides 401, 403, 429 and 500, which every route can answer.
     """
 
     name: str

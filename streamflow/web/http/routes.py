@@ -188,6 +188,9 @@ ROUTES: Final = (
         group="history",
     ),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
+    Route(
+        "asyncapi_json", "/v1/asyncapi.json", "The description of the WebSocket, /v1/ws.", "application/json"
+    ),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
     Route(
         "readyz",

@@ -74,7 +74,7 @@ class RowStream:
         reader, whole = self._gather.standby(self._reader, self._asked), self._whole
         mine = frozenset[int]() if reader is None else whole.missing & reader.owned
         if reader is not None and mine:
-            whole.missing -= mine
+            whole.found(mine)
             await whole.add_standby(reader, self._gather.served.url, sorted(mine))
             self._sources += [reader.listed(partition, self._asked.rows) for partition in sorted(mine)]
 
@@ -147,7 +147,7 @@ class RowStream:
                 raise PeerUnavailable(f"{url} answered {response.status}")
             told = encoding.decode(response.headers[COMPLETENESS_HEADER])
             if stale:
-                whole.missing -= partitions - set(map(int, told["missing_partitions"]))
+                whole.found(partitions - set(map(int, told["missing_partitions"])))
             whole.add_peer(told, partitions)
         except (PeerUnavailable, *UNUSABLE):
             whole.missing.update(partitions)

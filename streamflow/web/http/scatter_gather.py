@@ -16,9 +16,10 @@ from multidict import MultiDict
 
 from streamflow.query.merging import merged
 from streamflow.query.rows import PartitionMoved, Row
+from streamflow.query.slices import Slices
 from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.web import encoding
-from streamflow.web.http.completeness import UNUSABLE, Completeness, Page, page_of
+from streamflow.web.http.completeness import ROWS_AT_ONCE, UNUSABLE, Completeness, Page, page_of
 from streamflow.web.peers import PeerAnswer, Peers, PeerUnavailable, owners, peers_of, same_url
 from streamflow.web.problems import Problem, unavailable
 from streamflow.web.query import Asked
@@ -32,14 +33,21 @@ STALE_WAIT_S = 0.5
 """So long an owner may take where what is stale would do."""
 
 
-async def first_rows(rows: AsyncIterator[Row], limit: int | None) -> list[Row]:
+async def first_rows(rows: AsyncIterator[Row], limit: int | None, slices: Slices) -> list[Row]:
     """The first ``limit`` rows, and one more. Raises PartitionMoved."""
     found: list[Row] = []
     async for row in rows:
         found.append(row)
         if limit is not None and len(found) > limit:
             break
+        if len(found) % ROWS_AT_ONCE == 0 and slices.over():
+            await slices.rest()
     return found
+
+
+async def each_of(rows: list[Row]) -> AsyncIterator[Row]:
+    for row in rows:
+        yield row
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +116,15 @@ class ScatterGather:
             self._local_rows(reader, asked, local, whole),
             *(self._peer_rows(reader, url, parts, asked, whole) for url, parts in by_url.items()),
         )
-        rows = [row for rows in answers for row in rows]
+        lists = [rows for rows in answers if rows]
         if asked.stale and whole.missing:
-            rows += await self._stale_rows(reader, asked, whole, local_only=local_only)
-        count = None if query.limit is None else query.limit + 1
-        return page_of(query.best(rows, count), query, whole)
+            lists += await self._stale_rows(reader, asked, whole, local_only=local_only)
+        if len(lists) > 1:
+            lists = [await self._first(merged(list(map(each_of, lists)), query), query.limit)]
+        return page_of(lists[0] if lists else [], query, whole)
+
+    async def _first(self, rows: AsyncIterator[Row], limit: int | None) -> list[Row]:
+        return await first_rows(rows, limit, Slices(self.served.clock))
 
     async def _local_rows(
         self, reader: TableReader, asked: Asked, partitions: frozenset[int], whole: Completeness
@@ -130,7 +142,7 @@ class ScatterGather:
         """The first rows of those of these partitions that stay while they are read."""
         while True:
             sources = [while_owned(reader, partition, asked, whole) for partition in sorted(partitions)]
-            rows = await first_rows(merged(sources, asked.rows), asked.rows.limit)
+            rows = await self._first(merged(sources, asked.rows), asked.rows.limit)
             if not partitions & whole.missing:
                 return rows
             partitions -= whole.missing
@@ -165,23 +177,23 @@ class ScatterGather:
 
     async def _stale_rows(
         self, reader: TableReader, asked: Asked, whole: Completeness, *, local_only: bool
-    ) -> list[Row]:
+    ) -> list[list[Row]]:
         """The rows of missing partitions as standbys have them: our own, else those of others."""
-        rows: list[Row] = []
+        lists: list[list[Row]] = []
         standby = self.standby(reader, asked)
         if standby is not None:
             mine = whole.missing & standby.owned
-            whole.missing -= mine
+            whole.found(mine)
             await whole.add_standby(standby, self.served.url, sorted(mine))
-            rows += await self._rows_of(standby, asked, frozenset(mine), whole)
+            lists.append(await self._rows_of(standby, asked, frozenset(mine), whole))
         if local_only or not whole.missing:
-            return rows
+            return lists
         for partitions, body in await self._ask_standbys(reader, asked, frozenset(whole.missing)):
             found = [encoding.row_from(row) for row in body["rows"]]
-            whole.missing -= partitions
+            whole.found(partitions)
             whole.add_peer({**body, "missing_partitions": ()}, partitions)
-            rows += [row for row in found if row.partition in partitions]
-        return rows
+            lists.append([row for row in found if row.partition in partitions])
+        return lists
 
     async def _ask_standbys(
         self, reader: TableReader, asked: Asked, partitions: frozenset[int]
@@ -262,7 +274,7 @@ class ScatterGather:
         for partition in sorted(whole.missing):
             for partitions, body in await self._ask_standbys(reader, asked, frozenset({partition})):
                 count += int(body["count"])
-                whole.missing -= partitions
+                whole.found(partitions)
                 whole.add_peer({**body, "missing_partitions": ()}, partitions)
         return count
 
@@ -341,11 +353,11 @@ class ScatterGather:
         if asked.counts:
             count = await reader.counted_of(key.key, asked.rows)
             return {"count": count, **whole.members(), "pinned": whole.pinned}
-        rows = await first_rows(reader.listed_of(key.key, asked.rows), asked.rows.limit)
+        rows = await self._first(reader.listed_of(key.key, asked.rows), asked.rows.limit)
         if not rows and await reader.find(key.key) is None:
             raise no_such_key(reader, key)
         whole.end_local(reader, asked.cursor)
-        return page_of(rows, asked.rows, whole).body(None)
+        return await page_of(rows, asked.rows, whole).body(None, self.served.clock)
 
     async def key_row(
         self, reader: TableReader, key: KeyPath, asked: Asked, *, local_only: bool

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema, array, object_schema, ref
+from streamflow.web.messages import MODES, WINDOWS
 
 TOPIC: Final = Parameter("topic", "Name of the topic.", TEXT, "path")
 ID: Final = Parameter("id", "Where the letter lies: topic:partition:offset.", TEXT, "path")
@@ -45,6 +46,14 @@ ROUTES: Final = (
         "Agents",
         problems=(400,),
         group="running",
+    ),
+    Route(
+        "subscriptions",
+        "/v1/subscriptions",
+        "The live connections to all workers, and what they listen to; those of workers included.",
+        "Subscriptions",
+        problems=(400,),
+        group="subscriptions",
     ),
     Route(
         "topics",
@@ -180,6 +189,26 @@ _LETTER: Final[Mapping[str, Schema]] = {
 }
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
+    "Subscriptions": object_schema(
+        {
+            "connections": {**COUNT, "description": "Open WebSockets."},
+            "subscriptions": array(
+                object_schema(
+                    {
+                        "worker": {**TEXT, "description": "The one that serves them."},
+                        "table": TEXT,
+                        "of_worker": {"type": "boolean", "description": "Another worker is the subscriber."},
+                        "keys": {"type": ["integer", "null"], "description": "So many keys; null for all."},
+                        "by_prefix": {"type": "boolean", "description": "Keys that begin in some way."},
+                        "window": {"enum": list(WINDOWS)},
+                        "mode": {"enum": list(MODES)},
+                        "subscribers": {**COUNT, "description": "So many with the same rows and mode."},
+                    }
+                )
+            ),
+            **PARTIAL,
+        }
+    ),
     "WorkerNow": object_schema(
         {
             "worker": {**TEXT, "description": "Its address."},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec import UNSET
 
@@ -14,6 +16,8 @@ from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.messages import Subscribe, WindowState
 from streamflow.web.rights import ALL_KEYS, KeyLimits
+
+KEYS_AT_ONCE: Final = 16
 
 RowId = tuple[int, bytes, int | None, int | None]  # partition, canonical key, window start and end
 
@@ -116,14 +120,19 @@ class Filter:
         row = item.row
         return Item("expire", Row(row.key, row.start_ms, row.end_ms, row.state, None, row.partition))
 
-    def rows(self, reader: TableReader) -> Iterator[Row]:
-        """The rows of this view that this worker holds now; to be read in one synchronous step."""
+    async def rows(self, reader: TableReader) -> AsyncIterator[list[Row]]:
+        """The rows of this view that this worker holds now, in slices; those that change meanwhile are there
+        as they were or as they are. Raises PartitionMoved."""
         if self.keys is not None:
             keys = [encoding.decode(key) for key in self.keys]
             if all(isinstance(key, str | int | float) for key in keys):
-                yield from (row for key in keys for row in reader.windows(key) if self.wants(row))
+                for at, key in enumerate(keys):
+                    if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                    yield [row for row in reader.windows(key) if self.wants(row)]
                 return
         is_any = self.keys is None and self.prefix is None and self.limits == ALL_KEYS
         wants_key = None if is_any else self._wants_key
         for partition in sorted(reader.owned):
-            yield from filter(self.wants, reader.rows(partition, wants_key))
+            async for rows in reader.sliced(partition, wants_key):
+                yield list(filter(self.wants, rows))

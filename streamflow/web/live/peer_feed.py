@@ -11,7 +11,8 @@ import aiohttp
 
 from streamflow.clock import Clock
 from streamflow.web import encoding
-from streamflow.web.live.filters import Filter, Item, RowId
+from streamflow.web.live.filters import Filter, Item
+from streamflow.web.live.gathered import Gathered
 from streamflow.web.messages import SUBPROTOCOL, message
 from streamflow.web.peers import Peers, PeerUnavailable
 
@@ -52,7 +53,7 @@ class PeerSnapshot:
         self.peer = peer
         self.id = sub_id
         self.filter = view
-        self.rows: dict[RowId, Item] = {}
+        self.rows = Gathered()
         self.done = asyncio.Event()
         self.is_lost = False
         self.error: str | None = None
@@ -60,16 +61,8 @@ class PeerSnapshot:
 
     def fold(self, items: list[Item]) -> None:
         """Changes that came after the snapshot. Those before it are in it: one connection keeps the order."""
-        if not self.done.is_set():
-            return
-        for item in items:
-            seen = self.filter.view(item)
-            if seen is None:
-                continue
-            if seen.op == "upsert":
-                self.rows[seen.id] = seen
-            else:
-                self.rows.pop(seen.id, None)
+        if self.done.is_set():
+            self.rows.fold(items, self.filter)
 
     def complete(self) -> None:
         self.done.set()
@@ -258,7 +251,7 @@ class PeerFeed:
             for value in said["rows"]:
                 item = Item("upsert", encoding.row_from(value))
                 if snapshot.filter.wants(item.row):
-                    snapshot.rows[item.id] = item
+                    snapshot.rows.add(item)
         elif kind == "synced":
             snapshot.complete()
             self._leave(snapshot)

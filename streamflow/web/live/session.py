@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
 from streamflow.web import encoding
 from streamflow.web.live.filters import Filter, Item, RowId
+from streamflow.web.live.gathered import Gathered
 from streamflow.web.live.wire import frame
 from streamflow.web.messages import Close, Mode, message, splice
 from streamflow.web.rights import Caller
@@ -116,22 +118,37 @@ def json_arrays(values: Sequence[bytes]) -> list[bytes]:
 
 
 class Snapshot:
-    """The rows of one filter at one moment, encoded message by message as clients take them, and shared."""
+    """The rows of one filter at one moment, encoded message by message as clients take them, and shared.
 
-    def __init__(self, rows: Sequence[Item], chunk_rows: int) -> None:
-        self._rows = rows
+    ``parts``: rows, and the partitions whose rows they are; what is encoded is freed.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Gathered, AbstractSet[int]]], chunk_rows: int) -> None:
+        pages = [(page, partitions) for rows, partitions in parts for page in rows.pages()]
+        self._pages = deque(pages)
         self._chunk_rows = chunk_rows
-        self._taken = 0  # rows that are encoded
+        self._left: list[Item] = []  # of the page that was taken last, in reverse
         self._tails: list[bytes] = []  # the rest of each message behind its id
+
+    def _chunk(self) -> list[Item]:
+        chunk: list[Item] = []
+        while len(chunk) < self._chunk_rows and (self._left or self._pages):
+            if not self._left:
+                page, partitions = self._pages.popleft()
+                self._left = [item for item in page.values() if item.row.partition in partitions]
+                self._left.reverse()
+                page.clear()
+                continue
+            chunk.append(self._left.pop())
+        return chunk
 
     def tail(self, index: int) -> bytes | None:
         """The rest of the message number ``index``; ``None`` behind the last one."""
-        while index >= len(self._tails) and (self._taken < len(self._rows) or not self._tails):
-            chunk = self._rows[self._taken : self._taken + self._chunk_rows]
-            self._taken += len(chunk)
+        while index >= len(self._tails) and (self._left or self._pages or not self._tails):
+            chunk = self._chunk()
             arrays = json_arrays([encoding.encode(encoding.row_object(item.row)) for item in chunk])
             for number, array in enumerate(arrays):
-                more = number < len(arrays) - 1 or self._taken < len(self._rows)
+                more = number < len(arrays) - 1 or bool(self._left or self._pages)
                 self._tails.append(b'"rows":%b,"more":%b}' % (array, b"true" if more else b"false"))
         return self._tails[index] if index < len(self._tails) else None
 

@@ -69,12 +69,14 @@ export interface Reason {
 export type State = "connecting" | "live" | "stale" | "closed";
 
 export class StreamflowError extends Error {
-  constructor(code: string, message: string, more?: { status?: number | null; retry?: boolean; details?: object; cause?: unknown });
+  constructor(code: string, message: string, more?: { status?: number | null; retry?: boolean; isUnknown?: boolean; details?: object; cause?: unknown });
   /** The problem's or the message's code; our own: "unreachable", "partial", "outcome-unknown", "not-supported", "closed". */
   readonly code: string;
   readonly status: number | null;
   /** Whether the same may be had later. */
   readonly retry: boolean;
+  /** What was sent may be there, or not. */
+  readonly isUnknown: boolean;
   readonly details: Record<string, any>;
 }
 

@@ -29,6 +29,8 @@ const LOOK_MS = 500;
 const ANSWER_MS = 10_000; // of one HTTP request
 const PATIENCE_MS = 15_000; // of a question with all its repetitions
 const ID_MAX = 100;
+// Behind these even what must not happen twice may be asked again; a broker that has gone may have written some of it.
+const NOTHING_DONE = new Set(["not-ready", "another-app", "too-many-requests", "http-429"]);
 
 const UNAUTHORIZED = 4401;
 const HOPELESS = new Map([
@@ -40,14 +42,18 @@ const HOPELESS = new Map([
 ]);
 const PASSING = new Set([421, 429, 502, 503, 504]); // statuses that another worker, or this one later, may not answer
 
-/** Why something can't be had: `code` is a word, `retry` says whether the same may be had later. */
+/**
+ * Why something can't be had: `code` is a word, `retry` says whether the same may be had later; `isUnknown`: what was
+ * sent may be there, or not.
+ */
 export class StreamflowError extends Error {
-  constructor(code, message, { status = null, retry = false, details = {}, cause } = {}) {
+  constructor(code, message, { status = null, retry = false, isUnknown = false, details = {}, cause } = {}) {
     super(message, { cause });
     this.name = "StreamflowError";
     this.code = code;
     this.status = status;
     this.retry = retry;
+    this.isUnknown = isUnknown;
     this.details = details;
   }
 }
@@ -339,7 +345,7 @@ class Connection extends Teller {
     this.isOpen = this.wasAcked = false;
     this.pingedAt = null;
     for (const [id, said] of [...this.publishing]) {
-      if (said.isSent) this.#settle(id, new StreamflowError("outcome-unknown", "the connection was lost before the worker had answered", { retry: true }));
+      if (said.isSent) this.#settle(id, new StreamflowError("outcome-unknown", "the connection was lost before the worker had answered", { retry: true, isUnknown: true }));
     }
     if (code === UNAUTHORIZED && !wasAcked) {
       this.stop({ code: "unauthorized", message: text || "a valid token is needed" });
@@ -889,7 +895,7 @@ export class Client extends Teller {
         return await this.#once(this.#urls[this.#at] + tail, { method, body, headers, signal, answerMs });
       } catch (error) {
         if (!(error instanceof StreamflowError) || !error.retry) throw error;
-        if (error.code === "outcome-unknown") throw error;
+        if (error.isUnknown) throw error; // a second time is for the caller to decide
         this.#at = (this.#at + 1) % this.#urls.length;
         const isRoundOver = tries % this.#urls.length === 0;
         const waitMs = jittered(isRoundOver ? error.details.retryAfterMs ?? FIRST_WAIT_MS : NEXT_WORKER_MS);
@@ -919,12 +925,14 @@ export class Client extends Teller {
       text = await response.text();
     } catch (cause) {
       signal?.throwIfAborted();
-      const code = method === "GET" ? "unreachable" : "outcome-unknown";
-      throw new StreamflowError(code, `${url} does not answer: ${cause.message}`, { retry: true, cause });
+      const isUnknown = method !== "GET";
+      throw new StreamflowError(isUnknown ? "outcome-unknown" : "unreachable", `${url} does not answer: ${cause.message}`, { retry: true, isUnknown, cause });
     }
     if (response.ok) return text ? decode(text) : null;
     if (response.status === 401) this.tell("unauthorized", {});
-    throw problemOf(url, response, text);
+    const problem = problemOf(url, response, text);
+    problem.isUnknown = method !== "GET" && problem.retry && !NOTHING_DONE.has(problem.code);
+    throw problem;
   }
 }
 

@@ -128,7 +128,7 @@ async def test_a_cursor_of_other_digits_is_no_error_of_the_worker(cursor: str) -
             feed = next(iter(served.cluster.hubs[0].feeds.values()))
             view = next(iter(feed.subscriptions)).filter
             await live.say("unsubscribe", id="x")
-            since = f"{feed.id}.{cursor}.{view.fingerprint}"
+            since = f"{feed.history.id}.{cursor}.{view.fingerprint}"
             await live.subscribe("x", "users", since=since)
 
 

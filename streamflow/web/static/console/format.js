@@ -4,6 +4,7 @@ import { encode } from "/static/streamflow-client.js";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
+const cents = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const precise = new Intl.NumberFormat("en", { maximumSignificantDigits: 4 });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
@@ -16,7 +17,9 @@ export function count(value) {
 
 export function number(value) {
   if (typeof value === "bigint") return value.toLocaleString("en");
-  return Number.isInteger(value) ? count(value) : precise.format(value);
+  if (Number.isInteger(value)) return count(value);
+  const size = Math.abs(value);
+  return size >= 100_000 ? short.format(value) : size >= 1 ? cents.format(value) : precise.format(value);
 }
 
 export function milliseconds(seconds) {
@@ -117,7 +120,8 @@ export function host(url) {
 /** A big whole number that came as text, with separators. */
 export function offset(text) {
   if (text === null || text === undefined) return "–";
-  return /^\d+$/.test(text) ? BigInt(text).toLocaleString("en") : String(text);
+  // Those of Redis are times and numbers in one: separators help nobody there.
+  return /^\d{1,15}$/.test(text) ? BigInt(text).toLocaleString("en") : String(text);
 }
 
 export function list(numbers) {

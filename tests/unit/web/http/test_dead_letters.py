@@ -237,3 +237,22 @@ async def test_a_traceback_is_bounded() -> None:
         (letter,) = await shop.letters(asker, 1)
         whole = await asker.ok(f"{LIST}/{letter['id']}", ONE)
         assert len(whole["traceback"]) <= 8_000
+
+
+async def test_a_page_of_letters_ends_where_it_has_enough_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(letter_book, "BYTES_MAX", 60)
+    shop = Shop()
+    async with served(shop.app) as asker:
+        await shop.send(-1, -2, -3, -4)
+
+        async def whole() -> list[int]:
+            seen, cursor = [], ""
+            while True:
+                body = await asker.ok(f"{LIST}?{cursor}", LIST)
+                assert len(body["dead_letters"]) <= 2
+                seen += [each["value"]["amount"] for each in body["dead_letters"]]
+                if body["next"] is None:
+                    return seen if len(seen) == 4 else []
+                cursor = f"cursor={body['next']}"
+
+        assert await until(whole) == [-1, -2, -3, -4]

@@ -112,7 +112,9 @@ async def test_a_look_ends_where_it_has_enough_bytes_and_goes_on_from_there(
         assert 1 <= len(body["messages"]) < 9
         rest = await look(asker, f"?partition=0&offset={body['next']['offset']}")
         assert amounts(rest)[0] == amounts(body)[-1] + 1
-        assert amounts(await look(asker, "?partition=0&offset=latest"))[-1] == 8
+        newest = amounts(await look(asker, "?partition=0&offset=latest"))
+        assert newest == list(range(9 - len(newest), 9))
+        assert 1 <= len(newest) < 9
 
 
 async def test_a_look_ends_in_time_and_says_where_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import aiohttp
 import jsonschema
 import pytest
 
-from tests.support.web_fakes import Cluster
+from tests.support.web_fakes import SETTINGS, Cluster
 from tests.unit.web.http.test_api import Client
 
 
@@ -101,3 +102,14 @@ async def test_answers_are_what_the_openapi_document_says(clients: list[Client],
 async def test_the_old_way_to_ask_for_workers_is_marked(clients: list[Client]) -> None:
     document = await clients[0].ok("/v1/openapi.json")
     assert document["paths"]["/v1/status"]["get"]["deprecated"] is True
+
+
+async def test_who_may_read_a_topic_alone_sees_its_lag_everywhere_and_nobody_misses_anything_for_it() -> None:
+    rights = ("* read:topic:events", "* read:table")
+    settings, token = replace(SETTINGS, rights=rights, tokens=("s3cret",)), {"Authorization": "Bearer s3cret"}
+    async with Cluster(settings).run([0], [1, 2]) as workers, aiohttp.ClientSession() as session:
+        client = Client(session, workers[0])
+        body = await client.ok("/v1/topics", **token)
+        assert (body["partial"], body["missing"]) == (False, [])
+        assert [part["lag"] for part in body["topics"][0]["partitions"]] == [3, 3, 3]
+        await client.problem("/v1/workers", 403, "forbidden", **token)

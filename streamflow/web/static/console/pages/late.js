@@ -26,7 +26,7 @@ export default function latePage(root, context) {
 
   const list = new VirtualList({
     label: `Late events of ${name}`,
-    columns: [{ name: "Key", width: "minmax(7rem, 1.2fr)", mono: true }, { name: "Event time", width: "minmax(8rem, 1fr)" }, { name: "Too late by", width: "7rem", number: true }, { name: "Window", width: "minmax(9rem, 1fr)", wideOnly: true }, { name: "Place", width: "minmax(9rem, 1fr)", number: true, wideOnly: true }, { name: "", width: "7rem", wideOnly: true }],
+    columns: [{ name: "Key", width: "minmax(7rem, 1.2fr)", mono: true }, { name: "Event time", width: "minmax(8rem, 1fr)" }, { name: "Too late by", width: "7rem", number: true }, { name: "Window", width: "minmax(9rem, 1fr)", wideOnly: true }, { name: "Place", width: "minmax(12.5rem, 1fr)", wideOnly: true }, { name: "State", width: "5.5rem", wideOnly: true }],
     id: (event) => `${event.partition}:${event.offset}`,
     cells: (event) => [
       { text: format.key(event.key), sub: `${event.topic} ${event.partition}:${event.offset}` },

@@ -6,6 +6,11 @@ import { page } from "../router.js";
 
 const EVERY_MS = 1000;
 
+function rowsOf({ keys, by_prefix, window }) {
+  const which = keys !== null ? format.plural(keys, "key") : by_prefix ? "keys that begin so" : "all";
+  return window === "all" ? which : `${which}, ${window === "current" ? "open" : "closed"} windows`;
+}
+
 export default function subscriptions(root, context) {
   const { cluster } = context;
   context.title("Subscriptions");
@@ -17,8 +22,9 @@ export default function subscriptions(root, context) {
       said.subscriptions.length
         ? table("Subscriptions", [{ name: "To" }, { name: "Rows" }, { name: "Mode" }, { name: "Subscribers", number: true }, { name: "Worker" }],
           said.subscriptions.map((each) => [
-            each.table ? h("a", { href: page("tables", each.table) }, each.table) : h("a", { href: page("topics", each.topic) }, each.topic),
-            each.filter || "all", each.mode ?? "–", format.count(each.subscribers), format.host(each.worker),
+            h("a", { href: page("tables", each.table) }, each.table),
+            rowsOf(each), each.mode === "all" ? "every change" : "the latest", format.count(each.subscribers),
+            [format.host(each.worker), each.of_worker && h("span", { class: "muted" }, " · for another worker")],
           ]))
         : empty("Nobody listens. Any WebSocket client can:", '{"t": "subscribe", "id": "1", "table": "counts"}'));
   }, "who listens");

@@ -274,6 +274,7 @@ function shapeOf(order) {
 function listOf(state, { counters, hasRest }, name) {
   const { info } = state;
   const isSingle = counters.length === 0;
+  const barred = Math.max(0, counters.indexOf(state.rows.view.sort.replace(/^-/, "")));
   const columns = [
     info.keyed && { name: "Key", width: "minmax(7rem, 1.4fr)", mono: true },
     info.window && { name: "Window", width: info.keyed ? "minmax(11rem, 13rem)" : "minmax(8.5rem, 1.4fr)", wideOnly: info.keyed },
@@ -293,7 +294,7 @@ function listOf(state, { counters, hasRest }, name) {
       info.window && { text: row.window?.state, state: row.window?.state },
       ...(isSingle ? [{ text: text || format.brief(row.value), bar: size }] : counters.map((counter, index) => {
         const item = row.value?.[counter];
-        return { text: ["number", "bigint"].includes(typeof item) ? format.number(item) : "–", bar: index ? null : size };
+        return { text: ["number", "bigint"].includes(typeof item) ? format.number(item) : "–", bar: index === barred ? size : null };
       })),
       hasRest && { text: parts.filter(([part]) => !counters.includes(part)).map(([part, item]) => `${part} ${item}`).join("   ") },
       String(row.partition),

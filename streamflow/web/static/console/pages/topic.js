@@ -24,6 +24,7 @@ export default function topicPage(root, context) {
   const draw = () => {
     if (!last) return;
     const topic = last.topics.find((each) => each.topic === name);
+    browser.root.hidden = !topic;
     if (!topic) return become(body, note("bad", `There is no topic ${name} in this app.`));
     browser.fit(topic);
     become(facts, h("span", {}, format.plural(topic.partitions.length, "partition")), h("span", {}, `lag ${lagOf(topic.partitions, cluster)}`),
@@ -73,7 +74,7 @@ class Browser {
       h("div", { class: "field last" }, h("div", { class: "inputs" }, h("button", { type: "submit", class: "primary" }, "Read"), this.copies)));
     this.list = new VirtualList({
       label: `Messages of ${name}`,
-      columns: [{ name: "Offset", width: "7rem", number: true, wideOnly: true }, { name: "Time", width: "11rem", wideOnly: true }, { name: "Key", width: "minmax(6rem, 1fr)", mono: true }, { name: "Value", width: "minmax(8rem, 3fr)", mono: true }],
+      columns: [{ name: "Offset", width: "10.5rem", wideOnly: true }, { name: "Time", width: "8.5rem", wideOnly: true }, { name: "Key", width: "minmax(6rem, 1fr)", mono: true }, { name: "Value", width: "minmax(8rem, 3fr)", mono: true }],
       id: (message) => `${message.partition}:${message.offset}`,
       cells: (message) => [
         format.offset(message.offset),
@@ -158,7 +159,8 @@ class Browser {
         : note("bad", failure.body ? failure.message : "This worker does not answer."));
     }
     this.isLoading = false;
-    this.list.show(this.messages);
+    // The newest on top, where they were asked for.
+    this.list.show(address.includes("offset=latest") ? this.messages.toReversed() : this.messages);
     this.place.hidden = !this.messages.length;
     this.counted.textContent = this.messages.length ? `${format.plural(this.messages.length, "message")}${this.next ? "; more come as you scroll" : ", to the end"}` : this.told.childElementCount ? "" : "No message from there on.";
   }

@@ -20,7 +20,7 @@ export default function windows(root, context) {
         each.partial ? h("span", { class: "badge", data: { state: "bad" } }, `${format.list(each.missing_partitions)} missing`) : format.at(each.watermark),
         each.watermark && !each.partial ? format.ago(Math.max(0, Date.now() - Date.parse(each.watermark))) : "–",
         format.duration(each.window.grace_ms),
-        format.duration(each.window.retain_ms),
+        each.window.retain_ms ? format.duration(each.window.retain_ms) : "–",
         format.count(each.counters.late ?? 0),
         each.kind === "aggregate" ? h("a", { href: page("windows", each.name), "aria-label": `Late events of ${each.name}` }, "late events") : h("span", { class: "muted" }, "counted only"),
       ])));

@@ -87,6 +87,16 @@ function standbys(workers) {
   if (!told.length) return h("p", { class: "muted" }, "This worker does not tell of standbys: it runs an older version of streamflow.");
   const rows = told.flatMap((worker) => worker.standbys.map((standby) => ({ worker, ...standby })));
   if (!rows.length) return h("p", { class: "muted" }, workers.length > 1 ? "No worker keeps tables of another up to date (table_standby_replicas is 0, or they are being set up)." : "A standby needs a second worker: start one, and it keeps these tables up to date.");
-  return table("Standbys", [{ name: "Topic" }, { name: "Partition", number: true }, { name: "Worker" }, { name: "Behind", number: true }],
-    rows.map(({ worker, topic, partition, lag }) => [topic, String(partition), format.host(worker.url), lag === null || lag === undefined ? badge("warn", "not known") : lag === 0 ? "up to date" : format.plural(lag, "record")]));
+  const groups = new Map();
+  for (const { worker, topic, partition, lag } of rows) {
+    const group = groups.get(`${worker.url} ${topic}`) ?? { worker, topic, partitions: [], lags: [] };
+    group.partitions.push(partition);
+    group.lags.push(lag ?? null);
+    groups.set(`${worker.url} ${topic}`, group);
+  }
+  return table("Standbys", [{ name: "Topic" }, { name: "Kept by" }, { name: "Partitions" }, { name: "Behind", number: true }],
+    [...groups.values()].sort((a, b) => (a.topic < b.topic ? -1 : a.topic > b.topic ? 1 : 0)).map(({ worker, topic, partitions, lags }) => [
+      topic, format.host(worker.url), format.list(partitions),
+      lags.includes(null) ? badge("warn", "not known") : Math.max(...lags) === 0 ? "up to date" : format.plural(lags.reduce((sum, lag) => sum + lag, 0), "record"),
+    ]));
 }
