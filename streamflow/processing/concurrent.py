@@ -122,11 +122,12 @@ class FailedUnits:
         return [*self._held(), *([] if self._around is None else self._around.held())]
 
     def together(self, context: EventContext) -> Sequence[EventContext]:
-        # Within the loop of the event around nothing is written on its own behalf: it wrote before.
-        if self._around is None:
-            return ()
-        around = self._around.held()
-        return self._held() if context in around else around
+        # Within the loop of an event around nothing is written on its own behalf: it wrote before.
+        around = [] if self._around is None else list(self._around.held())
+        if context in around:
+            return self._held()
+        within = [unit for unit in self._held() if unit is not context and not unit.manual]
+        return around if isinstance(context, InFlight) and context.manual else [*around, *within]
 
     def require_exclusive(self) -> None:
         for unit in self._held():

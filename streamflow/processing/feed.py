@@ -49,10 +49,28 @@ class Within:
         current_context.set(context)
 
 
+class Loop:
+    """A loop over the events of some feeds, and the unit that it has in flight."""
+
+    __slots__ = ("feeds", "unit")
+
+    def __init__(self, feeds: Sequence[EventFeed]) -> None:
+        self.feeds = feeds
+        self.unit: InFlight | None = None
+
+    def begin(self, unit: InFlight) -> None:
+        self.unit = unit
+
+    def end(self) -> None:
+        self.unit = None
+
+
 class Actor:
     """One coroutine that takes units, and the units that it has in flight, oldest first.
 
-    ``lane`` is the partition whose events it takes, or `SHARED`.
+    It may have loops within loops: an event stays in flight while events of other feeds are taken within its
+    loop. The next event of its own feeds says that it is done, and all that was taken within. ``lane`` is the
+    partition whose events it takes, or `SHARED`.
     """
 
     def __init__(self, gate: Gate, clock: Clock, lane: int = SHARED) -> None:
@@ -62,6 +80,7 @@ class Actor:
         self.units: dict[InFlight, None] = {}
         self.stale = False
         self.around: EventContext | None = None  # of an event in order, in whose loop these are taken
+        self._loops: list[Loop] = []  # outermost first
         self.waits = asyncio.Event()  # set when it waits for the first time
         self.waiting = False  # for an event
         self._clock = clock
@@ -127,12 +146,24 @@ class Actor:
                 self.waiting = False
 
     def _is_within(self) -> bool:
-        """Is an event in order in flight around what is taken next?
+        """Is an event in flight around what is taken next?
 
         Then the gate does not hold this up: who closed it waits for that event, which waits for this one.
         """
         held = current_context.get() if self.around is None else self.around
-        return held is not None and held.in_flight and type(held) is EventContext
+        if held is not None and held.in_flight and type(held) is EventContext:
+            return True
+        return len(self._loops) > 1 and bool(self._enclosing())
+
+    def _enclosing(self) -> list[EventContext]:
+        """The events in flight around what is taken next. What waits for its ack is around nothing."""
+        units = [loop.unit for loop in self._loops[:-1]]
+        found: list[EventContext] = [
+            unit for unit in units if unit is not None and unit.in_flight and not unit.manual
+        ]
+        if self.around is not None and self.around.in_flight:
+            found.append(self.around)
+        return found
 
     async def _pause(self) -> None:
         """Gives the event loop its turn between blocks of events."""
@@ -182,12 +213,14 @@ class Actor:
             held.keep_copy(self, 0, None, Within(self))
         self.units[unit] = None
         self.current = unit
+        if self._loops:
+            self._loops[-1].begin(unit)
         ref.feed.enter(unit)
         current_context.set(unit)
         # One that waits for its ack stays in flight while the next is taken: that one must not wait for it.
         cautious = self.gate.cautious and not manual and not ref.feed.local
         if cautious or ref.feed.is_exclusive(ref):
-            await self.gate.enter_exclusively(unit, self.around)
+            await self.gate.enter_exclusively(unit, self._enclosing())
             if not unit.stale:
                 ref.feed.begin_alone(ref)
         return unit
@@ -197,18 +230,51 @@ class Actor:
         self.finish()
         self.around = None
 
+    def next_of(self, feeds: Sequence[EventFeed]) -> None:
+        """The last event of these feeds is done, and all within its loop: the next one is asked for."""
+        loops = self._loops
+        if len(loops) == 1 and loops[0].feeds == feeds:
+            self._finish(self.current)
+            return
+        if not any(loop.feeds == feeds for loop in loops):
+            loops.append(Loop(feeds))
+            return
+        while loops[-1].feeds != feeds:
+            self._finish(loops[-1].unit)
+            loops.pop()
+        self._finish(loops[-1].unit)
+
     def finish(self) -> None:
-        """Taking the next event says that the last one is done; what waits for its ack stays in flight."""
-        unit = self.current
+        """All that it has in flight is done; what waits for its ack stays in flight."""
+        while self._loops:
+            self._finish(self._loops[-1].unit)
+            self._loops.pop()
+        self._finish(self.current)
+
+    def _finish(self, unit: InFlight | None) -> None:
         if unit is not None and not unit.manual:
+            self.current = unit
             self._settle_copies(unit)  # while it is the one that is at fault if that fails
         self.current = None
+        for loop in self._loops:
+            if loop.unit is unit:
+                loop.end()
+            elif loop.unit is not None:
+                self.current = loop.unit  # whose code goes on, if there is nothing more to take
         if unit is not None and not unit.stale:
             if unit.acked:
                 self.drop(unit)
             elif not unit.manual:
                 self.ack(unit)
                 self.drop(unit)
+
+    def end_loop(self) -> None:
+        """There is nothing more to take: what the loop was within goes on."""
+        if self._loops:
+            self._loops.pop()
+        around = self.around if self.current is None else self.current
+        if around is not None and around.in_flight:
+            current_context.set(around)
 
     def ack(self, unit: InFlight) -> bool:
         """The unit is done: what it wrote and sent is part of the next checkpoint. False: it was already."""
@@ -259,6 +325,7 @@ class Actor:
                 refs[:0] = unit.refs
             self.drop(unit)
         self.current = self.around = None
+        self._loops = []
         return refs
 
 
@@ -338,6 +405,7 @@ class EventFeed:
 
     def pop(self, lane: int) -> EventRef | None:
         """The next event for an actor of this lane."""
+        lane = lane if self._isolated else SHARED
         again = self._again.get(lane)
         if again:
             return again.popleft()
@@ -389,6 +457,7 @@ class EventFeed:
 
     def put_back(self, refs: Sequence[EventRef], lane: int) -> None:
         """These come next in their lane."""
+        lane = lane if self._isolated else SHARED
         self._again.setdefault(lane, deque()).extendleft(reversed(refs))
         self.wake()
 

@@ -120,18 +120,27 @@ class Gate:
             self.closed = False
             self._opened.set()
 
-    async def enter_exclusively(self, context: EventContext, around: EventContext | None = None) -> None:
+    async def enter_exclusively(self, context: EventContext, around: Sequence[EventContext] = ()) -> None:
         """Waits until nobody else holds an event, and keeps it so until `leave`.
 
-        ``around``: of an event in whose loop this one was taken, and which therefore waits for it.
+        ``around``: of events in whose loops this one was taken, and which therefore wait for it. Where one of
+        them is exclusive, this one is too, for as long as that is.
         """
+        if self._exclusive is not None and self._exclusive in around:
+            return
+        is_taken = self._exclusive is not None or self._exclusive_lock.locked()
+        if is_taken and any(type(each) is not EventContext for each in around):
+            # The one who is alone may wait for what this one is within: then neither would ever end. When
+            # they come again, those around are alone themselves.
+            self.invalidate(f"{context.consumer} must be alone within the loop of an event that is not")
         async with self._exclusive_lock:
             while self._exclusive is not None:
                 await self._change()
             self._exclusive = context
             self._close()
+            together = (context, *around)
             try:
-                while any(each.in_flight for each in self._contexts() if each not in (context, around)):
+                while any(each.in_flight for each in self._contexts() if each not in together):
                     await self._change()
             except BaseException:
                 self.leave(context)

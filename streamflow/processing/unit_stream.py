@@ -51,9 +51,10 @@ class UnitStream:
         """One event at a time. ``values`` of the unit is what its processing gave."""
         actor = self.actor
         while True:
-            actor.finish()
+            actor.next_of(self.feeds)
             ref = await actor.take(self.feeds)
             if ref is None:
+                actor.end_loop()
                 return
             unit = await actor.begin(ref, manual=self.manual)
             value = await self._process(unit)
@@ -74,9 +75,10 @@ class UnitStream:
         """
         actor = self.actor
         while True:
-            actor.finish()
+            actor.next_of(self.feeds)
             ref = await actor.take(self.feeds)
             if ref is None:
+                actor.end_loop()
                 return
             until_ms = None if within_ms is None else actor.now_ms() + within_ms
             unit = await actor.begin(ref, manual=self.manual)

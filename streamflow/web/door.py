@@ -10,9 +10,8 @@ import asyncio
 import logging
 import resource
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -56,7 +55,7 @@ class _Gate(asyncio.Protocol):
 class Door:
     """Makes the protocol of each connection; `attend` is to be the app's first middleware.
 
-    ``taken`` gives the transports of connections that are no HTTP any more, but WebSockets.
+    ``taken`` tells how many connections are no HTTP any more, but WebSockets.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class Door:
         settings: WebSettings,
         clock: Clock,
         tls: ssl.SSLContext | None,
-        taken: Callable[[], Collection[asyncio.Transport]],
+        taken: Callable[[], int],
     ) -> None:
         self._server = server
         self._taken = taken
@@ -75,9 +74,8 @@ class Door:
         self._most = connections_max(settings)
         # Those without a request now -> since when, and whether they have had one
         self._waiting: dict[web.RequestHandler, tuple[float, bool]] = {}
-        self._networks: dict[web.RequestHandler, str] = {}
+        self._networks: dict[asyncio.Transport, str] = {}  # also of those that are WebSockets by now
         self._handshakes: dict[asyncio.Transport, tuple[str, asyncio.Task[None]]] = {}  # -> network
-        self._places: WeakKeyDictionary[asyncio.Transport, str] = WeakKeyDictionary()  # -> network
         self._told_ms: float | None = None
 
     def __call__(self) -> asyncio.BaseProtocol:
@@ -102,7 +100,7 @@ class Door:
         self._handshakes[transport] = place, task
 
     def _has_room(self, place: str) -> bool:
-        here = len(self._server.connections) + len(self._handshakes) + len(self._taken())
+        here = len(self._server.connections) + len(self._handshakes) + self._taken()
         if here >= self._most and not self._make_room(None):
             return False
         if not place or self._count(place) < self._settings.connections_per_address_max:
@@ -110,10 +108,13 @@ class Door:
         self._forget()  # those that have gone by themselves
         return self._count(place) < self._settings.connections_per_address_max or self._make_room(place)
 
+    def _network_of(self, handler: web.RequestHandler) -> str | None:
+        transport = handler.transport
+        return self._networks.get(transport) if isinstance(transport, asyncio.Transport) else None
+
     def _count(self, place: str) -> int:
         shaking = sum(other == place for other, _ in self._handshakes.values())
-        upgraded = sum(self._places.get(transport) == place for transport in self._taken())
-        return shaking + upgraded + sum(other == place for other in self._networks.values())
+        return shaking + sum(other == place for other in self._networks.values())
 
     async def _shake_hands(
         self, gate: _Gate, transport: asyncio.Transport, place: str, context: ssl.SSLContext
@@ -137,7 +138,7 @@ class Door:
         handler = self._server()
         self._waiting[handler] = self._clock.monotonic_ms(), False
         if place:
-            self._networks[handler] = self._places[transport] = place
+            self._networks[transport] = place
         gate.hand_over(transport, handler)
 
     def close(self) -> None:
@@ -164,7 +165,7 @@ class Door:
             silent.abort()
             self._handshakes.pop(silent)[1].cancel()
             return True
-        waiting = (handler for handler in self._waiting if place in (None, self._networks.get(handler)))
+        waiting = (each for each in self._waiting if place is None or self._network_of(each) == place)
         oldest = next(waiting, None)
         if oldest is None:
             return False
@@ -176,12 +177,11 @@ class Door:
         alive = set(self._server.connections)
         for handler in [handler for handler in self._waiting if handler not in alive]:
             del self._waiting[handler]
-        for handler in [handler for handler in self._networks if handler not in alive]:
-            del self._networks[handler]
+        for transport in [transport for transport in self._networks if transport.is_closing()]:
+            del self._networks[transport]
 
     def _end(self, handler: web.RequestHandler) -> None:
         del self._waiting[handler]
-        self._networks.pop(handler, None)
         handler.force_close()
 
     async def sweep(self) -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
@@ -28,6 +28,10 @@ from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
 log = logging.getLogger(__name__)
+
+
+HEADER_BYTES_MAX: Final = 1024 * 1024
+"""Streams say position and lag of each source partition in a header: some tens of bytes for each."""
 
 
 class PeerUnavailable(StreamflowError):
@@ -115,6 +119,7 @@ class Peers:
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit_per_host=32, ssl=tls.peer_context(self.settings) or True),
             trust_env=False,
+            max_field_size=HEADER_BYTES_MAX,
         )
 
     async def stop(self) -> None:

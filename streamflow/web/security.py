@@ -48,6 +48,9 @@ OPEN_PREFIX: Final = ("/static/", "/console/")
 # The WebSocket takes its token in the header or in `init`, since browsers can't set the header.
 OWN_CHECK: Final = frozenset({"/v1/ws"})
 
+CORS_HEADERS: Final = "Authorization, If-None-Match, Content-Type, Idempotency-Key"
+"""What pages of allowed origins may send."""
+
 READ_HEADERS: Final = (
     "Host", "Origin", "Authorization", "Accept", "If-None-Match", "Last-Event-ID",
     "Streamflow-Peer", "Streamflow-App", "Streamflow-Caller",
@@ -268,8 +271,8 @@ def headers_signal(guard: Guard) -> Callable[[web.Request, web.StreamResponse], 
             headers["Vary"] = "Origin"
         if origin and origin in guard.origins:
             headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Allow-Headers"] = "Authorization, If-None-Match"
-            headers["Access-Control-Allow-Methods"] = "GET"
+            headers["Access-Control-Allow-Headers"] = CORS_HEADERS
+            headers["Access-Control-Allow-Methods"] = "GET, POST"  # what may be done, rights say
             headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
         else:
             headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")

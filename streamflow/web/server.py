@@ -187,7 +187,7 @@ class WebServer:
         assert self._runner.server is not None
         hub = application[HUB]
         tls = server_context(self.settings)
-        door = Door(self._runner.server, self.settings, served.clock, tls, hub.transports)
+        door = Door(self._runner.server, self.settings, served.clock, tls, lambda: len(hub.connections))
         doors.append(door)
         self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")

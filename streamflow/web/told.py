@@ -37,6 +37,10 @@ _POSITION: Final[Schema] = {
 _PARTITIONS: Final[Schema] = array({"type": "integer", "minimum": 0})
 _NUMBER: Final[Schema] = {"type": "number"}
 _FLAG: Final[Schema] = {"type": "boolean"}
+_EXACT: Final[Schema] = {
+    "const": False,
+    "description": "The rows may be ahead of the position: of a merged table that does not come to rest.",
+}
 _ROW: Final[Mapping[str, Any]] = {
     **SCHEMAS["Row"]["properties"],
     "window": {"anyOf": [SCHEMAS["Window"], {"type": "null"}]},
@@ -54,7 +58,15 @@ TOLD: Final = (
         "subscribed",
         "The subscription is known. `recovered`: what came after `since` follows as `changes`; otherwise "
         "what the client had is void and a `snapshot` follows.",
-        {"id": _ID, "cursor": _CURSOR, "position": _POSITION, "recovered": _FLAG, "partitions": _PARTITIONS},
+        {
+            "id": _ID,
+            "cursor": _CURSOR,
+            "position": _POSITION,
+            "exact": _EXACT,
+            "recovered": _FLAG,
+            "partitions": _PARTITIONS,
+        },
+        ("exact",),
     ),
     Told(
         "snapshot",
@@ -64,7 +76,8 @@ TOLD: Final = (
     Told(
         "synced",
         "What was said makes up the table of these partitions at `position`; from here on all changes come.",
-        {"id": _ID, "cursor": _CURSOR, "position": _POSITION, "partitions": _PARTITIONS},
+        {"id": _ID, "cursor": _CURSOR, "position": _POSITION, "exact": _EXACT, "partitions": _PARTITIONS},
+        ("exact",),
     ),
     Told(
         "changes",
@@ -74,16 +87,23 @@ TOLD: Final = (
             "id": _ID,
             "cursor": _CURSOR,
             "position": _POSITION,
+            "exact": _EXACT,
             "rows": array(object_schema(_CHANGE)),
             "skipped": {"type": "integer", "minimum": 0},
             "more": _FLAG,
         },
-        ("more",),
+        ("exact", "more"),
     ),
     Told(
         "progress",
         "The position moved and no row changed.",
-        {"id": _ID, "position": _POSITION, "watermark": {"type": ["string", "null"], "format": "date-time"}},
+        {
+            "id": _ID,
+            "position": _POSITION,
+            "exact": _EXACT,
+            "watermark": {"type": ["string", "null"], "format": "date-time"},
+        },
+        ("exact",),
     ),
     Told(
         "reset",
@@ -112,6 +132,9 @@ TOLD: Final = (
 
 CLOSES: Final[Mapping[int, str]] = {
     1001: "The worker, or the page, goes away.",
+    1002: "What came is no frame of a WebSocket.",
+    1007: "What came is no UTF-8, or can't be inflated.",
+    1009: "A message was larger than `limits` in `ack` says.",
     1011: "Something went wrong in this worker.",
     Close.RESTART: "This worker stops: connect again, here or elsewhere.",
     Close.BAD_MESSAGE: "A message that no client may say; its text says why.",

@@ -180,6 +180,8 @@ async def test_a_peer_that_is_dead_or_stalled_is_not_caught_up(page: Page, clust
         await cluster.kill(1)
         await page.until("document.getElementById('alarm').innerText.includes('(events 2)')")
         assert await page.ask(text("lag-detail")) == "known of 1 of 2 workers"
+        for figure in ("failed", "connections"):
+            await page.until(f"{text(figure)} === '{NOTHING}'")
         # What it owned is missing in each figure of a table.
         await page.until("document.querySelector('tbody')?.innerText.includes('2 missing')")
         await page.until("[...document.querySelectorAll('tbody tr')].every(tr => tr.innerText.includes('≥'))")

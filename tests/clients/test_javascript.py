@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from streamflow.clock import rfc3339
 from tests.browser.chrome import Chromium
-from tests.clients import DOCS
+from tests.clients import DOCS, HERE
 from tests.clients.conftest import BROKER_AWAY, NOT_READY, PUBLISHED, answering, site
 from tests.clients.node import Script, find_node, node
 from tests.support.documents import blocks_of
@@ -315,3 +316,22 @@ async def test_the_page_of_the_documents_shows_live_rows(chromium: Chromium) -> 
             await cluster.kill(0)
             await page.until("document.getElementById('state').textContent.startsWith('stale as of')")
             assert await page.ask("document.getElementById('rows').textContent") == "click: 7"
+
+
+async def test_the_tests_that_node_runs(cluster: Cluster) -> None:
+    command = find_node()
+    if command is None:
+        pytest.skip("no node of version 20 or newer on this machine")
+    async with cluster.run([0], [1, 2]) as workers:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            "--no-warnings",
+            "--test",
+            str(HERE / "client.test.mjs"),
+            env={**os.environ, "STREAMFLOW_URL": workers[0].url},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert "pass 5" in output.decode()

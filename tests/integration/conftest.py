@@ -76,6 +76,15 @@ def redis_server() -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(params=["kafka", "redis"])
+def broker(request: pytest.FixtureRequest) -> str:
+    """The URL of either broker: a test that takes it runs with both."""
+    if request.param == "kafka":
+        return f"kafka://{request.getfixturevalue('kafka')}"
+    url: str = request.getfixturevalue("redis_server").url
+    return url
+
+
 @pytest.fixture
 def make_redis() -> Iterator[Callable[..., RedisServer]]:
     """Starts servers of a test's own, with the arguments of `RedisServer`; they end with the test."""

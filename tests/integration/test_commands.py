@@ -41,14 +41,10 @@ async def count(stream):
 WAIT_S = 60.0
 
 
-@pytest.fixture(params=["kafka", "redis"])
-def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture
+def program(broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module with an app of its own on the broker."""
     name = f"commands_{uuid4().hex[:8]}"
-    if request.param == "kafka":
-        broker = f"kafka://{request.getfixturevalue('kafka')}"
-    else:
-        broker = request.getfixturevalue("redis_server").url
     (tmp_path / f"{name}.py").write_text(PROGRAM.format(id=name.replace("_", "-"), broker=broker))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)

@@ -89,12 +89,8 @@ class Blocked:
             worker.end()
 
 
-@pytest.fixture(params=["kafka", "redis"])
-def blocked(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Blocked]:
-    if request.param == "kafka":
-        broker = f"kafka://{request.getfixturevalue('kafka')}"
-    else:
-        broker = request.getfixturevalue("redis_server").url
+@pytest.fixture
+def blocked(broker: str, tmp_path: pathlib.Path) -> Iterator[Blocked]:
     blocked = Blocked(broker, tmp_path)
     yield blocked
     blocked.end()

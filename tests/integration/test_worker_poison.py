@@ -74,12 +74,8 @@ class Poisoned:
         return {} if rows["partial"] else {row["key"]: int(row["value"]) for row in rows["rows"]}
 
 
-@pytest.fixture(params=["kafka", "redis"])
-def poisoned(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Poisoned]:
-    if request.param == "kafka":
-        broker = f"kafka://{request.getfixturevalue('kafka')}"
-    else:
-        broker = request.getfixturevalue("redis_server").url
+@pytest.fixture
+def poisoned(broker: str, tmp_path: pathlib.Path) -> Iterator[Poisoned]:
     poisoned = Poisoned(broker, tmp_path)
     yield poisoned
     poisoned.worker.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, PartitionFacts, TopicFacts, WorkerFacts
+from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
     LateRow,
@@ -227,6 +228,31 @@ class FakeLog:
         return []
 
 
+class NoLetters:
+    """An app of which nothing was set aside."""
+
+    def topics(self) -> list[str]:
+        return ["events-dead-letters"]
+
+    async def page(self, wanted: Wanted, limit: int, after: Place | None = None) -> LetterPage:
+        return LetterPage([], None)
+
+    async def find(self, at: Place) -> Entry | None:
+        return None
+
+    def describe(self, entry: Entry, *, whole: bool = False) -> dict[str, Any]:
+        raise AssertionError("there is none")
+
+    async def replay(self, entries: Sequence[Entry], *, agent: str | None = None) -> list[int]:
+        return []
+
+    async def replay_edited(self, entry: Entry, value: object, *, agent: str | None = None) -> int:
+        raise AssertionError("there is none")
+
+    async def drop(self, entries: Sequence[Entry]) -> None:
+        """There is nothing to drop."""
+
+
 class FakeServed:
     """A worker of a `Cluster`; owns the partitions in ``owned``."""
 
@@ -311,7 +337,7 @@ class FakeServed:
 
     @property
     def letters(self) -> LettersServed:
-        raise NotImplementedError
+        return NoLetters()
 
     def agents(self) -> list[AgentFacts]:
         in_hand = [InHand("reader", "events", 0, 7, 1.5)]

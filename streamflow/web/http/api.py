@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
@@ -31,6 +31,8 @@ from streamflow.web.rights import KeyLimits, as_worker, caller_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
+COUNT_WAIT_S: Final = 0.5
+
 
 class Api:
     """One handler for each route of `routes.ROUTES`, named like it."""
@@ -39,6 +41,7 @@ class Api:
         self.served = served
         self.settings = settings
         self.version = version()
+        self._counting: asyncio.Future[list[int | BaseException]] | None = None  # the rows of each table
         self.scatter_gather = ScatterGather(served, settings, peers)
         self.describing = Describing(served, self.scatter_gather)
 
@@ -186,8 +189,17 @@ class Api:
         slow = self.served.health().get("slow") if knows else None
         return answer(request, {"status": "ready", **({"slow": slow} if slow else {})})
 
+    async def _count_rows(self) -> None:
+        """Brings up to date what takes its time; a large first count goes on beside the answer."""
+        if self._counting is None or self._counting.done():
+            readers = list(self.served.tables.values())
+            counts = (each.count_rows() for each in readers)
+            self._counting = asyncio.gather(*counts, return_exceptions=True)
+        await asyncio.wait({self._counting}, timeout=COUNT_WAIT_S)
+
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         caller_of(request).require("read", "app", self.served.app_id)
+        await self._count_rows()
         openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
         body = self.served.metrics.render(openmetrics).encode()
         return web.Response(

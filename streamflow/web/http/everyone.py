@@ -35,7 +35,7 @@ class Everyone:
             if kept is not None and clock.monotonic_ms() - kept[0] < KEPT_MS:
                 return kept[1]
             urls = self._peers.others()
-            with as_worker():
+            with as_worker():  # what is kept is for all who ask, whatever each of them may read
                 answers = await asyncio.gather(*(self._one(url, path) for url in urls))
             found = dict(zip(urls, answers, strict=True))
             self._kept[path] = clock.monotonic_ms(), found

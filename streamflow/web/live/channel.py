@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from streamflow.clock import Clock
 from streamflow.web.live.filters import Filter, Item, RowId
-from streamflow.web.live.session import Emission, Subscription, Told
+from streamflow.web.live.session import Emission, Notice, Subscription
 
 
 class Delta:
@@ -45,7 +45,7 @@ class Outgoing:
     """A message for those who were subscribed when it was made."""
 
     number: int
-    message: Emission | Told
+    message: Emission | Notice
     subscriptions: Sequence[Subscription]
 
 
@@ -164,10 +164,10 @@ class Channel:
         self._first = None
         self._put(Emission(held, meta, before, skipped))
 
-    def _put(self, message: Emission | Told) -> None:
+    def _put(self, message: Emission | Notice) -> None:
         self._out.append(Outgoing(self._number(), message, self.subscriptions))
 
-    def tell(self, told: Told) -> None:
+    def tell(self, told: Notice) -> None:
         """Behind all that is held."""
         self.flush()
         self._put(told)
@@ -176,7 +176,7 @@ class Channel:
         """Not while changes are held back: their position comes with them."""
         if not self.holds and tail != self._progress:
             self._progress = tail
-            self._put(Told("progress", tail))
+            self._put(Notice("progress", tail))
 
     def next(self) -> Outgoing | None:
         return self._out.popleft() if self._out else None

@@ -137,10 +137,6 @@ class Connection(asyncio.Protocol):
     # -- what is said to the client --------------------------------------------------------------
 
     @property
-    def transport(self) -> asyncio.Transport:
-        return self._transport
-
-    @property
     def raw(self) -> Callable[[bytes], None] | None:
         return self._transport.write if self._deflater is None else None
 

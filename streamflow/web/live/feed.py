@@ -23,7 +23,7 @@ from streamflow.web.live.filters import Filter, Item
 from streamflow.web.live.gathered import Gathered
 from streamflow.web.live.history import History
 from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
-from streamflow.web.live.session import Emission, Snapshot, Subscription, Told
+from streamflow.web.live.session import Emission, Notice, Snapshot, Subscription
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
@@ -529,9 +529,9 @@ class Feed:
         for channel in self._channels.values():
             channel.see(self._fresh)
             if missing:
-                channel.tell(Told("rebalancing", self._missing_tail()))
+                channel.tell(Notice("rebalancing", self._missing_tail()))
             else:
-                channel.tell(Told("synced", self._synced_tail(channel.filter)))
+                channel.tell(Notice("synced", self._synced_tail(channel.filter)))
         self._wake()
 
     def _sync_all(self, missing: frozenset[int]) -> None:

@@ -82,10 +82,6 @@ class Hub:
                 while self.connections:
                     await self.served.clock.sleep_ms(CHECK_MS / 10)
 
-    def transports(self) -> list[asyncio.Transport]:
-        """Those of all WebSockets."""
-        return [connection.transport for connection in self.connections]
-
     async def stop(self) -> None:
         if self._stop_listening is not None:
             self._stop_listening()

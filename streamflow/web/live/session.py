@@ -77,7 +77,7 @@ class Emission:
         return frames
 
 
-class Told:
+class Notice:
     """A message without rows that is the same for many subscriptions, but for their ids."""
 
     __slots__ = ("_name", "_tail", "_wires")

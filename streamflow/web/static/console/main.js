@@ -57,6 +57,10 @@ let shown = null;
 
 // -- pages ---------------------------------------------------------------------------------------
 
+function silence() {
+  return cluster.workers === null ? "all" : cluster.silent.map((worker) => worker.url).sort().join();
+}
+
 /** What a page is given besides its parameters. All that it begins ends with it. */
 function context(parameters, query) {
   const mine = closing;
@@ -77,6 +81,13 @@ function context(parameters, query) {
     poll(address, everyMs, told, failed) {
       const poll = new Poll(address, everyMs, told, failed);
       mine.push(() => poll.stop());
+      // Who falls silent, or comes back, changes every figure: all are asked for anew at once.
+      let silent = silence();
+      this.onCluster(() => {
+        if (silence() === silent) return;
+        silent = silence();
+        poll.round();
+      });
       return poll;
     },
     /** Asks again and again, and draws into `root`; says so where it is old, or not to be had here. */

@@ -16,7 +16,8 @@ import cramjam
 import pyarrow
 import pytest
 
-from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed, partition_of
+from streamflow.query.rows import TableStatus
+from tests.support.web_fakes import SIZE_MS, Cluster, FakeReader, FakeServed, partition_of
 
 USERS: dict[str, Any] = {
     f"u{n:02}": {"total": (n * 7) % 30, "type": "ab"[n % 2], "data": {"n": n}} for n in range(30)
@@ -45,7 +46,7 @@ async def worker(cluster: Cluster, request: pytest.FixtureRequest) -> AsyncItera
 async def get(served: FakeServed, path: str, **headers: str) -> tuple[int, Any, bytes]:
     from yarl import URL
 
-    async with aiohttp.ClientSession(auto_decompress=False) as http:
+    async with aiohttp.ClientSession(auto_decompress=False, max_field_size=1 << 20) as http:
         url = URL(served.url + path, encoded=True)
         async with http.get(url, headers={"Accept-Encoding": "identity", **headers}) as answer:
             return answer.status, answer.headers, await answer.read()
@@ -341,3 +342,19 @@ async def test_where_nobody_keeps_it_stale_rows_are_missing_too(cluster: Cluster
         assert (body["missing_partitions"], body["stale"]) == ([1, 2], {})
         key = next(key for key in USERS if partition_of(key) == 1)
         assert (await get(workers[0], f"/v1/tables/users/keys/{key}?stale=ok"))[0] == 503
+
+
+async def test_a_peers_stream_may_say_much_of_many_partitions(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.data["users"].positions |= dict.fromkeys(range(3, 900), 10**18)
+
+    def status(self: FakeReader) -> TableStatus:
+        positions = self.data.positions
+        return TableStatus(dict(positions), dict.fromkeys(positions, 0), None, {})
+
+    monkeypatch.setattr("tests.support.web_fakes.FakeReader.status", status)
+    async with cluster.run({0}, {1, 2}) as workers:
+        _, headers, raw = await get(workers[0], ROWS, Accept="application/x-ndjson")
+        assert len(raw.splitlines()) == 30
+        assert not json.loads(headers["Streamflow-Completeness"])["partial"]

@@ -82,7 +82,10 @@ function drawFigures(cluster, history) {
     say("worker-count", "–", cluster.lostSince === null ? "not known" : "this worker does not answer");
     return;
   }
-  const last = (name) => history?.get(name)?.at(-1) ?? null;
+  const silent = cluster.silent.length;
+  const answering = { known: workers.length - silent, of: workers.length };
+  // What the workers measured together holds no more when one of them is silent.
+  const last = (name) => (silent ? null : history?.get(name)?.at(-1) ?? null);
   const partly = ({ known, of }) => (known === of ? "" : known ? `known of ${known} of ${of} workers` : "not known");
 
   const all = [...cluster.totals.values()].reduce((sum, total) => sum + total, 0);
@@ -95,13 +98,13 @@ function drawFigures(cluster, history) {
   say("lag", lag.value !== null && (lagIsWhole || lag.value) ? format.count(lag.value) : "–", partly(lag) || (lag.value ? "records still to be read" : "caught up"));
 
   const failed = last("failed_per_s");
-  say("failed", failed === null ? "–" : rate(failed), failed === null ? "not known" : failed ? "attempts of agents that raised" : "none");
+  say("failed", failed === null ? "–" : rate(failed), failed === null ? partly(answering) || "not known" : failed ? "attempts of agents that raised" : "none");
 
   const memory = cluster.sum("memory");
   say("memory", memory.value === null ? "–" : format.bytes(memory.value), partly(memory) || (memory.of > 1 ? "of all workers" : "of this worker"));
 
   const connections = last("ws_connections") ?? (cluster.sum("connections").known === workers.length ? cluster.sum("connections").value : null);
-  say("connections", connections === null ? "–" : format.count(connections), connections === null ? "not known" : "WebSockets, workers' too");
+  say("connections", connections === null ? "–" : format.count(connections), connections === null ? partly(answering) || "not known" : "WebSockets, workers' too");
 
   const checkpoints = workers.filter((worker) => worker.state === "ready" && typeof worker.checkpoint?.last_s === "number").map((worker) => worker.checkpoint);
   if (checkpoints.length) {
@@ -112,7 +115,6 @@ function drawFigures(cluster, history) {
   } else say("checkpoint", "–", "none yet");
 
   const ready = workers.filter((worker) => worker.state === "ready").length;
-  const silent = cluster.silent.length;
   say("worker-count", format.count(workers.length), ready === workers.length ? (ready === 1 ? "ready" : "all ready") : silent ? `${format.plural(silent, "does", "do")} not answer` : `${ready} of ${workers.length} ready`);
 }
 

@@ -74,7 +74,7 @@ class Browser {
       h("div", { class: "field last" }, h("div", { class: "inputs" }, h("button", { type: "submit", class: "primary" }, "Read"), this.copies)));
     this.list = new VirtualList({
       label: `Messages of ${name}`,
-      columns: [{ name: "Offset", width: "10.5rem", wideOnly: true }, { name: "Time", width: "8.5rem", wideOnly: true }, { name: "Key", width: "minmax(6rem, 1fr)", mono: true }, { name: "Value", width: "minmax(8rem, 3fr)", mono: true }],
+      columns: [{ name: "Offset", width: "12rem", wideOnly: true }, { name: "Time", width: "8.5rem", wideOnly: true }, { name: "Key", width: "minmax(6rem, 1fr)", mono: true }, { name: "Value", width: "minmax(8rem, 3fr)", mono: true }],
       id: (message) => `${message.partition}:${message.offset}`,
       cells: (message) => [
         format.offset(message.offset),
