@@ -15,7 +15,7 @@ from typing import Any
 
 from streamflow.aggregates.field_watch import FieldUse, FieldWatch
 from streamflow.aggregates.functions.base import Bad, Field
-from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore, RowKey
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import Condition, condition
@@ -262,7 +262,7 @@ class AggregateConsumer:
         # Nothing is late when even the oldest event's window is open at the end of the column.
         suspect = window is not None and window.start_of(min(times)) < window.first_open_start(after_ms)
         # Nor when each event is as late as all before it, which most columns are.
-        if suspect and (before_ms is None or times[0] >= before_ms) and sorted(times) == times:
+        if suspect and in_order(times, before_ms):
             suspect = False
         if not suspect and wanted is None:
             return None, 0, 0
@@ -312,27 +312,32 @@ class AggregateConsumer:
 
         Returns how many were late, where only the rows can tell that (`_live` tells otherwise).
         """
-        window, times = self.window, columns.times
+        window = self.window
         if window is None:
             self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
             return 0
         assert isinstance(window, TumblingWindow)
+        self._fold_tumbling(part, window, columns)
+        return 0
+
+    def _fold_tumbling(self, part: TablePartition, window: TumblingWindow, columns: Columns) -> None:
+        """Folds columns whose rows are kept by windows side by side."""
+        times = columns.times
         first = window.start_of(min(times))
         if first == window.start_of(max(times)):
             self._fold_window(part, first, columns.groups, columns.values)
-            return 0
+            return
         starts = window.starts_of_column(times)
         runs = [(start, len(list(run))) for start, run in groupby(starts)]
         if len(runs) * RUN_EVENTS_MIN > len(times):
             self._fold_mixed(part, starts, columns)
-            return 0
+            return
         at = 0
         for start, length in runs:
             stretch = slice(at, at + length)
             values = [None if column is None else column[stretch] for column in columns.values]
             self._fold_window(part, start, columns.groups[stretch], values)
             at += length
-        return 0
 
     def _fold_mixed(self, part: TablePartition, starts: list[int], columns: Columns) -> None:
         """Disorder: groups by window and group at once."""
@@ -365,6 +370,18 @@ class AggregateConsumer:
     def merge_one(self, part: TablePartition, start: int, key: Hashable, delta: State) -> None:
         """Merges a fresh state into one row."""
         self._merge(part, start, {key: delta})
+
+    def apply_late(
+        self, part: TablePartition, time_ms: int, rows: Sequence[RowKey], state: Callable[[], State]
+    ) -> None:
+        """Folds a late event of this time into its rows; ``state`` makes a fresh one of it alone."""
+        for start, key in rows:
+            self.merge_one(part, start, key, state())
+
+    def revised_state(self, part: TablePartition, start: int, key: Hashable) -> State | None:
+        """What a row merges to of which the cut has a part; ``None``: it has none."""
+        state = (part.cut or {}).get(start, {}).get(key)
+        return None if state is DELETED else state
 
     def closing(
         self, part: TablePartition, before_ms: int | None, watermark_ms: int
@@ -403,9 +420,14 @@ class AggregateConsumer:
                 return
             yield start, cut.get(start, {})
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
-        """The rows that go with the cut of a partition, by the id of their window."""
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Any]]:
+        """The rows that go with the cut of a partition, by the id of their window. Asked once for each."""
         return {start: list(part.store.window(start)) for start in part.drops}
+
+
+def in_order(times: list[int], before_ms: int | None) -> bool:
+    """Is each event as late as all before it?"""
+    return (before_ms is None or times[0] >= before_ms) and sorted(times) == times
 
 
 def running_watermarks(times: list[int], before_ms: int | None) -> Iterator[int]:

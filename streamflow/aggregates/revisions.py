@@ -17,6 +17,7 @@ there are depends on the events themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer
@@ -24,7 +25,6 @@ from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.codecs import json_bytes
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
-from streamflow.state.stores.base import DELETED
 
 
 class Revisions:
@@ -69,8 +69,9 @@ class Revisions:
                 if dumped is not None:
                     state = values.merge(values.load(dumped), state)
                 self.late_events.correct((start, key), revisions + 1, values.dump(state))
-                if not spec.is_shuffled:
-                    self._consumer.merge_one(self._part, start, key, values.load(event.state))
+            if not spec.is_shuffled:
+                fresh = partial(values.load, event.state)
+                self._consumer.apply_late(self._part, event.time_ms, rows, fresh)
             self.late_events.applied(event)
             done["applied"] += 1
         if done["applied"]:
@@ -103,8 +104,8 @@ class Revisions:
         for (start, key), _ in self._corrected:
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
                 continue  # the closing itself tells of it
-            state = (self._part.cut or {}).get(start, {}).get(key)
-            if state is not None and state is not DELETED:
+            state = self._consumer.revised_state(self._part, start, key)
+            if state is not None:
                 yield (start, key), state
 
 

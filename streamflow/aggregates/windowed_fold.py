@@ -7,12 +7,14 @@ windows that are closed in part, and are looked at one by one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from streamflow.aggregates.fold import AggregateConsumer, Columns, running_watermarks
+from streamflow.aggregates.fold import AggregateConsumer, Columns, in_order, running_watermarks
+from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
+from streamflow.state.hopping_panes import HoppingRows, SplitPane, cut_rows, windows_gone
 from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition
 from streamflow.state.sessions import SessionIndex, SessionRow, touched
@@ -25,7 +27,8 @@ def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
     """The consumer of a declared aggregate, by the kind of its window."""
     window = spec.window
     if isinstance(window, HoppingWindow):
-        return HoppingConsumer(spec, window)
+        kept = HoppingConsumer if spec.hopping_panes is None else HoppingPanesConsumer
+        return kept(spec, window)
     if isinstance(window, SlidingWindow):
         return SlidingConsumer(spec, window)
     if isinstance(window, SessionWindow):
@@ -35,7 +38,7 @@ def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
 
 
 class HoppingConsumer(AggregateConsumer):
-    """Folds each pane once, and merges it into every window that holds it."""
+    """Folds each pane once, and merges it into every window that holds it: for rows that move on."""
 
     def __init__(self, spec: AggregateSpec, window: HoppingWindow) -> None:
         super().__init__(spec, window)
@@ -46,7 +49,9 @@ class HoppingConsumer(AggregateConsumer):
     ) -> tuple[list[int] | None, int, int]:
         window, times = self._hopping, columns.times
         assert after_ms is not None
-        if window.oldest_start_of(min(times)) < window.first_open_start(after_ms):
+        if window.oldest_start_of(min(times)) < window.first_open_start(after_ms) and not in_order(
+            times, before_ms
+        ):
             # By its windows an event is as much behind as by its time: within the grace all of them are open.
             grace_ms = window.grace_ms
             closed_at = [
@@ -62,8 +67,13 @@ class HoppingConsumer(AggregateConsumer):
         if closed_at is None:
             self._fold_panes(part, columns)
             return 0
-        in_time = [index for index, first in enumerate(closed_at) if first is None]
-        behind = [index for index, first in enumerate(closed_at) if first is not None]
+        oldest_of, times = self._hopping.oldest_start_of, columns.times
+        behind = [
+            index
+            for index, first in enumerate(closed_at)
+            if first is not None and first > oldest_of(times[index])
+        ]
+        in_time = sorted({*range(len(times))} - {*behind})
         if in_time:
             self._fold_panes(part, columns.select(in_time))
         if behind:
@@ -104,13 +114,90 @@ class HoppingConsumer(AggregateConsumer):
             self._merge(part, start, {group: delta})
 
 
+class HoppingPanesConsumer(HoppingConsumer):
+    """Folds panes, which are what is kept; see `state.hopping_panes`."""
+
+    def __init__(self, spec: AggregateSpec, window: HoppingWindow) -> None:
+        super().__init__(spec, window)
+        self._pane_window = window.panes()
+        self._expired_to_ms: dict[int, int | None] = {}  # partition -> up to where windows have expired
+
+    def hold(self, part: TablePartition, late_store: LateEventStore | None) -> None:
+        super().hold(part, late_store)
+        self._expired_to_ms[part.partition] = part.expired_to_ms
+
+    def drop(self) -> None:
+        super().drop()
+        self._expired_to_ms.clear()
+
+    def _fold_panes(self, part: TablePartition, columns: Columns) -> None:
+        self._fold_tumbling(part, self._pane_window, columns)
+
+    def _fold_behind(self, part: TablePartition, columns: Columns) -> None:
+        """Some windows of each event may be closed: it counts in those that are open."""
+        window, first_open = self._hopping, columns.closed_at
+        assert first_open is not None
+        keys = [
+            (window.pane_of(t), group, first)
+            for t, group, first in zip(columns.times, columns.groups, first_open, strict=True)
+        ]
+        deltas: dict[int, dict[Any, SplitPane]] = {}
+        for (pane, group, first), state in self.spec.values.fold_columns(keys, columns.values).items():
+            of = deltas.setdefault(pane, {}).setdefault(group, SplitPane())
+            of[first] = state
+        for pane, groups in deltas.items():
+            self._merge(part, pane, groups)
+
+    def apply_late(
+        self, part: TablePartition, time_ms: int, rows: Sequence[RowKey], state: Callable[[], State]
+    ) -> None:
+        # Windows before the first of the rows have expired, and may still be told of by the next cut.
+        (first, key), window = rows[0], self._hopping
+        fresh = state()
+        if first > window.oldest_start_of(time_ms):
+            fresh = SplitPane({first: fresh})
+        self._merge(part, window.pane_of(time_ms), {key: fresh})
+
+    def revised_state(self, part: TablePartition, start: int, key: Hashable) -> State | None:
+        states = cut_rows(self._hopping, part).states(start, key)
+        return self.spec.values.merge_all(states) if states else None
+
+    def rows(self, part: TablePartition) -> HoppingRows:
+        """The windows that the checkpointed panes of a partition make."""
+        return HoppingRows(self._hopping, part.store)
+
+    def closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        rows = cut_rows(self._hopping, part)
+        for start, states in rows.merged(self._ends(rows, before_ms, watermark_ms), self.spec.values):
+            if states:
+                yield start, states
+
+    def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
+        rows = cut_rows(self._hopping, part)
+        return [start for start in self._ends(rows, before_ms, watermark_ms) if rows.has_rows(start)]
+
+    def _ends(self, rows: HoppingRows, before_ms: int | None, watermark_ms: int) -> Iterator[int]:
+        window = self._hopping
+        first = None if before_ms is None else window.first_open_start(before_ms)
+        return rows.between(first, window.first_open_start(watermark_ms))
+
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Hashable]]:
+        before_ms, to_ms = self._expired_to_ms.get(part.partition), part.expired_to_ms
+        if to_ms is None or to_ms == before_ms:
+            return {}
+        self._expired_to_ms[part.partition] = to_ms
+        return windows_gone(self._hopping, part, before_ms)
+
+
 class _LatenessConsumer(AggregateConsumer):
     """What sliding windows and sessions share: of events that came later than the grace it is noted."""
 
     def _mark_behind(self, columns: Columns, before_ms: int | None, after_ms: int | None) -> None:
         assert after_ms is not None
         grace_ms = self.spec.window.grace_ms if self.spec.window is not None else 0
-        if min(columns.times) < after_ms - grace_ms:
+        if min(columns.times) < after_ms - grace_ms and not in_order(columns.times, before_ms):
             behind = [
                 watermark_ms - grace_ms if t < watermark_ms - grace_ms else None
                 for t, watermark_ms in zip(
@@ -160,7 +247,7 @@ class SlidingConsumer(_LatenessConsumer):
     def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
         return [start for start, _ in self.rows(part).closing(before_ms, watermark_ms)]
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Hashable]]:
         return {} if self.spec.is_shuffled else rows_gone(self._sliding, part)
 
 

@@ -176,6 +176,9 @@ class SlidingAgentReader(SlidingReaderBase, AgentReader):
         super().__init__(engine, table)
         self._sliding_table = table
 
+    def row_count(self) -> int:
+        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)
+
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self._sliding_table.rows(self._sliding_table.parts[partition], durable=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -12,7 +12,7 @@ from streamflow.aggregates.late_events import LateEventStore
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
-from streamflow.aggregates.windowed_fold import SlidingConsumer
+from streamflow.aggregates.windowed_fold import HoppingPanesConsumer, SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
@@ -21,9 +21,10 @@ from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
 from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.changelog import json_key
+from streamflow.state.hopping_panes import HoppingRows, starts_made_of
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING
-from streamflow.windows import SessionWindow, SlidingWindow
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
 
 
 class AggregateReader(TableReaderBase):
@@ -160,6 +161,9 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
 
     aggregate: SlidingConsumer
 
+    def row_count(self) -> int:
+        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)
+
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
 
@@ -169,6 +173,66 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
     def _value_of(self, states: list[Any]) -> Any:
         values = self.aggregate.spec.values
         return values.result(values.merge_all(states))
+
+
+class HoppingReader(SlidingReaderBase, KeyedReader):
+    """A declared table over hopping windows that is grouped by the message's key; its rows are panes."""
+
+    kept_as_panes = True
+    aggregate: HoppingPanesConsumer
+    window: HoppingWindow
+
+    def _sliding(self, partition: int) -> HoppingRows:
+        return self.aggregate.rows(self.aggregate.parts[partition])
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self.aggregate.parts[partition].expired_to_ms
+
+    def _value_of(self, states: list[Any]) -> Any:
+        values = self.aggregate.spec.values
+        return values.result(values.merge_all(states))
+
+    @property
+    def counts_windows(self) -> bool:
+        return True
+
+    def some_starts(self, partition: int) -> Iterable[int]:
+        return self._sliding(partition).between(self._first_kept(partition), None)
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self._sliding(partition).groups_at(start) if self._is_kept(partition, start) else ()
+
+    def values(
+        self, partition: int, rows: Mapping[int, Iterable[Any]]
+    ) -> Iterator[tuple[int, Hashable, Any]]:
+        # Windows overlap: together they are made in much less time than one by one.
+        functions = self.aggregate.spec.values
+        made = dict(self._sliding(partition).merged(sorted(rows), functions, rows))
+        for start, keys in rows.items():
+            kept = self._is_kept(partition, start)
+            for key in keys:
+                state = made[start].get(key, MISSING) if kept else MISSING
+                yield start, key, MISSING if state is MISSING else functions.result(state)
+
+    def kept_ids(self, partition: int) -> list[int]:
+        return self.aggregate.parts[partition].store.starts()
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self.aggregate.parts[partition].store.window(kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return starts_made_of(self.window, kept)
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return start <= kept < self.window.end_of(start)
+
+    def row_count(self) -> int:
+        found = 0
+        for partition in self.owned:
+            store = self.aggregate.parts[partition].store
+            rows, first = self._sliding(partition), self._first_kept(partition)
+            found += rows.count(first, store.starts(), len(store))
+        return found
 
 
 class FinalStageReader(AggregateReader):

@@ -55,6 +55,22 @@ class IndexedRows(Protocol):
 
     def shown(self, key: Hashable) -> Any: ...
 
+    def kept_ids(self, partition: int) -> list[int]:
+        """The ids that rows are kept by: those of windows, or of the panes that windows are made of."""
+        ...
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        """The keys of what is kept by an id of `kept_ids`."""
+        ...
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        """The ids of the windows that a key may have by what it has kept, in order."""
+        ...
+
+    def is_part(self, kept: int, start: int) -> bool:
+        """May what is kept by this id make a row of this window?"""
+        ...
+
 
 class RowsIndex(ABC):
     """One index over rows of one partition."""
@@ -162,7 +178,7 @@ class WindowKeys(RowsIndex):
         return True
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
-        if start != self.start:
+        if not self.rows.is_part(start, self.start):
             return
         for key in came:
             self._add(self.order, self._entries, key)
@@ -171,7 +187,7 @@ class WindowKeys(RowsIndex):
 
 
 class KeyIds(RowsIndex):
-    """All keys in order, and the ids of each one's windows. Sliding windows are asked for theirs."""
+    """All keys in order, and by which ids each has rows. Sliding windows are asked for theirs."""
 
     def __init__(self, rows: IndexedRows, partition: int) -> None:
         super().__init__(rows, partition)
@@ -183,15 +199,15 @@ class KeyIds(RowsIndex):
     def ids(self, key: Hashable) -> list[int]:
         if self._is_sliding:
             return self.rows.starts_of(self.partition, key)
-        return self._ids.of(key).get(key, [])
+        return self.rows.ids_made_of(self._ids.of(key).get(key, []))
 
     async def _make(self, slices: Slices) -> None:
         if self._is_sliding:
             keys = list(self.rows.groups(self.partition))
         else:
             keys = []
-            for start in self.rows.starts(self.partition):
-                rest = iter(list(self.rows.keys(self.partition, start)))
+            for start in self.rows.kept_ids(self.partition):
+                rest = iter(list(self.rows.kept_keys(self.partition, start)))
                 while some := list(islice(rest, BLOCK)):
                     for key in some:
                         mine = self._ids.of(key)

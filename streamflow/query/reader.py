@@ -37,6 +37,8 @@ class TableReaderBase(ABC):
     """
 
     kind: Literal["agent", "aggregate"]
+    kept_as_panes = False
+    """True: `kept_ids` are those of panes."""
     keyed = True
 
     def __init__(
@@ -114,10 +116,14 @@ class TableReaderBase(ABC):
 
     def _some_rows(self) -> Iterator[list[Any]]:
         for partition in sorted(self.owned):
-            for start in self.starts(partition):
+            for start in self.some_starts(partition):
                 for key in self.keys(partition, start):
                     if (value := self.value(partition, start, key)) is not MISSING:
                         yield [self.shown(key), value]
+
+    def some_starts(self, partition: int) -> Iterable[int]:
+        """`starts`, for who needs the first of them only."""
+        return self.starts(partition)
 
     @abstractmethod
     def positions(self, partition: int | None = None) -> dict[int, int]:
@@ -170,6 +176,14 @@ class TableReaderBase(ABC):
     def changed(self, partition: int, rows: Rows) -> Rows:
         """The rows that are shown otherwise since these kept ones changed, by id and kept key."""
         return rows
+
+    def values(
+        self, partition: int, rows: Mapping[int, Iterable[Any]]
+    ) -> Iterator[tuple[int, Hashable, Any]]:
+        """Id, kept key and `value` of each of these rows, in their order."""
+        for start, keys in rows.items():
+            for key in keys:
+                yield start, key, self.value(partition, start, key)
 
     def row(self, partition: int, start: int, key: Hashable, value: object, begins: int | None = None) -> Row:
         """The row of a kept key; ``begins`` where only the caller knows still."""
@@ -260,6 +274,18 @@ class TableReaderBase(ABC):
     def groups(self, partition: int) -> Iterable[Any]:
         """All kept keys, of tables over sliding windows."""
         raise NotImplementedError
+
+    def kept_ids(self, partition: int) -> list[int]:
+        return self.starts(partition)
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self.keys(partition, kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return kept
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return kept == start
 
     def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
         """Ids of windows in this state lie at or behind the first, and before the second."""

@@ -1,21 +1,40 @@
-"""Rows of sliding windows, which are not kept: each is made of the panes that are."""
+"""Rows of sliding and of hopping windows, which are not kept: each is made of the panes that are."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from streamflow.query.reader import TableReaderBase
-from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
+
+
+class RowsOfPanes(Protocol):
+    """What a reader asks of the windows that panes make; see `state.panes.SlidingRows`."""
+
+    def starts(self, first: int | None = None) -> list[int]: ...
+
+    def starts_of(self, key: Hashable, /) -> list[int]: ...
+
+    def is_there(self, start: int, key: Hashable, /) -> bool: ...
+
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None: ...
+
+    def all_groups(self) -> Iterable[Any]: ...
+
+    def groups_at(self, start: int) -> Iterable[Any]: ...
+
+    def states(self, start: int, key: Hashable, /) -> list[Any]: ...
+
+    def touched_by(self, time_ms: int, key: Hashable, /) -> list[int]: ...
 
 
 class SlidingReaderBase(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod
-    def _sliding(self, partition: int) -> SlidingRows[Hashable]: ...
+    def _sliding(self, partition: int) -> RowsOfPanes: ...
 
     @abstractmethod
     def _expired_to_ms(self, partition: int) -> int | None: ...
@@ -74,6 +93,3 @@ class SlidingReaderBase(TableReaderBase):
                 for start in sliding.touched_by(time_ms, key):
                     found.setdefault(start, {})[key] = None
         return found
-
-    def row_count(self) -> int:
-        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)

@@ -66,6 +66,18 @@ class Rows:
     def shown(self, key: Hashable) -> Any:
         return key
 
+    def kept_ids(self, partition: int) -> list[int]:
+        return self.starts(partition)
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self.keys(partition, kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return kept
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return kept == start
+
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50))), st.integers(0, 60), st.integers(0, 60))
 def test_chunks_are_a_sorted_list(acts: list[tuple[bool, int]], low: int, high: int) -> None:
