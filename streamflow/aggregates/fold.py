@@ -270,13 +270,13 @@ class AggregateConsumer:
         late_at: set[int] = set()
         if suspect and window is not None:
             # Only what lies further behind than the grace can be late: the rest needs one comparison.
-            grace_ms = window.grace_ms
-            behind = [
-                (i, t, watermark_ms)
-                for i, (t, watermark_ms) in enumerate(zip(times, running, strict=True))
-                if t < watermark_ms - grace_ms
-            ]
-            late_at = {i for i, t, watermark_ms in behind if t < window.first_open_start(watermark_ms)}
+            grace_ms, of_ms, first_open = window.grace_ms, 0, window.first_open_start(0)
+            for i, (t, watermark_ms) in enumerate(zip(times, running, strict=True)):
+                if t < watermark_ms - grace_ms:
+                    if watermark_ms != of_ms:  # it moves on now and then
+                        of_ms, first_open = watermark_ms, window.first_open_start(watermark_ms)
+                    if t < first_open:
+                        late_at.add(i)
         indexes = range(len(times)) if wanted is None else [i for i, want in enumerate(wanted) if want]
         live = [i for i in indexes if i not in late_at] if late_at else list(indexes)
         late = len(indexes) - len(live)
@@ -305,7 +305,7 @@ class AggregateConsumer:
             row = windows[0][1] if isinstance(window, SessionWindow) else t
             return Late(t, behind_ms, offset, ((row, group),), None)
         state = values.fold_columns([0], [None if c is None else [c[index]] for c in columns.values])[0]
-        return Late(t, behind_ms, offset, tuple((start, group) for start, _ in windows), values.dump(state))
+        return Late(t, behind_ms, offset, ((windows[0][0], group),), values.dump(state))
 
     def _fold(self, part: TablePartition, columns: Columns) -> int:
         """Folds columns into the partition's changes, one stretch of events of one window at a time.

@@ -58,7 +58,8 @@ class Revisions:
             if event.state is None:
                 done["unsupported"] += 1
                 continue
-            rows = [self.late_events.row_of(text) for text in event.rows]
+            key = self.late_events.row_of(event.rows[0])[1]
+            rows = [(start, key) for start, _ in window.windows_of(event.time_ms)]
             rows = [r for r in rows if watermark_ms is None or not window.expired(r[0], watermark_ms)]
             if not rows:
                 done["expired"] += 1

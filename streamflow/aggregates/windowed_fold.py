@@ -53,11 +53,7 @@ class HoppingConsumer(AggregateConsumer):
             times, before_ms
         ):
             # By its windows an event is as much behind as by its time: within the grace all of them are open.
-            grace_ms = window.grace_ms
-            closed_at = [
-                window.first_open_start(watermark_ms) if t < watermark_ms - grace_ms else None
-                for t, watermark_ms in zip(times, running_watermarks(times, before_ms), strict=True)
-            ]
+            closed_at = first_open_starts(window, times, before_ms)
             if any(first is not None for first in closed_at):
                 columns.note_closed(closed_at)
         return super()._live(columns, before_ms, after_ms)
@@ -67,13 +63,14 @@ class HoppingConsumer(AggregateConsumer):
         if closed_at is None:
             self._fold_panes(part, columns)
             return 0
-        oldest_of, times = self._hopping.oldest_start_of, columns.times
+        size, step, offset = self._hopping.size_ms, self._hopping.step_ms, self._hopping.offset_ms
+        # HOT PATH: `oldest_start_of`, without a call for each.
         behind = [
             index
-            for index, first in enumerate(closed_at)
-            if first is not None and first > oldest_of(times[index])
+            for index, (first, t) in enumerate(zip(closed_at, columns.times, strict=True))
+            if first is not None and first > t - size - (t - size - offset) % step + step
         ]
-        in_time = sorted({*range(len(times))} - {*behind})
+        in_time = sorted({*range(len(columns.times))} - {*behind})
         if in_time:
             self._fold_panes(part, columns.select(in_time))
         if behind:
@@ -114,6 +111,21 @@ class HoppingConsumer(AggregateConsumer):
             self._merge(part, start, {group: delta})
 
 
+def first_open_starts(window: HoppingWindow, times: list[int], before_ms: int | None) -> list[int | None]:
+    """For each event that came later than the grace, the first window that was open then."""
+    grace_ms = window.grace_ms
+    of_ms, first = 0, window.first_open_start(0)
+    found: list[int | None] = []
+    for t, watermark_ms in zip(times, running_watermarks(times, before_ms), strict=True):
+        if t >= watermark_ms - grace_ms:
+            found.append(None)
+            continue
+        if watermark_ms != of_ms:  # it moves on now and then
+            of_ms, first = watermark_ms, window.first_open_start(watermark_ms)
+        found.append(first)
+    return found
+
+
 class HoppingPanesConsumer(HoppingConsumer):
     """Folds panes, which are what is kept; see `state.hopping_panes`."""
 
@@ -135,12 +147,10 @@ class HoppingPanesConsumer(HoppingConsumer):
 
     def _fold_behind(self, part: TablePartition, columns: Columns) -> None:
         """Some windows of each event may be closed: it counts in those that are open."""
-        window, first_open = self._hopping, columns.closed_at
+        first_open = columns.closed_at
         assert first_open is not None
-        keys = [
-            (window.pane_of(t), group, first)
-            for t, group, first in zip(columns.times, columns.groups, first_open, strict=True)
-        ]
+        panes = self._pane_window.starts_of_column(columns.times)
+        keys = list(zip(panes, columns.groups, first_open, strict=True))
         deltas: dict[int, dict[Any, SplitPane]] = {}
         for (pane, group, first), state in self.spec.values.fold_columns(keys, columns.values).items():
             of = deltas.setdefault(pane, {}).setdefault(group, SplitPane())
@@ -176,12 +186,12 @@ class HoppingPanesConsumer(HoppingConsumer):
 
     def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
         rows = cut_rows(self._hopping, part)
-        return [start for start in self._ends(rows, before_ms, watermark_ms) if rows.has_rows(start)]
+        return rows.with_rows(self._ends(rows, before_ms, watermark_ms))
 
-    def _ends(self, rows: HoppingRows, before_ms: int | None, watermark_ms: int) -> Iterator[int]:
+    def _ends(self, rows: HoppingRows, before_ms: int | None, watermark_ms: int) -> list[int]:
         window = self._hopping
         first = None if before_ms is None else window.first_open_start(before_ms)
-        return rows.between(first, window.first_open_start(watermark_ms))
+        return rows.starts_between(first, window.first_open_start(watermark_ms))
 
     def expiring(self, part: TablePartition) -> Mapping[int, list[Hashable]]:
         before_ms, to_ms = self._expired_to_ms.get(part.partition), part.expired_to_ms

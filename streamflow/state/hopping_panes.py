@@ -38,6 +38,10 @@ class Panes(Protocol):
         """The pane behind ``start`` (``None``: the first), or before it, if ``descending``."""
         ...
 
+    def starts(self) -> list[int]:
+        """The starts of all panes, in order."""
+        ...
+
     def window(self, start: int) -> Mapping[Any, Any]: ...
 
     def get(self, start: int, key: Hashable) -> Any:
@@ -62,6 +66,10 @@ class LayeredPanes:
         at = 0 if start is None else bisect_left(starts, start + 1)
         return found if at == len(starts) else starts[at] if found is None else min(starts[at], found)
 
+    def starts(self) -> list[int]:
+        below = self._store.starts()
+        return sorted({*below, *self._starts}) if self._starts else below
+
     def window(self, start: int) -> Mapping[Any, Any]:
         above, below = self._above.get(start), self._store.window(start)
         if above is None:
@@ -76,6 +84,20 @@ class LayeredPanes:
 def counts_in(start: int, kept: object) -> bool:
     """Does anything of a pane that the window holds count in it?"""
     return type(kept) is not SplitPane or any(first is None or start >= first for first in kept)
+
+
+def _first_counting(kept: Iterable[Any]) -> int | None:
+    """The least start in which anything of one pane counts; ``None``: in every one that holds it."""
+    least: int | None = None
+    for each in kept:
+        if type(each) is not SplitPane:
+            return None
+        for first in each:
+            if first is None:
+                return None
+            if least is None or first < least:
+                least = first
+    return least
 
 
 def states_in(start: int, kept: object) -> Iterable[Any]:
@@ -161,7 +183,34 @@ class HoppingRows:
 
     def starts(self, first: int | None = None) -> list[int]:
         """Starts of all windows that may have rows, from ``first`` on."""
-        return list(self.between(first, None))
+        return self.starts_between(first, None)
+
+    def starts_between(self, first: int | None, end: int | None) -> list[int]:
+        """`between`, at once: many windows of few panes take hardly any time."""
+        panes, window = self._panes.starts(), self._window
+        low = 0 if first is None else bisect_left(panes, first)
+        high = len(panes) if end is None else bisect_left(panes, end - window.step_ms + window.size_ms)
+        starts = starts_made_of(window, panes[low:high])
+        low = 0 if first is None else bisect_left(starts, first)
+        return starts[low : len(starts) if end is None else bisect_left(starts, end)]
+
+    def with_rows(self, starts: list[int]) -> list[int]:
+        """Those of `starts_between` that have any row."""
+        if not starts:
+            return starts
+        panes, window = self._panes, self._window
+        pane, end = panes.next_start(starts[0] - 1), starts[-1] + window.size_ms
+        some: list[range] = []
+        split = False
+        while pane is not None and pane < end:
+            of, first = window.starts_of(pane), _first_counting(panes.window(pane).values())
+            split |= first is not None
+            some.append(of if first is None else range(max(of[0], first), of[-1] + 1, window.step_ms))
+            pane = panes.next_start(pane)
+        if not split:
+            return starts
+        found = {start for of in some for start in of}
+        return [start for start in starts if start in found]
 
     def panes_of(self, start: int) -> Iterator[int]:
         """The panes with rows that a window holds, oldest first."""
@@ -170,14 +219,6 @@ class HoppingRows:
         while pane is not None and pane < end:
             yield pane
             pane = self._panes.next_start(pane)
-
-    def has_rows(self, start: int) -> bool:
-        """Has the window any row?"""
-        return any(
-            counts_in(start, kept)
-            for pane in self.panes_of(start)
-            for kept in self._panes.window(pane).values()
-        )
 
     def groups_at(self, start: int) -> Iterator[Any]:
         """The keys that have a row in this window, each once. Others may work between two of them."""
@@ -363,7 +404,7 @@ def windows_gone(window: HoppingWindow, part: TablePartition, before_ms: int | N
     dropped = {pane: dict(part.store.window(pane).items()) for pane in part.drops}
     rows = HoppingRows(window, LayeredPanes(part.store, dropped))
     first = None if before_ms is None else window.first_kept_start(before_ms)
-    return RowsGone(rows, list(rows.between(first, window.first_kept_start(part.expired_to_ms))))
+    return RowsGone(rows, rows.starts_between(first, window.first_kept_start(part.expired_to_ms)))
 
 
 def cut_rows(window: HoppingWindow, part: TablePartition) -> HoppingRows:

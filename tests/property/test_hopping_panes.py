@@ -57,7 +57,8 @@ class Side:
         assert window is not None
         assert watermark_ms is not None
         for event in list(self.late.waiting()):
-            rows = [self.late.row_of(text) for text in event.rows]
+            key = self.late.row_of(event.rows[0])[1]
+            rows = [(start, key) for start, _ in window.windows_of(event.time_ms)]
             rows = [row for row in rows if not window.expired(row[0], watermark_ms)]
             if rows:
                 state = partial(self.consumer.spec.values.load, event.state)
