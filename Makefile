@@ -5,22 +5,26 @@ VENV ?= .venv
 PORT ?=
 BROKER ?=
 PYTEST_ARGS ?=
+# Processes that share the tests, file by file: most tests wait for a server, so two help on any machine. 0: all in one.
+JOBS ?= 2
 
 PY := $(VENV)/bin/python
 # -e: an editable install, so that `agents` is found and a change needs no new install.
 INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench simulate faults lock clean
+.PHONY: help demo test check format bench bench-live simulate faults lock vendor clean
 
 help:
 	@echo "make demo    a running worker, a generator and a live dashboard; PORT= and BROKER= may be given"
-	@echo "make test    unit, property, contract, simulation and integration tests (PYTEST_ARGS= is passed on)"
+	@echo "make test    unit, property, contract, simulation and integration tests (PYTEST_ARGS= is passed on; JOBS=0 in one process)"
 	@echo "make check   lint, format, types, layers"
 	@echo "make format  let ruff put the code in order"
 	@echo "make bench   windowed counts beside other libraries, on one Kafka"
+	@echo "make bench-live  changes to 2,000 live clients, beside the package websockets and a bare loop"
 	@echo "make faults  ROUNDS=60 rounds of SIGKILL, SIGSTOP and broker trouble against exact sums, then three brokers; SEED= repeats one"
 	@echo "make lock    resolve requirements.lock anew"
+	@echo "make vendor  fetch what the console and its tests carry of npm again, and check it against its lock"
 	@echo "make clean   remove $(VENV) and caches"
 
 # A port that is asked for must be free; without one the demo takes the next free after 6066.
@@ -28,7 +32,7 @@ demo: $(VENV)/.stamp-run
 	@exec $(VENV)/bin/streamflow demo $(if $(PORT),--port '$(PORT)') $(if $(BROKER),--broker '$(BROKER)')
 
 test: $(VENV)/.stamp-dev
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(VENV)/.stamp-dev
 	$(PY) -m ruff check .
@@ -43,6 +47,9 @@ format: $(VENV)/.stamp-dev
 bench: $(VENV)/.stamp-bench
 	$(PY) -m tests.bench
 
+bench-live: $(VENV)/.stamp-bench
+	$(PY) -m tests.bench.live
+
 simulate: $(VENV)/.stamp-dev
 	STREAMFLOW_SEED=$(SEED) $(PY) -m pytest tests/simulation -s -k every_seed
 
@@ -53,8 +60,11 @@ lock: $(VENV)/.stamp-venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	sed -n '/^#/p' requirements.lock > requirements.lock.new
 	$(VENV)/bin/uv pip compile --quiet --universal --upgrade --python-version 3.11 --strip-extras \
-	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra rocksdb pyproject.toml >> requirements.lock.new
+	    --no-annotate --no-header --extra dev --extra bench --extra embedded --extra jwt --extra rocksdb pyproject.toml >> requirements.lock.new
 	mv requirements.lock.new requirements.lock
+
+vendor: $(VENV)/.stamp-dev
+	$(PY) -m tests.support.vendored fetch
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,7 +2,7 @@
 
 General layout
 --------------
-Thirteen rooms and the ground, top to bottom; a module imports only from rooms below its own, imports for
+Fourteen rooms and the ground, top to bottom; a module imports only from rooms below its own, imports for
 types too (docs/ARCHITECTURE.md says why):
 
     cli           the `streamflow` command
@@ -16,82 +16,101 @@ types too (docs/ARCHITECTURE.md says why):
     state         tables: changes, cut, changelog, restore, stores
     codecs        events and their bytes, in columns
     windows       pure window arithmetic
+    client        for other programs: tables and topics of a running app, over HTTP and WebSocket
     transports    drivers behind one contract: kafka, redis_streams, memory
     testing       a clock that tests move and an event loop of simulated time, for users' tests
 
     settings, partitioner, metrics, clock, errors: the ground, which every room stands on
+
+The names below are imported when the first of them is asked for: `streamflow.client`, for programs that only
+ask an app's workers, needs neither Faust nor NumPy nor a broker's driver.
 """
 
-from streamflow.aggregates import (
-    ApproxDistinct,
-    Collect,
-    Count,
-    CountBy,
-    First,
-    Last,
-    Max,
-    Mean,
-    Min,
-    Quantile,
-    Sum,
-    TopK,
-    Variance,
-)
-from streamflow.aggregates.spec import Key
-from streamflow.app.agents.agent import Agent
-from streamflow.app.app import App
-from streamflow.app.faust_names import (
-    AppCommand,
-    Channel,
-    ChannelT,
-    Codec,
-    Command,
-    EventT,
-    GSSAPICredentials,
-    Model,
-    ModelOptions,
-    Monitor,
-    OAuthCredentials,
-    SASLCredentials,
-    Schema,
-    Sensor,
-    Service,
-    ServiceT,
-    SSLCredentials,
-    Stream,
-    StreamT,
-    TopicT,
-    current_agent,
-    current_event,
-    maybe_model,
-    registry,
-    uuid,
-)
-from streamflow.app.settings import Settings
-from streamflow.app.tables.global_table import GlobalTable
-from streamflow.app.tables.set_table import SetGlobalTable, SetTable
-from streamflow.app.tables.table import Table
-from streamflow.app.topics.records import Record
-from streamflow.app.topics.topic import Topic
-from streamflow.app.worker.process import Worker
-from streamflow.codecs.event import Event
-from streamflow.codecs.times import TimeField
-from streamflow.errors import (
-    ConfigurationError,
-    DecodeError,
-    MissingEventType,
-    RecordTooLarge,
-    StaleEvent,
-    StreamflowError,
-    UnknownEventType,
-    WindowError,
-)
-from streamflow.processing.buffer import Buffer
-from streamflow.processing.retries import Retry
-from streamflow.settings import version
-from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, TumblingWindow, Window
+from __future__ import annotations
 
-__version__ = version()
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    __version__: str
+    from streamflow.app.names import (
+        Agent,
+        App,
+        AppCommand,
+        ApproxDistinct,
+        Buffer,
+        Channel,
+        ChannelT,
+        CircuitBreaker,
+        CircuitOpen,
+        Codec,
+        Collect,
+        Command,
+        ConfigurationError,
+        Count,
+        CountBy,
+        DecodeError,
+        Event,
+        EventT,
+        EventTimeout,
+        First,
+        GlobalTable,
+        GSSAPICredentials,
+        HoppingWindow,
+        Key,
+        Last,
+        Limit,
+        LimitReached,
+        Max,
+        Mean,
+        Min,
+        MissingEventType,
+        Model,
+        ModelOptions,
+        Monitor,
+        OAuthCredentials,
+        Quantile,
+        Record,
+        RecordTooLarge,
+        Retry,
+        SASLCredentials,
+        Schema,
+        Sensor,
+        Service,
+        ServiceT,
+        SessionWindow,
+        SetGlobalTable,
+        SetTable,
+        Settings,
+        SlidingWindow,
+        SSLCredentials,
+        StaleEvent,
+        Stream,
+        StreamflowError,
+        StreamT,
+        Sum,
+        Table,
+        TimeField,
+        Topic,
+        TopicT,
+        TopK,
+        TumblingWindow,
+        UnknownEventType,
+        Variance,
+        Window,
+        WindowError,
+        Worker,
+        current_agent,
+        current_event,
+        maybe_model,
+        registry,
+        uuid,
+    )
 
 __all__ = [
     "Agent",
@@ -101,6 +120,8 @@ __all__ = [
     "Buffer",
     "Channel",
     "ChannelT",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Codec",
     "Collect",
     "Command",
@@ -110,12 +131,15 @@ __all__ = [
     "DecodeError",
     "Event",
     "EventT",
+    "EventTimeout",
     "First",
     "GSSAPICredentials",
     "GlobalTable",
     "HoppingWindow",
     "Key",
     "Last",
+    "Limit",
+    "LimitReached",
     "Max",
     "Mean",
     "Min",
@@ -161,3 +185,60 @@ __all__ = [
     "registry",
     "uuid",
 ]
+
+_LIGHT: Final = frozenset({"client", "clock", "errors"})
+"""What needs nothing else of this package."""
+
+
+class _First(MetaPathFinder, Loader):
+    """Loads the whole package before the first of its modules that is not light.
+
+    Faust's modules are found by our name, and ours are lent their names, from then on.
+    """
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, ModuleType] = {}
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, rest = fullname.partition(".")
+        if package != __name__ or rest.partition(".")[0] in _LIGHT:
+            return None
+        _load()
+        if fullname not in sys.modules:
+            return None  # another finder knows where it is
+        # Loaded by now, which whoever asks does not know: it would be made a second time, by its own spec.
+        self._loaded[fullname] = sys.modules.pop(fullname)
+        return ModuleSpec(fullname, self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = self._loaded.pop(module.__name__)
+
+
+_first = _First()
+sys.meta_path.insert(0, _first)
+
+
+def _load() -> None:
+    if _first not in sys.meta_path:
+        return  # done, or under way
+    sys.meta_path.remove(_first)
+    names = import_module("streamflow.app.names")
+    globals().update({name: getattr(names, name) for name in ("__version__", *__all__)})
+
+
+if not TYPE_CHECKING:  # a checker would take every name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name in _LIGHT:
+            return import_module(f"{__name__}.{name}")
+        if name == "__version__" or not name.startswith("__"):
+            _load()
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -14,6 +14,55 @@ class ConfigurationError(StreamflowError):
     """The declaration or a setting can't work; the message names it and says what would."""
 
 
+class TransientError(StreamflowError):
+    """Waiting may cure it: an event that an agent raises it for is tried for a while."""
+
+
+class CircuitOpen(TransientError):
+    """A circuit breaker lets nothing through.
+
+    Attributes:
+        name: of the circuit breaker.
+        retry_after_s: when it may let something through again, at the earliest.
+    """
+
+    def __init__(self, name: str, retry_after_s: float) -> None:
+        self.name = name
+        self.retry_after_s = retry_after_s
+        super().__init__(name, retry_after_s)
+
+    def __str__(self) -> str:
+        return f"circuit breaker {self.name!r} is open for {self.retry_after_s:.1f} s more"
+
+
+class LimitReached(TransientError):
+    """As many wait for a `Limit` as may.
+
+    Attributes:
+        name: of the limit.
+        concurrent, waiting: how many are within, and how many wait.
+    """
+
+    def __init__(self, name: str, concurrent: int, waiting: int) -> None:
+        self.name = name
+        self.concurrent = concurrent
+        self.waiting = waiting
+        super().__init__(name, concurrent, waiting)
+
+    def __str__(self) -> str:
+        return f"limit {self.name!r}: {self.concurrent} at work and {self.waiting} waiting, no more may"
+
+
+class EventTimeout(TransientError, TimeoutError):
+    """An agent was at work on an event for longer than its ``timeout_s``; what it did was undone."""
+
+    reason = "timeout"
+
+
+class TooManyFailures(StreamflowError):
+    """An agent gave up on so many events in a row that more of them would say nothing new."""
+
+
 class WindowError(ConfigurationError):
     """A window's size, step, gap or offset is out of range."""
 
@@ -37,6 +86,8 @@ class DecodeError(StreamflowError):
         "too-large",
         "missing-type",
         "unknown-type",
+        "bad-version",
+        "upgrade-failed",
         "agent-failed",
         "refused",
     )

@@ -191,6 +191,9 @@ class Metrics:
         self.dead_letters_total = self._counters(
             "dead_letters_total", "Events set aside, by the topic they came from.", "topic", "reason"
         )
+        self.circuit_state = self._gauges(
+            "circuit_state", "State of each circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
+        )
         self.retries_total = self._counter("retries_total", "Second and later attempts at an event.")
         self.circuit_state = self._gauges(
             "circuit_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
@@ -330,6 +333,22 @@ def number(value: float) -> str:
     if value == float("-inf"):
         return "-Inf"
     return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+def spread_quantile(counts: Sequence[int], fraction: float) -> float | None:
+    """Of observations by `SECONDS_BUCKETS` and beyond, evenly spread within each; ``None`` without any.
+
+    Finer than `Histogram.quantile`, which says a bound; beyond the last bound it says that one too.
+    """
+    rest, low = fraction * sum(counts), 0.0
+    if rest <= 0:
+        return None
+    for bound, count in zip(SECONDS_BUCKETS, counts, strict=False):
+        if count and rest <= count:
+            return low + (bound - low) * rest / count
+        rest -= count
+        low = bound
+    return low
 
 
 def resident_bytes() -> int:

@@ -123,6 +123,18 @@ class Settings:
         unit="s",
         low=0,
     )
+    transient_errors: object = knob(
+        "",
+        "More errors that a minute may cure, beside OSError and its like: exception classes in code, "
+        "module:Class,module:Class in the environment.",
+    )
+    gives_up_max: int = knob(
+        0,
+        "An agent that gives up on so many events in a row stops the worker, before it sets a whole topic "
+        "aside; 0: never.",
+        unit="events",
+        low=0,
+    )
     agent_warn_s: float = knob(
         60.0,
         "An event that an agent works on for longer is named in the log, with where its code stands.",
@@ -148,6 +160,31 @@ class Settings:
         "",
         "Part of the transactional id; unique among live workers, stable across restarts; empty: host, port.",
     )
+    kafka_security_protocol: str = knob(
+        "",
+        "How Kafka is spoken to; empty: SASL_SSL with a login, SSL with a certificate, else PLAINTEXT.",
+        choices=("", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+    )
+    kafka_sasl_mechanism: str = knob(
+        "",
+        "How Kafka is shown who we are; empty: PLAIN, or OAUTHBEARER with a token.",
+        choices=("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI", "OAUTHBEARER"),
+    )
+    kafka_sasl_username: str = knob("", "User of the Kafka cluster.")
+    kafka_sasl_password: str = knob("", "Password of that user.", secret=True)
+    kafka_oauth_token_file: str = knob(
+        "",
+        "A file with a bearer token for OAUTHBEARER; read for each connection, for it may change.",
+    )
+    kafka_allow_sasl_without_tls: int = knob(
+        0,
+        "1: user and password, or the token, may travel in clear.",
+        low=0,
+        high=1,
+    )
+    kafka_tls_ca_file: str = knob("", "Certificates that brokers are checked with; empty: the system's.")
+    kafka_tls_cert_file: str = knob("", "Our own certificate for brokers that want one.")
+    kafka_tls_key_file: str = knob("", "Its key.")
     redis_stream_name: str = knob(
         "{topic}:{partition}", "Name of a partition's stream; has {topic} and {partition}."
     )

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Generator
+from typing import Final
 
 import pytest
 
 IN_CI = bool(os.environ.get("CI"))
+
+# Files that take minutes, and folders: in this order, so that neither of two processes that share the suite
+# (`make test`) is left alone with a long file at the end.
+LONG_FIRST: Final = (
+    "simulation/test_engine.py", "faults/test_cluster.py", "faults/test_rounds.py",
+    "integration", "faults", "browser", "soak", "simulation", "property", "contract",
+)  # fmt: skip
+
+
+def place_in_order(path: pathlib.Path) -> int:
+    """Where in `LONG_FIRST` the file or its folder stands; all others come last."""
+    within = path.relative_to(pathlib.Path(__file__).parent)
+    names = (within.as_posix(), within.parts[0])
+    return min((LONG_FIRST.index(name) for name in names if name in LONG_FIRST), default=len(LONG_FIRST))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: place_in_order(item.path))
 
 
 def fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

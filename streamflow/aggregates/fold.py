@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, groupby, repeat
 from typing import Any
@@ -46,6 +46,8 @@ class Columns:
     offsets: Sequence[int]
     # Where some came later than the grace: what ends there or before was closed when the event came.
     closed_at: list[int | None] | None = None
+    # Up to here windows were closed and told of. Silence may have closed more than the events here did.
+    told_to_ms: int | None = None
 
     def note_closed(self, closed_at: list[int | None]) -> None:
         """Some came later than the grace: what was closed by then is noted beside each event."""
@@ -59,6 +61,7 @@ class Columns:
             [None if column is None else [column[i] for i in indexes] for column in self.values],
             [self.offsets[i] for i in indexes],
             None if self.closed_at is None else [self.closed_at[i] for i in indexes],
+            self.told_to_ms,
         )
 
 
@@ -124,7 +127,7 @@ class AggregateConsumer:
         if not len(chunk):
             progress.take(chunk.next_offset)
             return bad
-        columns = self._columns(chunk, checks, bad)
+        columns = replace(self._columns(chunk, checks, bad), told_to_ms=progress.closed_to_ms)
         if self._watch.unseen:
             self._watch.look(len(chunk), partial(self.column, chunk))
         total = len(columns.times)
@@ -138,25 +141,20 @@ class AggregateConsumer:
             if live is not None:
                 columns = columns.select(live)
             if columns.times:
+                late += self._fold(self.parts[chunk.partition], columns)
                 if assumed_ms is not None and assumed_ms != before_ms:
                     self._note_revised(chunk.partition, columns, assumed_ms)
-                late += self._fold(self.parts[chunk.partition], columns)
         counted = total - late - filtered
         progress.take(chunk.next_offset, counted=counted, late=late, filtered=filtered, bad=len(bad))
         return bad
 
     def passed_ms(self, progress: Progress) -> int | None:
-        """The watermark by which events are late that come now; see `Progress.passed_ms`.
-
-        Windows that depend on the events themselves can't be revised: what silence closed stays closed.
-        """
+        """The watermark by which events are late that come now; see `Progress.passed_ms`."""
         window = self.spec.window
-        if isinstance(window, TumblingWindow | HoppingWindow):
-            return progress.passed_ms(window.retain_ms)
-        return progress.watermark_ms
+        return progress.watermark_ms if window is None else progress.passed_ms(window.retain_ms)
 
     def _note_revised(self, partition: int, columns: Columns, assumed_ms: int) -> None:
-        """Events that are not late go to windows that only silence closed: their rows are revised."""
+        """Events that are not late have gone to windows that only silence closed: their rows are revised."""
         window, late_events = self.spec.window, self.late_stores.get(partition)
         if not isinstance(window, TumblingWindow | HoppingWindow) or late_events is None:
             return
@@ -378,10 +376,21 @@ class AggregateConsumer:
         for start, key in rows:
             self.merge_one(part, start, key, state())
 
-    def revised_state(self, part: TablePartition, start: int, key: Hashable) -> State | None:
-        """What a row merges to of which the cut has a part; ``None``: it has none."""
-        state = (part.cut or {}).get(start, {}).get(key)
-        return None if state is DELETED else state
+    def state_in_cut(self, part: TablePartition, start: int, key: Hashable) -> Any:
+        """The state of a row that the cut changes, or `MISSING`."""
+        state = (part.cut or {}).get(start, {}).get(key, MISSING)
+        return MISSING if state is DELETED else state
+
+    def retold(self, part: TablePartition, closed_to_ms: int) -> Iterator[tuple[int, Any, Any]]:
+        """Id, key and row of what the cut changes among windows that were closed before it.
+
+        Of windows that begin at fixed times, and of sliding ones, `revisions` notes these.
+        """
+        return iter(())
+
+    def told(self, stored: Any) -> Sequence[tuple[int, int]]:
+        """(start, end) of the rows that were told of, and that this one takes the place of."""
+        return ()
 
     def closing(
         self, part: TablePartition, before_ms: int | None, watermark_ms: int

@@ -165,6 +165,17 @@ class LateEventStore:
         revisions, dumped = self.correction(row) or (0, values.dump(values.initial()))
         self.correct(row, revisions + 1, dumped)
 
+    def note_revised_pane(self, time_ms: int, key: Any, after_ms: int | None, values: RowFunctions) -> None:
+        """The same where only the row's owner knows which sliding windows hold a time.
+
+        Those are revised that end behind ``after_ms`` (``None``: all). The correction is a pane of no events,
+        with the least of these bounds.
+        """
+        revisions, panes = self.correction((time_ms, key)) or (0, [])
+        known = [after for after, _ in panes]
+        least = None if after_ms is None or None in known else min([after_ms, *known])
+        self.correct((time_ms, key), revisions + 1, [[least, values.dump(values.initial())]])
+
     def forget(self, rows: Iterable[RowKey]) -> None:
         """These rows have expired."""
         for row in rows:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from streamflow.aggregates.closed_rows import revised_record
+from streamflow.aggregates.closed_rows import revised_record, session_records
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.revisions import Revisions
 from streamflow.aggregates.row_values import State
@@ -20,7 +21,7 @@ from streamflow.state.cut import Cut
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress
 from streamflow.transports.base import Record, TopicPartition
-from streamflow.windows import SlidingWindow
+from streamflow.windows import SessionWindow, SlidingWindow
 
 Emit = Callable[[AggregateSpec, int, Any, State], Record]
 """(aggregate, window start, group key, state) -> the record of a closed row"""
@@ -75,7 +76,10 @@ class AggregatePartition:
             part.emit(cut)
             part.note_log(self.progress)
         if self.sender is not None:
-            self.sender.partials(self.part, cut.partials)
+            before = len(cut.partials)
+            self.sender.partials(self.part, cut.partials, self.progress.position)
+            if self.watermarks is not None and len(cut.partials) > before:
+                self.watermarks.follow_partials()
         self._revise(cut.closed)
         self._close(cut.closed)
 
@@ -97,12 +101,25 @@ class AggregatePartition:
         elif self.emit is not None:
             for (start, key), state in self.revisions.revised(self.progress.closed_to_ms):
                 records.append(revised_record(self.emit(self.aggregate.spec, start, key, state)))
+            closed_to_ms = self.progress.closed_to_ms
+            if closed_to_ms is not None:
+                for start, key, row in self.aggregate.retold(self.part, closed_to_ms):
+                    records.extend(self._told(start, key, row))
+
+    def _told(self, start: int, key: Any, row: Any) -> Iterator[Record]:
+        """The records that tell of a row whose window is closed."""
+        spec, emit = self.aggregate.spec, self.emit
+        assert emit is not None
+        if isinstance(spec.window, SessionWindow):
+            yield from session_records(partial(emit, spec), key, row, self.aggregate.told(row))
+        else:
+            yield emit(spec, start, key, row)
 
     def _close(self, records: list[Record]) -> None:
         """Where rows are owned here: emits what this cut's watermark closes, and notes it in the progress."""
         self.closed = []
         window, watermark_ms = self.aggregate.spec.window, self.progress.watermark_ms
-        before_ms, spec, emit = self.progress.closed_to_ms, self.aggregate.spec, self.emit
+        before_ms, emit = self.progress.closed_to_ms, self.emit
         if window is None or watermark_ms is None or self.sender is not None or watermark_ms == before_ms:
             return
         if emit is None:
@@ -110,7 +127,8 @@ class AggregatePartition:
         else:
             for start, rows in self.aggregate.closing(self.part, before_ms, watermark_ms):
                 self.closed.append(start)
-                records.extend(emit(spec, start, key, state) for key, state in rows.items())
+                for key, state in rows.items():
+                    records.extend(self._told(start, key, state))
         if self.closed:
             self.progress.close_to(watermark_ms)
 

@@ -8,10 +8,13 @@ in the checkpoint that also notes how many revisions it has told of. So a kill a
 revision and tells of none twice.
 
 What comes in order to a window that only silence had closed (an idle tick) is folded as ever; its row is
-noted as revised by a correction that adds nothing, and so is told of in the same way.
+noted as revised by a correction that adds nothing, and so is told of in the same way. Which sliding windows
+hold an event only the owner of their rows knows: there the correction is of the event's time, and the owner
+tells of all closed windows that hold it. Sessions change their bounds with such events, and need more than a
+number: see `shuffle.session_stage`, and `Part.told` where rows stay with their source partition.
 
-Only windows that begin at fixed times can be revised (tumbling, hopping): which sliding windows and sessions
-there are depends on the events themselves.
+Late events can be applied to windows that begin at fixed times only (tumbling, hopping): which sliding
+windows and sessions there are depends on the events themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.codecs import json_bytes
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
+from streamflow.state.stores.base import MISSING
 
 
 class Revisions:
@@ -105,8 +109,8 @@ class Revisions:
         for (start, key), _ in self._corrected:
             if closed_to_ms is None or not window.closed(start, closed_to_ms):
                 continue  # the closing itself tells of it
-            state = self._consumer.revised_state(self._part, start, key)
-            if state is not None:
+            state = self._consumer.state_in_cut(self._part, start, key)
+            if state is not MISSING:
                 yield (start, key), state
 
 

@@ -198,10 +198,15 @@ class SessionValues(RowFunctions):
     """What is kept of a session: its parts (see `windows.session.Part`)."""
 
     def dump(self, state: SessionRow) -> list[Any]:
+        dump = super().dump
         return [
-            [start, end, after_ms, super(SessionValues, self).dump(s)] for start, end, after_ms, s in state
+            [start, end, after_ms, dump(s)] if not told else [start, end, after_ms, dump(s), told]
+            for start, end, after_ms, s, told in state
         ]
 
     def load(self, data: Sequence[Any]) -> SessionRow:
         load = super().load
-        return tuple(Part(start, end, after_ms, load(state)) for start, end, after_ms, state in data)
+        return tuple(
+            Part(start, end, after_ms, load(state), *(tuple(map(tuple, of)) for of in told))
+            for start, end, after_ms, state, *told in data
+        )

@@ -54,7 +54,7 @@ class AggregateSpec:
                 raise ConfigurationError(f"{self.name!r}: {option}={shown}: this is a class; write {cure}")
         if isinstance(self.where, str):
             condition(self.where)  # raises ConfigurationError, where it is declared
-        taken = {"window_start", "window_end", "key", "revised"} & set(self.values.names)
+        taken = {"window_start", "window_end", "key", "revised", "withdrawn"} & set(self.values.names)
         if self.emit_closed is not None and taken:
             raise ConfigurationError(f"{self.name!r}: closed rows have a {min(taken)!r} of their own")
 

@@ -15,7 +15,7 @@ from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.state.hopping_panes import HoppingRows, SplitPane, cut_rows, windows_gone
-from streamflow.state.panes import PaneIndex, SlidingRows, rows_gone, sliding_rows
+from streamflow.state.panes import PaneIndex, SlidingRows, first_end_of, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition
 from streamflow.state.sessions import SessionIndex, SessionRow, touched
 from streamflow.state.stores.base import DELETED, MISSING
@@ -168,9 +168,9 @@ class HoppingPanesConsumer(HoppingConsumer):
             fresh = SplitPane({first: fresh})
         self._merge(part, window.pane_of(time_ms), {key: fresh})
 
-    def revised_state(self, part: TablePartition, start: int, key: Hashable) -> State | None:
+    def state_in_cut(self, part: TablePartition, start: int, key: Hashable) -> Any:
         states = cut_rows(self._hopping, part).states(start, key)
-        return self.spec.values.merge_all(states) if states else None
+        return self.spec.values.merge_all(states) if states else MISSING
 
     def rows(self, part: TablePartition) -> HoppingRows:
         """The windows that the checkpointed panes of a partition make."""
@@ -244,6 +244,37 @@ class SlidingConsumer(_LatenessConsumer):
             self._merge(part, t, groups)
         return 0
 
+    def _note_revised(self, partition: int, columns: Columns, assumed_ms: int) -> None:
+        """Where rows are owned here the windows are known; else their owner is told of the time."""
+        to_ms = assumed_ms if self.spec.is_shuffled else columns.told_to_ms
+        late_events = self.late_stores.get(partition)
+        if to_ms is None or late_events is None:
+            return
+        window = self._sliding
+        behind = columns.closed_at or [None] * len(columns.times)
+        panes = {
+            (t, group, after_ms): None
+            for t, group, after_ms in zip(columns.times, columns.groups, behind, strict=True)
+            if first_end_of(t, after_ms) + window.grace_ms <= to_ms
+        }
+        if self.spec.is_shuffled:
+            for pane in panes:
+                late_events.note_revised_pane(*pane, self.spec.values)
+            return
+        rows = self.rows(self.parts[partition])
+        revised = {
+            (start, group): None
+            for t, group, after_ms in panes
+            for start in rows.touched_by(t, group)
+            if window.end_of(start) >= first_end_of(t, after_ms) and window.closed(start, to_ms)
+        }
+        for row in revised:
+            late_events.note_revised(row, self.spec.values)
+
+    def state_in_cut(self, part: TablePartition, start: int, key: Hashable) -> Any:
+        states = self.rows(part).states(start, key)
+        return self.spec.values.merge_all(states) if states else MISSING
+
     def rows(self, part: TablePartition, *, durable: bool = False) -> SlidingRows[Hashable]:
         """The windows of a partition where nothing moves; ``durable``: of checkpointed panes only."""
         return sliding_rows(self._sliding, part, durable=durable)
@@ -264,9 +295,10 @@ class SlidingConsumer(_LatenessConsumer):
 class SessionConsumer(_LatenessConsumer):
     """Folds sessions; a row is what one session is made of, and is kept by the session's end.
 
-    Invariant: the open sessions of a group are apart from each other, so no two end together; and what
-    is closed ends before all that is open. Where rows move on to another partition the parts of a
-    session that came behind stay apart, since the sessions of other partitions may join them.
+    Invariant: the sessions of a group that are open by the events of its partition are apart from each
+    other, so no two end together; and what those have closed ends before all that is open. Where rows move
+    on to another partition the parts of a session that came behind stay apart, since the sessions of other
+    partitions may join them.
     """
 
     def __init__(self, spec: AggregateSpec, window: SessionWindow) -> None:
@@ -324,7 +356,7 @@ class SessionConsumer(_LatenessConsumer):
         states = self.spec.values.fold_columns(numbers, columns.values)
         for number, (group, start, end) in enumerate(found):
             new = Part(start, end, None, states[number])
-            self._join(part, group, new, touched(part, group, start, end))
+            self._join(part, group, new, touched(part, group, start, end), columns.told_to_ms)
 
     def _fold_behind(self, part: TablePartition, one: Columns, closed_at: int) -> bool:
         """One event that came later than the grace. False: it is late."""
@@ -334,21 +366,35 @@ class SessionConsumer(_LatenessConsumer):
         if not before and end <= closed_at:
             return False
         state = self.spec.values.fold_columns([0], one.values)[0]
-        self._join(part, group, Part(t, end, closed_at, state), before)
+        self._join(part, group, Part(t, end, closed_at, state), before, one.told_to_ms)
         return True
 
     def _join(
-        self, part: TablePartition, group: Hashable, new: Part, before: list[tuple[int, SessionRow]]
+        self,
+        part: TablePartition,
+        group: Hashable,
+        new: Part,
+        before: list[tuple[int, SessionRow]],
+        told_to_ms: int | None,
     ) -> None:
-        """Makes one session of a new part and of those that it touches."""
+        """Makes one session of a new part and of those that it touches.
+
+        ``told_to_ms``: what a cut holds that is closed by it was told of. `Part.told` of a row in the changes
+        is what was told before them, since nobody was told of the row itself.
+        """
         values, parts = self.spec.values, [new]
+        told: set[tuple[int, int]] = set()
         for old_end, old in before:
             # The rows of a cut or of the store are not to be changed: copies of their states are.
             own = old_end in part.changes and group in part.changes[old_end]
             parts += old if own else [p._replace(state=values.copy(p.state)) for p in old]
+            if told_to_ms is not None and not own and self._session.closed(old_end, told_to_ms):
+                told.update((p.start, p.end) for p in old)
+            else:
+                told.update(*(p.told for p in old))
         end = max(p.end for p in parts)
         index = part.indexed(SessionIndex)
-        kept = self._merged(parts) if self.spec.is_shuffled else (self._one(parts),)
+        kept = self._merged(parts) if self.spec.is_shuffled else (self._one(parts, tuple(sorted(told))),)
         for old_end, _ in before:
             if old_end != end:
                 index.drop(old_end, (group,))
@@ -356,11 +402,21 @@ class SessionConsumer(_LatenessConsumer):
         index.add(end, group)
         part.changes.setdefault(end, {})[group] = kept
 
-    def _one(self, parts: list[Part]) -> Part:
+    def _one(self, parts: list[Part], told: tuple[tuple[int, int], ...] = ()) -> Part:
         state = parts[-1].state
         for part in parts[:-1]:
             state = self.spec.values.merge(state, part.state)
-        return joined(parts, state)
+        one = joined(parts, state)
+        return one._replace(told=told) if told else one
+
+    def retold(self, part: TablePartition, closed_to_ms: int) -> Iterator[tuple[int, Any, Any]]:
+        for end in sorted(end for end in part.cut or () if self._session.closed(end, closed_to_ms)):
+            for key, row in (part.cut or {})[end].items():
+                if row is not DELETED:
+                    yield end, key, row
+
+    def told(self, stored: SessionRow) -> Sequence[tuple[int, int]]:
+        return stored[0].told
 
     def _merged(self, parts: list[Part]) -> tuple[Part, ...]:
         """Parts that came in time as one where they touch, and those behind that came at one watermark."""

@@ -56,6 +56,8 @@ from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.errors import ConfigurationError
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.circuit_breaker import CircuitBreaker
+from streamflow.processing.event_timeouts import checked_timeout_s
 from streamflow.processing.retries import Retry
 from streamflow.query.worker_view import WorkerView
 from streamflow.settings import Settings as EngineSettings
@@ -137,24 +139,36 @@ class App(faust.App, AppT):
         buffer: Buffer | None = None,
         start: Start | datetime | float | None = None,
         send_time: SendTime = "now",
+        breaker: CircuitBreaker | None = None,
+        timeout_s: float | None = None,
         **options: object,
     ) -> Callable[[Callable[[Any], Any]], Any]:
         """Declares an agent.
 
         ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
-        ``retry``: how often an event that it raises for is tried; ``dead_letter``: the topic for those
-        it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
+        ``retry``: how often and for how long an event that it raises for is tried;
+        ``retry``: how often and for how long an event that it raises for is tried; ``dead_letter``: the topic
+        for those it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
         ``start``: where it begins when the app has not had it before: ``"earliest"``, ``"latest"``, or a
         time (an aware datetime, or seconds since 1970); by default where the app stands in the topic.
         ``send_time="event"``: what it sends without a timestamp is stamped with the time of its event, and
         not with now; what claims to be later than now is stamped with now.
+        ``breaker``: while this `CircuitBreaker` is open the agent's partitions wait and no event fails.
+        ``timeout_s``: an event that it is at work on for longer is cancelled, undone and tried again.
         """
         declare = super().agent(channel, **cast("AgentOptions", options))
         begins = None if start is None else start_of(start, "agent")
         send_time = checked_send_time(send_time, "agent")
         failing = FailureOptions(
-            on_error, retry or Retry(), dead_letter, buffer or Buffer(), begins, send_time
+            on_error,
+            retry or Retry(),
+            dead_letter,
+            buffer or Buffer(),
+            begins,
+            send_time,
+            breaker,
+            checked_timeout_s(timeout_s),
         )
 
         def decorate(fun: Callable[[Any], Any]) -> AgentT[Any]:
@@ -378,6 +392,9 @@ class App(faust.App, AppT):
         for aggregate, topic in self._aggregates.values():
             engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
+        engine.topology.dead_letters.of_app(self.conf.origin or "MODULE")
+        for topic in self.declared_topics:
+            engine.topology.declare(topic.topics[0], topic.source)
         if self.conf.topic_allow_declare:
             for topic in self.declared_topics:
                 retention_ms = None if topic.retention_s is None else int(topic.retention_s * 1_000)
@@ -536,7 +553,8 @@ class App(faust.App, AppT):
         web = self.engine_service.web
         if web is not None and web.url:
             return URL(web.url)
-        return URL(f"http://{self.settings._web_bind}:{self.settings._web_port}")
+        scheme = self.settings.web_settings().scheme
+        return URL(f"{scheme}://{self.settings._web_bind}:{self.settings._web_port}")
 
     def _new_web(self) -> Any:
         self.has_pages = True

@@ -15,6 +15,7 @@ from mode import Seconds, SupervisorStrategyT
 from yarl import URL
 
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.circuit_breaker import CircuitBreaker
 from streamflow.processing.retries import Retry
 from streamflow.state.beginning import Start
 from streamflow.state.event_context import SendTime
@@ -62,6 +63,8 @@ class RouterOptions(AgentOptions, total=False):
     retry: Retry | None
     dead_letter: bool | str
     buffer: Buffer | None
+    breaker: CircuitBreaker | None
+    timeout_s: float | None
     start: Start | datetime | float | None
     send_time: SendTime
 
@@ -101,3 +104,5 @@ class FailureOptions(NamedTuple):
     buffer: Buffer = Buffer()
     start: Start | None = None
     send_time: SendTime = "now"
+    breaker: CircuitBreaker | None = None
+    timeout_s: float | None = None

@@ -47,11 +47,11 @@ SHARED = frozenset(
     }
 )
 KNOBS = frozenset(knob.name for knob in fields(EngineSettings)) - SHARED
-# Name of a web setting -> field of WebSettings; host and port have Faust's names.
+# Name of a web setting -> field of WebSettings; host, port and web_ssl_context are Faust's.
 WEB = {
     field.name if field.name.startswith("ws_") else f"web_{field.name}": field
     for field in fields(WebSettings)
-    if field.name not in ("host", "port", "port_explicit")
+    if field.name not in ("host", "port", "port_explicit", "ssl_context")
 }
 TRUE, FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off", ""})
 
@@ -160,9 +160,12 @@ class Settings(FaustSettings):
             if value is not None:
                 values[field.name] = _converted(name, value, field.default)
         port, explicit = int(self._web_port), "web_port" in self._given
+        if self._web_ssl_context is not None:
+            values["ssl_context"] = self._web_ssl_context
         if "advertised_url" not in values:
             if "web_host" in self._given:
-                values["advertised_url"] = f"http://{self._web_host}:{port}"
+                scheme = "https" if "ssl_context" in values or values.get("ssl_cert_file") else "http"
+                values["advertised_url"] = f"{scheme}://{self._web_host}:{port}"
                 explicit = True  # another port would not be the one that is advertised
             elif "canonical_url" in self._code:
                 values["advertised_url"] = str(self._canonical_url).rstrip("/")

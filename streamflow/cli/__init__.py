@@ -20,6 +20,7 @@ COMMANDS = {
     "late": "What came too late for its windows; --apply folds it into them after all.",
     "lag": "How far a running app is behind its topics.",
     "dead-letters": "Events that were set aside: list them, or replay them.",
+    "token": "Make a token for the web view, and the hash of it that the settings hold.",
     "doctor": "Check an app's broker, topics, keys and security.",
     "reset": "Start an app anew: deletes its tables and offsets.",
     "grow": "Bring tables to the new partitions of a topic.",

@@ -12,6 +12,7 @@ import click
 
 from streamflow.app.app import App
 from streamflow.web.security import APP_HEADER
+from streamflow.web.tls import peer_context
 
 TIMEOUT_S = 10.0
 MISDIRECTED = 421
@@ -31,18 +32,28 @@ def base_url(app: App, url: str | None) -> str:
     return url.rstrip("/")
 
 
-def ask(app: App, url: str | None, *path: str, query: str = "", method: str = "GET") -> Any:
-    """The answer of ``GET /v1/path`` (or ``method``). Raises ClickException with what is wrong."""
+def ask(
+    app: App, url: str | None, *path: str, query: str = "", method: str = "GET", body: object = None
+) -> Any:
+    """The answer of ``GET /v1/path`` (or ``method``, with a ``body`` as JSON).
+
+    Raises ClickException with what is wrong.
+    """
     base = base_url(app, url)
     address = "/".join([base, "v1", *(quote(part, safe="") for part in path)]) + query
     # The port may be another app's: its worker refuses what is meant for this one.
     headers = {"Accept": "application/json", APP_HEADER: quote(app.conf.id)}
-    tokens = app.settings.web_settings().tokens
-    if tokens:
-        headers["Authorization"] = f"Bearer {tokens[0]}"
+    settings = app.settings.web_settings()
+    token = settings.own_token
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    timeout_s = TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S
     try:
-        request = Request(address, headers=headers, method=method)
-        with urlopen(request, timeout=TIMEOUT_S if method == "GET" else 3 * TIMEOUT_S) as answer:
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        request = Request(address, data=data, headers=headers, method=method)
+        with urlopen(request, timeout=timeout_s, context=peer_context(settings)) as answer:
             return json.load(answer)
     except HTTPError as exc:
         if exc.code == MISDIRECTED:

@@ -1,174 +1,338 @@
-"""``streamflow dead-letters -A MODULE list|replay``."""
+"""``streamflow dead-letters -A MODULE list|show|replay|drop``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from streamflow.app.app import App
 from streamflow.cli.apps import app_option, load
-from streamflow.cli.asking import json_option
-from streamflow.cli.connected import engine_of, needs_broker, whole_log
-from streamflow.engine.dead_letters import ADDED, CUT, dead_letter_topic
-from streamflow.engine.engine import Engine
-from streamflow.transports.base import Record
+from streamflow.cli.asking import ask, json_option, url_option
+from streamflow.cli.connected import engine_of
+from streamflow.errors import ConfigurationError, StreamflowError
+from streamflow.query.letter_book import Entry, LetterBook, LetterState, Wanted
+from streamflow.transports.connect import scheme_of
 
-BATCH_RECORDS_MAX = 500
-TEXT_MAX = 60
+PAGE = 1_000
+COLUMNS_MAX = 80
+STATES = ("waiting", "replayed", "dropped", "all")
+COMMANDS = ("list", "show", "replay", "drop")
+
+F = TypeVar("F", bound=Callable[..., Any])
+Body = dict[str, Any]
+"""A letter as ``GET /v1/dead-letters`` shows it"""
 
 
-class Letter(NamedTuple):
-    """One event that was set aside, and where it lies now."""
+class Letters(Protocol):
+    """Where the letters are read and changed: at the broker, or through a worker."""
 
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
+    def find(self, reason: str | None, state: LetterState) -> list[Body]: ...
+    def show(self, letter: Body) -> Body: ...
+    def replay(self, letters: Sequence[Body], agent: str | None, values: Sequence[object]) -> None:
+        """``values``: that of the one letter, in place of its own; else none."""
 
-    @property
-    def place(self) -> str:
-        return f"{self.topic}[{self.partition}]@{self.offset}"
+    def drop(self, letters: Sequence[Body]) -> None: ...
 
-    @property
-    def cut(self) -> str | None:
-        """How much there was of an event that did not fit as a whole; None for one that is here as it was."""
-        name, value = self.headers[-1]
-        return value.decode(errors="replace") if name == CUT and value is not None else None
 
-    def fact(self, name: str) -> str:
-        """One of the headers that were added when it was set aside; the newest, if there are several."""
-        found = [value for header, value in self.headers if header == name and value is not None]
-        return found[-1].decode(errors="replace") if found else ""
+class AtBroker:
+    """Needs no worker."""
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "place": self.place,
-            "source": f"{self.fact('source-topic')}[{self.fact('source-partition')}]"
-            f"@{self.fact('source-offset')}",
-            "reason": self.fact("reason"),
-            "error": self.fact("error"),
-            "consumer": self.fact("consumer") or None,
-            "cut": self.cut,
-            "key": None if self.key is None else self.key.decode(errors="replace"),
-            "value": None if self.value is None else self.value.decode(errors="replace"),
-        }
+    def __init__(self, app: App) -> None:
+        self._app = app
 
-    def restored(self) -> Record:
-        """The event as it was before it was set aside, for the partition that it came from."""
-        added = len(ADDED) if self.headers[-1][0] == ADDED[-1] else len(ADDED) - 1
-        headers = self.headers[:-added]
-        return Record(
-            self.fact("source-topic"), int(self.fact("source-partition")), self.key, self.value, headers
-        )
+    def find(self, reason: str | None, state: LetterState) -> list[Body]:
+        async def found() -> list[Body]:
+            async with engine_of(self._app) as engine:
+                book = LetterBook(engine)
+                return [book.describe(e) async for e in book.every(Wanted(reason=reason, state=state))]
+
+        return asyncio.run(found())
+
+    def show(self, letter: Body) -> Body:
+        async def shown(book: LetterBook, entries: list[Entry]) -> Body:
+            return book.describe(entries[0], whole=True)
+
+        body: Body = asyncio.run(self._with([letter], shown))
+        return body
+
+    def replay(self, letters: Sequence[Body], agent: str | None, values: Sequence[object]) -> None:
+        async def replayed(book: LetterBook, entries: list[Entry]) -> None:
+            if values:
+                await book.replay_edited(entries[0], values[0], agent=agent)
+            else:
+                await book.replay(entries, agent=agent)
+
+        asyncio.run(self._with(letters, replayed))
+
+    def drop(self, letters: Sequence[Body]) -> None:
+        async def dropped(book: LetterBook, entries: list[Entry]) -> None:
+            await book.drop(entries)
+
+        asyncio.run(self._with(letters, dropped))
+
+    async def _with(self, letters: Sequence[Body], work: Callable[[LetterBook, list[Entry]], Any]) -> Any:
+        """Reads the letters whole: what was shown of them is no event."""
+        ids = {letter["id"] for letter in letters}
+        async with engine_of(self._app) as engine:
+            book = LetterBook(engine)
+            entries = [e async for e in book.every(Wanted(state="all")) if e.letter.id in ids]
+            return await work(book, entries)
+
+
+class OverHttp:
+    """Asks a worker, which alone sees ``memory://``."""
+
+    def __init__(self, app: App, url: str | None) -> None:
+        self._app = app
+        self._url = url
+
+    def find(self, reason: str | None, state: LetterState) -> list[Body]:
+        more = "" if reason is None else f"&reason={quote(reason)}"
+        found: list[Body] = []
+        cursor = ""
+        while True:
+            query = f"?limit={PAGE}&state={state}{more}{cursor}"
+            body = ask(self._app, self._url, "dead-letters", query=query)
+            found += body["dead_letters"]
+            if body["next"] is None:
+                return found
+            cursor = f"&cursor={quote(body['next'])}"
+
+    def show(self, letter: Body) -> Body:
+        body: Body = ask(self._app, self._url, "dead-letters", letter["id"])
+        return body
+
+    def replay(self, letters: Sequence[Body], agent: str | None, values: Sequence[object]) -> None:
+        for letter in letters:
+            asked: Body = {"agent": agent, "again": True}
+            if values:
+                asked["value"] = values[0]
+            path = ("dead-letters", letter["id"], "replay")
+            ask(self._app, self._url, *path, method="POST", body=asked)
+
+    def drop(self, letters: Sequence[Body]) -> None:
+        for letter in letters:
+            ask(self._app, self._url, "dead-letters", letter["id"], method="DELETE")
+
+
+def _letters(app: App, url: str | None) -> Letters:
+    if url is None and scheme_of(app.broker_url) != "memory":
+        return AtBroker(app)
+    over_http = OverHttp(app, url)
+    if url is None:
+        try:
+            ask(app, url, "dead-letters", query="?limit=1")
+        except click.ClickException as exc:
+            raise click.UsageError(
+                f"memory:// lives inside one worker, which has to be asked: {exc.message}"
+            ) from exc
+    return over_http
 
 
 @click.group()
 @click.option("-A", "--app", "module", metavar="MODULE", help="May stand here as well as behind the word.")
 @click.pass_context
 def command(context: click.Context, module: str | None) -> None:
-    """Events that were set aside: show them, or give them to their agents again."""
+    """Events that were set aside: show them, give them to their agents again, or drop them."""
     if module is not None:
-        context.default_map = {name: {"module": module} for name in ("list", "replay")}
+        context.default_map = {name: {"module": module} for name in COMMANDS}
+
+
+def _options(function: F) -> F:
+    """Those that all of the commands have."""
+    for option in (json_option, url_option, app_option):
+        function = option(function)
+    return function
+
+
+def _choice(function: F) -> F:
+    """Which letters are meant."""
+    for option in (
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--again", is_flag=True, help="Also those that were replayed or dropped before."),
+        click.option("--reason", help="Only those with this reason."),
+        click.option("--all", "everything", is_flag=True, help="Every one that waits (of the reason)."),
+        click.argument("places", nargs=-1, metavar="[PLACE]..."),
+    ):
+        function = option(function)
+    return function
 
 
 @command.command("list")
-@app_option
+@_options
 @click.option("--reason", help="Only those with this reason.")
+@click.option("--state", default="waiting", show_default=True, type=click.Choice(STATES))
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="The newest so many.")
-@json_option
-def show(module: str, reason: str | None, limit: int, as_json: bool) -> None:
+def show_all(
+    module: str, url: str | None, as_json: bool, reason: str | None, state: LetterState, limit: int
+) -> None:
     """The newest dead letters of an app."""
     app = load(module)
-    needs_broker(app, "dead-letters")
-    letters = [each.describe() for each in asyncio.run(_read(app, reason))[-limit:]]
+    letters = sorted(_letters(app, url).find(reason, state), key=lambda each: each["time"])[-limit:]
     if as_json:
         click.echo(json.dumps(letters))
         return
-    table = Table("place", "source", "reason", "error", "key", "value")
-    for each in letters:
-        table.add_row(
-            each["place"], each["source"], each["reason"], each["error"], each["key"], _short(each["value"])
-        )
-    Console().print(table)
+    for letter in letters:
+        for line in _lines(letter):
+            click.echo(line)
+    click.echo(f"{len(letters)} {'letter' if len(letters) == 1 else 'letters'}", err=True)
+
+
+@command.command("show")
+@_options
+@click.argument("place")
+def show_one(module: str, url: str | None, as_json: bool, place: str) -> None:
+    """One dead letter whole. PLACE is where it lies, or where its event did: topic:partition:offset."""
+    letters = _letters(load(module), url)
+    (letter,) = _named(letters.find(None, "all"), (place,))[-1:]
+    whole = letters.show(letter)
+    if as_json:
+        click.echo(json.dumps(whole))
+        return
+    source = whole.pop("source")
+    whole["source"] = f"{source['topic']}:{source['partition']}:{source['offset']}"
+    traceback = whole.pop("traceback")
+    for name, value in whole.items():
+        if value is not None and value != []:
+            click.echo(f"{name:<10} {value if isinstance(value, str) else json.dumps(value)}")
+    if traceback:
+        click.echo(f"\n{traceback.rstrip()}")
 
 
 @command.command("replay")
-@app_option
-@click.argument("places", nargs=-1, metavar="[PLACE]...")
-@click.option("--all", "everything", is_flag=True, help="Every dead letter (of the reason).")
-@click.option("--reason", help="Only those with this reason.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
+@_options
+@_choice
+@click.option("--agent", help="Only this agent takes them; by default all that read there.")
+@click.option("--value", metavar="JSON", help="In place of the event's own value; of one letter.")
 def replay(
-    module: str, places: tuple[str, ...], everything: bool, reason: str | None, yes: bool, as_json: bool
+    module: str,
+    url: str | None,
+    as_json: bool,
+    places: tuple[str, ...],
+    *,
+    agent: str | None,
+    value: str | None,
+    **choice: Any,
 ) -> None:
-    """Send dead letters to the topic and partition that they came from, as they were.
+    """Send events to the topic and partition that they came from, as they were.
 
-    PLACE is as `list` shows it. Every agent of that topic takes the event again, also one that has counted
-    it before; and what is replayed twice comes twice. One that was too large to be kept whole is left out.
+    PLACE is where the letter lies, or where its event did: topic:partition:offset. Every agent of that topic
+    takes the event again, also one that has counted it before, unless --agent names one; and what is
+    replayed twice comes twice. One that was too large to be kept whole is left out.
     """
+    letters = _letters(load(module), url)
+    chosen = _chosen(letters, places, **choice)
+    if value is not None and len(chosen) != 1:
+        raise click.UsageError("--value is that of one letter: name its place")
+    values = [] if value is None else [_json(value)]
+    for each in chosen:
+        if each["cut"] is not None and not values:
+            click.echo(f"{each['id']} is left out: only its beginning was kept ({each['cut']})", err=True)
+    chosen = [each for each in chosen if each["cut"] is None or values]
+    _confirm(f"Send {len(chosen)} events again?", chosen, choice["yes"])
+    if chosen:
+        _do(lambda: letters.replay(chosen, agent, values))
+    click.echo(json.dumps({"replayed": len(chosen)}) if as_json else f"{len(chosen)} sent again")
+
+
+@command.command("drop")
+@_options
+@_choice
+def drop(module: str, url: str | None, as_json: bool, places: tuple[str, ...], **choice: Any) -> None:
+    """Take letters out of those that wait. They stay in their topic: `list --state dropped` shows them."""
+    letters = _letters(load(module), url)
+    chosen = _chosen(letters, places, **choice)
+    _confirm(f"Drop {len(chosen)} letters?", chosen, choice["yes"])
+    if chosen:
+        _do(lambda: letters.drop(chosen))
+    click.echo(json.dumps({"dropped": len(chosen)}) if as_json else f"{len(chosen)} dropped")
+
+
+def _chosen(
+    letters: Letters,
+    places: tuple[str, ...],
+    *,
+    everything: bool,
+    reason: str | None,
+    again: bool,
+    yes: bool,
+) -> list[Body]:
+    """Raises UsageError for places that hold no letter, and for letters that are handled already."""
     if bool(places) == everything:
         raise click.UsageError("name the places of the letters, or --all")
-    app = load(module)
-    needs_broker(app, "dead-letters")
-    letters = [each for each in asyncio.run(_read(app, reason)) if everything or each.place in places]
-    missing = sorted(set(places) - {each.place for each in letters})
+    if everything:
+        return letters.find(reason, "all" if again else "waiting")
+    chosen = _named(letters.find(reason, "all"), places)
+    handled = [each for each in chosen if each["state"] != "waiting"]
+    if handled and not again:
+        # Of several letters of one event those that wait are meant.
+        waiting = [each for each in chosen if each["state"] == "waiting"]
+        missing = [place for place in places if not any(place in _names(each) for each in waiting)]
+        if missing:
+            first = next(each for each in handled if missing[0] in _names(each))
+            raise click.UsageError(f"{missing[0]} was {first['state']} before: say --again if it is meant")
+        return waiting
+    return chosen
+
+
+def _named(letters: list[Body], places: tuple[str, ...]) -> list[Body]:
+    """Those that lie at these places, or whose events did. Raises UsageError for a place without one."""
+    found = [each for each in letters if any(place in _names(each) for place in places)]
+    missing = [place for place in places if not any(place in _names(each) for each in found)]
     if missing:
         raise click.UsageError(f"there is no dead letter at {', '.join(missing)}")
-    for each in letters:
-        if each.cut is not None:
-            click.echo(f"{each.place} is left out: only its beginning was kept ({each.cut})", err=True)
-    letters = [each for each in letters if each.cut is None]
-    if letters and not yes:
-        click.confirm(f"Send {len(letters)} events again?", abort=True, err=True)
-    asyncio.run(_send(app, [each.restored() for each in letters]))
-    click.echo(json.dumps({"replayed": len(letters)}) if as_json else f"{len(letters)} sent again")
+    return found
 
 
-def _short(value: str | None) -> str:
-    text = "" if value is None else value
-    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…"
+def _names(letter: Body) -> set[str]:
+    source = letter["source"]
+    places = [letter["id"].rsplit(":", 2), [source["topic"], str(source["partition"]), source["offset"]]]
+    return {text for t, p, o in places for text in (f"{t}:{p}:{o}", f"{t}[{p}]@{o}")}
 
 
-async def _read(app: App, reason: str | None) -> list[Letter]:
-    """By the time at which they were set aside."""
-    found: list[tuple[int, Letter]] = []
-    async with engine_of(app) as engine:
-        counts = await engine.transport.partition_counts(_topics(engine))
-        for topic, count in sorted(counts.items()):
-            async for batch in whole_log(engine, topic, count):
-                headers = batch.headers or [()] * len(batch.offsets)
-                for index, offset in enumerate(batch.offsets):
-                    letter = Letter(
-                        topic,
-                        batch.partition,
-                        offset,
-                        batch.keys[index],
-                        batch.values[index],
-                        tuple(headers[index]),
-                    )
-                    if letter.fact("source-topic") and reason in (None, letter.fact("reason")):
-                        found.append((batch.timestamps_ms[index], letter))
-    return [letter for _, letter in sorted(found, key=lambda item: item[0])]
+def _confirm(question: str, chosen: list[Body], yes: bool) -> None:
+    if chosen and not yes:
+        click.confirm(question, abort=True, err=True)
 
 
-def _topics(engine: Engine) -> list[str]:
-    """Where an app's events may have been set aside."""
-    sources = {source.name for source in engine.topology.sources.values()}
-    targets = {
-        agent.spec.dead_letter for agent in engine.topology.agents if agent.spec.dead_letter is not None
-    }
-    return sorted(targets | {dead_letter_topic(source) for source in sources})
+def _do(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except (ConfigurationError, TypeError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    except StreamflowError as exc:
+        raise click.ClickException(f"{exc}; some may have been sent, and wait still") from exc
 
 
-async def _send(app: App, records: list[Record]) -> None:
-    async with engine_of(app) as engine:
-        for at in range(0, len(records), BATCH_RECORDS_MAX):
-            await engine.transport.send(records[at : at + BATCH_RECORDS_MAX])
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise click.UsageError(f"--value is no JSON: {exc}") from exc
+
+
+def _lines(letter: Body) -> list[str]:
+    """Three lines of at most `COLUMNS_MAX`, but for the place, which has to be copied whole."""
+    source = letter["source"]
+    who = f" by {letter['consumer']}" if letter["consumer"] else ""
+    tries = f", {letter['attempts']} attempts" if letter["attempts"] else ""
+    where = f"{source['topic']}:{source['partition']}:{source['offset']}"
+    return [
+        f"{letter['id']}  {letter['state']}  {letter['time']}",
+        _short(f"  {letter['reason']} at {where}{who}{tries}: {letter['error']}"),
+        _short(f"  {_text(letter['key'])}  {_text(letter['value'])}"),
+    ]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(line: str) -> str:
+    line = " ".join(line.splitlines())
+    return line if len(line) <= COLUMNS_MAX else line[: COLUMNS_MAX - 1] + "…"

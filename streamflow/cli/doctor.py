@@ -8,7 +8,7 @@ import platform
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 from rich.console import Console
@@ -20,12 +20,16 @@ from streamflow.cli.asking import json_option
 from streamflow.cli.connected import engine_of, whole_log
 from streamflow.clock import rfc3339
 from streamflow.codecs.times import look_like_seconds, seconds_sentence
+from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.engine.engine import Engine
 from streamflow.engine.internal_topics import deleting, to_compact
 from streamflow.errors import ConfigurationError, DecodeError, TransportError
 from streamflow.settings import DISTRIBUTION
+from streamflow.transports.base import KnowsRights, Transport
 from streamflow.transports.connect import scheme_of
-from streamflow.web.settings import is_loopback
+from streamflow.transports.kafka import KafkaTransport
+from streamflow.web.settings import WebSettings, is_loopback
+from streamflow.web.tokens import is_hashed
 
 PACKAGES = (DISTRIBUTION, "faust-streaming", "aiokafka", "msgspec", "orjson", "redis", "rocksdict")
 RECORDS_LOOKED_AT_MAX = 20_000
@@ -78,20 +82,47 @@ def _security(app: App) -> list[Finding]:
         findings.append(Finding("web", "warning", "no web view: other workers can't ask this one for rows"))
     elif is_loopback(web.host):
         findings.append(Finding("web", "ok", f"bound to {web.host}: this machine only"))
-    elif web.tokens:
+    elif web.needs_token:
         findings.append(Finding("web", "ok", f"bound to {web.host}, with authentication"))
     else:
         findings.append(Finding("web", "error", f"bound to {web.host} without authentication (web_tokens)"))
+    findings += _web_secrets(web)
     if scheme_of(app.broker_url) == "memory":
         return findings
-    credentials: Any = conf.broker_credentials
-    if credentials is None:
-        findings.append(Finding("broker security", "warning", "no credentials: anybody may read and write"))
-    else:
-        findings.append(Finding("broker security", "ok", str(credentials.protocol.value)))
     if app.engine_settings.processing_guarantee != "exactly_once":
         said = "at_least_once: what came since the last checkpoint may count or be sent twice after a crash"
         findings.append(Finding("guarantee", "warning", said))
+    return findings
+
+
+def _broker_security(app: App, transport: Transport) -> Finding:
+    check = "broker security"
+    if isinstance(transport, KafkaTransport):
+        found = transport.settings
+        if found.security_protocol == "PLAINTEXT":
+            return Finding(check, "warning", "PLAINTEXT, no login: anybody may read and write")
+        login = f" as {found.sasl_username}" if found.sasl_username else ""
+        said = f"{found.security_protocol}{login}"
+        if found.security_protocol == "SASL_PLAINTEXT":
+            return Finding(check, "warning", f"{said}: whoever is on the way can read the login")
+        return Finding(check, "ok", said)
+    settings = app.engine_settings
+    if app.conf.broker_credentials is None and not settings.redis_password:
+        return Finding(check, "warning", "no credentials: anybody may read and write")
+    has_tls = scheme_of(app.broker_url) == "rediss"
+    if not has_tls:
+        return Finding(check, "warning", "a login without TLS (rediss://): whoever is on the way can read it")
+    return Finding(check, "ok", "a login, and TLS")
+
+
+def _web_secrets(web: WebSettings) -> list[Finding]:
+    findings: list[Finding] = []
+    if any(not is_hashed(token) for token in web.tokens):
+        said = "some can be read where the settings can be read: `streamflow token` makes hashes"
+        findings.append(Finding("web_tokens", "warning", said))
+    if web.worker_secret is None and not is_loopback(web.host):
+        said = "is not set: workers on other machines can't ask each other for rows"
+        findings.append(Finding("web_peer_secret", "warning", said))
     return findings
 
 
@@ -100,13 +131,31 @@ async def _broker(app: App, records: int) -> list[Finding]:
         return [Finding("broker", "ok", "memory:// lives inside one worker; there is nothing to look at")]
     findings: list[Finding] = []
     try:
+        findings.append(_broker_security(app, app.prepare_engine().transport))
         async with engine_of(app) as engine:
             findings.append(Finding("broker", "ok", f"{app.broker_url} answers"))
+            findings += await _rights(engine)
             async for finding in _topics(engine, records):
                 findings.append(finding)
     except (TransportError, ConfigurationError, OSError) as exc:
         findings.append(Finding("broker", "error", str(exc)))
     return findings
+
+
+async def _rights(engine: Engine) -> list[Finding]:
+    """May this user do what workers do? Only where the broker tells."""
+    if not isinstance(engine.transport, KnowsRights):
+        return []
+    topology = engine.topology
+    sources = {source.name for source in topology.sources.values()}
+    kept = set(topology.state_topics())
+    closed = {aggregate.spec.emit_closed for aggregate in topology.aggregates.values()}
+    outputs = {name for name in closed if name} | (topology.topics.wanted - sources)
+    writes = kept | outputs | {dead_letter_topic(source) for source in sources}
+    lacks = await engine.transport.missing_rights(reads=sources | kept, writes=writes, makes=writes)
+    if not lacks:
+        return [Finding("broker rights", "ok", "this user may do all that a worker does")]
+    return [Finding("broker rights", "error", f"this user lacks {lack}") for lack in lacks]
 
 
 async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:

@@ -15,6 +15,7 @@ import ctypes
 import os
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Plan:
     ports: Sequence[int]
     host: str = "127.0.0.1"
     token: str | None = None
+    tls: ssl.SSLContext | None = None  # what the children are asked with
 
 
 @dataclass(slots=True)
@@ -253,7 +255,8 @@ class Processes:
         headers = {"Authorization": f"Bearer {self._plan.token}"} if self._plan.token else {}
         terminal = self._console.is_terminal
         live = Live(console=self._console, auto_refresh=False, transient=True) if terminal else None
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        connector = aiohttp.TCPConnector(ssl=self._plan.tls or True)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session:
             with live or contextlib.nullcontext():
                 told_events, told_ms = 0.0, self._clock.monotonic_ms()
                 while True:
@@ -271,7 +274,8 @@ class Processes:
                         self._say(line)
 
     async def _ask(self, session: aiohttp.ClientSession, child: Child) -> None:
-        base = f"http://{self._plan.host}:{self._plan.ports[child.number]}"
+        scheme = "http" if self._plan.tls is None else "https"
+        base = f"{scheme}://{self._plan.host}:{self._plan.ports[child.number]}"
         try:
             if not child.ready:
                 async with session.get(f"{base}/readyz") as answer:

@@ -53,7 +53,9 @@ async def _send(
         if create:
             await topic.declare()
         parsed = None if key is None else topic.key_codec.parse_text(key)
-        return await (await topic.send(key=parsed, value=value, partition=partition))
+        return await (
+            await topic.send(key=parsed, value=value, partition=partition, headers=topic.version_headers)
+        )
     finally:
         await app.disconnect()
 

@@ -10,6 +10,7 @@ import click
 
 from streamflow.cli.apps import app_option, load, override
 from streamflow.transports.connect import scheme_of
+from streamflow.web.tls import peer_context
 
 if TYPE_CHECKING:
     from streamflow.app.app import App
@@ -82,12 +83,14 @@ def run_processes(app: App, arguments: list[str], count: int, *, web: bool) -> i
         port = ["--web-port", str(ports[number])] if ports else []
         return [sys.executable, "-m", "faust", *arguments, *port]
 
+    tls = peer_context(settings, any_name=True)  # by their address here, which no certificate need have
     plan = processes.Plan(
         count,
         child,
         slots,
         ports,
         host=WILDCARDS.get(settings.host, settings.host),
-        token=settings.tokens[0] if settings.tokens else None,
+        token=settings.own_token,
+        tls=tls,
     )
     return processes.run(plan)

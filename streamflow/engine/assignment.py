@@ -59,6 +59,7 @@ class ActiveAssignment:
         self.shown: dict[ProgressKey, Progress] = {}  # as of the newest durable checkpoint, for those who ask
         self.end_offsets = dict(end_offsets or {})  # last stable offset that a fetch told
         self.moved_ms: dict[TopicPartition, float] = {}  # when records last came
+        self._state_logs: list[tuple[TopicPartition, ProgressKey]] = []
         self.undecided: set[TopicPartition] = set()  # where a transaction is open: that is no silence
         # Of open partitions: who is behind the others in them, and up to where the others were given records.
         self.behind: dict[TopicPartition, set[str]] = {}
@@ -76,6 +77,15 @@ class ActiveAssignment:
         self._source_watermarks: dict[str, SourceWatermarks] = {}  # shuffle topic -> those that go there
         self._hurry = False
         self._records_between = records_between
+
+    def note_state(self, logs: Iterable[tuple[TopicPartition, Progress]]) -> None:
+        """These logs hold state of it, and the progress beside each notes where it ends at least."""
+        keys = ((at, (each.consumer, each.topic, each.partition)) for at, each in logs)
+        self._state_logs.extend(keys)
+
+    def state_logs(self) -> list[tuple[TopicPartition, Progress]]:
+        """Its logs of state, each with the newest durable progress that notes its end."""
+        return [(at, self.shown[key]) for at, key in self._state_logs if key in self.shown]
 
     def source_partitions(self) -> list[TopicPartition]:
         return sorted(self.assignment.partitions)

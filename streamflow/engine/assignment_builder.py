@@ -107,7 +107,9 @@ class AssignmentBuilder:
         self._check_declarations(active)  # before its logs: a reset that was begun has taken some of them
         stage_logs = [(at, spec) for at, (spec, _) in shuffles.items()]
         for task in tasks.values():
-            check_logs(task.state_logs(stage_logs), ends, self._topology.on_lost_state)
+            noted = list(task.state_logs(stage_logs))
+            check_logs(noted, ends, self._topology.on_lost_state)
+            active.note_state(noted)
         self.kept = 0
         for task in tasks.values():
             for part in task.parts():

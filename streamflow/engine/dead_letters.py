@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from streamflow.clock import rfc3339
 from streamflow.codecs.chunk import Chunk
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.errors import DecodeError
@@ -16,8 +18,12 @@ from streamflow.transports.base import Batch, Headers, Record
 SUFFIX = "-dead-letters"
 EXTRA_BYTES = 64 * 1024
 """How much larger than its source's a record of a dead-letter topic may be: room for the added headers."""
-ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error", "consumer")
+ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error")
 """The headers that are added, behind the event's own and in this order."""
+MORE = ("consumer", "field", "time", "attempts", "worker", "agent", "traceback", "replay")
+"""Those that follow, as far as there is something to say."""
+REPLAYED_FOR = "streamflow-replayed-for"
+"""The last header of an event that is replayed for one consumer: which."""
 CUT = "cut"
 """The last header of a letter that did not fit as a whole: how much there was."""
 FIRST_BYTES = 16 * 1024
@@ -25,6 +31,7 @@ FIRST_BYTES = 16 * 1024
 LEAST_BYTES = 256
 """What is kept of anything where that does not fit either"""
 _ERROR_CHARACTERS_MAX = 2_000
+_TRACEBACK_CHARACTERS_MAX = 8_000
 
 
 def dead_letter_topic(topic: str) -> str:
@@ -42,11 +49,11 @@ def dead_letter(
     headers: Headers,
     reason: str,
     error: str,
-    consumer: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Record:
     """The record that sets one aside.
 
-    ``source`` is (topic, partition, offset); ``consumer`` is the one that gave up on it, if one did.
+    ``source`` is (topic, partition, offset); ``more``: what there is to say of `MORE`.
     """
     topic, partition, offset = source
     added = [
@@ -56,8 +63,8 @@ def dead_letter(
         ("reason", reason.encode()),
         ("error", error[:_ERROR_CHARACTERS_MAX].encode(errors="replace")),
     ]
-    if consumer is not None:
-        added.append(("consumer", consumer.encode()))
+    said = {} if more is None else more
+    added += [(name, said[name].encode(errors="replace")) for name in MORE if name in said]
     return Record(target, partition % partitions, key, value, (*headers, *added))
 
 
@@ -117,11 +124,23 @@ class DeadLetterQueue:
         partitions: Callable[[str], int],
         target: Callable[[str], str],
         metrics: Metrics,
+        now_ms: Callable[[], int],
     ) -> None:
         self._active = active
         self._partitions = partitions
         self._target = target
         self._metrics = metrics
+        self._now_ms = now_ms
+        self._worker = ""
+        self._module = "MODULE"
+
+    def sent_by(self, worker: str) -> None:
+        """From now on letters tell the address of the worker that sets them aside."""
+        self._worker = worker
+
+    def of_app(self, module: str) -> None:
+        """From now on the command that they name is for this app."""
+        self._module = module
 
     def add_bad(self, at: Chunk | Batch, index: int, error: DecodeError, consumer: str | None) -> None:
         """A record that can't be decoded (``consumer`` is ``None``), or that one consumer can't use."""
@@ -152,7 +171,7 @@ class DeadLetterQueue:
         logger.warning("agent %s gave up on %s: %s", agent.spec.name, place, exc, exc_info=exc)
         if agent.spec.dead_letter is None:
             raise exc
-        self.add(chunk, index, reason, exc, agent.spec.name, agent.spec.dead_letter)
+        self.add(chunk, index, reason, exc, agent, agent.spec.dead_letter)
 
     def add(
         self,
@@ -160,7 +179,7 @@ class DeadLetterQueue:
         index: int,
         reason: str,
         error: BaseException,
-        consumer: str | None,
+        consumer: AgentRunner | str | None,
         target: str,
     ) -> None:
         active = self._active()
@@ -173,10 +192,13 @@ class DeadLetterQueue:
         index: int,
         reason: str,
         error: BaseException,
-        consumer: str | None,
+        consumer: AgentRunner | str | None,
         target: str,
     ) -> Record:
-        """The dead letter of an event, counted; whoever asks for it writes it."""
+        """The dead letter of an event, counted; whoever asks for it writes it.
+
+        ``consumer`` gave up on it: an agent, or another by its name, or nobody.
+        """
         if isinstance(at, Chunk):
             key, value = at.raw_keys[index], at.raw_values[index]
         else:
@@ -193,5 +215,30 @@ class DeadLetterQueue:
             headers=headers_at(at.headers, index),
             reason=reason,
             error=sentence(error),
-            consumer=consumer,
+            more=self._more(source, error, consumer),
         )
+
+    def _more(
+        self, source: tuple[str, int, int], error: BaseException, consumer: AgentRunner | str | None
+    ) -> dict[str, str]:
+        topic, partition, offset = source
+        more = {
+            "time": rfc3339(self._now_ms()),
+            "replay": f"streamflow dead-letters -A {self._module} replay {topic}:{partition}:{offset}",
+        }
+        if self._worker:
+            more["worker"] = self._worker
+        if isinstance(error, DecodeError) and error.field:
+            more["field"] = error.field
+        if isinstance(consumer, str):
+            more["consumer"] = consumer
+        elif consumer is not None:
+            more["consumer"] = more["agent"] = consumer.spec.name
+            attempts = consumer.failing().get(source)
+            if attempts is not None:
+                more["attempts"] = str(attempts)
+            if error.__traceback__ is not None:
+                # The end: what raised stands there.
+                text = "".join(traceback.format_exception(error, limit=-20))
+                more["traceback"] = text[-_TRACEBACK_CHARACTERS_MAX:]
+        return more

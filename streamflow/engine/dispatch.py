@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs.chunk import Chunk
 from streamflow.codecs.times import TimeChecks
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.dead_letters import REPLAYED_FOR
 from streamflow.engine.decoding import KeyCache
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
@@ -79,12 +80,15 @@ class Dispatcher:
                     continue
             progress = None if decoder.consumer in behind else active.progress[decoder.consumer, *at]
             chunk = self._decode(decoder, batch, progress, dead_letters)
+            replayed = replayed_for(chunk)
             for aggregate in aggregates:
-                fresh = self._fold(aggregate, chunk, active, dead_letters)
+                mine = chunk if not replayed else without_others(chunk, replayed, aggregate.spec.name)
+                fresh = self._fold(aggregate, mine, active, dead_letters)
                 active.took(aggregate.spec.name, aggregate.spec.consumer, fresh)
             for agent in agents:
-                agent.offer(chunk)
-                active.took(agent.spec.name, agent.spec.consumer, chunk)
+                mine = chunk if not replayed else without_others(chunk, replayed, agent.spec.consumer)
+                agent.offer(mine)
+                active.took(agent.spec.name, agent.spec.consumer, mine)
                 if agent.full():
                     full.append(agent)
         active.given(at, batch.next_offset)
@@ -109,10 +113,12 @@ class Dispatcher:
             # A decoder that is not behind has set aside what is bad in here when it passed it.
             progress = active.progress[decoder.consumer, *at] if decoder.consumer in behind else None
             chunk = self._decode(decoder, batch, progress, dead_letters)
+            replayed = replayed_for(chunk)
             for aggregate in aggregates:
-                self._fold(aggregate, chunk, active, dead_letters)
+                mine = chunk if not replayed else without_others(chunk, replayed, aggregate.spec.name)
+                self._fold(aggregate, mine, active, dead_letters)
             for agent in agents:
-                agent.offer(chunk)
+                agent.offer(chunk if not replayed else without_others(chunk, replayed, agent.spec.consumer))
         active.backfilled(batch)
         self._metrics.records_total.inc(len(batch.offsets))
 
@@ -198,6 +204,29 @@ class Dispatcher:
                 batch.topic,
                 batch.partition,
             )
+
+
+def replayed_for(chunk: Chunk) -> dict[int, bytes | None]:
+    """Index -> the one consumer that an event is replayed for; nearly always there is none.
+
+    HOT PATH: one pass over the headers of a batch that has any.
+    """
+    if chunk.headers is None:
+        return {}
+    return {
+        index: headers[-1][1]
+        for index, headers in enumerate(chunk.headers)
+        if headers and headers[-1][0] == REPLAYED_FOR
+    }
+
+
+def without_others(chunk: Chunk, replayed: Mapping[int, bytes | None], consumer: str) -> Chunk:
+    """What of a chunk is this consumer's: all but what is replayed for another.
+
+    That is as a gap in the log to it: its position passes it, and none of its counters counts it.
+    """
+    name = consumer.encode()
+    return chunk.select([i for i in range(len(chunk)) if i not in replayed or replayed[i] == name])
 
 
 def before(batch: Batch, offset: int) -> Batch:

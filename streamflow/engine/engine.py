@@ -27,6 +27,7 @@ from streamflow.engine.internal_topics import refuse_foreign_rows
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.progress_board import ProgressBoard
 from streamflow.engine.rebalance import Rebalance
+from streamflow.engine.state_watch import StateWatch
 from streamflow.engine.topology import Topology
 from streamflow.engine.trouble import BrokerWatch, Trouble
 from streamflow.engine.watchdog import Watchdog
@@ -113,6 +114,7 @@ class Engine:
             leaves_ms=settings.max_poll_interval_ms if transport.features.shared else None,
             on_blocked=self._after_block,
         )
+        self._state_watch = StateWatch(self.topology, transport, clock, self.rebalance)
         self._blocked_ms: float | None = None  # when code has blocked the event loop for the last time
         self._fetching = Trouble(logger, clock, "fetching fails")
         self._stores = Stores(settings, clock)
@@ -142,6 +144,11 @@ class Engine:
         """Does a partition of it serve?"""
         return self.rebalance.live
 
+    @property
+    def watches_state(self) -> bool:
+        """Does it know the logs of state that it looks at from now on?"""
+        return self._state_watch.has_looked
+
     def listen(self, listener: EngineListener) -> None:
         """From here on it is told of everything that changes what may be seen."""
         self._listeners.add(listener)
@@ -157,6 +164,7 @@ class Engine:
     async def start(self, url: str = "") -> None:
         """Connects, creates what topics are missing, and joins the group, advertising ``url``."""
         topology, transport, topics = self.topology, self.transport, self.topology.topics
+        topology.dead_letters.sent_by(url)
         self._stores.check([table.spec.store for table in topology.tables.values()])
         self._stores.check([aggregate.spec.store for aggregate in topology.aggregates.values()])
         await first_connection(transport, self.clock, self.settings.broker_wait_s)
@@ -184,6 +192,7 @@ class Engine:
         self._spawn(self._checkpoint_loop(), "checkpoint")
         self._spawn(self.rebalance.standbys.run(), "standbys")
         self._spawn(self.watch.run(), "watch")
+        self._spawn(self._state_watch.run(), "state-watch")
         await self.rebalance.join(url)
 
     async def extend(self) -> None:

@@ -44,6 +44,11 @@ class Topics:
     def progress(self) -> str:
         return f"{self.app_id}-progress"
 
+    @property
+    def handled_letters(self) -> str:
+        """Marks of dead letters that were replayed or dropped; made with the first of them."""
+        return f"{self.app_id}-handled-letters"
+
     def changelog(self, table: str) -> str:
         """Faust's name for it, so that an app can upgrade in place."""
         return f"{self.app_id}-{table}-changelog"
@@ -107,6 +112,11 @@ class Topics:
             known, copies=known.copies or copies, config=known.config or tuple(config)
         )
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """Names of the topics that were noted so far."""
+        return frozenset(self._wanted)
+
     def want_source(self, name: str, partitions: int | None) -> None:
         """Notes a topic that somebody reads: what the app makes for it is kept as safely as it."""
         self._sources.add(name)
@@ -160,6 +170,15 @@ class Topics:
                     "source topic was given another number. `streamflow grow` brings the state to it, "
                     "`streamflow reset` starts anew"
                 )
+
+    async def make(self, transport: Transport, name: str) -> None:
+        """Makes a compacted topic of one partition, where it is missing, and nothing else that is wanted."""
+        found = await transport.partition_counts([name])
+        if not found:
+            specs = await self._with_copies([TopicSpec(name, 1, compacted=True)], transport)
+            await transport.create_topics(specs)
+            found = await transport.partition_counts([name])
+        self.counts.update(found)
 
     async def _with_room_for_letters(
         self, specs: Sequence[TopicSpec], transport: Transport

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 
 from streamflow.aggregates.shuffle.final import FinalStage
@@ -26,13 +26,14 @@ from streamflow.engine.rejected_records import set_aside
 from streamflow.engine.restoration import RecoverySteps, Restoration
 from streamflow.engine.standbys import Standbys
 from streamflow.engine.topology import Topology
-from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced
+from streamflow.errors import CommitAborted, CommitUnknown, ConflictingWrites, Fenced, LostWrites
 from streamflow.metrics import Metrics
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.global_table import global_logs
 from streamflow.state.partition import TablePartition
 from streamflow.state.restore import end_of_logs
 from streamflow.state.store_manager import StoreManager
+from streamflow.state.stores.base import Store
 from streamflow.transports.base import Assignment, Batch, Member, TopicPartition, Transport
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Rebalance:
         self._growth = GrownTopics(topology)
         self._assignment: Assignment | None = None
         self._stages: dict[TopicPartition, FinalStage] = {}
+        self._read_ms: dict[TopicPartition, float] = {}  # of these, when something came last
         self._recovery: asyncio.Task[None] | None = None
         self._subscribed: set[str] | None = None  # topics; None: the group was not joined yet
         self._url = ""
@@ -299,6 +301,15 @@ class Rebalance:
             wait_ms = FENCED_WAIT_MS if isinstance(exc, Fenced) else RESTART_WAIT_MS
         self._begin_recovery(assignment, wait_ms, told=True)
 
+    def lose(self, topics: Set[str], why: LostWrites) -> None:
+        """State in these topics is gone: what is left is read back, from its beginning."""
+        self.restart(why)
+        gone = [at for at in self._stages if at[0] in topics]
+        self._tail.leave(gone)
+        for at in gone:
+            del self._stages[at]
+        self._store_manager.clear()
+
     # -- what is held -----------------------------------------------------------------------------
 
     def is_current(self, active: ActiveAssignment) -> bool:
@@ -310,8 +321,22 @@ class Rebalance:
         stage = self._stages.get((batch.topic, batch.partition))
         if stage is not None:
             changed = stage.read(batch)
+            self._read_ms[batch.topic, batch.partition] = self._clock.monotonic_ms()
             if stage.ready:
                 self._listener.on_stage(stage, changed)
+
+    def kept_rows(self, table: str, partition: int) -> tuple[Store, float] | None:
+        """The store of a partition that has been up to date, served or not, and how many ms ago it was."""
+        return self._store_manager.kept((table, partition))
+
+    def kept_stages(self, table: str) -> dict[int, tuple[FinalStage, float]]:
+        """The same of the final stages that are not ready here, by partition."""
+        now_ms = self._clock.monotonic_ms()
+        return {
+            stage.partition: (stage, now_ms - self._read_ms.get(at, now_ms))
+            for at, stage in self._stages.items()
+            if stage.spec.name == table and stage.was_whole and not stage.ready
+        }
 
     def standby_tasks(self) -> tuple[list[TablePartition], list[FinalStage]]:
         """What is kept up to date for other workers' partitions."""

@@ -56,7 +56,7 @@ def _letter(
     chunk, index = promise.origin
     place = f"{chunk.topic}[{chunk.partition}]@{chunk.offsets[index]}"
     logger.warning("agent %s: what it sent for %s is refused: %s", agent.spec.name, place, why)
-    return dead_letters.letter(chunk, index, why.reason, why, agent.spec.name, agent.spec.dead_letter)
+    return dead_letters.letter(chunk, index, why.reason, why, agent, agent.spec.dead_letter)
 
 
 def _shorter(active: ActiveAssignment, record: Record, why: RecordRefused) -> Record:

@@ -47,10 +47,11 @@ class Standbys:
         self._places: Sequence[Place] = ()
         self._changed = asyncio.Event()
         self.parts: Parts = {}
+        self.ends: Mapping[TopicPartition, int] = {}  # of their changelogs, as of the last look
 
     def follow(self, places: Iterable[Place]) -> None:
         """Their stores are nobody else's until `rest`."""
-        self._places, self.parts = list(places), {}
+        self._places, self.parts, self.ends = list(places), {}, {}
         self._changed.set()
         self._metrics.standby_partitions.set(len({partition for _, partition in self._places}))
 
@@ -116,6 +117,7 @@ class Standbys:
         if self._places is not places:
             return
         self._trouble.worked()
+        self.ends = ends
         self._metrics.standby_records_behind.set(missing(parts, ends))
         self._store_manager.mark_fresh(
             (part.spec.name, part.partition)

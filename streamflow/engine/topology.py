@@ -65,7 +65,9 @@ class Topology:
         self.aggregates: dict[str, AggregateConsumer] = {}
         self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
-        self.dead_letters = DeadLetterQueue(active, self.topics.partitions, dead_letter_topic, metrics)
+        self.dead_letters = DeadLetterQueue(
+            active, self.topics.partitions, dead_letter_topic, metrics, clock.now_ms
+        )
         self.on_recreated_topic = settings.on_recreated_topic
         self.on_lost_state = settings.on_lost_state
         self._clock = clock
@@ -73,6 +75,7 @@ class Topology:
         self._on_room = on_room
         self.declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
         self._key_bytes: dict[str, Callable[[Any], bytes | None]] = {}  # table in Faust's form ->
+        self._declared: dict[str, Callable[[], TopicSource]] = {}  # topic that is declared -> how it is read
 
     def add_agent(self, spec: AgentSpec, source: TopicSource, *more: TopicSource) -> AgentRunner:
         """An agent on one topic, or on several, which it takes in turn."""
@@ -184,6 +187,17 @@ class Topology:
             self.topics.want_source(source.name, source.partitions)
         return self.decoders[source.schema]
 
+    def declare(self, topic: str, source: Callable[[], TopicSource]) -> None:
+        """A topic that the app's code knows, read or not; ``source`` is asked when needed."""
+        self._declared.setdefault(topic, source)
+
+    def format_of(self, topic: str) -> TopicSource | None:
+        """How a topic is read: as it was declared, or by who reads it; ``None``: nobody says."""
+        if topic in self._declared:
+            return self._declared[topic]()
+        readers = [decoder.source for decoder in self.decoders.values() if decoder.source.name == topic]
+        return readers[0] if readers else None
+
     def source_topics(self) -> set[str]:
         """Topics that somebody reads."""
         return {decoder.source.name for decoder in self.decoders.values()}
@@ -242,6 +256,10 @@ class Topology:
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""
         return [self.topics.progress, *(log for name in self.table_names() for log in self.logs_of(name))]
+
+    def own_topics(self) -> frozenset[str]:
+        """What the app alone writes: its state, and marks of dead letters."""
+        return frozenset((*self.state_topics(), self.topics.handled_letters))
 
     def table_names(self) -> list[str]:
         """Of tables in both forms."""

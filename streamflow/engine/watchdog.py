@@ -12,9 +12,10 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamflow.clock import Clock
+from streamflow.engine.pace import Pace
 from streamflow.engine.stacks import stack_of_task, stack_of_thread
 from streamflow.engine.trouble import AGAIN_MS
 from streamflow.metrics import Metrics
@@ -33,6 +34,16 @@ SHOWN_MS = 60_000.0
 
 Place = tuple[str, str, int, int]
 """(agent, topic, partition, offset)"""
+
+
+class InHand(NamedTuple):
+    """An event that an agent is at work on, and since when."""
+
+    agent: str
+    topic: str
+    partition: int
+    offset: int
+    seconds: float
 
 
 class Held:
@@ -87,6 +98,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
         self._held: dict[Place, Held] = {}
+        self.pace = Pace(metrics)
         # Of the question to the event loop: when it was asked, whether it is answered, when it was told of.
         self._asked_ms = 0.0
         self._answered = True
@@ -192,7 +204,9 @@ class Watchdog:
 
     def _look_at_agents(self, now_ms: float) -> None:
         held: dict[Place, Held] = {}
-        for agent in self._agents():
+        agents = self._agents()
+        self.pace.look(now_ms, agents)
+        for agent in agents:
             oldest_ms = now_ms
             for event in agent.held_events():
                 place = (agent.spec.name, event.topic, event.partition, event.offset)
@@ -223,6 +237,13 @@ class Watchdog:
         )
 
     # -- who asks -----------------------------------------------------------------------------------
+
+    def in_hand(self) -> list[InHand]:
+        """What agents are at work on, as of the newest look."""
+        now_ms = self._clock.monotonic_ms()
+        return [
+            InHand(*place, round((now_ms - known.since_ms) / 1_000, 3)) for place, known in self._held.items()
+        ]
 
     def slow(self) -> list[Mapping[str, Any]]:
         """What is held for longer than ``agent_warn_s``, and blocks of the event loop in the last minute."""

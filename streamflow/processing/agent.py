@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
+from streamflow.errors import TooManyFailures
 from streamflow.processing.agent_spec import AgentSpec, Run
 from streamflow.processing.agent_tasks import AgentTasks
 from streamflow.processing.concurrent import Concurrent, FailedUnits
 from streamflow.processing.event_queue import AgentListener, EventQueue
 from streamflow.processing.event_stream import EventStream
+from streamflow.processing.event_timeouts import EventTimeouts
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.failures import MemoryInvalid, recover_failed, require_exclusive
 from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
@@ -68,13 +71,17 @@ class AgentRunner:
         self._taken_to: dict[TopicPartition, int] = {}  # behind what was taken of that
         self.tasks = AgentTasks(spec.consumer, gate, clock, self._run)
         self._suspects = Suspects(spec.consumer, gate.note)
+        self._policy = FailurePolicy(spec.retry, clock, spec.transient, spec.breaker)
+        self._timeouts = None if spec.timeout_s is None else EventTimeouts(self, spec.timeout_s, clock)
+        self._asks_again: asyncio.Task[None] | None = None  # whether its circuit breaker lets it go on
+        self._held_back_at = 0  # what was processed when it last did not, or an event failed
+        self._given_up = 0, -1  # events in a row that were set aside, and what was processed before the last
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
             self._pull,
             gate,
-            retry=spec.retry,
+            policy=self._policy,
             give_up=self._set_aside,
-            pause_ms=clock.sleep_ms,
             concurrent=self.concurrent,
             suspects=self._suspects,
         )
@@ -91,6 +98,8 @@ class AgentRunner:
         if self.spec.isolated:
             lanes = sorted({partition for _, partition in self.progress})
         self.tasks.start(self.spec.run, lanes)
+        if self._timeouts is not None:
+            self._timeouts.start()
 
     def spawn(self, stage: str, run: Run) -> None:
         """Starts, unless it runs, what else takes this agent's events."""
@@ -193,6 +202,9 @@ class AgentRunner:
         for queue in self._queues.values():
             queue.trim()
         self.settle()
+        if self._policy.has_tried() and self.processed > self._held_back_at:
+            self._policy.succeeded()
+            self._path.wake()
 
     def cut(self, cut: Cut) -> None:
         """What done events have sent; what the event in flight wrote goes back to the tables' changes."""
@@ -217,7 +229,7 @@ class AgentRunner:
 
     async def halt(self) -> None:
         """`abandon`, and waits a moment for the agent to end."""
-        tasks = self.tasks.stop()
+        tasks = self._stop_tasks()
         self.abandon()
         if tasks:
             await asyncio.wait(tasks, timeout=CANCEL_WAIT_S)
@@ -237,7 +249,15 @@ class AgentRunner:
         self._path.settle()
         self._path.abandon()
         self._forget_queued()
-        self.tasks.stop()
+        self._stop_tasks()
+
+    def _stop_tasks(self) -> list[asyncio.Task[None]]:
+        if self._timeouts is not None:
+            self._timeouts.stop()
+        if self._asks_again is not None:
+            self._asks_again.cancel()
+            self._asks_again = None
+        return self.tasks.stop()
 
     def clear(self) -> None:
         """Forgets everything: the partitions are gone, or start anew from the log."""
@@ -270,9 +290,8 @@ class AgentRunner:
         feed = EventFeed(
             self.spec.consumer,
             self._pull,
-            retry=self.spec.retry,
+            policy=self._policy,
             give_up=self._set_aside,
-            pause_ms=self._clock.sleep_ms,
             isolated=self.spec.isolated,
             suspects=self._suspects,
         )
@@ -282,11 +301,34 @@ class AgentRunner:
         return feed
 
     def _set_aside(self, chunk: Chunk, index: int, exc: BaseException) -> None:
+        most = self.spec.gives_up_max
+        if most:
+            count, before = self._given_up
+            count = count + 1 if self.processed == before else 1
+            self._given_up = count, self.processed
+            if count >= most:
+                place = f"{chunk.topic}[{chunk.partition}] offset {chunk.offsets[index]}"
+                raise TooManyFailures(
+                    f"agent {self.spec.name} would give up on {count} events in a row (gives_up_max),"
+                    f" the last at {place}: {type(exc).__name__}: {exc}. The worker stops; the last one is"
+                    " taken again at its next start, the others are in the dead-letter topic"
+                ) from exc
         self._give_up(self, chunk, index, exc)
+
+    async def _ask_again(self) -> None:
+        await self._clock.sleep_ms(self._policy.again_in_ms())
+        self._asks_again = None
+        self._path.wake()
 
     def _pull(self, lane: int = SHARED) -> tuple[Chunk, int] | None:
         queue = self._queue(lane if self._in_lanes else SHARED)
         was_full = queue.is_full()
+        if self.spec.breaker is not None and queue.events and not self._policy.admits():
+            if not self._policy.has_tried():
+                self._held_back_at = self.processed
+            if self._asks_again is None:
+                self._asks_again = asyncio.create_task(self._ask_again(), name=f"{self.spec.consumer} waits")
+            return None
         found = queue.take()
         if found is None:
             return None
@@ -312,9 +354,8 @@ class AgentRunner:
                 # The agent is through with its stream for good, as in Faust: what it holds is done.
                 context.settle_copies()
                 actor.finish()
-            except asyncio.CancelledError:
-                raise
-            except Exception as exc:  # noqa: BLE001 - the agent is the user's code
+            except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - the agent is the user's code
+                exc = self._failure_of(raised)
                 if context.stale or actor.stale:
                     return
                 try:
@@ -339,7 +380,19 @@ class AgentRunner:
                 wait_ms = min(2 * wait_ms, RETURNED_WAIT_MAX_MS) if idle else RETURNED_WAIT_MS
                 await self._clock.sleep_ms(wait_ms)
 
+    def _failure_of(self, raised: BaseException) -> Exception:
+        """What the agent failed for. Raises what cancels it, where that is not its time limit."""
+        if isinstance(raised, Exception):
+            return raised
+        timeout = None if self._timeouts is None else self._timeouts.reached()
+        if timeout is None:
+            raise raised
+        return timeout
+
     async def _recover(self, actor: Actor, exc: Exception) -> None:
+        if self._timeouts is not None:
+            self._timeouts.failed()
+        self._held_back_at = self.processed
         own = self._path.failed()
         failed = FailedUnits(actor, own) if actor.units else own
         if failed is None:

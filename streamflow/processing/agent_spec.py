@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streamflow.processing.buffer import Buffer
+from streamflow.processing.circuit_breaker import CircuitBreaker
 from streamflow.processing.event_stream import EventStream
-from streamflow.processing.retries import Retry
+from streamflow.processing.retries import Retry, Transient
 from streamflow.state.beginning import Start
 
 Run = Callable[[EventStream], Awaitable[None]]
@@ -25,6 +26,10 @@ class AgentSpec:
     the events; ``isolated``: one for each partition. ``early``: it starts before the worker joins the group,
     so that what it asks for before its first event can be subscribed to at once. ``start``: where it begins
     while it has no progress; ``None``: where the group stands.
+
+    ``transient``: errors that a minute may cure; ``breaker``: while it is open the agent's partitions wait;
+    ``timeout_s``: an event that its code is at work on for longer is cancelled, undone and tried again.
+    ``gives_up_max``: after so many events in a row that it gave up on the worker stops; 0: never.
     """
 
     name: str
@@ -38,6 +43,10 @@ class AgentSpec:
     restarts: Restarts = "one"
     early: bool = False
     start: Start | None = None
+    transient: Transient = field(default_factory=Transient)
+    breaker: CircuitBreaker | None = None
+    timeout_s: float | None = None
+    gives_up_max: int = 0
 
     @property
     def consumer(self) -> str:

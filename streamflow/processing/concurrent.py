@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from streamflow.codecs.chunk import Chunk
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.failures import Failed, require_exclusive
 from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.in_order import InOrder
+from streamflow.processing.retries import Failing
 from streamflow.processing.units import EventRef, InFlight, Offset
 from streamflow.state.event_context import EventContext, Sent
 from streamflow.state.progress import Progress
@@ -25,7 +27,7 @@ class Concurrent:
         self.context = before.context  # never in flight here
         self._before = before
         feed.keep(before.take_outbox())
-        feed.attempts.update(before.attempts())
+        feed.remember(before.failing_events())
 
     @property
     def processed(self) -> int:
@@ -68,7 +70,7 @@ class Concurrent:
         return self.feed.take_outbox()
 
     def attempts(self) -> dict[Offset, int]:
-        return self.feed.attempts
+        return self.feed.attempts()
 
     def open_events(self) -> int:
         return self.feed.open_events()
@@ -142,21 +144,25 @@ class FailedUnits:
         self._put_back([ref for ref in refs if ref not in self._at_fault])
         return bool(self._at_fault)
 
-    def attempt(self) -> int:
-        return self._at_fault[0].feed.attempt(self._at_fault[0])
+    @property
+    def policy(self) -> FailurePolicy:
+        return self._at_fault[0].feed.policy
 
-    def attempts_max(self) -> int | None:
-        return self._at_fault[0].feed.attempts_max() if len(self._at_fault) == 1 else None
+    def failing(self) -> Failing:
+        return self._at_fault[0].feed.failing(self._at_fault[0])
+
+    def is_single(self) -> bool:
+        return len(self._at_fault) == 1
 
     def set_aside(self, exc: BaseException) -> None:
         (ref,) = self._at_fault
         ref.feed.set_aside(ref, exc)
 
-    async def retry(self, attempts: int) -> None:
+    async def retry(self, failing: Failing) -> None:
         if len(self._at_fault) > 1:
             for ref in self._at_fault:
                 ref.feed.make_single(ref.at)
-        await self._at_fault[0].feed.await_retry(attempts)
+        await self._at_fault[0].feed.await_retry(failing)
         if not self._actor.stale:
             self._put_back(self._at_fault)
 

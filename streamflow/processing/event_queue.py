@@ -45,6 +45,7 @@ class EventQueue:
 
     def __init__(self, buffer: Buffer, now_ms: Callable[[], float], told: AgentListener) -> None:
         self.events = 0  # that wait
+        self.bytes = 0  # of their keys and values; counted where there is a limit
         self._buffer = buffer
         self._drops = buffer.when_full != "block"
         self._now_ms = now_ms
@@ -60,6 +61,7 @@ class EventQueue:
             self._busy_since_ms = self._now_ms() if self._drops else 0.0
         self._entries.append((chunk, 0))
         self.events += len(chunk)
+        self.bytes += self._bytes_of(chunk)
         self.trim()
 
     def put_back(self, chunk: Chunk) -> None:
@@ -67,6 +69,7 @@ class EventQueue:
         self._cut_head()
         self._entries.appendleft((chunk, 0))
         self.events += len(chunk)
+        self.bytes += self._bytes_of(chunk)
 
     def take(self) -> Entry | None:
         """The next chunk, or how many events were dropped in its place; ``None``: nothing waits."""
@@ -89,7 +92,9 @@ class EventQueue:
             self._head = 0
             self._entries.popleft()
         self.events -= last - first
-        return (chunk if last - first == len(chunk) else chunk.between(first, last)), dropped
+        taken = chunk if last - first == len(chunk) else chunk.between(first, last)
+        self.bytes -= self._bytes_of(taken)
+        return taken, dropped
 
     def _next_block(self, took_ms: float | None) -> int:
         """``took_ms``: so long the agent was at work on the block before."""
@@ -101,7 +106,9 @@ class EventQueue:
 
     def is_full(self) -> bool:
         """Must its partitions wait?"""
-        return self.events >= self._buffer.events_max and not self._is_behind()
+        bytes_max = self._buffer.bytes_max
+        full = self.events >= self._buffer.events_max or (bytes_max is not None and self.bytes >= bytes_max)
+        return full and not self._is_behind()
 
     def _is_behind(self) -> bool:
         since_ms = self._busy_since_ms
@@ -109,17 +116,43 @@ class EventQueue:
 
     def trim(self) -> None:
         """Drops what is too much, if it drops at all and its agent is behind."""
-        excess = self.events - self._buffer.events_max
-        if self._drops and excess > 0 and self._is_behind():
-            self._cut_head()
-            self._drop(excess, oldest=self._buffer.when_full == "drop_oldest")
+        if not self._drops or not self._is_too_much() or not self._is_behind():
+            return
+        self._cut_head()
+        oldest = self._buffer.when_full == "drop_oldest"
+        excess = self._excess(oldest=oldest)
+        if excess > 0:
+            self._drop(excess, oldest=oldest)
             self._told.on_drop(excess)
+
+    def _is_too_much(self) -> bool:
+        bytes_max = self._buffer.bytes_max
+        return self.events > self._buffer.events_max or (bytes_max is not None and self.bytes > bytes_max)
+
+    def _excess(self, *, oldest: bool) -> int:
+        """So many events have to go at one end, until neither limit is passed or one event is left."""
+        excess = max(0, self.events - self._buffer.events_max)
+        bytes_max = self._buffer.bytes_max
+        if bytes_max is None or self.bytes <= bytes_max:
+            return excess
+        left, count = self.bytes, 0
+        for chunk, _ in self._entries if oldest else reversed(self._entries):
+            for size in _sizes(chunk) if oldest else reversed(_sizes(chunk)):
+                if (left <= bytes_max and count >= excess) or count == self.events - 1:
+                    return count
+                left -= size
+                count += 1
+        return count
+
+    def _bytes_of(self, chunk: Chunk) -> int:
+        return 0 if self._buffer.bytes_max is None else sum(_sizes(chunk))
 
     def _drop(self, excess: int, *, oldest: bool) -> None:
         """In place of what goes stands one entry for each partition, before, or behind, what stays of it."""
         entries = self._entries
         gone: dict[TopicPartition, Entry] = {}
         self.events -= excess
+        self.bytes -= sum(self._bytes_of(chunk) for chunk, _ in entries)
         while excess > 0:
             chunk, dropped = entries.popleft() if oldest else entries.pop()
             size = len(chunk)
@@ -134,6 +167,7 @@ class EventQueue:
             last, before = gone.get(at, (chunk, 0))
             last = chunk if chunk.next_offset > last.next_offset else last
             gone[at] = last, before + dropped + count
+        self.bytes += sum(self._bytes_of(chunk) for chunk, _ in entries)
         for last, count in gone.values():
             entry = last.between(len(last), len(last)), count
             if oldest:
@@ -152,8 +186,17 @@ class EventQueue:
         self._cut_head()
         self._entries = deque(entry for entry in self._entries if (entry[0].topic, entry[0].partition) != at)
         self.events = sum(len(chunk) for chunk, _ in self._entries)
+        self.bytes = sum(self._bytes_of(chunk) for chunk, _ in self._entries)
 
     def clear(self) -> None:
         self._entries.clear()
-        self.events = self._head = 0
+        self.events = self.bytes = self._head = 0
         self._busy_since_ms = self._took_ms = None
+
+
+def _sizes(chunk: Chunk) -> list[int]:
+    """Bytes of key and value of each event."""
+    return [
+        len(key or b"") + len(value or b"")
+        for key, value in zip(chunk.raw_keys, chunk.raw_values, strict=True)
+    ]

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from streamflow.errors import EventTypeError
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.gate import Gate
+from streamflow.processing.retries import Failing
 from streamflow.processing.units import InFlight
 from streamflow.state.event_context import EventContext
 
@@ -42,18 +43,23 @@ class Failed(Protocol):
         """Undoes all of it. False: what the agent raised for was done before, so nothing is at fault."""
         ...
 
-    def attempt(self) -> int:
-        """What is at fault has failed once more: so often by now."""
+    @property
+    def policy(self) -> FailurePolicy:
+        """What follows when its events fail."""
         ...
 
-    def attempts_max(self) -> int | None:
-        """``None``: it was a batch. Which of its events is at fault shows when each is tried again alone."""
+    def failing(self) -> Failing:
+        """What is at fault has failed once more."""
+        ...
+
+    def is_single(self) -> bool:
+        """Is it one event? Which of a batch is at fault shows when each is tried again alone."""
         ...
 
     def set_aside(self, exc: BaseException) -> None:
         """The event is given up. Raises where that stops the worker."""
 
-    async def retry(self, attempts: int) -> None:
+    async def retry(self, failing: Failing) -> None:
         """Waits, and has what is at fault come next."""
 
 
@@ -69,11 +75,11 @@ async def recover_failed(failed: Failed, gate: Gate, exc: Exception) -> None:
     if not failed.undo():
         logger.warning("an agent raised after it had acknowledged its event: %r", exc, exc_info=exc)
         return
-    attempts, most = failed.attempt(), failed.attempts_max()
-    if most is not None and (attempts >= most or isinstance(exc, EventTypeError)):
+    failing = failed.failing()
+    if failed.policy.is_over(exc, failing) and failed.is_single():
         failed.set_aside(exc)
     else:
-        await failed.retry(attempts)
+        await failed.retry(failing)
 
 
 def require_exclusive(context: EventContext) -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import RowChanged, StaleEvent
 from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.flight_note import FlightNote
 from streamflow.processing.gate import Gate
-from streamflow.processing.retries import Retry
+from streamflow.processing.retries import Failing
 from streamflow.processing.suspects import Suspects
 from streamflow.processing.units import EventRef, InFlight, Offset
 from streamflow.state.event_context import EventContext, Sent, current_context
@@ -277,9 +278,8 @@ class EventFeed:
         consumer: str,
         pull: Pull,
         *,
-        retry: Retry,
+        policy: FailurePolicy,
         give_up: Callable[[Chunk, int, BaseException], None],
-        pause_ms: Callable[[float], Awaitable[None]],
         isolated: bool = False,
         suspects: Suspects | None = None,
     ) -> None:
@@ -291,10 +291,9 @@ class EventFeed:
         self.units: dict[InFlight, None] = {}
         self.actors: list[Actor] = []
         self.processed = 0
-        self.attempts: dict[Offset, int] = {}
-        self._retry = retry
+        self._failing: dict[Offset, Failing] = {}
+        self.policy = policy
         self._give_up = give_up
-        self._pause_ms = pause_ms
         self._outbox: list[Sent] = []  # what done events have sent, for the next checkpoint
         self._exclusive: set[Offset] = set()  # events that must be the only one in flight
         self._single: set[Offset] = set()  # events that must not be in a batch with others
@@ -413,8 +412,8 @@ class EventFeed:
         """The event is done, with the outcome that it has."""
         ref.tracker.finish(ref.chunk_acks, ref.index, ref.outcome)
         self.processed += ref.outcome != "failed"
-        if self.attempts or self._single or self._exclusive:
-            self.attempts.pop(ref.at, None)
+        if self._failing or self._single or self._exclusive:
+            self._failing.pop(ref.at, None)
             self._single.discard(ref.at)
             self._exclusive.discard(ref.at)
 
@@ -427,18 +426,25 @@ class EventFeed:
 
     # -- what fails ----------------------------------------------------------------------------------
 
-    def attempt(self, ref: EventRef) -> int:
-        """The event has failed once more: so often by now."""
-        attempts = self.attempts[ref.at] = self.attempts.get(ref.at, 0) + 1
-        return attempts
+    def failing(self, ref: EventRef) -> Failing:
+        """The event has failed once more."""
+        known = self._failing.get(ref.at)
+        if known is None:
+            known = self._failing[ref.at] = self.policy.begin()
+        return known.again()
 
-    def attempts_max(self) -> int:
-        return 1 if self.local else self._retry.attempts
+    def attempts(self) -> dict[Offset, int]:
+        """Of events that failed, how often."""
+        return {at: failing.attempts for at, failing in self._failing.items()}
 
-    async def await_retry(self, attempts: int) -> None:
+    def remember(self, failing: Mapping[Offset, Failing]) -> None:
+        """These have failed on the path that the agent has left."""
+        self._failing.update(failing)
+
+    async def await_retry(self, failing: Failing) -> None:
         """Waits until it is tried again."""
         self.retries += 1
-        await self._pause_ms(self._retry.wait_ms(attempts))
+        await self.policy.wait(failing)
 
     def set_aside(self, ref: EventRef, error: BaseException) -> None:
         """The event is given up: it is done, as failed. Raises where that stops the worker."""

@@ -7,14 +7,15 @@ happens between blocks of events, and when an event fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
 from streamflow.processing.gate import Gate
 from streamflow.processing.held_event import HeldEvent, Running
-from streamflow.processing.retries import Retry
+from streamflow.processing.retries import Failing
 from streamflow.processing.suspects import Suspects
 from streamflow.processing.units import Offset
 from streamflow.state.event_context import EventContext, Sent
@@ -35,9 +36,8 @@ class InOrder:
         pull: Pull,
         gate: Gate,
         *,
-        retry: Retry,
+        policy: FailurePolicy,
         give_up: Callable[[Chunk, int, BaseException], None],
-        pause_ms: Callable[[float], Awaitable[None]],
         concurrent: Callable[[], EventFeed],
         suspects: Suspects,
     ) -> None:
@@ -47,9 +47,8 @@ class InOrder:
         self.retries = 0
         self._pull = pull
         self._gate = gate
-        self._retry = retry
+        self.policy = policy
         self._give_up = give_up
-        self._pause_ms = pause_ms
         self._concurrent = concurrent
         self._suspects = suspects
         self._is_alone = False  # the event in flight is suspect
@@ -58,7 +57,7 @@ class InOrder:
         self._wake = asyncio.Event()
         self._accounted = -1  # index of the last event that the progress covers
         self._late: set[int] = set()  # indexes of events that came too late for a table
-        self._attempts: tuple[Offset, int] | None = None  # of the last event that failed
+        self._failing: tuple[Offset, Failing] | None = None  # the last event that failed
         self._moves = False  # to the other path, as soon as no event is in flight
         self._is_over = False
 
@@ -111,7 +110,11 @@ class InOrder:
         return outbox
 
     def attempts(self) -> dict[Offset, int]:
-        return {} if self._attempts is None else dict([self._attempts])
+        return {} if self._failing is None else {self._failing[0]: self._failing[1].attempts}
+
+    def failing_events(self) -> dict[Offset, Failing]:
+        """The last event that failed."""
+        return {} if self._failing is None else dict([self._failing])
 
     def open_events(self) -> int:
         return 0
@@ -131,7 +134,7 @@ class InOrder:
         self._accounted = -1
         self._is_alone = False
         self._late.clear()
-        self._attempts = None
+        self._failing = None
 
     def end(self) -> Chunk | None:
         """What is in flight is done; returns what is left of its chunk. From here on it gives no events."""
@@ -248,14 +251,15 @@ class InOrder:
         self.finish_block(self.context)
         return True
 
-    def attempt(self) -> int:
+    def failing(self) -> Failing:
         _, _, at = self._at(self.context.position + 1)
-        before = self._attempts
-        self._attempts = at, before[1] + 1 if before is not None and before[0] == at else 1
-        return self._attempts[1]
+        before = self._failing
+        failing = before[1] if before is not None and before[0] == at else self.policy.begin()
+        self._failing = at, failing
+        return failing.again()
 
-    def attempts_max(self) -> int:
-        return self._retry.attempts
+    def is_single(self) -> bool:
+        return True
 
     def set_aside(self, exc: BaseException) -> None:
         chunk, index, _ = self._at(self.context.position + 1)
@@ -263,9 +267,9 @@ class InOrder:
         self._account(chunk, index, failed=1)
         self.context.pass_over()
 
-    async def retry(self, attempts: int) -> None:
+    async def retry(self, failing: Failing) -> None:
         self.retries += 1
-        await self._pause_ms(self._retry.wait_ms(attempts))
+        await self.policy.wait(failing)
 
     def _at(self, index: int) -> tuple[Chunk, int, Offset]:
         chunk = self.context.chunk

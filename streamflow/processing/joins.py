@@ -19,7 +19,6 @@ from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StreamflowError
 from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.feed import EventFeed
-from streamflow.processing.retries import Retry
 from streamflow.processing.units import EventRef, InFlight
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.event_context import Sent
@@ -270,9 +269,8 @@ class TickFeed(EventFeed):
         super().__init__(
             main.consumer,
             lambda _: None,
-            retry=Retry(),
+            policy=main.policy,
             give_up=_not_at_all,
-            pause_ms=clock.sleep_ms,
         )
         self._main = main
         self.units = main.units

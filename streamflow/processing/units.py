@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 from streamflow.processing.acks import AckTracker, ChunkAcks
+from streamflow.processing.failure_policy import FailurePolicy
+from streamflow.processing.retries import Failing
 from streamflow.state.event_context import EventContext, Sent, UncommittedWrite
 
 Offset = tuple[str, int, int]
@@ -20,11 +22,13 @@ Outcome = Literal["counted", "late", "failed"]
 class Feed(Protocol):
     """Where an event comes from, as those see it who take it in flight: told what becomes of it.
 
-    ``local``: its events come from no log, so nothing is checkpointed.
+    ``policy``: what follows when one fails. ``local``: its events come from no log, so nothing is
+    checkpointed.
     """
 
     consumer: str
     local: bool
+    policy: FailurePolicy
 
     def enter(self, unit: InFlight) -> None:
         """The unit is in flight, with events of this feed."""
@@ -44,13 +48,11 @@ class Feed(Protocol):
     def set_aside(self, ref: EventRef, error: BaseException) -> None:
         """The event is given up: it is done, as failed. Raises where that stops the worker."""
 
-    def attempt(self, ref: EventRef) -> int:
-        """The event has failed once more: so often by now."""
+    def failing(self, ref: EventRef) -> Failing:
+        """The event has failed once more."""
         ...
 
-    def attempts_max(self) -> int: ...
-
-    async def await_retry(self, attempts: int) -> None:
+    async def await_retry(self, failing: Failing) -> None:
         """Waits until it is tried again."""
 
     def is_exclusive(self, ref: EventRef) -> bool:

@@ -9,14 +9,15 @@ from streamflow.codecs import KeyCodec, json_bytes
 from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
+from streamflow.query.key_order import is_hashable
 from streamflow.query.listing import newest_ids
-from streamflow.query.reader import TableReaderBase, is_hashable, plain
+from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.slices import Slices
 from streamflow.query.sliding_rows import SlidingReaderBase
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.merging_table import MergingWindowTable, SlidingTable
 from streamflow.state.panes import SlidingRows
-from streamflow.state.stores.base import MISSING, NO_WINDOW
+from streamflow.state.stores.base import MISSING, NO_WINDOW, Store
 from streamflow.windows import SessionWindow
 
 
@@ -85,15 +86,18 @@ class AgentReader(TableReaderBase):
         """The tables' partitions are others now: what is durably closed there, anew."""
         self.closed_to_ms = watermarks_ms
 
+    def _store(self, partition: int) -> Store:
+        return self._table.parts[partition].store
+
     def starts(self, partition: int) -> list[int]:
-        return self._table.parts[partition].store.starts()
+        return self._store(partition).starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self._table.parts[partition].store.window(start)
+        return self._store(partition).window(start)
 
     def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            found = self._table.parts[partition].store.get(start, key)
+            found = self._store(partition).get(start, key)
         except TypeError:  # an array or an object is no key of any row
             return MISSING
         if found is not MISSING and isinstance(self.window, SessionWindow):
@@ -103,14 +107,14 @@ class AgentReader(TableReaderBase):
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
-        found = self._table.parts[partition].store.get(start, key)
+        found = self._store(partition).get(start, key)
         return start if found is MISSING else int(found[0].start)
 
     def has(self, partition: int, start: int, key: Hashable) -> bool:
-        return self._table.parts[partition].store.get(start, key) is not MISSING
+        return self._store(partition).get(start, key) is not MISSING
 
     def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
-        return self._table.parts[partition].store.next_start(start, descending=descending)
+        return self._store(partition).next_start(start, descending=descending)
 
     def closed_to(self, partition: int) -> int | None:
         return self.closed_to_ms.get(partition)
@@ -150,8 +154,8 @@ class AgentReader(TableReaderBase):
                 return key
         return tuple(key) if isinstance(key, list) else key
 
-    def row_count(self) -> int:
-        return sum(len(part.store) for part in self._table.parts.values())
+    def rows_in(self, partition: int) -> int | None:
+        return len(self._store(partition))
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -176,11 +180,11 @@ class SlidingAgentReader(SlidingReaderBase, AgentReader):
         super().__init__(engine, table)
         self._sliding_table = table
 
-    def row_count(self) -> int:
-        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)
-
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self._sliding_table.rows(self._sliding_table.parts[partition], durable=True)
+
+    def panes_in(self, partition: int) -> int:
+        return len(self._store(partition))
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self._sliding_table.parts[partition].expired_to_ms

@@ -10,7 +10,8 @@ import orjson
 from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.late_events import LateEventStore
 from streamflow.aggregates.shuffle.final import FinalStage
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.windowed_fold import HoppingPanesConsumer, SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
@@ -19,11 +20,11 @@ from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import SlidingReaderBase
+from streamflow.query.sliding_rows import PanedReader, RowsOfPanesBase, SlidingReaderBase
 from streamflow.state.changelog import json_key
-from streamflow.state.hopping_panes import HoppingRows, starts_made_of
+from streamflow.state.hopping_panes import COUNTED_MAX, HoppingRows, starts_made_of
 from streamflow.state.panes import SlidingRows
-from streamflow.state.stores.base import MISSING
+from streamflow.state.stores.base import MISSING, Store
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
 
 
@@ -44,6 +45,10 @@ class AggregateReader(TableReaderBase):
             description=described(spec),
         )
         self.aggregate = aggregate
+
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return self.aggregate.spec.values.names
 
     def consumers(self) -> list[str]:
         return [self.aggregate.spec.consumer]
@@ -80,15 +85,18 @@ class KeyedReader(AggregateReader):
     def owned(self) -> frozenset[int]:
         return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
 
+    def _store(self, partition: int) -> Store:
+        return self.aggregate.parts[partition].store
+
     def starts(self, partition: int) -> list[int]:
-        return self.aggregate.parts[partition].store.starts()
+        return self._store(partition).starts()
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
-        return self.aggregate.parts[partition].store.window(start)
+        return self._store(partition).window(start)
 
     def value(self, partition: int, start: int, key: Hashable) -> Any:
         try:
-            stored = self.aggregate.parts[partition].store.get(start, key)
+            stored = self._store(partition).get(start, key)
         except TypeError:
             return MISSING
         if stored is MISSING or self.window is None:
@@ -98,18 +106,21 @@ class KeyedReader(AggregateReader):
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         if not isinstance(self.window, SessionWindow):
             return start
-        stored = self.aggregate.parts[partition].store.get(start, key)
+        stored = self._store(partition).get(start, key)
         return start if stored is MISSING else self.aggregate.spec.shown(start, stored)[0]
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
+        if isinstance(self.window, SessionWindow):
+            stored = self.aggregate.parts[partition].store.get(start, key)
+            return stored is not MISSING and bool(self.aggregate.told(stored))
         corrected = self.aggregate.late_stores[partition].corrected
         return bool(corrected) and (start, key) in corrected
 
     def has(self, partition: int, start: int, key: Hashable) -> bool:
-        return self.aggregate.parts[partition].store.get(start, key) is not MISSING
+        return self._store(partition).get(start, key) is not MISSING
 
     def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
-        return self.aggregate.parts[partition].store.next_start(start, descending=descending)
+        return self._store(partition).next_start(start, descending=descending)
 
     def closed_to(self, partition: int) -> int | None:
         active = self.engine.active
@@ -143,8 +154,8 @@ class KeyedReader(AggregateReader):
     def parse_key_bytes(self, raw: bytes) -> Any:
         return plain(self._key_codec.decode(raw))
 
-    def row_count(self) -> int:
-        return sum(len(part.store) for part in self.aggregate.parts.values())
+    def rows_in(self, partition: int) -> int | None:
+        return len(self._store(partition))
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         return self.own_positions(partition)
@@ -161,11 +172,11 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
 
     aggregate: SlidingConsumer
 
-    def row_count(self) -> int:
-        return sum(self._sliding(p).count(self._first_kept(p)) for p in self.owned)
-
     def _sliding(self, partition: int) -> SlidingRows[Hashable]:
         return self.aggregate.rows(self.aggregate.parts[partition], durable=True)
+
+    def panes_in(self, partition: int) -> int:
+        return len(self._store(partition))
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self.aggregate.parts[partition].expired_to_ms
@@ -175,15 +186,19 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
         return values.result(values.merge_all(states))
 
 
-class HoppingReader(SlidingReaderBase, KeyedReader):
+class HoppingReader(RowsOfPanesBase, KeyedReader):
     """A declared table over hopping windows that is grouped by the message's key; its rows are panes."""
 
     kept_as_panes = True
     aggregate: HoppingPanesConsumer
-    window: HoppingWindow
+
+    @property
+    def _hopping(self) -> HoppingWindow:
+        assert isinstance(self.window, HoppingWindow)
+        return self.window
 
     def _sliding(self, partition: int) -> HoppingRows:
-        return self.aggregate.rows(self.aggregate.parts[partition])
+        return HoppingRows(self._hopping, self._store(partition))
 
     def _expired_to_ms(self, partition: int) -> int | None:
         return self.aggregate.parts[partition].expired_to_ms
@@ -196,8 +211,9 @@ class HoppingReader(SlidingReaderBase, KeyedReader):
     def counts_windows(self) -> bool:
         return True
 
-    def some_starts(self, partition: int) -> Iterable[int]:
-        return self._sliding(partition).between(self._first_kept(partition), None)
+    def _is_kept(self, partition: int, start: int) -> bool:
+        # The id of a pane need not be that of a window.
+        return start == self._hopping.start_of(start) and super()._is_kept(partition, start)
 
     def keys(self, partition: int, start: int) -> Iterable[Any]:
         return self._sliding(partition).groups_at(start) if self._is_kept(partition, start) else ()
@@ -214,25 +230,28 @@ class HoppingReader(SlidingReaderBase, KeyedReader):
                 state = made[start].get(key, MISSING) if kept else MISSING
                 yield start, key, MISSING if state is MISSING else functions.result(state)
 
-    def kept_ids(self, partition: int) -> list[int]:
-        return self.aggregate.parts[partition].store.starts()
-
     def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
-        return self.aggregate.parts[partition].store.window(kept)
+        return self._store(partition).window(kept)
 
     def ids_made_of(self, kept: list[int]) -> list[int]:
-        return starts_made_of(self.window, kept)
+        return starts_made_of(self._hopping, kept)
 
     def is_part(self, kept: int, start: int) -> bool:
-        return start <= kept < self.window.end_of(start)
+        return start <= kept < self._hopping.end_of(start)
+
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self._store(partition).next_start(kept)
+
+    def _count(self, partition: int) -> int:
+        store = self._store(partition)
+        return self._sliding(partition).count(self._first_kept(partition), store.starts(), len(store))
+
+    def rows_in(self, partition: int) -> int | None:
+        return None if len(self._store(partition)) > COUNTED_MAX else self._count(partition)
 
     def row_count(self) -> int:
-        found = 0
-        for partition in self.owned:
-            store = self.aggregate.parts[partition].store
-            rows, first = self._sliding(partition), self._first_kept(partition)
-            found += rows.count(first, store.starts(), len(store))
-        return found
+        """Of many rows about how many there are."""
+        return sum(map(self._count, self.owned))
 
 
 class FinalStageReader(AggregateReader):
@@ -251,6 +270,20 @@ class FinalStageReader(AggregateReader):
         if active is None or not self.engine.live:
             return {}
         return {s.partition: s for s in active.stages if s.spec.name == self.name and s.ready}
+
+    @property
+    def is_merged(self) -> bool:
+        return True
+
+    @property
+    def is_exact(self) -> bool:
+        stages = list(self.stages().values())
+        if not all(stage.is_settled for stage in stages):
+            return False
+        # Mostly the sums tell that they differ, which costs less than to compare every pair.
+        if len({sum(stage.positions().values()) for stage in stages}) > 1:
+            return False
+        return all(stage.positions() == stages[0].positions() for stage in stages[1:])
 
     @property
     def owned(self) -> frozenset[int]:
@@ -303,7 +336,7 @@ class FinalStageReader(AggregateReader):
         return self.stages()[partition].is_closed(start)
 
     def is_revised(self, partition: int, start: int, key: Hashable) -> bool:
-        return (start, key) in self.stages()[partition].corrections
+        return self.stages()[partition].is_revised(start, _group(key))
 
     def stored(self, key: object) -> Any:
         return group_key(key)
@@ -346,8 +379,8 @@ class FinalStageReader(AggregateReader):
         ]
         return sorted(rows, key=lambda row: row.start_ms or 0)
 
-    def row_count(self) -> int:
-        return sum(stage.row_count() for stage in self.stages().values())
+    def rows_in(self, partition: int) -> int | None:
+        return self.stages()[partition].row_count()
 
     def positions(self, partition: int | None = None) -> dict[int, int]:
         least: dict[int, int] = {}
@@ -370,6 +403,26 @@ class FinalStageReader(AggregateReader):
                 lags[source] = watermark.lag
         # Of our own source partitions we know more than we were told.
         return dict(sorted({**lags, **self.own_lags()}.items()))
+
+
+class SlidingStageReader(PanedReader, FinalStageReader):
+    """The same over sliding windows."""
+
+    def _stage(self, partition: int) -> SlidingFinalStage:
+        stage = self.stages()[partition]
+        assert isinstance(stage, SlidingFinalStage)
+        return stage
+
+    def panes_in(self, partition: int) -> int:
+        return self._stage(partition).pane_count
+
+    def count_windows(self, partition: int) -> int:
+        return self._stage(partition).row_count()
+
+    def count_some(
+        self, partition: int, key: Hashable, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]:
+        return self._stage(partition).count_some(_group(key), from_ms, most)
 
 
 def described(spec: AggregateSpec) -> dict[str, Any]:

@@ -8,16 +8,20 @@ the position that was told before, or newer.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Hashable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
+from streamflow.query.key_order import is_hashable, key_order, key_text
 from streamflow.query.list_index import IndexedRows, ListIndex, WindowKeys
-from streamflow.query.row_query import RowQuery, key_order, key_text
+from streamflow.query.merging import merged
+from streamflow.query.row_query import KeyPattern, RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
 from streamflow.query.sorted_chunks import TOP, Entry, SortedChunks
+from streamflow.query.top_rows import first_by_value
 from streamflow.state.stores.base import MISSING, NO_WINDOW
-from streamflow.windows import SessionWindow, SlidingWindow
+from streamflow.windows import SessionWindow, SlidingWindow, Window
 
 SMALL = 500
 """A window of so many rows is put in order whenever it is read."""
@@ -40,15 +44,13 @@ class ListedRows(IndexedRows, Protocol):
         """Does `next_start` take no time that grows with the windows?"""
         ...
 
-    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None: ...
-
     def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
         """Ids of windows in this state lie at or behind the first, and before the second."""
         ...
 
-    def value(self, partition: int, start: int, key: Hashable) -> Any: ...
-
     def row(self, partition: int, start: int, key: Hashable, value: object) -> Row: ...
+
+    def stored(self, key: object) -> Any: ...
 
 
 class Listing:
@@ -63,15 +65,23 @@ class Listing:
 
     async def rows(self) -> AsyncIterator[Row]:
         """In order, from behind the query's cursor on. Raises PartitionMoved."""
-        self._check_owned()
+        self.check_owned()
         async for some in self._blocks():
             for row in some:
                 yield row
 
     def _blocks(self) -> AsyncIterator[list[Row]]:
-        if self._reader.window is None:
+        reader, query = self._reader, self._query
+        if query.keys is not None:
+            return self._of_keys()
+        if query.by is not None and query.limit is not None:
+            bounds = None if reader.window is None else self.ids()
+            return first_by_value(reader, self._partition, query, bounds, self._slices)
+        if reader.window is None:
             return self._window(NO_WINDOW)
-        low, high = self._ids()
+        low, high = self.ids()
+        if low >= high:
+            return nothing()
         whole = not self._query.by_window or self._is_session
         if whole and self._few(low, high):
             return self._gathered(low, high)
@@ -81,14 +91,14 @@ class Listing:
 
     # -- what is read --------------------------------------------------------------------------
 
-    def _check_owned(self) -> None:
+    def check_owned(self) -> None:
         if self._partition not in self._reader.owned:
             raise PartitionMoved(f"partition {self._partition} has moved")
 
     async def _rest(self) -> None:
         if self._slices.over():
             await self._slices.rest()
-        self._check_owned()  # whoever takes the rows may have waited, too
+        self.check_owned()  # whoever takes the rows may have waited, too
 
     def _read(self, pairs: Collection[tuple[int, Any]]) -> list[Row]:
         """Those of these rows, by id and key, that the query wants; in one step."""
@@ -98,17 +108,19 @@ class Listing:
         rows = (reader.row(partition, start, key, value) for start, key, value in there)
         return [row for row in rows if wants(row)]
 
-    def _ids(self) -> tuple[int, int]:
+    def ids(self) -> tuple[int, int]:
         """The ids of windows that the query may want: at or behind the first, before the second."""
-        query = self._query
+        query, window = self._query, self._reader.window
         low, high = self._reader.kept_bounds(self._partition, query.state)
+        if query.at_ms is not None and window is not None:
+            low, high = ids_at(window, query.at_ms, low, high)
         if self._is_session:
             return low, high
         if query.start_ms is not None:
             low = max(low, query.start_ms)
         if query.end_ms is not None:
             high = min(high, query.end_ms)
-        if query.after is not None and query.by_window:
+        if query.after is not None and query.by is None and query.by_window:
             low, high = (
                 (low, min(high, query.after[0] + 1)) if query.descending else (max(low, query.after[0]), high)
             )
@@ -125,7 +137,7 @@ class Listing:
     # -- by window -----------------------------------------------------------------------------
 
     async def _by_window(self) -> AsyncIterator[list[Row]]:
-        low, high = self._ids()
+        low, high = self.ids()
         for start in self._starts(low, high):
             async for rows in self._window(start):
                 yield rows
@@ -169,19 +181,60 @@ class Listing:
         ``start``: in that window, where the page before may have ended.
         """
         query, after = self._query, None
-        if query.after is not None:
+        if query.after is not None and query.by is None:
             if not query.by_window:
                 after = query.after[:3]
             elif start is not None and query.after[0] == (start if self._reader.window is not None else 0):
                 after = query.after[1:4]
         bounds: list[Bounds] = []
-        for low, high in prefix_bounds(query.prefix):
+        within = query.within if query.limits is None else query.limits
+        for low, high in prefix_bounds(query.prefix) if within is None else bounds_of(within):
+            if query.key_from is not None:
+                low = query.key_from if low is None or low < query.key_from else low
+            if query.key_to is not None:
+                high = _least(high, query.key_to)
             if after is not None and query.descending:
                 high = _least(high, (*after, TOP))
             elif after is not None:
                 low = after if low is None or low < after else low
             bounds.append((low, high))
         return bounds
+
+    # -- some keys -----------------------------------------------------------------------------
+
+    async def _of_keys(self) -> AsyncIterator[list[Row]]:
+        """The rows of the keys that are asked for, of each by its windows, and all of them in order."""
+        query = self._query
+        assert query.keys is not None
+        stored = [key for key in map(self._reader.stored, query.keys.values()) if is_hashable(key)]
+        if query.by is not None and query.limit is not None:
+            yield await self._best_of(stored, query.limit + 1)
+            return
+        one = replace(query, keys=None)
+        listings = [
+            KeyListing(self._reader, self._partition, one, self._slices, key).rows() for key in stored
+        ]
+        some: list[Row] = []
+        async for row in merged(listings, query):
+            some.append(row)
+            if len(some) == ROWS_AT_ONCE:
+                yield some
+                some = []
+        yield some
+
+    async def _best_of(self, keys: Collection[Hashable], count: int) -> list[Row]:
+        """The first rows of a list by value of all rows of some keys."""
+        query = self._query
+        plain = replace(query, keys=None, by=None, after=None, sort="window", limit=None)
+        found: list[Row] = []
+        for key in keys:
+            listing = KeyListing(self._reader, self._partition, plain, self._slices, key)
+            async for row in listing.rows():
+                if query.wants(row):
+                    found.append(row)
+                if len(found) > FEW_ROWS + count:
+                    found = query.best(found, count)
+        return query.best(found, count)
 
     # -- by key --------------------------------------------------------------------------------
 
@@ -195,8 +248,9 @@ class Listing:
     async def _rows_of(self, entry: Entry, every: list[int]) -> AsyncIterator[list[Row]]:
         """The rows of one key, by their windows."""
         query = self._query
-        low, high = self._ids()
-        if query.after is not None and entry[:3] == query.after[:3] and not self._is_session:
+        low, high = self.ids()
+        behind = query.by is None and query.after is not None and not query.by_window
+        if behind and query.after is not None and entry[:3] == query.after[:3] and not self._is_session:
             low, high = (
                 (low, min(high, query.after[3] + 1)) if query.descending else (max(low, query.after[3]), high)
             )
@@ -259,11 +313,14 @@ class KeyListing(Listing):
         return self._of_key()
 
     async def _of_key(self) -> AsyncIterator[list[Row]]:
+        if self._query.by is not None and self._query.limit is not None:
+            yield await self._best_of([self._key], self._query.limit + 1)
+            return
         entry = (*key_order(self._reader.shown(self._key)), self._key)
         if self._reader.window is None:
             yield self._read([(NO_WINDOW, self._key)])
             return
-        low, high = self._ids()
+        low, high = self.ids()
         some = self._looked_for(low, high)
         if some is None:
             some = await ids_of_key(self._reader, self._partition, self._key, self._slices)
@@ -282,6 +339,17 @@ class KeyListing(Listing):
             if reader.has(partition, start, key):
                 found.append(start)
         return sorted(found)
+
+
+def ids_at(window: Window, at_ms: int, low: int, high: int) -> tuple[int, int]:
+    """Of these bounds of ids what is left of the windows that may hold a time."""
+    if isinstance(window, SessionWindow):
+        return max(low, at_ms + 1), high  # their ids are their ends
+    return max(low, at_ms - window.size_ms + 1), min(high, at_ms + 1)
+
+
+async def nothing() -> AsyncIterator[list[Row]]:
+    yield []
 
 
 async def ids_of_key(reader: ListedRows, partition: int, key: Hashable, slices: Slices) -> list[int]:
@@ -316,6 +384,21 @@ def prefix_bounds(prefix: str | None) -> list[Bounds]:
     # Numbers are in order by what they are, and not by their text.
     texts: list[Bounds] = [((kind, prefix), (kind, end) if end else (kind + 1,)) for kind in (3, 4)]
     return [(None, (3,)), *texts]
+
+
+def bounds_of(patterns: Collection[KeyPattern]) -> list[Bounds]:
+    """The same of several prefixes, or whole texts."""
+    texts = sorted(pattern.text for pattern in patterns)
+    if not texts or not texts[0]:
+        return [(None, None)]
+    bounds: list[Bounds] = [(None, (3,))]
+    for kind in (3, 4):
+        last: str | None = None
+        for text in texts:
+            if last is None or not text.startswith(last):  # else it lies within that one
+                bounds.append(prefix_bounds(text)[kind - 2])
+                last = text
+    return bounds
 
 
 def _after_prefix(prefix: str) -> str | None:

@@ -13,10 +13,12 @@ from typing import Any, Literal
 from streamflow.codecs import KeyCodec, bytes_of_shown, json_bytes, json_value, shown_bytes
 from streamflow.codecs.values import plain_json
 from streamflow.engine.engine import Engine
+from streamflow.query.counting import counted
+from streamflow.query.key_order import is_hashable
 from streamflow.query.list_index import ListIndex
 from streamflow.query.listing import KeyListing, Listing, newest_ids
 from streamflow.query.row_query import RowQuery
-from streamflow.query.rows import LateSeen, Row, State, TableStatus
+from streamflow.query.rows import LateSeen, PartitionMoved, Row, State, TableStatus
 from streamflow.query.slices import Slices
 from streamflow.query.table_reader import WantsKey
 from streamflow.state.changelog import bare
@@ -26,6 +28,7 @@ from streamflow.windows import HoppingWindow, TumblingWindow, Window
 
 SAMPLE_ROWS = 64
 LAST_ID = 1 << 62
+ROWS_AT_ONCE = 32
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -38,7 +41,7 @@ class TableReaderBase(ABC):
 
     kind: Literal["agent", "aggregate"]
     kept_as_panes = False
-    """True: `kept_ids` are those of panes."""
+    """True: `next_kept` tells of panes."""
     keyed = True
 
     def __init__(
@@ -60,6 +63,18 @@ class TableReaderBase(ABC):
         self.description = description
         self._own_key_codec = key_codec
         self.lists = ListIndex(self, engine.clock)
+
+    @property
+    def is_merged(self) -> bool:
+        return False
+
+    @property
+    def is_exact(self) -> bool:
+        return True
+
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        return None
 
     @property
     def source_topic(self) -> str:
@@ -105,7 +120,14 @@ class TableReaderBase(ABC):
     def partition_of(self, key: object) -> int: ...
 
     @abstractmethod
-    def row_count(self) -> int: ...
+    def rows_in(self, partition: int) -> int | None:
+        """How many rows an owned partition has; ``None`` where only a count tells."""
+
+    def row_count(self) -> int:
+        return sum(self.rows_in(partition) or 0 for partition in self.owned)
+
+    async def count_rows(self) -> int:
+        return self.row_count()
 
     def approximate_bytes(self) -> int:
         """The size of the rows as JSON, by a sample."""
@@ -116,14 +138,12 @@ class TableReaderBase(ABC):
 
     def _some_rows(self) -> Iterator[list[Any]]:
         for partition in sorted(self.owned):
-            for start in self.some_starts(partition):
+            start = self.next_start(partition, None)
+            while start is not None:
                 for key in self.keys(partition, start):
                     if (value := self.value(partition, start, key)) is not MISSING:
                         yield [self.shown(key), value]
-
-    def some_starts(self, partition: int) -> Iterable[int]:
-        """`starts`, for who needs the first of them only."""
-        return self.starts(partition)
+                start = self.next_start(partition, start)
 
     @abstractmethod
     def positions(self, partition: int | None = None) -> dict[int, int]:
@@ -198,6 +218,26 @@ class TableReaderBase(ABC):
     def rows(self, partition: int, wants_key: WantsKey | None = None) -> Iterator[Row]:
         for start in self.starts(partition):
             yield from self._rows_at(partition, start, wants_key)
+
+    async def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        slices = Slices(self.engine.clock)
+        self._check_owned(partition)
+        for start in self.starts(partition):
+            # Only the keys at once, which costs a hundredth of their rows.
+            keys = list(self.keys(partition, start)) if partition in self.owned else []
+            for at in range(0, len(keys), ROWS_AT_ONCE):
+                if slices.over():
+                    await slices.rest()
+                self._check_owned(partition)  # whoever takes the rows may have waited, too
+                wanted = [
+                    k for k in keys[at : at + ROWS_AT_ONCE] if wants_key is None or wants_key(self.shown(k))
+                ]
+                found = ((key, self.value(partition, start, key)) for key in wanted)
+                yield [self.row(partition, start, k, value) for k, value in found if value is not MISSING]
+
+    def _check_owned(self, partition: int) -> None:
+        if partition not in self.owned:
+            raise PartitionMoved(f"partition {partition} has moved")
 
     def _rows_at(self, partition: int, start: int, wants_key: WantsKey | None) -> Iterator[Row]:
         for key in self.keys(partition, start):
@@ -275,8 +315,8 @@ class TableReaderBase(ABC):
         """All kept keys, of tables over sliding windows."""
         raise NotImplementedError
 
-    def kept_ids(self, partition: int) -> list[int]:
-        return self.starts(partition)
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self.next_start(partition, kept)
 
     def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
         return self.keys(partition, kept)
@@ -302,6 +342,15 @@ class TableReaderBase(ABC):
     def listed_of(self, key: object, query: RowQuery) -> AsyncIterator[Row]:
         slices = Slices(self.engine.clock)
         return KeyListing(self, self.partition_of(key), query, slices, self.stored(key)).rows()
+
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        slices = Slices(self.engine.clock)
+        if query.keys is None:
+            return await counted(self, partition, query, slices)
+        return sum([1 async for _ in Listing(self, partition, query, slices).rows()])
+
+    async def counted_of(self, key: object, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed_of(key, query)])
 
     async def find(self, key: object, at_ms: int | None = None) -> Row | None:
         partition, stored = self.partition_of(key), self.stored(key)
@@ -389,12 +438,3 @@ def plain(value: object, encode: Callable[[Any], bytes] | None = None) -> Any:
 
 def _holds(row: Row, at_ms: int) -> bool:
     return row.start_ms is not None and row.end_ms is not None and row.start_ms <= at_ms < row.end_ms
-
-
-def is_hashable(key: object) -> bool:
-    """An array or an object is no key of any row."""
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

@@ -6,7 +6,7 @@ import asyncio
 
 from streamflow.clock import Clock
 
-SLICE_MS = 3.0
+SLICE_MS = 2.0
 """A slice ends at the first look at the clock behind it: nothing between two looks takes longer than 2 ms."""
 
 

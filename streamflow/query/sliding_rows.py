@@ -6,8 +6,16 @@ from abc import abstractmethod
 from collections.abc import Hashable, Iterable
 from typing import Any, Protocol
 
+from streamflow.query.counting import SlidingCount
 from streamflow.query.reader import TableReaderBase
+from streamflow.query.row_query import RowQuery
+from streamflow.query.rows import PartitionMoved
+from streamflow.query.slices import Slices
+from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Rows
+
+FEW_PANES = 500
+"""The windows of so many are counted whenever somebody asks."""
 
 
 class RowsOfPanes(Protocol):
@@ -30,7 +38,55 @@ class RowsOfPanes(Protocol):
     def touched_by(self, time_ms: int, key: Hashable, /) -> list[int]: ...
 
 
-class SlidingReaderBase(TableReaderBase):
+class PanedReader(TableReaderBase):
+    """Of large tables how many windows their panes make is counted in slices, and known from then on."""
+
+    _counted: dict[int, int] | None = None  # partition -> windows, as they were counted last
+
+    @abstractmethod
+    def panes_in(self, partition: int) -> int:
+        """How many panes an owned partition has."""
+
+    @abstractmethod
+    def count_windows(self, partition: int) -> int:
+        """How many windows they make; it takes its time."""
+
+    @abstractmethod
+    def count_some(
+        self, partition: int, key: Hashable, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]: ...
+
+    def rows_in(self, partition: int) -> int | None:
+        return None if self.panes_in(partition) > FEW_PANES else self.count_windows(partition)
+
+    def row_count(self) -> int:
+        """As it was counted last, where there are many."""
+        few = {partition: self.rows_in(partition) for partition in self.owned}
+        known = self._counted or {}
+        return sum(known.get(p, 0) if count is None else count for p, count in few.items())
+
+    async def count_rows(self) -> int:
+        slices, known = Slices(self.engine.clock), {}
+        for partition in sorted(self.owned):
+            try:
+                if self.rows_in(partition) is None:
+                    known[partition] = await self._counted_now(partition, slices)
+            except (PartitionMoved, KeyError):
+                continue  # it has moved meanwhile
+        self._counted = known
+        return self.row_count()
+
+    async def _counted_now(self, partition: int, slices: Slices) -> int:
+        count = await self.lists.kept("count", SlidingCount(self, partition), slices)
+        return await count.now(slices)
+
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        if query.is_plain and partition in self.owned and self.rows_in(partition) is None:
+            return await self._counted_now(partition, Slices(self.engine.clock))
+        return await super().counted(partition, query)
+
+
+class RowsOfPanesBase(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod
@@ -93,3 +149,18 @@ class SlidingReaderBase(TableReaderBase):
                 for start in sliding.touched_by(time_ms, key):
                     found.setdefault(start, {})[key] = None
         return found
+
+
+class SlidingReaderBase(PanedReader, RowsOfPanesBase):
+    """Rows of sliding windows."""
+
+    @abstractmethod
+    def _sliding(self, partition: int) -> SlidingRows[Hashable]: ...
+
+    def count_windows(self, partition: int) -> int:
+        return self._sliding(partition).count(self._first_kept(partition))
+
+    def count_some(
+        self, partition: int, key: Hashable, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]:
+        return self._sliding(partition).count_some(key, self._first_kept(partition), from_ms, most)

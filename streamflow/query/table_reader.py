@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 from streamflow.query.row_query import RowQuery
@@ -28,7 +28,25 @@ class TableReader(Protocol):
     description: Mapping[str, Any]
 
     @property
+    def is_merged(self) -> bool:
+        """Do the rows of one partition come from all source partitions?"""
+        ...
+
+    @property
+    def is_exact(self) -> bool:
+        """Are the rows of this worker exactly those of its positions?
+
+        Those that are merged may be in the middle of a checkpoint, or have it in some partitions only.
+        """
+        ...
+
+    @property
     def source_topic(self) -> str: ...
+
+    @property
+    def value_names(self) -> tuple[str, ...] | None:
+        """The names of what a row has several of, where they are declared; empty: a row is one value."""
+        ...
 
     @property
     def owned(self) -> frozenset[int]: ...
@@ -75,14 +93,56 @@ class TableReader(Protocol):
         """Every checkpointed row of one owned partition, or those of some keys, in no particular order."""
         ...
 
+    def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        """The same in slices: each list is of one moment, and between two others may work.
+
+        A row that changes meanwhile is there as it was or as it is. Raises PartitionMoved.
+        """
+        ...
+
     def status(self) -> TableStatus:
         """Asked with every answer: in no time that grows with the table."""
         ...
 
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        """How many rows of one owned partition a list asks for, its limit aside. Raises PartitionMoved."""
+        ...
+
+    async def counted_of(self, key: object, query: RowQuery) -> int:
+        """The same of the rows of one key."""
+        ...
+
     def row_count(self) -> int:
-        """How many rows this worker serves; may take its time."""
+        """How many rows this worker serves; as `count_rows` found it last where that takes its time."""
+        ...
+
+    async def count_rows(self) -> int:
+        """`row_count`, as it is now."""
         ...
 
     def late(self) -> Mapping[int, LateSeen]:
         """Source partition of this worker -> its late-event store; empty for tables that have none."""
+        ...
+
+
+class StandbyReader(TableReader, Protocol):
+    """What a worker keeps of a table's partitions without serving them: ``owned`` are those.
+
+    Their rows are committed ones, and may be old.
+    """
+
+    def age_ms(self, partition: int) -> float:
+        """How long ago it was last known that nothing was lacking."""
+        ...
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        """Source partition -> the next offset that is not in its rows yet, where that is known."""
+        ...
+
+    async def look(self, partitions: Iterable[int]) -> None:
+        """Finds out what `lags_of` tells of these."""
+        ...
+
+    def lags_of(self, partition: int) -> dict[int, int | None]:
+        """Source partition -> records of it that are not in its rows yet, ``None`` where nobody knows."""
         ...

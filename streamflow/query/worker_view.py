@@ -7,17 +7,25 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from streamflow.aggregates.shuffle.final import FinalStage, RowId
-from streamflow.aggregates.shuffle.final_windows import SessionFinalStage
+from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.clock import Clock
 from streamflow.engine.engine import Engine
 from streamflow.errors import StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.processing.circuit_breaker import STATE_NUMBERS, circuit_states
 from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
+from streamflow.query.browse import Browser
+from streamflow.query.facts import AgentFacts, WorkerFacts
+from streamflow.query.letter_book import LetterBook
+from streamflow.query.publishing import Publishes
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.readers import make_readers
 from streamflow.query.rows import Operation, RowChange, RowListener, TableChanges
-from streamflow.query.table_reader import TableReader
+from streamflow.query.standby_tables import Standby, make_standby
+from streamflow.query.table_reader import StandbyReader, TableReader
+from streamflow.query.topic_facts import TopicBook
+from streamflow.query.worker_facts import agent_facts, worker_facts
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
@@ -60,18 +68,32 @@ class WorkerView:
     """What a worker shows of its engine: see `streamflow.web.served.Served`.
 
     To be made before the engine starts, and told by `open` when it has. An `EngineListener`; ``on_live`` is
-    called when partitions are live.
+    called when partitions are live; ``publisher`` sends what comes over HTTP.
     """
 
-    def __init__(self, engine: Engine, url: str, on_live: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        url: str,
+        on_live: Callable[[], None] = lambda: None,
+        *,
+        publisher: Publishes | None = None,
+    ) -> None:
         self.engine = engine
         self.url = url
         self._on_live = on_live
         self._tables: dict[str, TableReaderBase] = {}
+        self._standbys: dict[str, Standby | None] = {}
         self._is_open = False
         self._listeners: list[RowListener] = []
         self._generation = 0
         self._ready: set[tuple[str, int]] = set()  # final stages that were seen ready
+        self._started_ms = engine.clock.now_ms()
+        self._committed_ms: int | None = None
+        self.topics = TopicBook(engine)
+        self.log = Browser(engine)
+        self.letters = LetterBook(engine, self.log)
+        self.publisher = publisher
         engine.listen(self)
         engine.metrics.on_collect(self._collect)
 
@@ -90,6 +112,15 @@ class WorkerView:
     @property
     def tables(self) -> Mapping[str, TableReader]:
         return self._tables
+
+    def standby(self, table: str) -> StandbyReader | None:
+        if table not in self._standbys:
+            self._standbys[table] = make_standby(self.engine, table)
+        standby = self._standbys[table]
+        if standby is None or not standby.owned:
+            return None
+        standby.renew()
+        return standby
 
     def knows_tables(self) -> bool:
         return self._is_open
@@ -177,6 +208,21 @@ class WorkerView:
             "workers": len(engine.rebalance.members),
         }
 
+    def agents(self) -> list[AgentFacts]:
+        return agent_facts(self.engine)
+
+    def worker(self) -> WorkerFacts:
+        health = self.health()
+        word = health["status"]
+        return worker_facts(
+            self.engine,
+            "ready" if word == "ok" and self.ready() else word if word != "ok" else "recovering",
+            health.get("error") or health.get("reason"),
+            started_ms=self._started_ms,
+            committed_ms=self._committed_ms,
+            lags=self._lags(),
+        )
+
     # -- EngineListener --------------------------------------------------------------------------
 
     def on_active(self) -> None:
@@ -196,6 +242,7 @@ class WorkerView:
         self._on_live()
 
     def on_committed(self, committed: Sequence[CommittedChanges]) -> None:
+        self._committed_ms = self.engine.clock.now_ms()
         changes: list[TableChanges] = []
         by_part = {(change.table, change.partition): change for change in committed}
         for name, table in self.engine.topology.tables.items():
@@ -262,8 +309,7 @@ class WorkerView:
             self._generation += 1
             reader.lists.forget()
             return
-        if not changed:
-            return
+        # Without a change too: how far it has come decides when those of other partitions may be shown.
         partition = stage.partition
         # It tells once. Where nobody lists, it is asked only when somebody watches.
         touched = stage.rows_changed(changed) if reader.lists.active else None
@@ -325,6 +371,8 @@ class WorkerView:
             metrics.table_bytes.labels(name).set(reader.approximate_bytes())
         for agent in self.engine.topology.agents:
             metrics.events_processed_total.labels(agent.spec.name).grow_to(agent.processed)
+        for name, state in circuit_states().items():
+            metrics.circuit_state.labels(name).set(STATE_NUMBERS[state])
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
 
 

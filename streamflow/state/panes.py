@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Generic, TypeVar
 
 from streamflow.state.partition import TablePartition
@@ -33,6 +33,11 @@ _FIRST_MS, _END_MS = -(1 << 62), 1 << 62
 K = TypeVar("K", bound=Hashable)
 Lookup = Callable[[int, K], Iterable[Pane]]
 """(time, group) -> the panes there are, one for each source"""
+
+
+def first_end_of(time_ms: int, after_ms: int | None) -> int:
+    """Where the first window may end that an event counts in which came at ``after_ms``."""
+    return time_ms + 1 if after_ms is None else max(time_ms, after_ms) + 1
 
 
 class PaneIndex(Generic[K]):
@@ -181,6 +186,30 @@ class SlidingRows(Generic[K]):
         own = set(times)
         ending = len(times) - bisect_left(times, least + size - 1)
         return ending + sum(following <= t + size and t + size not in own for t, following in pairwise(times))
+
+    def count_some(
+        self, group: K, first: int | None, from_ms: int | None, most: int
+    ) -> tuple[int, int | None]:
+        """Of `count` what the first ``most`` panes of a group from ``from_ms`` on make, and where to go on.
+
+        A window counts with the pane that it ends with, if that came in time, else with the one before it.
+        """
+        least = _FIRST_MS if first is None else first
+        begin = least - 1 if from_ms is None else from_ms
+        times = list(islice(self._panes.each_of(group, begin, _END_MS), most + 1))
+        count = 0
+        for t in times[:most]:
+            if self._is_in_time(t, group):
+                count += t - self._size_ms + 1 >= least
+            elif not any(True for _ in self._lookup(t, group)):
+                continue
+            if t + 1 >= least and not self._is_in_time(t + self._size_ms, group):
+                count += any(True for _ in self._states(t + 1, group))
+        return count, times[most] if len(times) > most else None
+
+    def _is_in_time(self, time_ms: int, group: K) -> bool:
+        """Does a window end with this time?"""
+        return any(None in pane for pane in self._lookup(time_ms, group))
 
     def all_groups(self) -> Iterable[K]:
         """Every group that has a window, or had one."""

@@ -33,6 +33,7 @@ class StoreManager:
         self._age_max_ms = age_max_ms
         self._stores: dict[StoreId, Store] = {}
         self._fresh_ms: dict[StoreId, float] = {}  # when the store was last known to be up to date
+        self._whole: dict[StoreId, int] = {}  # its offset then
 
     def open(self, spec: TableSpec, partition: int) -> Store:
         """The store as it was left, or as it is opened now. Raises StoreError."""
@@ -52,18 +53,31 @@ class StoreManager:
         store = self._stores.get(at)
         return store is not None and store.offset > 0
 
+    def kept(self, at: StoreId) -> tuple[Store, float] | None:
+        """An open store that has been up to date, and how many ms ago it was known to be so last.
+
+        It holds what its log says below its offset: so it may be shown as what it is, old. Not so one that
+        was cleared and is being read anew: it lacks rows which are older than some that it has.
+        """
+        store, offset = self._stores.get(at), self._whole.get(at)
+        if store is None or offset is None or not 0 < offset <= store.offset:
+            return None
+        return store, self._clock.monotonic_ms() - self._fresh_ms[at]
+
     def mark_fresh(self, stores: Iterable[StoreId]) -> None:
         """These are up to date now."""
         now_ms = self._clock.monotonic_ms()
         for at in stores:
             if at in self._stores:
                 self._fresh_ms[at] = now_ms
+                self._whole[at] = self._stores[at].offset
                 self._stores[at].touch()
 
     def keep_only(self, wanted: Iterable[StoreId]) -> None:
         """Closes all others."""
         for at in set(self._stores).difference(wanted):
             del self._fresh_ms[at]
+            self._whole.pop(at, None)
             self._stores.pop(at).close()
 
     def clear(self) -> None:

@@ -24,7 +24,7 @@ commits the offsets last (at least once).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -206,6 +206,20 @@ class KnowsLimits(Protocol):
 
 
 @runtime_checkable
+class KnowsRights(Protocol):
+    """A transport whose broker tells what its user may not do."""
+
+    async def missing_rights(
+        self, *, reads: Collection[str], writes: Collection[str], makes: Collection[str]
+    ) -> list[str]:
+        """What a worker lacks that reads and writes these topics, and makes those that are not there.
+
+        Sentences, such as ``Read on topic orders``; empty where nothing is missing. Raises TransportError.
+        """
+        ...
+
+
+@runtime_checkable
 class KnowsReplication(Protocol):
     """A transport whose topics have copies of their own on several brokers."""
 
@@ -378,4 +392,6 @@ class Transport(Protocol):
         """Writes at once, outside any checkpoint; returns the records' offsets when all are acknowledged."""
         ...
 
-    def log_reader(self) -> LogReader: ...
+    def log_reader(self, *, little: bool = False) -> LogReader:
+        """``little``: for a look at a topic; a read returns little, so that taking it is soon done."""
+        ...

@@ -97,8 +97,8 @@ class BrokerTransport(ABC):
             self._group = None
             raise
 
-    def log_reader(self) -> LogReader:
-        reader = self._new_reader()
+    def log_reader(self, *, little: bool = False) -> LogReader:
+        reader = self._new_reader(little=little)
         self._readers.add(reader)
         return reader
 
@@ -114,7 +114,7 @@ class BrokerTransport(ABC):
     def _new_group(self, listener: RebalanceListener, url: str) -> GroupPart: ...
 
     @abstractmethod
-    def _new_reader(self) -> LogReader: ...
+    def _new_reader(self, *, little: bool) -> LogReader: ...
 
 
 def checked_fence(commit: Commit, kind: type[F]) -> F:

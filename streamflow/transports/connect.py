@@ -13,6 +13,7 @@ from streamflow.errors import ConfigurationError
 from streamflow.settings import Settings
 from streamflow.transports.base import Transport
 from streamflow.transports.kafka import KafkaSettings, KafkaTransport
+from streamflow.transports.kafka.security import security
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from streamflow.transports.redis_streams import RedisSettings, RedisTransport
 from streamflow.transports.redis_streams.embedded import server as embedded
@@ -147,5 +148,6 @@ def _kafka(url: str, settings: Settings, slot: str, options: Mapping[str, Any]) 
         "transaction_timeout_ms": settings.transaction_timeout_ms,
         "commit_timeout_ms": min(8_000, settings.transaction_timeout_ms * 4 // 5),
         **options,
+        **security(settings, options),
     }
     return KafkaSettings(tuple(servers), settings.id, **fields)

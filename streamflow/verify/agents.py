@@ -34,8 +34,9 @@ class AgentVerifier(Verifier):
         source: TopicSource,
         progressed: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        # A count of all records goes through the same decoding as the agent's events.
-        spec = AggregateSpec("", source.name, None, None, RowFunctions(Count()))
+        # A count of all records goes through the same decoding as the agent's events; what was replayed for
+        # another consumer was none of them.
+        spec = AggregateSpec(f"agent:{agent}", source.name, None, None, RowFunctions(Count()))
         super().__init__(transport, settings, clock, spec, source, progressed)
         self._consumer = f"agent:{agent}"
         self._agent = agent

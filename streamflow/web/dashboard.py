@@ -1,9 +1,11 @@
-"""The dashboard: a page and its scripts and styles, served from the package, nothing from elsewhere."""
+"""The console: one page, its scripts and styles, served from the package, nothing from elsewhere."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Final
 
 from aiohttp import web
@@ -14,25 +16,30 @@ TYPES: Final = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
+    ".ts": "text/plain",
     ".svg": "image/svg+xml",
 }
 
 
 class Dashboard:
-    """Holds the few static files in memory; ``files`` is name -> (content type, bytes, ETag)."""
+    """Holds the few static files in memory; ``files`` is path -> (content type, bytes, ETag).
+
+    All pages of the console are one document: its script reads from the address which one is meant.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[str, bytes, str]] = {}
-        for entry in resources.files("streamflow.web").joinpath("static").iterdir():
-            suffix = entry.name[entry.name.rfind(".") :]
+        for path, entry in _files(resources.files("streamflow.web").joinpath("static"), ""):
+            suffix = path[path.rfind(".") :]
             if suffix in TYPES:
                 raw = entry.read_bytes()
                 tag = f'"{hashlib.blake2b(raw, digest_size=12).hexdigest()}"'
-                self.files[entry.name] = (TYPES[suffix], raw, tag)
+                self.files[path] = (TYPES[suffix], raw, tag)
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         router.add_get("/", self.page, name="dashboard")
-        router.add_get("/static/{name}", self.file, name="static")
+        router.add_get("/console/{page:.*}", self.page, name="console")
+        router.add_get("/static/{name:.+}", self.file, name="static")
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         return self._answer(request, "index.html")
@@ -48,3 +55,12 @@ class Dashboard:
         if request.headers.get("If-None-Match") == tag:
             return web.Response(status=304, headers=headers)
         return web.Response(body=raw, content_type=content_type, charset="utf-8", headers=headers)
+
+
+def _files(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
+    """Every file below ``folder``, with its path."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import ssl
+from collections.abc import Callable, Collection
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streamflow.clock import Clock
 from streamflow.errors import rewrite_log_record
+from streamflow.web.guesses import is_loopback, network
 from streamflow.web.problems import Handler
 from streamflow.web.settings import WebSettings
 
@@ -28,43 +32,140 @@ FULL: Final = (
 )
 
 
-class _Refusal(asyncio.Protocol):
+class _Gate(asyncio.Protocol):
+    """A connection that is not let in yet: its address is counted, and its handshake comes first."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._early: list[bytes] = []
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(FULL)
-        transport.close()
+        assert isinstance(transport, asyncio.Transport)
+        self._door.arrived(self, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._early.append(data)  # in the same step in which the handshake has ended: one read
+
+    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        for data in self._early:
+            protocol.data_received(data)
 
 
 class Door:
-    """Makes the protocol of each connection; `attend` is to be the app's first middleware."""
+    """Makes the protocol of each connection; `attend` is to be the app's first middleware.
 
-    def __init__(self, server: web.Server, settings: WebSettings, clock: Clock) -> None:
+    ``taken`` gives the transports of connections that are no HTTP any more, but WebSockets.
+    """
+
+    def __init__(
+        self,
+        server: web.Server,
+        settings: WebSettings,
+        clock: Clock,
+        tls: ssl.SSLContext | None,
+        taken: Callable[[], Collection[asyncio.Transport]],
+    ) -> None:
         self._server = server
+        self._taken = taken
         self._settings = settings
         self._clock = clock
+        self._tls = tls
         self._most = connections_max(settings)
         # Those without a request now -> since when, and whether they have had one
         self._waiting: dict[web.RequestHandler, tuple[float, bool]] = {}
+        self._networks: dict[web.RequestHandler, str] = {}
+        self._handshakes: dict[asyncio.Transport, tuple[str, asyncio.Task[None]]] = {}  # -> network
+        self._places: WeakKeyDictionary[asyncio.Transport, str] = WeakKeyDictionary()  # -> network
         self._told_ms: float | None = None
 
     def __call__(self) -> asyncio.BaseProtocol:
-        if len(self._server.connections) >= self._most and not self._make_room():
-            return _Refusal()
+        return _Gate(self)
+
+    def arrived(self, gate: _Gate, transport: asyncio.Transport) -> None:
+        """Somebody has connected. Refuses, begins the handshake, or lets in."""
+        address = (transport.get_extra_info("peername") or ("",))[0]
+        place = "" if is_loopback(address) else network(address)
+        if not self._has_room(place):
+            if self._tls is None:
+                transport.write(FULL)
+                transport.close()
+            else:
+                transport.abort()  # whom we can't talk to yet
+            return
+        if self._tls is None:
+            self._let_in(gate, transport, place)
+            return
+        transport.pause_reading()
+        task = asyncio.get_running_loop().create_task(self._shake_hands(gate, transport, place, self._tls))
+        self._handshakes[transport] = place, task
+
+    def _has_room(self, place: str) -> bool:
+        here = len(self._server.connections) + len(self._handshakes) + len(self._taken())
+        if here >= self._most and not self._make_room(None):
+            return False
+        if not place or self._count(place) < self._settings.connections_per_address_max:
+            return True
+        self._forget()  # those that have gone by themselves
+        return self._count(place) < self._settings.connections_per_address_max or self._make_room(place)
+
+    def _count(self, place: str) -> int:
+        shaking = sum(other == place for other, _ in self._handshakes.values())
+        upgraded = sum(self._places.get(transport) == place for transport in self._taken())
+        return shaking + upgraded + sum(other == place for other in self._networks.values())
+
+    async def _shake_hands(
+        self, gate: _Gate, transport: asyncio.Transport, place: str, context: ssl.SSLContext
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        limit_s = self._settings.header_timeout_s
+        try:
+            secure = await loop.start_tls(
+                transport, gate, context, server_side=True, ssl_handshake_timeout=limit_s
+            )
+        except (OSError, TimeoutError) as exc:
+            log.debug("a TLS handshake failed: %s", type(exc).__name__)
+            transport.abort()
+            return
+        finally:
+            self._handshakes.pop(transport, None)
+        if secure is not None and not secure.is_closing():
+            self._let_in(gate, secure, place)
+
+    def _let_in(self, gate: _Gate, transport: asyncio.Transport, place: str) -> None:
         handler = self._server()
         self._waiting[handler] = self._clock.monotonic_ms(), False
-        return handler
+        if place:
+            self._networks[handler] = self._places[transport] = place
+        gate.hand_over(transport, handler)
 
-    def _make_room(self) -> bool:
-        """Ends the connection that has waited longest without a request; False where all are at work."""
+    def close(self) -> None:
+        """Ends the handshakes that are under way."""
+        for _, task in list(self._handshakes.values()):
+            task.cancel()
+
+    def _make_room(self, place: str | None) -> bool:
+        """Ends the connection that has waited longest without a request; False where all are at work.
+
+        ``place``: one of this network.
+        """
         now_ms = self._clock.monotonic_ms()
         if self._told_ms is None or now_ms - self._told_ms >= TOLD_AGAIN_MS:
             self._told_ms = now_ms
             log.warning(
-                "%d web connections, as many as may be (connections_max, open files): idle ones are ended",
-                self._most,
+                "as many web connections as may be (web_connections_max, web_connections_per_address_max,"
+                " open files): idle ones are ended"
             )
         self._forget()
-        oldest = next(iter(self._waiting), None)
+        shaking = (t for t, (other, _) in self._handshakes.items() if place in (None, other))
+        silent = next(shaking, None)
+        if silent is not None:
+            silent.abort()
+            self._handshakes.pop(silent)[1].cancel()
+            return True
+        waiting = (handler for handler in self._waiting if place in (None, self._networks.get(handler)))
+        oldest = next(waiting, None)
         if oldest is None:
             return False
         self._end(oldest)
@@ -75,9 +176,12 @@ class Door:
         alive = set(self._server.connections)
         for handler in [handler for handler in self._waiting if handler not in alive]:
             del self._waiting[handler]
+        for handler in [handler for handler in self._networks if handler not in alive]:
+            del self._networks[handler]
 
     def _end(self, handler: web.RequestHandler) -> None:
         del self._waiting[handler]
+        self._networks.pop(handler, None)
         handler.force_close()
 
     async def sweep(self) -> None:

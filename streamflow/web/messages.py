@@ -63,11 +63,13 @@ class Subscribe(Struct, tag="subscribe", tag_field="t", frozen=True, kw_only=Tru
 
 
 class Unsubscribe(Struct, tag="unsubscribe", tag_field="t", frozen=True):
+    """Wants nothing more of a subscription."""
+
     id: Id
 
 
 class Ping(Struct, tag="ping", tag_field="t", frozen=True):
-    pass
+    """Wants a `pong`: is the worker still there?"""
 
 
 ClientMessage = Init | Subscribe | Unsubscribe | Ping

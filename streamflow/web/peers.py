@@ -1,16 +1,17 @@
 """Rows that other workers own: asks their owners over HTTP.
 
-With this worker's own credentials and never the caller's headers; only addresses of current members;
-no redirects; a timeout; and with the header `PEER_HEADER`, by which the peer answers from its own rows only.
+With a proof that it is a worker, and the caller's rights, never the caller's headers; only addresses of
+current members; no redirects; a timeout; and the peer answers from its own rows only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import aiohttp
@@ -20,12 +21,13 @@ from yarl import URL
 from streamflow.errors import StreamflowError
 from streamflow.query.table_reader import TableReader
 from streamflow.transports.base import Member
-from streamflow.web import encoding
-from streamflow.web.security import APP_HEADER
+from streamflow.web import encoding, tls
+from streamflow.web.rights import caller_of, delegated
+from streamflow.web.security import APP_HEADER, CALLER_HEADER, PEER_HEADER, peer_proof
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
-PEER_HEADER: Final = "Streamflow-Peer"
+log = logging.getLogger(__name__)
 
 
 class PeerUnavailable(StreamflowError):
@@ -41,14 +43,8 @@ class PeerAnswer:
 
 
 def is_peer(request: web.BaseRequest) -> bool:
-    """Whether a worker asks, which wants our own rows only. Anybody may say so: it gives no more rights."""
-    return PEER_HEADER in request.headers
-
-
-def is_member(request: web.BaseRequest, served: Served) -> bool:
-    """Whether who asks gives the address of another worker of this app."""
-    url = request.headers.get(PEER_HEADER, "")
-    return not same_url(url, served.url) and any(same_url(url, member.url) for member in served.members())
+    """Whether a worker asks, which wants our own rows only."""
+    return caller_of(request).asks_own_rows
 
 
 def same_url(one: str, other: str) -> bool:
@@ -81,6 +77,26 @@ def peers_of(
     return {url: frozenset(parts) for url, parts in by_url.items()}, frozenset(nobody)
 
 
+def own_headers(served: Served, settings: WebSettings, url: str) -> dict[str, str]:
+    """By which the worker at ``url`` knows who asks."""
+    headers = {
+        PEER_HEADER: served.url,
+        APP_HEADER: quote(served.app_id),
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",  # what compressing costs is more than a local network does
+    }
+    if settings.worker_secret is not None:
+        proof = peer_proof(settings.worker_secret, served.app_id, url)
+        headers["Authorization"] = f"{PEER_HEADER} {proof}"
+    return headers
+
+
+def for_whom() -> dict[str, str]:
+    """Tells the peer whose request is being answered, and with what rights."""
+    said = delegated()
+    return {} if said is None else {CALLER_HEADER: said}
+
+
 class Peers:
     """One HTTP session to all peers. `start` and `stop` it with the server."""
 
@@ -88,22 +104,16 @@ class Peers:
         self.served = served
         self.settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._is_told = False
 
-    @property
-    def headers(self) -> dict[str, str]:
-        headers = {
-            PEER_HEADER: self.served.url,
-            APP_HEADER: quote(self.served.app_id),
-            "Accept": "application/json",
-        }
-        if self.settings.tokens:
-            headers["Authorization"] = f"Bearer {self.settings.tokens[0]}"
-        return headers
+    def headers(self, url: str) -> dict[str, str]:
+        """For questions of our own to the worker at ``url``."""
+        return own_headers(self.served, self.settings, url)
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit_per_host=32),
+            connector=aiohttp.TCPConnector(limit_per_host=32, ssl=tls.peer_context(self.settings) or True),
             trust_env=False,
         )
 
@@ -152,7 +162,7 @@ class Peers:
             async with self.session.request(
                 method,
                 address,
-                headers={**self.headers, "Accept": accept},
+                headers={**self.headers(url), **for_whom(), "Accept": accept},
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
@@ -182,6 +192,9 @@ class Peers:
             raise PeerUnavailable(f"{url} did not answer in time") from exc
         if len(raw) > self.settings.peer_answer_bytes_max:
             raise PeerUnavailable(f"{url} answered more than {self.settings.peer_answer_bytes_max} bytes")
+        if response.status == 401 and not self._is_told:
+            self._is_told = True
+            log.error("%s does not take us for a worker: is its web_peer_secret another one?", url)
         if response.status >= 500 or response.status in (401, 403, 421) or 300 <= response.status < 400:
             raise PeerUnavailable(f"{url} answered {response.status}")
         try:

@@ -12,17 +12,27 @@ from aiohttp import web
 
 from streamflow.errors import ConfigurationError
 from streamflow.web import security
+from streamflow.web.checks import check
 from streamflow.web.dashboard import Dashboard
 from streamflow.web.door import Door, http_logger
 from streamflow.web.http.api import Api
+from streamflow.web.http.dead_letters import DeadLetters
+from streamflow.web.http.everyone import Everyone
+from streamflow.web.http.history import History
 from streamflow.web.http.late import LateEvents
+from streamflow.web.http.publish import Publish
 from streamflow.web.http.routes import ROUTES
+from streamflow.web.http.running import Running
+from streamflow.web.http.subscriptions import Subscriptions
+from streamflow.web.http.topics import Topics
 from streamflow.web.live.hub import Hub
 from streamflow.web.live.sse import Changes
 from streamflow.web.peers import Peers
 from streamflow.web.problems import Handler, problem_middleware
 from streamflow.web.served import Served
-from streamflow.web.settings import WebSettings, check
+from streamflow.web.settings import WebSettings
+from streamflow.web.tls import server_context
+from streamflow.web.tokens import is_hashed
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +51,24 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
     ``extend`` may add routes of the app's own, which come first, and middlewares, which come last.
     """
     check(settings)
-    guard = security.Guard(settings, served.url)
+    guard = security.Guard(settings, served)
     peers = Peers(served, settings)
-    api = Api(served, settings, peers, guard)
+    api = Api(served, settings, peers)
     hub = Hub(served, settings, peers, guard)
     changes = Changes(api, hub)
-    late = LateEvents(api)
+    everyone = Everyone(served, peers)
+    history = History(api)
+    groups: dict[str, object] = {
+        "api": api,
+        "changes": changes,
+        "history": history,
+        "late": LateEvents(api),
+        "running": Running(api, everyone),
+        "subscriptions": Subscriptions(api, hub, everyone),
+        "topics": Topics(api, everyone),
+        "dead-letters": DeadLetters(api),
+        "publish": Publish(api),
+    }
     app = web.Application(
         # In this order: a refused token is a problem too.
         middlewares=[problem_middleware, security.middleware(guard, served.app_id)],
@@ -58,24 +80,25 @@ def create_web_app(served: Served, settings: WebSettings, extend: Extend | None 
         extend(app)
     app[security.PAGES] = frozenset(app.router.resources())
     for route in ROUTES:
-        handlers: object = {"changes": changes, "late": late, "late_apply": late}.get(route.name, api)
-        handler = getattr(handlers, route.name)
-        if route.method == "post":
-            app.router.add_post(route.pattern, handler, name=route.name)
+        handler = getattr(groups[route.group], route.name)
+        if route.method != "get":
+            app.router.add_route(route.method, route.pattern, handler, name=route.name)
             continue
         # Without HEAD where answering has no end.
-        app.router.add_get(route.pattern, handler, name=route.name, allow_head=handlers is api)
+        app.router.add_get(route.pattern, handler, name=route.name, allow_head=route.group != "changes")
     app.router.add_get("/v1/ws", hub.websocket, name="ws")
     Dashboard().add_routes(app.router)
 
     async def start(_: web.Application) -> None:
         await peers.start()
         await hub.start()
+        await history.start()
 
     async def drain(_: web.Application) -> None:
         await hub.drain()
 
     async def stop(_: web.Application) -> None:
+        await history.stop()
         await hub.stop()
         await peers.stop()
 
@@ -101,6 +124,7 @@ class WebServer:
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
+        self._door: Door | None = None
         self._sweep: asyncio.Task[None] | None = None
 
     def bind(self) -> str:
@@ -122,7 +146,7 @@ class WebServer:
         bound = self._socket.getsockname()[1]
         if settings.port not in (0, bound):
             log.warning("web port %d is busy: using %d", settings.port, bound)
-        self.url = settings.advertised_url or f"http://{_advertised_host(settings.host)}:{bound}"
+        self.url = settings.advertised_url or f"{settings.scheme}://{_advertised_host(settings.host)}:{bound}"
         return self.url
 
     def release(self) -> None:
@@ -137,6 +161,11 @@ class WebServer:
         ``extend``: as for `create_web_app`.
         """
         assert self._socket is not None, "bind() comes first"
+        plain = sum(not is_hashed(token) for token in self.settings.tokens)
+        if plain:
+            log.warning(
+                "%d of web_tokens can be read where the settings can: `streamflow token` makes hashes", plain
+            )
         application = create_web_app(served, self.settings, extend)
         self._runner = web.AppRunner(
             application,
@@ -156,8 +185,11 @@ class WebServer:
         application.middlewares.insert(0, attended)
         await self._runner.setup()
         assert self._runner.server is not None
-        door = Door(self._runner.server, self.settings, served.clock)
+        hub = application[HUB]
+        tls = server_context(self.settings)
+        door = Door(self._runner.server, self.settings, served.clock, tls, hub.transports)
         doors.append(door)
+        self._door = door
         self._sweep = asyncio.create_task(door.sweep(), name="streamflow-web-door")
         self._listener = await asyncio.get_running_loop().create_server(door, sock=self._socket)
 
@@ -167,6 +199,8 @@ class WebServer:
             self._listener.close()
         if self._sweep is not None:
             self._sweep.cancel()
+        if self._door is not None:
+            self._door.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             async with asyncio.timeout(3 * SHUTDOWN_S):

@@ -17,13 +17,15 @@ class Part(NamedTuple):
     """Events of one group that lie in one session: their range ``[start, end)`` and folded state.
 
     ``after_ms``: sessions that end there or before were closed when they came, and do not take them;
-    ``None`` where every session that they touch was open.
+    ``None`` where every session that they touch was open. ``told``: (start, end) of the closed sessions that
+    they have grown out of, or were, and that somebody was told of (where rows stay with their partition).
     """
 
     start: int
     end: int
     after_ms: int | None
     state: Any
+    told: tuple[tuple[int, int], ...] = ()
 
 
 class Session(NamedTuple):
@@ -41,7 +43,7 @@ class SessionWindow(Window):
     A session is ``[first, last + gap + 1 ms)``. It takes an event whose own such range touches it; where
     that joins sessions they become one. So 0 and 10 are one session with a gap of 10. What is closed takes
     no more: an event that touches closed sessions only begins a new one, or is late if that would be
-    closed too.
+    closed too. What silence alone had closed is not closed for what its own partition brings in order.
 
     All in seconds, fractions down to 1 ms; ``grace_s``, ``retain_s`` and ``idle_close_s`` are those of
     `TumblingWindow`. Raises WindowError. Sessions are kept by their end: a start may come twice, since
@@ -90,7 +92,7 @@ def first_start(parts: Sequence[Part]) -> int:
 
 def joined(parts: Sequence[Part], state: Any) -> Part:
     """One part for several that touch, all in time, with what their states make together."""
-    start, end, _, _ = parts[0]
+    start, end = parts[0][:2]
     for part in parts:
         start, end = min(start, part.start), max(end, part.end)
     return Part(start, end, None, state)

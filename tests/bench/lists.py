@@ -33,8 +33,15 @@ LISTS = {
     "by key": "/v1/tables/{table}/rows?limit=100&sort=key",
     "prefix": "/v1/tables/{table}/rows?limit=100&prefix=user-77",
     "open": "/v1/tables/{table}/rows?limit=100&state=open",
+    "by value": "/v1/tables/{table}/rows?limit=100&sort=-value",
+    "key range": "/v1/tables/{table}/rows?limit=100&sort=key&key_from=user-77&key_to=user-78",
+    "three keys": "/v1/tables/{table}/rows?limit=100&keys=user-7&keys=user-8&keys=user-9",
 }
 ONCE = {
+    "few by a test": "/v1/tables/{table}/rows?limit=100&where=value+%3D%3D+77",
+    "count": "/v1/tables/{table}/rows?count=only",
+    "count by a test": "/v1/tables/{table}/rows?count=only&where=value+%3D%3D+77",
+    "a page of 1,000": "/v1/tables/{table}/rows?limit=1000",
     "windows of a key": "/v1/tables/{table}/keys/user-7/windows?limit=100",
     "a key that is not there": "/v1/tables/{table}/keys/nobody",
     "metrics": "/metrics",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import shutil
+import subprocess
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,8 @@ FLAGS: Final = (
 )
 START_S: Final = 30.0
 ANSWER_S: Final = 20.0
+CODES: Final = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "Home": 36, "ArrowUp": 38, "ArrowDown": 40}
+CODES_OF_SIGNS: Final = {"/": 191, "?": 191}
 
 
 def find_chromium() -> str | None:
@@ -73,6 +77,11 @@ class Page:
         await self.call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete'")
 
+    async def go(self, url: str) -> None:
+        """Another address in the same page, as if it were typed."""
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete'")
+
     async def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression, JSON-able."""
         said = await self.call(
@@ -94,9 +103,12 @@ class Page:
             ) from None
         return value
 
-    async def press(self, key: str, code: int) -> None:
+    async def press(self, key: str, code: int = 0) -> None:
+        """One key: a character, or a name such as ``Enter`` with its Windows code."""
+        code = code or CODES.get(key) or CODES_OF_SIGNS.get(key) or ord(key.upper())
         for kind in ("keyDown", "keyUp"):
-            text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+            typed = "\r" if key == "Enter" else key if len(key) == 1 else ""
+            text = {"text": typed} if typed and kind == "keyDown" else {}
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **text)
 
     async def look(self, *, width: int, height: int, dark: bool = False, still: bool = False) -> None:
@@ -120,42 +132,65 @@ class Page:
         return base64.b64decode(said["data"])
 
 
+class Chromium:
+    """One headless browser for many tests; each `page` has cookies and storage of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self._process = process
+        self._port = port
+
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[Page]:
+        """A fresh empty page, gone afterwards."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://127.0.0.1:{self._port}/json/version") as response:
+                address = (await response.json(content_type=None))["webSocketDebuggerUrl"]
+            async with _connected(session, address) as whole:
+                context = (await whole.call("Target.createBrowserContext"))["browserContextId"]
+                made = await whole.call("Target.createTarget", url="about:blank", browserContextId=context)
+                address = f"ws://127.0.0.1:{self._port}/devtools/page/{made['targetId']}"
+                try:
+                    async with _connected(session, address) as page:
+                        yield page
+                finally:
+                    await whole.call("Target.disposeBrowserContext", browserContextId=context)
+
+
 @asynccontextmanager
-async def browser(chromium: str) -> AsyncIterator[Page]:
-    """A fresh Chromium with one empty page; gone afterwards, with its profile."""
+async def _connected(session: aiohttp.ClientSession, address: str) -> AsyncIterator[Page]:
+    async with session.ws_connect(address, max_msg_size=0) as socket:
+        page = Page(socket)
+        listening = asyncio.create_task(page.listen())
+        try:
+            yield page
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+
+@contextmanager
+def browser(chromium: str) -> Iterator[Chromium]:
+    """A fresh Chromium; gone afterwards, with its profile."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            chromium,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
+        process = subprocess.Popen(
+            [chromium, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            port = await _port(Path(profile) / "DevToolsActivePort")
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-                    tabs = await response.json(content_type=None)
-                address = next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
-                async with session.ws_connect(address, max_msg_size=0) as socket:
-                    page = Page(socket)
-                    listening = asyncio.create_task(page.listen())
-                    try:
-                        yield page
-                    finally:
-                        listening.cancel()
-                        await asyncio.gather(listening, return_exceptions=True)
+            yield Chromium(process, _port(Path(profile) / "DevToolsActivePort"))
         finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            process.wait()
 
 
-async def _port(path: Path) -> int:
-    async with asyncio.timeout(START_S):
-        while not (text := _read(path)):  # noqa: ASYNC110  - a file of another process
-            await asyncio.sleep(0.05)
+def _port(path: Path) -> int:
+    """Of the DevTools, once the browser has written it down."""
+    deadline = time.monotonic() + START_S
+    while not (text := _read(path)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the browser has not started within {START_S:g} s")
+        time.sleep(0.05)
     return int(text.splitlines()[0])
 
 

@@ -106,13 +106,17 @@ def test_an_apps_dead_letters_are_replayed_and_the_app_is_started_anew(program: 
     code, letters = call(program, "dead-letters", "list")
     assert code == 0, letters
     (letter,) = letters
-    assert (letter["key"], letter["value"], letter["reason"]) == ("bob", "7", "agent-failed")
+    assert (letter["key"], letter["value"], letter["reason"]) == ("bob", 7, "agent-failed")
     assert "not yet" in letter["error"]
     assert call(program, "dead-letters", "replay")[0] == 2
     assert call(program, "dead-letters", "replay", "nowhere[0]@0", "--yes")[0] == 2
 
     program = fresh(program)
-    assert call(program, "dead-letters", "replay", letter["place"], "--yes") == (0, {"replayed": 1})
+    assert call(program, "dead-letters", "replay", letter["id"], "--yes") == (0, {"replayed": 1})
+    assert call(program, "dead-letters", "list") == (0, [])
+    assert call(program, "dead-letters", "replay", letter["id"], "--yes")[0] == 2  # done already
+    code, whole = call(program, "dead-letters", "show", letter["id"])
+    assert (code, whole["state"], "not yet" in whole["traceback"]) == (0, "replayed", True)
     asyncio.run(work(program, [], {"ann": 3, "bob": 7}))
     code, findings = call(fresh(program), "doctor")
     assert code == 0, findings

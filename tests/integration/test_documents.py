@@ -15,6 +15,7 @@ import click
 import pytest
 
 from streamflow.cli import COMMANDS, main
+from tests.clients.node import find_node
 from tests.integration.workers import ROOT, free_port
 from tests.support.documents import LANGUAGES, Reader, blocks_of, checkout, path_with
 from tests.support.redis_server import needs_wheel
@@ -24,6 +25,7 @@ BLOCKS = {str(path.relative_to(ROOT)): blocks_of(path.read_text(encoding="utf-8"
 RUN = [name for name, blocks in BLOCKS.items() if any(b.language in ("sh", "python") for b in blocks)]
 NOT_RUN_MAX = 5
 
+CURL_AS = 'curl -s -H "Authorization: Bearer'
 # Document -> beginning of a line -> what its answer holds.
 WANTED = {
     "README.md": {
@@ -44,7 +46,50 @@ WANTED = {
         "redis-cli XRANGE window-results:0": r'"total_events": ?[12]\b',
         "redis-cli HGETALL": r"events",
     },
+    "docs/how-to/secure-it.md": {
+        "curl -s -o /dev/null": r"401",
+        f'{CURL_AS} $REPORTS" http://127.0.0.1:6066/v1/tables/events_by_user': r'"rows"',
+        f'{CURL_AS} $REPORTS" http://127.0.0.1:6066/v1/tables/window_totals': r"forbidden",
+        f"{CURL_AS} $(cat": r'"rows"',
+        "curl -s --retry": r'"status": ?"',
+        "STREAMFLOW_BROKER=kafka": r"SASL_SSL as shop",
+    },
+    "docs/how-to/read-tables-over-http.md": {
+        "curl http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann": r'"value": ?[1-9]',
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?keys=ann&keys=zoe": r'"ann".*"open"',
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?key_from": r'"mona"',
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?within": r'"ann"',
+        "curl -G http://127.0.0.1:6066/v1/tables/window_totals": r'"search": ?[1-9]',
+        "curl -G http://127.0.0.1:6066/v1/tables/events_by_user": r'"rows": ?\[\{"key"',
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?sort=-value": r'"key": ?"ann"',
+        "curl 'http://127.0.0.1:6066/v1/tables/window_totals": r'"event_types.search": ?[1-9]',
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?count=only": r'"count": ?[1-9]',
+        "curl -H 'Accept: application/x-ndjson'": r'\{"key": ?"ann"',
+        "curl -H 'Accept: text/csv'": r"key,window_start,window_end,window_state,partition,total_events",
+        "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann?stale": r'"stale": ?\{\}',
+    },
+    "docs/how-to/connect-a-browser.md": {"node --experimental-websocket watch.mjs": r"changed: \d+ rows"},
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
+    "docs/how-to/publish-and-browse.md": {
+        "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
+        'curl http://127.0.0.1:6066/v1/topics/orders --json \'{"value"': r'"event": ?0\b.*amount',
+        "curl 'http://127.0.0.1:6066/v1/topics/orders/messages?time": r'"amount": ?30\b.*"amount": ?5\b',
+        "curl http://127.0.0.1:6066/v1/agents": r'"processed": ?5\b',
+        "curl http://127.0.0.1:6066/v1/workers": r'"state": ?"ready"',
+    },
+    "docs/how-to/handle-failures.md": {
+        "streamflow dead-letters -A shop show": r"raise ValueError",
+        "curl http://127.0.0.1:6066/v1/dead-letters": r"-30 is negative.*-7 is negative",
+        "curl http://127.0.0.1:6066/v1/tables/spent": r'"value": ?30\b',
+        "curl http://127.0.0.1:6066/v1/tables/seen": r'"value": ?1\b',
+        "streamflow dead-letters -A shop list --state replayed": r"replayed",
+        "streamflow dead-letters -A shop list --json": r"^\[\]",
+    },
+    "docs/how-to/change-an-event.md": {"curl": r'"value": ?750\b'},
+    "docs/how-to/wait-out-an-outage.md": {
+        "curl http://127.0.0.1:6066/v1/tables/paid": r'"value": ?7\b',
+        "curl http://127.0.0.1:6066/metrics": r'streamflow_circuit_state{name="billing"} 0',
+    },
 }
 
 
@@ -111,9 +156,11 @@ def test_a_document_does_what_it_says(
     request: pytest.FixtureRequest,
 ) -> None:
     blocks = [block for block in BLOCKS[name] if block.not_run is None]
-    text = "".join(block.text for block in blocks)
+    text = "\n".join(block.text for block in blocks)
     if "redis-cli" in text and shutil.which("redis-cli") is None:
         pytest.skip("there is no redis-cli on the path (Debian: apt install redis-tools)")
+    if "\nnode " in text and find_node() is None:
+        pytest.skip("there is no node of version 20 or newer on the path")
     reader = make_reader(names_for(text, folder, request))
     for block in blocks:
         reader.run(block, WANTED.get(name, {}))

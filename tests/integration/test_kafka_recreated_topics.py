@@ -195,3 +195,21 @@ def test_a_changelog_that_was_lost_is_an_error_and_no_short_table(anew: Recreate
     assert anew.worker.wait(40) != 0
     assert f"'{anew.id}-{log}' holds state of this app, and its partition 0 is empty" in anew.worker.log()
     assert "streamflow reset" in anew.worker.log()
+
+
+@pytest.mark.parametrize("anew", ["stop"], indirect=True)
+@pytest.mark.parametrize("made_again", [False, True], ids=["gone", "made again"])
+def test_a_changelog_that_is_lost_under_a_running_worker_ends_it_with_a_sentence(
+    anew: Recreated, made_again: bool
+) -> None:
+    anew.worker.start()
+    anew.worker.wait_ready()
+    anew.send(100)
+    anew.wait_counted(100)
+    changelog = f"{anew.id}-totals-changelog"
+    anew.delete(changelog)
+    if made_again:
+        anew.create(changelog)
+    assert anew.worker.wait(90) != 0
+    assert changelog in anew.worker.log()
+    assert "on_lost_state" in anew.worker.log()

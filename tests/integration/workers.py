@@ -24,6 +24,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streamflow.clock import rfc3339
 from streamflow.partitioner import fnv1a
+from tests.support.server import free_ports
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 POLL_S = 0.1
@@ -49,10 +50,7 @@ def wait_for(what: str, check: Callable[[], Any], limit_s: float = 60.0) -> Any:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
 
 
 def free_port_pair() -> int:

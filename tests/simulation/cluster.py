@@ -422,13 +422,20 @@ class Cluster:
         self.broker.write([event.record() for event in events])
 
     async def feed(self, until_s: float) -> None:
-        """All events over the time given, partition 2 only when most of the others' are there."""
+        """All events over the time given, partition 2 only when most of the others' are there.
+
+        With idle ticks most producers pause now and then, for longer than that: they write in bursts.
+        """
+        pauses = self.scenario.dice("pauses")
+        pause_chance = 0.15 if self.scenario.trouble.idle_close_s and pauses.random() < 0.7 else 0.0
         rnd = self.scenario.dice("producer")
         left = [list(part) for part in self.scenario.events]
         total = sum(map(len, left))
         pause_s = until_s / (total / 3)
         while any(left):
             await asyncio.sleep(rnd.uniform(0, 2 * pause_s))
+            if pauses.random() < pause_chance:
+                await asyncio.sleep(pauses.uniform(2.2, 6.0))
             first = sum(map(len, left[:2]))
             open_parts = [p for p, part in enumerate(left) if part and (p != 2 or first <= total / 4)]
             part = left[rnd.choice(open_parts)]

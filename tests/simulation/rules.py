@@ -17,6 +17,7 @@ from streamflow.aggregates.shuffle import final_windows
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
 from streamflow.aggregates.shuffle.partial import PartialSender, partial_key
+from streamflow.aggregates.shuffle.session_stage import Notes
 from streamflow.aggregates.windowed_fold import SessionConsumer
 from streamflow.engine import assignment_builder, restoration
 from streamflow.engine.assignment import ActiveAssignment
@@ -91,9 +92,9 @@ def some_watermarks(patch: pytest.MonkeyPatch) -> Broken:
 class DifferenceSender(PartialSender):
     """Sends what has been added since the last checkpoint, where the partial is a plain number."""
 
-    def partials(self, part: TablePartition, records: list[Record]) -> None:
+    def partials(self, part: TablePartition, records: list[Record], position: int) -> None:
         if self.spec.name != "by_type":
-            super().partials(part, records)
+            super().partials(part, records, position)
             return
         for start, rows in (part.cut or {}).items():
             for group, state in rows.items():
@@ -133,14 +134,15 @@ def no_restore(patch: pytest.MonkeyPatch) -> Broken:
 class ForgetfulSender(PartialSender):
     """Leaves behind, in the shuffle, the partials of sessions that have grown."""
 
-    def partials(self, part: TablePartition, records: list[Record]) -> None:
+    def partials(self, part: TablePartition, records: list[Record], position: int) -> None:
         first = len(records)
-        super().partials(part, records)
+        super().partials(part, records, position)
         if self.spec.name == "sessions":
             kept = [record for record in records[first:] if record.value is not None]
             for index, record in enumerate(kept):
-                parts, _ = orjson.loads(record.value or b"")
-                kept[index] = Record(record.topic, record.partition, record.key, orjson.dumps([parts, []]))
+                parts, _, at = orjson.loads(record.value or b"")
+                value = orjson.dumps([parts, [], at])
+                kept[index] = Record(record.topic, record.partition, record.key, value)
             records[first:] = kept
 
 
@@ -173,8 +175,8 @@ def not_marked(patch: pytest.MonkeyPatch) -> Broken:
 class DeletingSender(PartialSender):
     """The partial stage deletes its partials from the shuffle when it forgets them itself."""
 
-    def partials(self, part: TablePartition, records: list[Record]) -> None:
-        super().partials(part, records)
+    def partials(self, part: TablePartition, records: list[Record], position: int) -> None:
+        super().partials(part, records, position)
         for start in part.drops:
             for group in part.store.window(start):
                 key = partial_key(self.partition, group, start)
@@ -278,6 +280,24 @@ def not_beside(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def time_goes_on(patch: pytest.MonkeyPatch) -> Broken:
+    """What silence assumed makes late what comes in order after it."""
+    patch.setattr(Progress, "passed_ms", lambda self, retain_ms: self.watermark_ms)
+    return {}
+
+
+def not_noted(patch: pytest.MonkeyPatch) -> Broken:
+    """A final stage does not know which sessions others have told of."""
+    patch.setattr(Notes, "read", lambda self, row, note: None)
+    return {}
+
+
+def not_told(patch: pytest.MonkeyPatch) -> Broken:
+    """A session forgets what was told of before it grew."""
+    patch.setattr(SessionConsumer, "told", lambda self, stored: ())
+    return {}
+
+
 PLAIN_RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {"barriers": no_barriers}
 """Those of a driver without transactions: with one they change nothing."""
 
@@ -302,6 +322,9 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "catch_up": no_catch_up,
     "behind": stores_ahead,
     "beside": not_beside,
+    "silence": time_goes_on,
+    "noted": not_noted,
+    "told": not_told,
 }
 
 

@@ -10,7 +10,8 @@ SEEDS = 200 if os.environ.get("CI") else 100
 
 
 def test_a_torn_checkpoint_loses_nothing(chosen_seed: int | None) -> None:
-    said = in_parts(SEEDS, "--plain") if chosen_seed is None else run(chosen_seed, chosen_seed, "--plain")
+    seeds = range(SEEDS) if chosen_seed is None else range(chosen_seed, chosen_seed + 1)
+    said = in_parts(seeds, "--plain")
     failures = [line for line in said if "seed" in line]
     assert not failures, told(failures)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec, ValueCodec
@@ -96,6 +97,11 @@ class Declared:
 
     def reader(self, name: str) -> TableReaderBase:
         return make_reader(self.engine, name)
+
+    def stages(self) -> list[FinalStage]:
+        """The final stages of this worker's partitions."""
+        active = self.engine.active
+        return [] if active is None else active.stages
 
     def rows(self, name: str) -> dict[tuple[Any, int | None], Any]:
         """(key, window start) -> value."""

@@ -7,6 +7,8 @@ run in order, in one folder and one environment:
   ``# name.py, continued`` it is added to that file. In any case it is imported.
 - ``sh``: line by line. A worker (or the demo) runs in the background until the next one starts or the
   document ends, and the next line waits until it is ready.
+- ``js``: saved under the name in its first line, ``// name.mjs``; a line of the shell runs it.
+- ``html``: a page; the tests of the clients open it in a browser.
 - ``text``: something to look at.
 """
 
@@ -25,10 +27,11 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LANGUAGES = ("python", "sh", "text")
+LANGUAGES = ("python", "sh", "js", "html", "text")
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 FENCE = re.compile(r"```(\w*)$")
 FILE = re.compile(r"# (\w+\.py)(, continued)?\n")
+SCRIPT = re.compile(r"// (\w+\.mjs)\n")
 SERVES = re.compile(r"^(faust|streamflow) .*\bworker\b|^make demo$")
 LINE_S = 60.0
 READY_S = 90.0
@@ -83,6 +86,10 @@ class Reader:
         """``wanted``: a line's beginning -> what its output holds, in the end."""
         if block.language == "python":
             self._program(block)
+        elif block.language == "js":
+            named = SCRIPT.match(block.text)
+            assert named is not None, f"line {block.line}: a script needs a name"
+            (self.folder / named[1]).write_text(self._here(block.text))
         elif block.language == "sh":
             for line in filter(None, block.text.splitlines()):
                 outputs = [text for begin, text in wanted.items() if line.startswith(begin)]

@@ -242,7 +242,8 @@ class JavaBackend:
         if self._process is not None and self._process.poll() is None:
             return None
         log = (self._dir / "broker.log").read_text(errors="replace")
-        return log[-2_000:].strip() or "no output"
+        code = None if self._process is None else self._process.returncode
+        return f"exit code {code}; {log[-2_000:].strip() or 'no output'}"
 
     def stop(self) -> None:
         if self._process is not None:

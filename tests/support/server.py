@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -13,7 +15,10 @@ import threading
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Final, Self
+
+PORTS_FROM: Final = 16_000
+PORTS_EACH: Final = 4_000
 
 
 class Server(ABC):
@@ -39,12 +44,23 @@ class Server(ABC):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free a moment ago, all different."""
+    """Ports of 127.0.0.1 that were free a moment ago, all different.
+
+    They lie below those that Linux gives to outgoing connections (from 32768 on), so that no connection takes
+    one before its server does. Each process of a suite that several share chooses from a range of its own.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = PORTS_FROM + PORTS_EACH * (process % 4)
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+        found: list[int] = []
+        for port in random.sample(range(first, first + PORTS_EACH), PORTS_EACH):
+            if len(found) == count:
+                break
+            each = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                each.bind(("127.0.0.1", port))
+                found.append(port)
+        return found
 
 
 def launch(

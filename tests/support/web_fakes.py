@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
+from streamflow.engine.watchdog import InHand
 from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
+from streamflow.query.browse import Look, Message
+from streamflow.query.facts import AgentFacts, PartitionFacts, TopicFacts, WorkerFacts
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
     LateRow,
@@ -24,10 +27,12 @@ from streamflow.query.rows import (
     TableChanges,
     TableStatus,
 )
+from streamflow.query.shown import Shown, shown
 from streamflow.query.table_reader import TableReader, WantsKey
 from streamflow.transports.base import Member
 from streamflow.web import WebServer, WebSettings
 from streamflow.web.live.hub import Hub
+from streamflow.web.served import LettersServed
 from streamflow.web.server import HUB
 from streamflow.windows import TumblingWindow, Window
 from tests.support.loop_clock import LoopClock
@@ -60,8 +65,11 @@ class FakeReader:
     """A `TableReader` over `Data`."""
 
     description: Mapping[str, Any] = {"values": "count"}
+    value_names: tuple[str, ...] | None = None
     source_topic = "events"
     partitions = PARTITIONS
+    is_merged = False
+    is_exact = True
 
     def __init__(self, data: Data, served: FakeServed) -> None:
         self.data = data
@@ -109,6 +117,15 @@ class FakeReader:
         rows = self.data.rows[partition].values()
         return (row for row in rows if wants_key is None or wants_key(row.key))
 
+    async def sliced(self, partition: int, wants_key: WantsKey | None = None) -> AsyncIterator[list[Row]]:
+        places = list(self.data.rows[partition])
+        for at in range(0, len(places), 4):
+            await asyncio.sleep(0)
+            if partition not in self.owned:
+                raise PartitionMoved(f"partition {partition} has moved")
+            found = (self.data.rows[partition].get(place) for place in places[at : at + 4])
+            yield [row for row in found if row is not None and (wants_key is None or wants_key(row.key))]
+
     async def listed(self, partition: int, query: RowQuery) -> AsyncIterator[Row]:
         if partition not in self.owned:
             raise PartitionMoved(f"partition {partition} has moved")
@@ -118,6 +135,12 @@ class FakeReader:
     async def listed_of(self, key: Any, query: RowQuery) -> AsyncIterator[Row]:
         for row in query.best(filter(query.wants, self.windows(key)), None):
             yield row
+
+    async def counted(self, partition: int, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed(partition, query)])
+
+    async def counted_of(self, key: Any, query: RowQuery) -> int:
+        return sum([1 async for _ in self.listed_of(key, query)])
 
     async def find(self, key: Any, at_ms: int | None = None) -> Row | None:
         return self.get(key, at_ms)
@@ -142,6 +165,67 @@ class FakeReader:
     def row_count(self) -> int:
         return sum(len(self.data.rows[p]) for p in self.owned)
 
+    async def count_rows(self) -> int:
+        return self.row_count()
+
+
+class FakeStandby(FakeReader):
+    """The same rows, of partitions that this worker keeps for others."""
+
+    @property
+    def owned(self) -> frozenset[int]:
+        return frozenset(self.served.standbys)
+
+    def age_ms(self, partition: int) -> float:
+        return 1_500.0
+
+    def positions(self, partition: int | None = None) -> dict[int, int]:
+        return {p: at for p, at in self.data.positions.items() if partition in (None, p) and p in self.owned}
+
+    async def look(self, partitions: Iterable[int]) -> None:
+        pass
+
+    def lags_of(self, partition: int) -> dict[int, int | None]:
+        return {partition: None}
+
+
+class FakeTopics:
+    """Of an app that knows its source topic."""
+
+    def names(self) -> list[str]:
+        return ["events"]
+
+    async def exists(self, topic: str) -> bool:
+        return topic == "events"
+
+    def internal(self) -> frozenset[str]:
+        return frozenset()
+
+    async def facts(self, topics: Iterable[str]) -> list[TopicFacts]:
+        parts = [PartitionFacts(p, 0, 10, 7) for p in range(PARTITIONS)]
+        return [TopicFacts(topic, False, ["reader"], ["counts"], parts) for topic in topics]
+
+
+class FakeLog:
+    """Empty topics."""
+
+    def partitions(self, topic: str) -> int:
+        return PARTITIONS if topic == "events" else 0
+
+    def show(self, message: Message, topic: str | None = None) -> Shown:
+        return shown(None, message.key, message.value)
+
+    async def page(
+        self, topic: str, partition: int, limit: int, *, offset: int | None = None, time_ms: int | None = None
+    ) -> Look:
+        return Look([], None)
+
+    async def newest(self, topic: str, partition: int, limit: int) -> Look:
+        return Look([], None)
+
+    async def of_all(self, topic: str, limit: int, time_ms: int | None) -> list[Message]:
+        return []
+
 
 class FakeServed:
     """A worker of a `Cluster`; owns the partitions in ``owned``."""
@@ -151,6 +235,7 @@ class FakeServed:
     def __init__(self, cluster: Cluster, owned: Iterable[int], url: str) -> None:
         self.cluster = cluster
         self.owned = set(owned)
+        self.standbys: set[int] = set()
         self.url = url
         self.clock = LoopClock()
         self.metrics = Metrics()
@@ -162,6 +247,9 @@ class FakeServed:
         self.reason: str | None = None
         self.generations = 0
         self.tables: dict[str, TableReader] = {n: FakeReader(d, self) for n, d in cluster.data.items()}
+
+    def standby(self, table: str) -> FakeStandby | None:
+        return FakeStandby(self.cluster.data[table], self) if self.standbys else None
 
     def knows_tables(self) -> bool:
         return not self.all_tables
@@ -208,6 +296,43 @@ class FakeServed:
             "agents": {},
             "workers": len(self.cluster.workers),
         }
+
+    @property
+    def topics(self) -> FakeTopics:
+        return FakeTopics()
+
+    @property
+    def log(self) -> FakeLog:
+        return FakeLog()
+
+    @property
+    def publisher(self) -> None:
+        return None
+
+    @property
+    def letters(self) -> LettersServed:
+        raise NotImplementedError
+
+    def agents(self) -> list[AgentFacts]:
+        in_hand = [InHand("reader", "events", 0, 7, 1.5)]
+        return [AgentFacts("reader", ["events"], 1, 10, 2, 1, 0, 3, 5.0, [0, 4, *[0] * 15], in_hand, False)]
+
+    def worker(self) -> WorkerFacts:
+        partitions = [("events", p) for p in sorted(self.owned)]
+        return WorkerFacts(
+            state="ready",
+            reason=None,
+            version="1",
+            started_ms=0,
+            committed_ms=None,
+            memory_bytes=1,
+            connections=0,
+            records_total=10,
+            lags=dict.fromkeys(partitions, 3),
+            partitions=partitions,
+            standbys=[],
+            breakers={"payments": "half-open"},
+        )
 
     def tell(self, changes: Iterable[TableChanges]) -> None:
         for listener in list(self.listeners):

@@ -13,8 +13,8 @@ Records of a shuffle partition, by the first element of the JSON key:
 partition ``-1 - p`` is what was applied late in partition p (see `revisions`); its state comes as
 ``[revisions, state]``.
 
-A partial of a session moves to another key when the session grows. So its value is ``[parts, ids]`` with
-the ids of the partials that it takes the place of, and whoever reads it forgets them in the same step;
+A partial of a session moves to another key when the session grows. So its value is ``[parts, ids, position]``
+with the ids of the partials that it takes the place of, and whoever reads it forgets them in the same step;
 their tombstones follow behind all partials. Nobody ever sees a session without a part that it had, so
 what could not be closed before cannot be closed in between.
 """
@@ -80,11 +80,14 @@ class FinalStage:
         self.sources = sources
         self.ready_at = sys.maxsize
         self.position = 0
+        self.was_whole = False  # was all of its log read at some time?
         self.partials: dict[
             int, dict[GroupKey, dict[int, Any]]
         ] = {}  # start -> group -> source partition -> state
         self.window_starts = SortedStarts()  # of `partials`
+        self._count = 0  # groups of all windows of `partials`
         self.watermarks: dict[int, SourceWatermark] = {}
+        self._unsettled: set[int] = set()  # source partitions whose newest partials lack their watermark
         self.closed_to_ms: int | None = None
         self.closing: Closing | None = None
         self.corrections = Corrections()
@@ -93,6 +96,15 @@ class FinalStage:
     @property
     def ready(self) -> bool:
         return self.position >= self.ready_at
+
+    @property
+    def is_settled(self) -> bool:
+        """Are its rows exactly those of the `positions`? Not in the middle of a checkpoint's partials."""
+        return not self._unsettled
+
+    def positions(self) -> dict[int, int]:
+        """Source partition -> the next offset that its partials don't have."""
+        return {source: watermark.position for source, watermark in self.watermarks.items()}
 
     def hold(self) -> None:
         """Its partition is being assigned anew. It goes on reading, and is not ready before `begin`.
@@ -119,6 +131,7 @@ class FinalStage:
                 raise ShuffleError(f"{batch.topic}[{batch.partition}]@{offset} can't be read: {exc}") from exc
         was_ready = self.ready
         self.position = batch.next_offset
+        self.was_whole |= batch.next_offset >= batch.end_offset
         if self.ready and not was_ready:
             self._forget_expired()
         return list(changed)
@@ -128,13 +141,16 @@ class FinalStage:
         kind, *rest = json_value(key)
         if kind == KIND:
             if value is not None:
-                self.watermarks.update(read_watermarks(value))
+                told = dict(read_watermarks(value))
+                self.watermarks.update(told)
+                self._unsettled.difference_update(told)
         elif kind == "mark":  # one source partition's: as they were written once
             if value is not None:
                 data = orjson.loads(value)
                 self.watermarks[rest[0]] = SourceWatermark(
                     data["watermark_ms"], data["position"], data["lag"]
                 )
+                self._unsettled.discard(rest[0])
         elif kind == "closed":
             if value is not None:
                 # It may be its own of some checkpoints ago: what was closed since stays closed.
@@ -152,34 +168,43 @@ class FinalStage:
                 self.corrections.read((start, group), source, revisions)
             else:
                 self._put(source, group, start, json_value(value))
+                self._unsettled.add(source)
             changed[start, group] = None
         elif kind == "told":
-            self.corrections.read_announced(
-                (rest[1], group_key(rest[0])), None if value is None else orjson.loads(value)
-            )
+            self._read_told((rest[1], group_key(rest[0])), value)
         else:
             raise ValueError(f"unknown kind {kind!r}")
+
+    def _read_told(self, row: RowId, value: bytes | None) -> None:
+        """The note of what was told of a row; ``None``: it has expired."""
+        self.corrections.read_announced(row, None if value is None else orjson.loads(value))
 
     def _put(self, source: int, group: GroupKey, start: int, data: object) -> None:
         groups = self.partials.get(start)
         if groups is None:
             groups = self.partials[start] = {}
             self.window_starts.add((start,))
-        groups.setdefault(group, {})[source] = self._stored.load(data)
+        partials = groups.get(group)
+        if partials is None:
+            partials = groups[group] = {}
+            self._count += 1
+        partials[source] = self._stored.load(data)
 
     def _remove(self, source: int, group: GroupKey, start: int) -> None:
         groups = self.partials.get(start, {})
         partials = groups.get(group, {})
         partials.pop(source, None)
-        if not partials:
-            groups.pop(group, None)
+        if not partials and groups.pop(group, None) is not None:
+            self._count -= 1
         if not groups and start in self.partials:
             self._pop(start)
 
     def _pop(self, start: int) -> dict[GroupKey, dict[int, Any]]:
         """All partials of one window go."""
         self.window_starts.drop((start,))
-        return self.partials.pop(start)
+        groups = self.partials.pop(start)
+        self._count -= len(groups)
+        return groups
 
     def least_watermark_ms(self) -> int | None:
         """The least watermark of *all* source partitions; ``None`` while one has not sent any."""
@@ -202,6 +227,14 @@ class FinalStage:
         if not self.ready:
             return []
         return [row for row in self.corrections.unannounced() if self.is_closed(row[0])]
+
+    def _retold(self, noted: list[RowId]) -> list[RowId]:
+        """The rows to tell of anew by what `_unannounced` has noted."""
+        return noted
+
+    def is_revised(self, start: int, group: GroupKey) -> bool:
+        """Was a closed row changed after its window had closed?"""
+        return (start, group) in self.corrections
 
     def _plan(self) -> Closing | None:
         window = self.spec.window
@@ -251,22 +284,19 @@ class FinalStage:
         gone = (
             set() if self.closing is None else {(start, group) for start, group, _ in self.closing.partials}
         )
-        for start, group in self._unannounced():
-            if group not in self.partials.get(start, {}):
-                continue
-            # A row that was revised and has expired since is told of once more before it goes.
-            if emit is not None:
-                cut.closed.append(revised_record(emit(start, group, self.state(start, group))))
+        noted = [
+            (start, group) for start, group in self._unannounced() if group in self.partials.get(start, {})
+        ]
+        # A row that was revised and has expired since is told of once more before it goes.
+        for start, group in self._retold(noted) if emit is not None else ():
+            assert emit is not None
+            cut.closed.append(revised_record(emit(start, group, self.state(start, group))))
+        for start, group in noted:
             if (start, group) not in gone:
                 self._announce(start, group, cut.closings)
         if self.closing is None:
             return
-        if emit is not None:
-            cut.closed.extend(
-                emit(start, group, state) for start, group, state in self._states_of(self.closing)
-            )
-        for start, group in self.closing.rows:
-            self._announce(start, group, cut.closings)  # with what was applied before it was closed
+        self._tell(self.closing, cut)
         for start, group in gone:
             if (start, group) in self.corrections:
                 key = announced_key(group, start)
@@ -276,6 +306,18 @@ class FinalStage:
             cut.partial_tombstones.append(Record(self.topic, self.partition, key, None))
         value = orjson.dumps({"closed_to_ms": self.closing.closed_to_ms})
         cut.closings.append(Record(self.topic, self.partition, orjson.dumps(["closed"]), value))
+
+    def _tell(self, closing: Closing, cut: Cut) -> None:
+        """Appends the rows that it closes, and notes what was told with them."""
+        emit = self._emit
+        if emit is not None:
+            cut.closed.extend(emit(start, group, state) for start, group, state in self._states_of(closing))
+        for start, group in self._announced_by(closing):  # with what was applied before it was closed
+            self._announce(start, group, cut.closings)
+
+    def _announced_by(self, closing: Closing) -> list[RowId]:
+        """The rows of corrections that the closing tells of."""
+        return closing.rows
 
     def _states_of(self, closing: Closing) -> Iterator[tuple[int, GroupKey, State]]:
         """Window's id, group and merged state of each row that it closes, in order."""
@@ -368,7 +410,7 @@ class FinalStage:
                 yield start, group
 
     def row_count(self) -> int:
-        return sum(map(len, self.partials.values()))
+        return self._count
 
     def rows_changed(self, changed: list[RowId]) -> list[RowId]:
         """The rows that what `read` told of has changed; some may be gone."""

@@ -14,6 +14,9 @@ from streamflow.transports.base import Record
 from streamflow.windows import SessionWindow, SlidingWindow
 from streamflow.windows.session import first_start
 
+NO_POSITION = -1
+"""Of a partial that does not say what is in it, as older versions wrote them."""
+
 
 class PartialSender:
     """The partial stage's side for one source partition: what goes to the shuffles in a checkpoint."""
@@ -34,12 +37,12 @@ class PartialSender:
         by_window = self.spec.by is None and not isinstance(self.spec.window, SessionWindow | SlidingWindow)
         return fnv1a(b"%d" % start if by_window else group_key_bytes(group), self.sources)
 
-    def partials(self, part: TablePartition, records: list[Record]) -> None:
-        """Appends each partial of the cut, whole."""
+    def partials(self, part: TablePartition, records: list[Record], position: int) -> None:
+        """Appends each partial of the cut, whole. ``position``: what was taken before it is in it."""
         assert part.cut is not None
         encode = part.spec.codec.encode_value
         if isinstance(self.spec.window, SessionWindow):
-            self._session_partials(part, records)
+            self._session_partials(part, records, position)
             return
         for start, rows in part.cut.items():
             for group, state in rows.items():
@@ -58,7 +61,7 @@ class PartialSender:
             key = partial_key(-1 - self.partition, group, start)
             records.append(Record(self.topic, self.target(start, group), key, value))
 
-    def _session_partials(self, part: TablePartition, records: list[Record]) -> None:
+    def _session_partials(self, part: TablePartition, records: list[Record], position: int) -> None:
         assert part.cut is not None
         encode = part.spec.codec.encode_value
         gone: dict[GroupKey, list[int]] = {}  # group -> ids of the partials that sessions have grown out of
@@ -71,7 +74,7 @@ class PartialSender:
                 if stored is not DELETED:
                     first = first_start(stored)
                     replaced = [old for old in gone.get(group, ()) if first < old < end]
-                    value = b"[" + encode(stored) + b"," + orjson.dumps(replaced) + b"]"
+                    value = b"[%b,%b,%d]" % (encode(stored), orjson.dumps(replaced), position)
                     key = partial_key(self.partition, group, end)
                     records.append(Record(self.topic, self.target(end, group), key, value))
         for group, ends in gone.items():

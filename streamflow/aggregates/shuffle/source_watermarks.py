@@ -1,11 +1,16 @@
 """What the source partitions of one worker tell the final stages of an aggregate: how far they have come.
 
-One record for each shuffle partition with all of them, behind the partials of the same checkpoint. It is
-whole, so that compaction may keep the newest alone. Its key is the least source partition in it: who reads
-keeps, of each source partition, what came last. Where partitions move, the newest record of a key may lack
-one of an older one. Then a stage that begins anew knows of an earlier watermark and position of it, or of
-none, until the new owner's first checkpoint says more: that closes nothing too early, and what is closed
-stays closed.
+One record for each shuffle partition with all of them, behind the partials of the same checkpoint: wherever
+partials went anywhere, to every shuffle partition and in the same commit. So what a final stage has read up
+to such a record is exactly what the source partitions held before the positions in it: nothing of them is
+still to come, in any shuffle partition, and nothing of later events is there. A commit without partials
+changes no row, so its positions may wait, for a second.
+
+The record is whole, so that compaction may keep the newest alone. Its key is the least source partition in
+it: who reads keeps, of each source partition, what came last. Where partitions move, the newest record of a
+key may lack one of an older one. Then a stage that begins anew knows of an earlier watermark and position of
+it, or of none, until the new owner's first checkpoint says more: that closes nothing too early, and what is
+closed stays closed.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from streamflow.transports.base import Record, TopicPartition
 
 KIND = "watermarks"
 SEND_MS = 1_000.0
-"""No more often than this, unless a cut may be the last."""
+"""No more often than this, unless a cut has partials, or may be the last."""
 
 
 @dataclass(slots=True)
@@ -54,6 +59,7 @@ class SourceWatermarks:
         self._progress: dict[int, Progress] = {}  # source partition ->
         self._sent: dict[int, SourceWatermark] = {}
         self._sent_ms = 0.0
+        self._has_partials = False  # did this cut send any?
 
     def hold(self, progress: Progress) -> None:
         """A source partition that serves from now on."""
@@ -78,6 +84,11 @@ class SourceWatermarks:
 
     def begin_cut(self) -> None:
         """What it tells is what the cut makes durable; nothing is written to it."""
+        self._has_partials = False
+
+    def follow_partials(self) -> None:
+        """This cut has partials: how far they have come stands behind them."""
+        self._has_partials = True
 
     def cut(self, cut: Cut) -> None:
         """Appends a record for each shuffle partition, when something has moved."""
@@ -85,7 +96,7 @@ class SourceWatermarks:
         is_new = now.keys() != self._sent.keys()
         if not now or now == self._sent:
             return
-        if not (is_new or cut.last or cut.now_ms - self._sent_ms >= SEND_MS):
+        if not (is_new or self._has_partials or cut.last or cut.now_ms - self._sent_ms >= SEND_MS):
             return
         self._sent, self._sent_ms = now, cut.now_ms
         key = orjson.dumps([KIND, min(now)])

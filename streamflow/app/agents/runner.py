@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any, cast
 
+from aiohttp import ClientError
 from faust.agents import agent as faust_agent
+from mode.utils.imports import symbol_by_name
 
 from streamflow.app.agents.agent import Agent
 from streamflow.app.agents.replies import answer, unwrapped
@@ -17,6 +19,7 @@ from streamflow.engine.dead_letters import dead_letter_topic
 from streamflow.errors import ConfigurationError
 from streamflow.processing.agent_spec import AgentSpec, Restarts
 from streamflow.processing.event_stream import EventStream
+from streamflow.processing.retries import Transient
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +78,30 @@ RESTARTS: dict[str, Restarts] = {
 }
 
 
+def transient_errors(more: object) -> Transient:
+    """The setting, and what aiohttp raises: its errors are no OSError, and most agents call with it.
+
+    Raises ConfigurationError for what names no exception.
+    """
+    named = [text.strip() for text in more.split(",") if text.strip()] if isinstance(more, str) else more
+    if isinstance(named, type):
+        named = [named]
+    found: list[type[BaseException]] = [ClientError]
+    for each in cast("Iterable[object]", named):
+        try:
+            kind = symbol_by_name(each) if isinstance(each, str) else each
+        except (ImportError, AttributeError, ValueError) as exc:
+            raise ConfigurationError(f"setting transient_errors: {each!r} can't be imported: {exc}") from exc
+        if not isinstance(kind, type) or not issubclass(kind, BaseException):
+            raise ConfigurationError(f"setting transient_errors: {each!r} is no exception class")
+        found.append(kind)
+    return Transient(tuple(found))
+
+
 def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
     """An agent that was declared with Faust's decorator, as the engine runs it."""
     letters = options.dead_letter
+    conf = agent.app.conf.engine_settings(agent.app.conf.id)
     strategy: Any = agent.supervisor_strategy or agent.app.conf.agent_supervisor
     return AgentSpec(
         agent.name,
@@ -91,4 +115,8 @@ def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
         restarts=RESTARTS.get(strategy.__name__, "one"),
         early=True,
         start=options.start,
+        transient=transient_errors(conf.transient_errors),
+        breaker=options.breaker,
+        timeout_s=options.timeout_s,
+        gives_up_max=conf.gives_up_max,
     )

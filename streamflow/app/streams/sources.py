@@ -25,6 +25,7 @@ from streamflow.processing.acks import AckTracker, ChunkAcks
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
+from streamflow.processing.failure_policy import FailurePolicy
 from streamflow.processing.feed import Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.joins import Join, JoinSpec, Side, TickFeed
@@ -192,7 +193,15 @@ class RepartitionSource(StreamSource):
         topic.partitions_by_default(engine.topology.topics.counts.get(before.spec.topic))
         retry = before.spec.retry if before.spec.run is not None else Retry()
         name = topic.get_topic_name()
-        spec = AgentSpec(f"{before.spec.name}:{name}", name, None, retry, dead_letter_topic(name))
+        spec = AgentSpec(
+            f"{before.spec.name}:{name}",
+            name,
+            None,
+            retry,
+            dead_letter_topic(name),
+            transient=before.spec.transient,
+            breaker=before.spec.breaker,
+        )
         after = await reader(engine, spec, [topic.source()])
         before.spawn(name, self._forward)
         return [after]
@@ -351,8 +360,9 @@ class MemoryFeed(EventFeed):
 
     local = True
 
-    def __init__(self, name: str, pause_ms: Callable[[float], Any]) -> None:
-        super().__init__(name, lambda _: None, retry=Retry(), give_up=lambda *_: None, pause_ms=pause_ms)
+    def __init__(self, name: str, clock: Clock) -> None:
+        once = FailurePolicy(Retry(attempts=1), clock)  # what is in memory only can't be taken again
+        super().__init__(name, lambda _: None, policy=once, give_up=lambda *_: None)
         self.ended = False
         self._acks = AckTracker(Progress(name, "", -1))
         self._waiting: deque[MemoryChunk] = deque()
@@ -410,7 +420,7 @@ class MemorySource(StreamSource):
     async def agents(self) -> Sequence[FeedConsumer]:
         if self._consumer is None:
             _, clock = _local_gate(self._app)
-            feed = MemoryFeed("memory", clock.sleep_ms)
+            feed = MemoryFeed("memory", clock)
             self._consumer = FeedConsumer(feed)
             pump = asyncio.create_task(pumped(self._items, feed, self.actor, clock), name="streamflow-memory")
             # Nothing but the feed refers to it while it waits, and a task must not be collected.

@@ -36,6 +36,8 @@ OPTIONS_IGNORED = frozenset(
 OPTIONS_REFUSED = {
     "changelog_topic": "can't be chosen: a changelog is named <app>-<table>-changelog",
     "on_changelog_event": "is never called: a restore reads rows in batches",
+    "start": "is not the table's: it holds what agents write, so give the agent that writes it start= "
+    '("earliest", "latest" or a time), or declare an app.aggregate, which has a beginning of its own',
 }
 
 

@@ -25,6 +25,7 @@ from streamflow.app.topics.serializers import (
     SelfDescribingCodec,
 )
 from streamflow.codecs import KeyCodec, ValueCodec
+from streamflow.codecs.versions import VersionedCodec, version_header, with_version
 from streamflow.engine.decoding import TopicSource
 from streamflow.errors import ConfigurationError, DecodeError
 from streamflow.transports.base import Headers, Record
@@ -97,7 +98,8 @@ class Topic(faust.Topic):
             codec = SelfDescribingCodec(value_bytes_max=limit)
         else:
             make = record_maker(cast("type[ModelT]", kind)) if hasattr(kind, "_blessed_key") else None
-            codec = ValueCodec(kind, value_bytes_max=limit, make=make)
+            codec_type = VersionedCodec if getattr(kind, "schema_version", 1) > 1 else ValueCodec
+            codec = codec_type(kind, value_bytes_max=limit, make=make)
         if self.schema.allow_empty:
             codec.allow_null()
         return codec
@@ -122,6 +124,12 @@ class Topic(faust.Topic):
             why = f"its readers would set this value aside, it is no {kind}: {exc}"
             raise TypeError(f"topic {self.get_topic_name()!r}: {why}") from exc
 
+    @property
+    def version_headers(self) -> dict[str, bytes]:
+        """What says that a value is of the version that the topic's model has; for values sent as bytes."""
+        version = getattr(self.value_type, "schema_version", 1)
+        return dict([version_header(version)]) if version > 1 else {}
+
     def read_keys_as(self, kind: type) -> None:
         """Keys are of this type, though the topic was declared without it."""
         self.key_codec = type(self.key_codec)(kind)
@@ -140,7 +148,7 @@ class Topic(faust.Topic):
             raw = self.value_codec.encode(value)
             if raw is not None and raw is not value and self._typed and type(value) is not self._trusted:
                 self.check_readable(raw)
-            return self.key_codec.encode(key), raw, wire_headers(headers)
+            return self.key_codec.encode(key), raw, with_version(wire_headers(headers), value)
         schema = serializers.get("schema")
         opened = self.prepare_headers(headers)
         raw_key, opened = self.prepare_key(key, serializers.get("key_serializer"), schema, opened)
@@ -229,6 +237,23 @@ class Topic(faust.Topic):
             pairs = wire_headers(opened)
         stamp_ms = self.app.send_stamp_ms() if timestamp is None else int(timestamp * 1_000)
         return producer.record(self.get_topic_name(), partition, raw_key, raw_value, pairs, stamp_ms)
+
+    def placed(
+        self,
+        producer: ProducerT,
+        key: object,
+        value: object,
+        place: tuple[int | None, int | None, Iterable[tuple[str, str | None]]],
+    ) -> Record:
+        """What `send` would send, checked as there. ``place``: partition, epoch milliseconds, headers."""
+        partition, stamp_ms, headers = place
+        pairs = cast("HeadersArg", wire_headers(headers))
+        record = self._record(producer, key, value, (partition, None, pairs), {})
+        return record if stamp_ms is None else record._replace(timestamp_ms=stamp_ms)
+
+    async def ensure_known(self, producer: ProducerT) -> None:
+        """Its partitions are known afterwards."""
+        await self._known(producer, self.get_topic_name())
 
     async def declare(self) -> None:
         """Creates the topic where it is missing."""

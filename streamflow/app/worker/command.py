@@ -61,6 +61,6 @@ def dashboard(app: AppT) -> str:
         return "none (--without-web)"
     settings = app.settings.web_settings()
     if settings.port == 0:
-        return f"http://{settings.host}, on a free port"
-    url = f"http://{settings.host}:{settings.port}"
+        return f"{settings.scheme}://{settings.host}, on a free port"
+    url = f"{settings.scheme}://{settings.host}:{settings.port}"
     return url if settings.port_explicit else f"{url}, or the next free port"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from typing import Any, cast
-from urllib.parse import quote
 
 import aiohttp
+from aiohttp.web import BaseRequest
 from faust.app.router import Router as FaustRouter
 from faust.exceptions import SameNode
 from faust.types import TopicT
@@ -21,10 +21,10 @@ from yarl import URL
 from streamflow.app.interface import AppT
 from streamflow.app.tables.row_codecs import bytes_of_key
 from streamflow.app.topics.topic import Topic
+from streamflow.app.worker.peer_secret import with_secret
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
-from streamflow.web.peers import PEER_HEADER, owners, same_url
-from streamflow.web.security import APP_HEADER
+from streamflow.web.peers import for_whom, is_peer, own_headers, owners, same_url
 
 MISDIRECTED = 421
 _HANDED_ON = ("Content-Type", "Accept")
@@ -101,14 +101,12 @@ class Router(FaustRouter):
         assert served is not None
         if same_url(str(dest_url), served.url):
             raise SameNode
-        if PEER_HEADER in request.headers:
+        if is_peer(cast("BaseRequest", request)):
             raise ServiceUnavailable(detail="the partitions are on the move")  # or it would go round
         headers = {name: request.headers[name] for name in _HANDED_ON if name in request.headers}
-        headers[PEER_HEADER] = served.url
-        headers[APP_HEADER] = quote(served.app_id)
-        settings = self.app.settings.web_settings()
-        if settings.tokens:
-            headers["Authorization"] = f"Bearer {settings.tokens[0]}"
+        settings = with_secret(self.app.settings.web_settings(), self.app.engine_settings.data_dir)
+        own = own_headers(served, settings, str(dest_url))
+        headers = {**own, **for_whom(), **headers}
         address = dest_url.join(URL(request.rel_url))
         try:
             async with self.app.http_client.request(

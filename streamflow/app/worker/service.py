@@ -12,8 +12,10 @@ from mode import Service
 
 from streamflow.app.interface import AppT
 from streamflow.app.topics.producer import RecordProducer
+from streamflow.app.topics.publisher import Publisher
 from streamflow.app.topics.topic import Topic
 from streamflow.app.worker.pages import Pages, add_pages
+from streamflow.app.worker.peer_secret import with_secret
 from streamflow.app.worker.process import QuietCollector
 from streamflow.app.worker.rebalance_signals import RebalanceSignals
 from streamflow.app.worker.sensors import Sensors
@@ -51,7 +53,10 @@ class EngineService(Service):
         # Step 1. Claim the port: its number is part of what tells this worker from others on this machine.
         url = ""
         if app.conf.web_enabled:
-            self.web = WebServer(app.settings.web_settings())
+            settings = app.settings.web_settings()
+            if scheme_of(app.broker_url) != "memory":
+                settings = with_secret(settings, app.engine_settings.data_dir)
+            self.web = WebServer(settings)
             url = self.web.bind()
         # Step 2. The engine of everything declared; whoever looks at it is told from the beginning.
         self.sensors = Sensors(app)
@@ -59,7 +64,7 @@ class EngineService(Service):
         self.producer = RecordProducer(
             engine, app.conf.producer_max_request_size, declares=app.conf.topic_allow_declare
         )
-        self.watcher = watcher = WorkerView(engine, url, self.live.set)
+        self.watcher = watcher = WorkerView(engine, url, self.live.set, publisher=Publisher(app))
         # Step 3. Serve, so that probes are answered while tables come back.
         if self.web is not None:
             await self.web.start(watcher, extend=self._extend)

@@ -99,8 +99,23 @@ class KafkaSettings:
             raise ConfigurationError(f"sasl_mechanism: {self.sasl_mechanism!r} is none of {SASL_MECHANISMS}")
         if protocol == "SASL_PLAINTEXT" and not self.allow_sasl_without_tls:
             raise ConfigurationError(
-                "security_protocol SASL_PLAINTEXT sends credentials in clear: use SASL_SSL,"
-                " or say so with allow_sasl_without_tls=True"
+                "security_protocol SASL_PLAINTEXT sends credentials in clear: use SASL_SSL"
+                " (kafka_tls_ca_file, or an ssl_context of the credentials), or say that it is meant with"
+                " kafka_allow_sasl_without_tls (STREAMFLOW_KAFKA_ALLOW_SASL_WITHOUT_TLS=1)"
+            )
+
+        self._check_login()
+
+    def _check_login(self) -> None:
+        mechanism = self.sasl_mechanism
+        if mechanism == "OAUTHBEARER" and self.sasl_token_provider is None:
+            raise ConfigurationError(
+                "sasl_mechanism OAUTHBEARER needs a token: kafka_oauth_token_file, or OAuthCredentials"
+            )
+        by_password = mechanism in ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+        if by_password and not (self.sasl_username and self.sasl_password):
+            raise ConfigurationError(
+                f"sasl_mechanism {mechanism} needs kafka_sasl_username and kafka_sasl_password"
             )
 
     @property

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.errors import TopicRecreated, TransportError
@@ -30,11 +31,13 @@ from streamflow.transports.kafka.offsets import GroupOffsets
 from streamflow.transports.kafka.producer import Producer, begin_life, offsets
 from streamflow.transports.kafka.reader import KafkaLogReader
 from streamflow.transports.kafka.reset import reset
+from streamflow.transports.kafka.rights import DOCTOR, Rights
 from streamflow.transports.kafka.settings import KafkaSettings
 from streamflow.transports.kafka.topics import Topics
 
 log = logging.getLogger(__name__)
 
+LITTLE_BYTES = 32 << 10  # of one partition, for a look at it
 NO_OFFSET = -1  # where it is the topic, and no position, that is in doubt
 
 FENCE_TIMEOUT_MS = 30_000
@@ -101,6 +104,18 @@ class KafkaTransport(BrokerTransport):
     async def creates_topics(self) -> bool:
         return await self._topics.created_by_name()
 
+    async def missing_rights(
+        self, *, reads: Collection[str], writes: Collection[str], makes: Collection[str]
+    ) -> list[str]:
+        group = self.settings.group_id
+        return await Rights(self._connection).missing(
+            reads=reads,
+            writes=writes,
+            makes=makes,
+            group=group,
+            transactional_id=f"{group}-{DOCTOR}" if self.settings.transactions else None,
+        )
+
     async def record_limits(self, topics: Iterable[str]) -> dict[str, int]:
         return await self._topics.record_limits(topics)
 
@@ -119,8 +134,9 @@ class KafkaTransport(BrokerTransport):
         except TransportError:
             return False
 
-    def _new_reader(self) -> KafkaLogReader:
-        return KafkaLogReader(self.settings, self._clock, self._states)
+    def _new_reader(self, *, little: bool) -> KafkaLogReader:
+        settings = replace(self.settings, fetch_bytes=LITTLE_BYTES) if little else self.settings
+        return KafkaLogReader(settings, self._clock, self._states)
 
     async def fetch(self, wait_ms: int) -> list[Batch]:
         if self._group is None:

@@ -185,7 +185,7 @@ class MemoryTransport(Pausable):
         if self._group is not None:
             self._group.check()
 
-    def log_reader(self) -> MemoryLogReader:
+    def log_reader(self, *, little: bool = False) -> MemoryLogReader:
         return MemoryLogReader(self.broker, self._process)
 
     # Writing

@@ -43,7 +43,10 @@ EMPTY = Chunk([], [], b"")
 def chunks(
     by_stream: Iterable[tuple[str, Sequence[Record]]], records_max: int, bytes_max: int
 ) -> list[Chunk]:
-    """The records of each stream, in order, in pieces that one script may write."""
+    """The records of each stream, in order, in pieces that one script may write.
+
+    A piece holds one run of a stream at most: the script finds out where runs begin before it writes any.
+    """
     made: list[Chunk] = []
     runs: list[tuple[str, int, bool]] = []
     lengths: list[int] = []
@@ -52,7 +55,7 @@ def chunks(
     for stream, records in by_stream:
         at = 0
         while at < len(records):
-            if room <= 0 or size_bytes >= bytes_max:
+            if room <= 0 or size_bytes >= bytes_max or at:
                 made.append(Chunk(runs, lengths, b"".join(parts)))
                 runs, lengths, parts, room, size_bytes = [], [], [], records_max, 0
             piece = records[at : at + room]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from streamflow.clock import Clock
 from streamflow.errors import TransportError
@@ -34,6 +35,8 @@ from streamflow.transports.redis_streams.reset import reset
 from streamflow.transports.redis_streams.server_check import check_server
 from streamflow.transports.redis_streams.settings import BLOCK_MS_MAX, RedisSettings
 from streamflow.transports.redis_streams.topics import Topics, end_of, extent_of
+
+LITTLE_BYTES, LITTLE_RECORDS = 64 << 10, 200  # of one read, for a look at a topic
 
 
 class RedisTransport(Pausable, BrokerTransport):
@@ -181,9 +184,11 @@ class RedisTransport(Pausable, BrokerTransport):
         self._check_membership()
         return await self._fetcher.batches(wait_ms)
 
-    def _new_reader(self) -> RedisLogReader:
-        connection = self._new_connection()
-        return RedisLogReader(Fetcher(connection, self._topics, self.settings, self._clock), connection)
+    def _new_reader(self, *, little: bool) -> RedisLogReader:
+        connection, settings = self._new_connection(), self.settings
+        if little:
+            settings = replace(settings, fetch_bytes=LITTLE_BYTES, fetch_records=LITTLE_RECORDS)
+        return RedisLogReader(Fetcher(connection, self._topics, settings, self._clock), connection)
 
     # Writing
 

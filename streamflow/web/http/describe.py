@@ -11,7 +11,8 @@ from urllib.parse import quote
 from streamflow.metrics import resident_bytes
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
-from streamflow.web.http.scatter_gather import UNUSABLE, Completeness, ScatterGather
+from streamflow.web.http.completeness import UNUSABLE, Completeness
+from streamflow.web.http.scatter_gather import ScatterGather
 from streamflow.web.peers import PeerAnswer, peers_of, same_url
 from streamflow.web.served import Served
 
@@ -34,7 +35,7 @@ class Describing:
         whole = Completeness()
         status = reader.status()
         owned = reader.owned
-        rows, counters = reader.row_count(), dict(status.counters)
+        rows, counters = await reader.count_rows(), dict(status.counters)
         watermarks: list[int | None] = [status.watermark_ms]
         if owned:
             whole.add_local(reader)
@@ -83,7 +84,7 @@ class Describing:
                     "watermark": answer.body["watermark"],
                     "counters": dict(answer.body["counters"]),
                 }
-                whole.add_peer({**answer.body, "missing_partitions": missing})
+                whole.add_peer({**answer.body, "missing_partitions": missing}, by_url[url])
             except UNUSABLE:
                 whole.missing.update(by_url[url])
             else:

@@ -16,6 +16,7 @@ from streamflow.web import encoding, query
 from streamflow.web.http.api import Api, answer, only
 from streamflow.web.peers import PeerAnswer, PeerUnavailable, is_peer, peers_of
 from streamflow.web.problems import Problem, unavailable
+from streamflow.web.rights import caller_of
 
 LIMIT_DEFAULT: Final = 100
 APPLY_WAIT_S: Final = 15.0
@@ -31,7 +32,7 @@ class LateEvents:
 
     async def late(self, request: web.Request) -> web.StreamResponse:
         """The late events in the order of their places (partition, offset), page by page."""
-        reader = self._api.reader(request.match_info["table"])
+        reader = self._api.reader(request)
         parameters = only(request, ("limit", "cursor"))
         limit = _number(parameters, "limit", LIMIT_DEFAULT, 1, self._api.settings.rows_max)
         after = _cursor(parameters.get("cursor"))
@@ -62,10 +63,9 @@ class LateEvents:
 
     async def late_apply(self, request: web.Request) -> web.StreamResponse:
         """Folds them into closed windows. Each worker does its own partitions, each event exactly once."""
-        reader = self._api.reader(request.match_info["table"])
+        caller_of(request).require("admin", "table", request.match_info["table"])
+        reader = self._api.reader(request)
         only(request, ())
-        if not self._api.guard.origin_ok(request):
-            raise Problem(403, "forbidden", "a page of another origin may not change anything here")
         if reader.kind != "aggregate" or reader.window is None:
             detail = f"table {reader.name!r} is no declared aggregate with windows: nothing can be applied"
             raise Problem(409, "not-applicable", detail)

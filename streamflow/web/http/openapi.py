@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamflow.web.http.ndjson import NDJSON
-from streamflow.web.http.routes import ROUTES, SCHEMAS, Parameter, Route
+from streamflow.web.http.formats import ARROW, CSV, NDJSON
+from streamflow.web.http.route import Parameter, Route
+from streamflow.web.http.routes import ROUTES, SCHEMAS
 from streamflow.web.problems import PROBLEM_TYPE
 
-EVERYWHERE: Final = (401, 403, 500)
+EVERYWHERE: Final = (401, 403, 429, 500)
 REASONS: Final = {
     400: "A parameter is wrong.",
     401: "A valid token is needed.",
     403: "Not allowed.",
-    404: "There is no such table or row.",
-    409: "The rows of this key lie in several partitions.",
+    404: "There is no such table, row, topic or dead letter.",
+    406: "Arrow without pyarrow in the worker.",
+    409: "It can't be done with this table, key or topic.",
+    413: "The request is too large.",
+    429: "Too many wrong tokens came from this address; `Retry-After` says when to try again.",
     500: "Something went wrong in this worker.",
     503: "Not now; `Retry-After` says when to try again.",
 }
@@ -59,6 +63,14 @@ def _operation(route: Route) -> dict[str, Any]:
             "description": REASONS[status],
             "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
+    if route.takes:
+        schema = {"$ref": f"#/components/schemas/{route.takes}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        if route.name == "publish":
+            event = {"$ref": "#/components/schemas/Event"}
+            operation["requestBody"]["content"][NDJSON] = {"schema": event}
+    if route.is_deprecated:
+        operation["deprecated"] = True
     if route.is_open:
         operation["security"] = []
     return operation
@@ -80,6 +92,8 @@ def _content(route: Route) -> dict[str, Any]:
     content: dict[str, Any] = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{route.answer}"}}
     }
-    if route.answer == "Rows" and route.name == "rows":
+    if route.answer == "Rows":
         content[NDJSON] = {"schema": {"$ref": "#/components/schemas/Row"}}
+        content[CSV] = {"schema": {"type": "string"}}
+        content[ARROW] = {}
     return content

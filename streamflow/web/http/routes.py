@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from streamflow.query.row_query import LIMIT_DEFAULT, SORTS, STATES, WINDOW_SORTS
+from streamflow.web.http import stream_routes
+from streamflow.web.http.route import TEXT, TIME, Parameter, Route, Schema
+from streamflow.web.http.route import object_schema as _object
 from streamflow.web.messages import MODES, WINDOWS
-
-Schema = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    name: str
-    text: str
-    schema: Schema
-    where: str = "query"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """``name`` is that of the handler in `Api`; ``answer`` names a schema, or is a media type.
-
-    ``problems`` are the statuses of problem+json besides 401, 403 and 500, which every route can answer.
-    """
-
-    name: str
-    path: str
-    summary: str
-    answer: str
-    parameters: tuple[Parameter, ...] = ()
-    problems: tuple[int, ...] = ()
-    is_open: bool = False  # without a token
-    method: str = "get"
-
-    @property
-    def pattern(self) -> str:
-        """The path as aiohttp matches it: a key may be empty, and hold anything but a bare slash."""
-        return self.path.replace("{key}", "{key:[^/]*}")
-
-
-TEXT: Final[Schema] = {"type": "string"}
-TIME: Final[Schema] = {"type": "string", "description": "RFC 3339 with a zone, or epoch milliseconds"}
 
 TABLE: Final = Parameter("table", "Name of the table.", TEXT, "path")
 KEY: Final = Parameter(
@@ -60,28 +26,64 @@ MIN_POSITION: Final = Parameter(
     "503 if that takes too long.",
     TEXT,
 )
+TEXTS: Final[Schema] = {"type": "array", "items": TEXT}
+AT: Final = Parameter("at", "Only windows that hold this time.", TIME)
+FIELDS: Final = Parameter(
+    "fields", "Only these members of the value, comma-separated; `data.total` is a member's member.", TEXT
+)
+STALE: Final = Parameter(
+    "stale",
+    "Where the owner of rows can't be asked, as a standby has them. `stale` of the answer says for which "
+    "partitions, at what position and lag, and how long ago it was up to date.",
+    {"enum": ["ok"]},
+)
 LIST: Final = (
     Parameter("prefix", "Only keys whose text begins so.", TEXT),
+    Parameter("key_from", "Only keys at or behind this one, in the order of keys.", TEXT),
+    Parameter("key_to", "Only keys before this one.", TEXT),
+    Parameter("keys", "Only these keys; may be repeated.", TEXTS),
+    Parameter(
+        "within",
+        "Only keys of which one holds: `key:` and a text, or `prefix:` and what it begins with.",
+        TEXTS,
+    ),
     Parameter("start", "Only windows that start at or after this.", TIME),
     Parameter("end", "Only windows that start before this.", TIME),
+    AT,
+    Parameter(
+        "where",
+        "Only values of which this holds: `total >= 10`, `status in ['a', 'b']`, `paid`; `value` is the "
+        "value itself. All of them, if repeated.",
+        TEXTS,
+    ),
     Parameter(
         "state", "Only windows in this state; `closed` takes revised ones too.", {"enum": list(STATES)}
     ),
     Parameter(
-        "sort", "By window, then key; or by key, then window; `-` reverses the order.", {"enum": list(SORTS)}
+        "sort",
+        f"One of {', '.join(SORTS)}: by window, then key; or by key, then window. Or by a value: `value`, or "
+        "the name of a member; what lacks it comes last. `-` reverses the order.",
+        TEXT,
     ),
-    Parameter("limit", "Rows of a page.", {"type": "integer", "minimum": 1, "default": LIMIT_DEFAULT}),
+    Parameter(
+        "limit",
+        "Rows of a page; all of them are streamed in other formats than JSON, if it is not given.",
+        {"type": "integer", "minimum": 1, "default": LIMIT_DEFAULT},
+    ),
     Parameter("cursor", "`next` of the page before; everything else as it was.", TEXT),
+    FIELDS,
+    Parameter("count", "How many rows there are, in place of them.", {"enum": ["only"]}),
+    STALE,
     Parameter("partitions", "Only these partitions of the table, comma-separated.", TEXT),
     MIN_POSITION,
 )
 
 KEY_LIST: Final = tuple(
-    Parameter("sort", "Oldest first, or newest first.", {"enum": list(WINDOW_SORTS)})
+    Parameter("sort", f"One of {', '.join(WINDOW_SORTS)}, or by a value as in other lists.", TEXT)
     if each.name == "sort"
     else each
     for each in LIST
-    if each.name not in ("prefix", "partitions")
+    if each.name not in ("prefix", "partitions", "key_from", "key_to", "keys", "within")
 )
 
 ROUTES: Final = (
@@ -90,17 +92,17 @@ ROUTES: Final = (
     Route(
         "rows",
         "/v1/tables/{table}/rows",
-        "Rows of all partitions, page by page; all of them as application/x-ndjson.",
+        "Rows of all partitions, page by page; all of them as NDJSON, CSV or Arrow.",
         "Rows",
         (TABLE, *LIST),
-        (400, 404, 503),
+        (400, 404, 406, 503),
     ),
     Route(
         "key",
         "/v1/tables/{table}/keys/{key}",
         "The row of a key: of its newest window, or of the one that holds `at`.",
         "KeyRow",
-        (TABLE, KEY, KEY_B64, Parameter("at", "A time within the window.", TIME), MIN_POSITION),
+        (TABLE, KEY, KEY_B64, AT, FIELDS, STALE, MIN_POSITION),
         (400, 404, 409, 503),
     ),
     Route(
@@ -109,7 +111,7 @@ ROUTES: Final = (
         "The windows of a key, page by page.",
         "Rows",
         (TABLE, KEY, KEY_B64, *KEY_LIST),
-        (400, 404, 409, 503),
+        (400, 404, 406, 409, 503),
     ),
     Route(
         "key_location",
@@ -135,6 +137,7 @@ ROUTES: Final = (
             Parameter("max_hz", "At most so many messages a second.", {"type": "number"}),
         ),
         (400, 404, 503),
+        group="changes",
     ),
     Route(
         "late",
@@ -147,6 +150,7 @@ ROUTES: Final = (
             Parameter("cursor", "`next` of the page before.", TEXT),
         ),
         (400, 404),
+        group="late",
     ),
     Route(
         "late_apply",
@@ -156,9 +160,37 @@ ROUTES: Final = (
         (TABLE,),
         (400, 404, 409, 503),
         method="post",
+        group="late",
     ),
-    Route("status", "/v1/status", "The workers: partitions, lag, checkpoints.", "Status", problems=(400,)),
+    Route(
+        "status",
+        "/v1/status",
+        "The workers: partitions, lag, checkpoints. /v1/workers says more, and takes its place.",
+        "Status",
+        problems=(400,),
+        is_deprecated=True,
+    ),
+    *stream_routes.ROUTES,
+    Route(
+        "history",
+        "/v1/history",
+        "An hour of figures of all workers together: events, lag, failures, memory, connections.",
+        "History",
+        (
+            Parameter("metric", "Only these of the figures, comma-separated.", TEXT),
+            Parameter(
+                "minutes",
+                "So far back.",
+                {"type": "integer", "minimum": 1, "maximum": 60, "default": 60},
+            ),
+        ),
+        (400,),
+        group="history",
+    ),
     Route("openapi_json", "/v1/openapi.json", "This description.", "application/json"),
+    Route(
+        "asyncapi_json", "/v1/asyncapi.json", "The description of the WebSocket, /v1/ws.", "application/json"
+    ),
     Route("healthz", "/healthz", "Whether this worker works; 503 if not.", "Health", is_open=True),
     Route(
         "readyz",
@@ -187,6 +219,28 @@ _COMPLETENESS: Final[Mapping[str, Schema]] = {
     "position": _POSITION,
     "lag": _LAG,
 }
+_STALE: Final[Mapping[str, Schema]] = {
+    "stale": {
+        "type": "object",
+        "description": "With `stale=ok`: the partitions that a standby answered for.",
+        "additionalProperties": {
+            "type": "object",
+            "properties": {
+                "worker": TEXT,
+                "age_s": {"type": "number", "description": "So long ago it was known to be up to date."},
+                "position": _POSITION,
+                "lag": _LAG,
+            },
+        },
+    }
+}
+_PINNED: Final[Mapping[str, Schema]] = {
+    "pinned": {
+        "type": "boolean",
+        "description": "All pages so far show the table at one position. False: it has moved on since, so "
+        "that rows may be lacking or come twice.",
+    }
+}
 _ROW: Final[Mapping[str, Schema]] = {
     "key": {"description": "Any JSON; null where a row is found by its window alone."},
     "window": {"anyOf": [{"$ref": "#/components/schemas/Window"}, {"type": "null"}]},
@@ -198,25 +252,28 @@ _INSTANT: Final[Schema] = {"type": "string", "format": "date-time"}
 _INSTANT_OR_NULL: Final[Schema] = {"type": ["string", "null"], "format": "date-time"}
 
 
-def _object(properties: Mapping[str, Schema], *, required: tuple[str, ...] | None = None) -> Schema:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties if required is None else required),
-    }
-
-
 SCHEMAS: Final[Mapping[str, Schema]] = {
     "Window": _object({"start": _INSTANT, "end": _INSTANT, "state": {"enum": ["open", "closed", "revised"]}}),
     "Row": _object(_ROW),
-    "KeyRow": _object({**_ROW, **_COMPLETENESS}),
-    "Rows": _object(
+    "KeyRow": _object({**_ROW, **_COMPLETENESS, **_STALE}, required=(*_ROW, *_COMPLETENESS)),
+    "RowPage": _object(
         {
             "rows": {"type": "array", "items": {"$ref": "#/components/schemas/Row"}},
             "next": {"type": ["string", "null"], "description": "Cursor of the next page."},
             **_COMPLETENESS,
-        }
+            **_PINNED,
+            **_STALE,
+        },
+        required=("rows", "next", *_COMPLETENESS, *_PINNED),
     ),
+    "RowCount": _object(
+        {"count": _COUNT, **_COMPLETENESS, **_PINNED, **_STALE},
+        required=("count", *_COMPLETENESS, *_PINNED),
+    ),
+    "Rows": {
+        "anyOf": [{"$ref": "#/components/schemas/RowPage"}, {"$ref": "#/components/schemas/RowCount"}],
+        "description": "A page; with `count=only` their number.",
+    },
     "Table": _object(
         {
             "name": TEXT,
@@ -241,7 +298,11 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "source_topic": TEXT,
             "partitions": {"type": "integer", "minimum": 1},
             "description": {"type": "object"},
-            "rows": {"type": "integer", "minimum": 0},
+            "rows": {
+                "type": ["integer", "null"],
+                "minimum": 0,
+                "description": "null where the caller may read some of the keys only.",
+            },
             "watermark": _INSTANT_OR_NULL,
             "counters": {"type": "object", "additionalProperties": {"type": "integer"}},
             **_COMPLETENESS,
@@ -321,6 +382,29 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
             "now": _INSTANT,
             "workers": {"type": "array", "items": {"$ref": "#/components/schemas/Worker"}},
             "partial": {"type": "boolean"},
+        }
+    ),
+    **stream_routes.SCHEMAS,
+    "History": _object(
+        {
+            "step_s": {"type": "integer", "minimum": 1, "description": "Seconds between two values."},
+            "end": {**_INSTANT, "description": "When the last value was measured."},
+            "series": {
+                "type": "array",
+                "items": _object(
+                    {
+                        "name": TEXT,
+                        "labels": {"type": "object", "additionalProperties": TEXT},
+                        "values": {
+                            "type": "array",
+                            "items": {"type": ["number", "null"]},
+                            "description": "Oldest first; null where a worker that counts has not told.",
+                        },
+                    }
+                ),
+            },
+            "partial": {"type": "boolean", "description": "A worker has not answered."},
+            "missing_workers": {"type": "array", "items": TEXT},
         }
     ),
     "Health": _object({"status": TEXT}),

@@ -3,46 +3,79 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from streamflow.clock import Clock
 from streamflow.web.live.filters import Filter, Item, RowId
-from streamflow.web.live.session import Emission, Subscription
+from streamflow.web.live.session import Emission, Subscription, Told
 
 
-@dataclass(frozen=True, slots=True)
 class Delta:
     """What one checkpoint of one worker changed.
 
     ``position``: that of the table with it, as JSON; ``before``: without it.
     """
 
-    seq: int
-    items: Sequence[Item]
-    position: bytes
-    before: bytes
+    __slots__ = ("_by_key", "before", "items", "position", "seq")
+
+    def __init__(self, seq: int, items: Sequence[Item], position: bytes, before: bytes) -> None:
+        self.seq = seq
+        self.items = items
+        self.position = position
+        self.before = before
+        self._by_key: dict[bytes, list[Item]] | None = None
+
+    def of(self, view: Filter) -> list[Item]:
+        """What it means for this view. Those of some keys look these up, however many views there are."""
+        items: Iterable[Item] = self.items
+        if view.keys is not None:
+            if self._by_key is None:
+                self._by_key = {}
+                for item in self.items:
+                    self._by_key.setdefault(item.id[1], []).append(item)
+            by_key = self._by_key
+            items = [item for key in view.keys for item in by_key.get(key, ())]
+        return [item for item in map(view.view, items) if item is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for those who were subscribed when it was made."""
+
+    number: int
+    message: Emission | Told
+    subscriptions: Sequence[Subscription]
 
 
 class Channel:
     """The subscriptions that get the very same messages: one filter, one rate.
 
-    ``meta`` gives the cursor and the position of a message, of (seq, fingerprint of the filter, position).
+    ``meta`` gives the cursor and the position of a message, of (seq, fingerprint of the filter, position);
+    ``number`` the next number of what goes out. ``wake`` is called when what a rate has held back is due.
     """
 
     def __init__(
         self,
         clock: Clock,
         meta: Callable[[int, str, bytes], bytes],
+        number: Callable[[], int],
+        wake: Callable[[], None],
         view: Filter,
         *,
+        seq: int,
         conflates: bool,
         max_hz: float | None,
     ) -> None:
         self.filter = view
-        self.subscriptions: set[Subscription] = set()
+        self.seq = seq  # of the last change that it has seen
+        self._subscriptions: dict[Subscription, None] = {}
+        self._sequence: tuple[Subscription, ...] | None = None  # the same, as messages have it
         self._clock = clock
         self._meta = meta
+        self._number = number
+        self._wake = wake
         self._fingerprint = view.fingerprint
         self._conflates = conflates
         self._interval_ms = 0.0 if max_hz is None else 1_000.0 / max_hz
@@ -53,62 +86,100 @@ class Channel:
         self._last: Delta | None = None
         self._sent_at_ms = float("-inf")
         self._timer: asyncio.Task[None] | None = None
+        self._out: deque[Outgoing] = deque()
+        self._progress = b""  # told last
 
-    def offer(self, delta: Delta) -> None:
-        items = [item for item in map(self.filter.view, delta.items) if item is not None]
+    # -- who is subscribed -----------------------------------------------------------------------
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        if self._sequence is None:
+            self._sequence = tuple(self._subscriptions)
+        return self._sequence
+
+    def add(self, sub: Subscription) -> None:
+        self._subscriptions[sub] = None
+        self._sequence = None
+
+    def discard(self, sub: Subscription) -> None:
+        if self._subscriptions.pop(sub, self) is None:
+            self._sequence = None
+
+    # -- what is new -----------------------------------------------------------------------------
+
+    def see(self, deltas: Iterable[Delta]) -> None:
+        """Takes what it has not seen yet, in order."""
+        for delta in deltas:
+            if delta.seq > self.seq:
+                self.seq = delta.seq
+                self._hold(delta)
+
+    def _hold(self, delta: Delta) -> None:
+        items = delta.of(self.filter)
         if not items:
             return
         self._last = delta
         if self._first is None:
             self._first = delta
-        if self._interval_ms == 0.0:
-            self._emit(items, 0)
-            return
-        self._hold(items)
-        wait_ms = self._sent_at_ms + self._interval_ms - self._clock.monotonic_ms()
-        if wait_ms <= 0:
-            self.flush()
-        elif self._timer is None:
-            self._timer = asyncio.create_task(self._flush_in(wait_ms))
-
-    def _hold(self, items: list[Item]) -> None:
         if not self._conflates:
             self._held.extend(items)
             return
         before = len(self._held_by_id)
         for item in items:
+            self._held_by_id.pop(item.id, None)  # the newest stands last
             self._held_by_id[item.id] = item
         self._skipped += before + len(items) - len(self._held_by_id)
 
-    async def _flush_in(self, wait_ms: float) -> None:
+    @property
+    def holds(self) -> bool:
+        return bool(self._held or self._held_by_id)
+
+    def ripen(self) -> bool:
+        """Makes a message of what is held, as its rate allows. Is there something to say?"""
+        if self.holds:
+            wait_ms = self._sent_at_ms + self._interval_ms - self._clock.monotonic_ms()
+            if wait_ms <= 0 or self._interval_ms == 0.0:
+                self.flush()
+            elif self._timer is None:
+                self._timer = asyncio.create_task(self._wake_in(wait_ms))
+        return bool(self._out)
+
+    async def _wake_in(self, wait_ms: float) -> None:
         await self._clock.sleep_ms(wait_ms)
         self._timer = None
-        self.flush()
+        self._wake()
 
     def flush(self) -> None:
-        """Sends what the rate has held back."""
+        """Makes a message of what is held, for those who are subscribed now."""
         held = self._held or list(self._held_by_id.values())
         skipped, self._skipped = self._skipped, 0
         self._held, self._held_by_id = [], {}
-        if held:
-            self._sent_at_ms = self._clock.monotonic_ms()
-            self._emit(held, skipped)
-
-    def offer_progress(self, tail: bytes) -> None:
-        """Not while changes are held back: their position comes with them."""
-        if not self._held and not self._held_by_id:
-            for sub in list(self.subscriptions):
-                sub.offer_progress(tail)
-
-    def _emit(self, items: Sequence[Item], skipped: int) -> None:
+        if not held:
+            return
         assert self._first is not None
         assert self._last is not None
+        self._sent_at_ms = self._clock.monotonic_ms()
         meta = self._meta(self._last.seq, self._fingerprint, self._last.position)
         before = self._meta(self._first.seq - 1, self._fingerprint, self._first.before)
         self._first = None
-        emission = Emission(items, meta, before, skipped)
-        for sub in list(self.subscriptions):
-            sub.offer(emission)
+        self._put(Emission(held, meta, before, skipped))
+
+    def _put(self, message: Emission | Told) -> None:
+        self._out.append(Outgoing(self._number(), message, self.subscriptions))
+
+    def tell(self, told: Told) -> None:
+        """Behind all that is held."""
+        self.flush()
+        self._put(told)
+
+    def tell_progress(self, tail: bytes) -> None:
+        """Not while changes are held back: their position comes with them."""
+        if not self.holds and tail != self._progress:
+            self._progress = tail
+            self._put(Told("progress", tail))
+
+    def next(self) -> Outgoing | None:
+        return self._out.popleft() if self._out else None
 
     def stop(self) -> None:
         if self._timer is not None:

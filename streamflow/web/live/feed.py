@@ -10,27 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import secrets
 from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 
-from streamflow.query.rows import TableChanges
+from streamflow.query.rows import PartitionMoved, TableChanges
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
+from streamflow.web.live.alignment import Alignment
 from streamflow.web.live.channel import Channel, Delta
+from streamflow.web.live.fanout import Fanout
 from streamflow.web.live.filters import Filter, Item
+from streamflow.web.live.gathered import Gathered
+from streamflow.web.live.history import History
 from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
-from streamflow.web.live.session import Emission, Snapshot, Subscription
+from streamflow.web.live.session import Emission, Snapshot, Subscription, Told
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
 
 SETTLE_MS = 2_000.0
 """How long partitions may be without an owner before subscribers start without them."""
+CALM_MS = 250.0
+"""Where partitions have moved, subscribers start again once nothing has moved for so long."""
 FIRST_CONNECT_MS = 300.0
 """The first connection to the peers may take so long before anybody is told of missing partitions."""
-HISTORY_DELTAS_MAX = 2_000
+REST_POLL_MS = 5.0
 REPLAY_ROWS = 500
 
 Source = tuple[str, int]
@@ -41,8 +45,20 @@ class Feed:
     """``own_rows_only``: what a peer subscribes to; such a feed never asks peers itself."""
 
     def __init__(
-        self, served: Served, settings: WebSettings, peers: Peers, reader: TableReader, *, own_rows_only: bool
+        self,
+        served: Served,
+        settings: WebSettings,
+        peers: Peers,
+        reader: TableReader,
+        fanout: Fanout,
+        *,
+        own_rows_only: bool,
     ) -> None:
+        self.name = reader.name
+        self._fanout = fanout
+        self._fresh: deque[Delta] = deque()  # what not every channel has seen
+        self._numbers = itertools.count(1)  # of what goes out to many
+        self._number = 0  # the last one
         self.served = served
         self.settings = settings
         self.peers = peers
@@ -50,12 +66,17 @@ class Feed:
         self.own_rows_only = own_rows_only
         self.subscriptions: set[Subscription] = set()
         self.idle_since_ms: float | None = served.clock.monotonic_ms()
+        # Of tables whose rows are merged: what waits, and the position that was told last.
+        self._alignment = Alignment(served.clock, reader) if reader.is_merged else None
+        self._told: bytes | None = None
         self._channels: dict[tuple[Filter, bool, float | None], Channel] = {}
         self._peer_feeds: dict[str, PeerFeed] = {}  # address of a peer -> its rows, live
         self._positions: dict[str, dict[int, int]] = {}  # address -> source partition -> next offset
         self._watermarks: dict[str, int | None] = {}  # address -> epoch ms
         self._seen: dict[int, int] = {}  # our positions one progress tick ago
         self._loads: set[asyncio.Task[None]] = set()
+        self._loading: dict[Filter, list[Subscription]] = {}  # who waits for rows that are being read
+        self._recorders: list[list[Item]] = []  # of those who read: what is published meanwhile
         self._owned: frozenset[int] = frozenset()  # at the last look
         self._generation = -1  # at the last look
         self._epoch = 0  # that of our own rows
@@ -68,47 +89,22 @@ class Feed:
         self._sync_count = 0
         self._must_sync = False
         self._missing: frozenset[int] = frozenset()  # told to the subscribers
-        self._start_history()
-
-    # -- history and cursors -------------------------------------------------------------------
-
-    def _start_history(self) -> None:
-        self.id = secrets.token_hex(4)
-        self.seq = 0
-        self._history: deque[Delta] = deque()
-        self._history_changes = 0
-        self._forgotten_seq = 0  # the last one that is not in the history any more
-
-    def _remember(self, delta: Delta) -> None:
-        self._history.append(delta)
-        self._history_changes += len(delta.items)
-        while (
-            self._history_changes > self.settings.ws_history_changes_max
-            or len(self._history) > HISTORY_DELTAS_MAX
-        ):
-            old = self._history.popleft()
-            self._history_changes -= len(old.items)
-            self._forgotten_seq = old.seq
+        self.history = History(settings.ws_history_changes_max)
 
     def meta(self, seq: int, fingerprint: str, position: bytes) -> bytes:
         """Cursor and position as members of a message."""
-        return b'"cursor":"%b.%d.%b","position":%b' % (self.id.encode(), seq, fingerprint.encode(), position)
-
-    def _replayable(self, since: str, view: Filter) -> list[Delta] | None:
-        """What came after the cursor, or ``None`` if that is not known any more."""
-        feed_id, _, rest = since.partition(".")
-        seq_text, _, fingerprint = rest.partition(".")
-        if feed_id != self.id or fingerprint != view.fingerprint or not encoding.is_number(seq_text):
-            return None
-        seq = int(seq_text)
-        if not self._forgotten_seq <= seq <= self.seq:
-            return None
-        return [delta for delta in self._history if delta.seq > seq]
+        return b'"cursor":"%b","position":%b' % (self.history.cursor(seq, fingerprint), position)
 
     # -- positions -----------------------------------------------------------------------------
 
     def position(self) -> bytes:
-        """The table's position as JSON: what all owners have reached."""
+        """The table's position as JSON: what all owners have reached.
+
+        Of a merged table: that of what is shown, maybe followed by the member that says it is not exact.
+        """
+        return self._reached() if self._told is None else self._told
+
+    def _reached(self) -> bytes:
         return encoding.encode(encoding.position_object(encoding.least_positions(self._positions.values())))
 
     def _read_local_position(self) -> None:
@@ -124,10 +120,17 @@ class Feed:
 
     def on_local(self, changes: Sequence[TableChanges]) -> None:
         """A checkpoint of this worker. The rows already hold it."""
+        if self._alignment is not None:
+            # Before anybody looks whether all agree now: these belong to what they agree on.
+            self._alignment.hold([Item.of(change) for part in changes for change in part.changes])
+            self.check()
+            self._must_sync |= self._alignment.holds and not self._is_synced
+            self._release()
+            return
         self.check()  # what was gained or restored with these changes is no change of what was shown
         before = self.position()
         self._read_local_position()
-        self._publish([Item.of(change) for part in changes for change in part.changes], before)
+        self._offer([Item.of(change) for part in changes for change in part.changes], before)
 
     def on_remote(self, url: str, items: list[Item], position: dict[int, int]) -> None:
         """A checkpoint of a peer."""
@@ -136,27 +139,74 @@ class Feed:
             return  # we have just let go of it
         before = self.position()
         self._positions[url] = position
-        self._publish([item for item in items if self._comes_from(item, url)], before)
+        self._offer([item for item in items if self._comes_from(item, url)], before)
 
     def on_remote_progress(self, url: str, position: dict[int, int], watermark_ms: int | None) -> None:
         if url in self._peer_feeds:
             self._positions[url] = position
             self._watermarks[url] = watermark_ms
+            self._release()
 
     def watermark_of(self, url: str) -> int | None:
         return self._watermarks.get(url)
 
-    def _publish(self, items: list[Item], before: bytes) -> None:
-        if not items:
-            return
-        if not self._is_synced:
+    def _offer(self, items: list[Item], before: bytes) -> None:
+        if items and not self._is_synced:
             self._must_sync = True  # even if all is as it was a moment later: these would be lacking
+        elif self._alignment is not None:
+            self._alignment.hold(items)
+            self._release()
+        elif items:
+            self._publish(items, before)
+
+    def _release(self) -> None:
+        """Shows what has waited until all partitions have come equally far, when they have."""
+        alignment = self._alignment
+        if alignment is None or not self._is_synced:
             return
-        self.seq += 1
-        delta = Delta(self.seq, items, self.position(), before)
-        self._remember(delta)
-        for channel in self._channels.values():
-            channel.offer(delta)
+        self._read_local_position()
+        agrees = alignment.agree(self._positions.values())
+        if not agrees and not (alignment.is_overdue and alignment.holds):
+            return
+        before = self.position()
+        self._told = self._reached() if agrees else self._reached() + b',"exact":false'
+        items = alignment.take()
+        if items:
+            self._publish(items, before)
+        elif self.own_rows_only and self._told != before:
+            self._tell_position()  # what the others have of this commit waits for it
+
+    @property
+    def _is_at_rest(self) -> bool:
+        """Are the rows those of the position that is told, or have they not been for too long?"""
+        alignment = self._alignment
+        if alignment is None:
+            return True
+        self._release()
+        return not alignment.holds and (alignment.agree(self._positions.values()) or alignment.is_overdue)
+
+    def _publish(self, items: list[Item], before: bytes) -> None:
+        for recorder in self._recorders:
+            recorder.extend(items)
+        delta = self.history.add(items, self.position(), before)
+        if self._channels:
+            self._fresh.append(delta)
+            self._fanout.wake(self)
+
+    def stir(self) -> list[Channel]:
+        """Lets every channel see what is new; those that have something to say."""
+        fresh, channels = self._fresh, list(self._channels.values())
+        for channel in channels:
+            channel.see(fresh)
+        fresh.clear()
+        return [channel for channel in channels if channel.ripen()]
+
+    def _wake(self) -> None:
+        self._fanout.wake(self)
+
+    def _next_number(self) -> int:
+        self._number = next(self._numbers)
+        return self._number
 
     def tell_progress(self) -> None:
         """Positions move without changes too. Ours counts when it is one tick old: until then changes
@@ -166,17 +216,22 @@ class Feed:
             return
         if self.reader.owned:
             status = self.reader.status()
-            if "" in self._positions:
+            if "" in self._positions and self._alignment is None:
                 for partition, offset in self._seen.items():
                     if partition in status.positions:
                         known = self._positions[""].get(partition, 0)
                         self._positions[""][partition] = max(offset, known)
                 self._watermarks[""] = status.watermark_ms
             self._seen = dict(status.positions)
+        self._tell_position()
+
+    def _tell_position(self) -> None:
         watermark = encoding.time_text(encoding.least_watermark(self._watermarks.values()))
         tail = b'"position":%b,"watermark":%b}' % (self.position(), encoding.encode(watermark))
-        for channel in list(self._channels.values()):
-            channel.offer_progress(tail)
+        for channel in self._channels.values():
+            channel.see(self._fresh)
+            channel.tell_progress(tail)
+        self._wake()
 
     # -- subscribers ---------------------------------------------------------------------------
 
@@ -186,7 +241,7 @@ class Feed:
         self.subscriptions.add(sub)
         self.idle_since_ms = None
         if self._is_synced and since is not None:
-            deltas = self._replayable(since, sub.filter)
+            deltas = self.history.after(since, sub.filter.fingerprint)
             if deltas is not None:
                 self._tell_subscribed(sub, recovered=True)
                 self._replay(sub, deltas)
@@ -210,7 +265,7 @@ class Feed:
     def _tell_subscribed(self, sub: Subscription, *, recovered: bool) -> None:
         if not self._positions:
             self._read_local_position()
-        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
+        meta = self.meta(self.history.seq, sub.filter.fingerprint, self.position())
         tail = b'%b,"recovered":%b,"partitions":%b}'
         covered = encoding.encode(sorted(self.covered()))
         sub.tell("subscribed", tail % (meta, b"true" if recovered else b"false", covered), lasts=True)
@@ -233,27 +288,41 @@ class Feed:
         assert self._synced is not None
         # What is missing now, this one has not seen: should it come back unchanged, it is new all the same.
         self._synced = {p: source for p, source in self._synced.items() if p in self._sources}
-        key = (sub.filter, sub.mode == "latest", sub.max_hz)
+        key = _channel_key(sub)
         channel = self._channels.get(key)
         if channel is None:
             channel = self._channels[key] = Channel(
-                self.served.clock, self.meta, sub.filter, conflates=sub.mode == "latest", max_hz=sub.max_hz
+                self.served.clock,
+                self.meta,
+                self._next_number,
+                self._wake,
+                sub.filter,
+                seq=self.history.seq,
+                conflates=sub.mode == "latest",
+                max_hz=sub.max_hz,
             )
+        channel.see(self._fresh)
         channel.flush()  # what it holds back is in what this one already has
-        channel.subscriptions.add(sub)
-        sub.start_live()
+        channel.add(sub)
+        sub.start_live(self._number)
         self._tell_synced(sub)
+        self._wake()
 
     def _tell_synced(self, sub: Subscription) -> None:
-        meta = self.meta(self.seq, sub.filter.fingerprint, self.position())
-        sub.tell("synced", b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered()))))
+        sub.tell("synced", self._synced_tail(sub.filter))
         if self._missing:
             sub.tell("rebalancing", self._missing_tail())
 
+    def _synced_tail(self, view: Filter) -> bytes:
+        meta = self.meta(self.history.seq, view.fingerprint, self.position())
+        return b'%b,"partitions":%b}' % (meta, encoding.encode(sorted(self.covered())))
+
     def _leave_channels(self, sub: Subscription) -> None:
         sub.stop_live()
-        for key, channel in list(self._channels.items()):
-            channel.subscriptions.discard(sub)
+        key = _channel_key(sub)
+        channel = self._channels.get(key)
+        if channel is not None:
+            channel.discard(sub)
             if not channel.subscriptions:
                 channel.stop()
                 del self._channels[key]
@@ -292,10 +361,11 @@ class Feed:
             else:
                 self._go_live(sub)
         for view, waiting in by_filter.items():
-            snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
-            if not snapshots:
-                self._deliver(view, waiting, [])
+            if view in self._loading:
+                self._loading[view].extend(waiting)  # what is being read is given out when it is whole
                 continue
+            self._loading[view] = waiting
+            snapshots = [peer.collect(view) for peer in self._peer_feeds.values() if peer.covered]
             task = asyncio.create_task(self._load(view, waiting, snapshots, self._sync_count))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)
@@ -303,9 +373,17 @@ class Feed:
     async def _load(
         self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot], sync_count: int
     ) -> None:
-        """Waits for the peers' rows; this worker's are read when theirs are complete, all in one step."""
+        """Reads this worker's rows in slices while those of the peers come; gives them out in one step.
+
+        What is published meanwhile is folded into what was read: so all rows are of one moment in the end.
+        """
+        published: list[Item] = []
+        self._recorders.append(published)
         try:
+            rows = await self._read(view)
             await asyncio.gather(*(snapshot.done.wait() for snapshot in snapshots))
+            while not self._is_at_rest and sync_count == self._sync_count:
+                await self.served.clock.sleep_ms(REST_POLL_MS)
             refused = [snapshot.error for snapshot in snapshots if snapshot.error]
             if refused:
                 self._refuse(waiting, refused[0])
@@ -313,31 +391,50 @@ class Feed:
             self.check()
             if sync_count != self._sync_count:
                 return  # all were started again meanwhile
-            if self._is_synced and not any(snapshot.is_lost for snapshot in snapshots):
-                self._deliver(view, waiting, snapshots)
-            else:
+            if not self._is_synced or any(snapshot.is_lost for snapshot in snapshots):
                 self._must_sync = True  # with the next owner, or when the peer is back
+                return
+            rows.fold([item for item in published if self._comes_from(item, "")], view)
+            self._deliver(waiting, rows, snapshots)
+        except (PartitionMoved, KeyError):
+            self._must_sync = True
         finally:
+            self._recorders.remove(published)
+            if self._loading.get(view) is waiting:
+                del self._loading[view]
             for snapshot in snapshots:
                 snapshot.close()
 
-    def _deliver(self, view: Filter, waiting: list[Subscription], snapshots: list[PeerSnapshot]) -> None:
+    async def _read(self, view: Filter) -> Gathered:
+        """This worker's rows, or some more than may be sent."""
+        rows = Gathered()
+        async for some in view.rows(self.reader):
+            for row in some:
+                rows.add(Item("upsert", row))
+            if len(rows) > self.settings.ws_snapshot_rows_max:
+                break
+        return rows
+
+    def _deliver(self, waiting: list[Subscription], own: Gathered, snapshots: list[PeerSnapshot]) -> None:
         most = self.settings.ws_snapshot_rows_max
-        # In one step, since changes are numbered; and no more of them than are sent.
-        rows = [Item("upsert", row) for row in islice(view.rows(self.reader), most + 1)]
         self._read_local_position()
-        for theirs in snapshots:
-            url = theirs.peer.url
-            rows.extend(item for item in theirs.rows.values() if self._comes_from(item, url))
-        if len(rows) > most:
+        if self._alignment is not None:
+            agrees = self._alignment.agree(self._positions.values())
+            self._told = self._reached() if agrees else self._reached() + b',"exact":false'
+        if len(own) + sum(len(theirs.rows) for theirs in snapshots) > most:
             why = f"more than {most} rows: subscribe to some keys or a prefix, or without a snapshot"
             self._refuse(waiting, why)
             return
-        snapshot = Snapshot(rows, self.settings.ws_snapshot_chunk_rows)
+        parts = [(own, self._partitions_of(""))]
+        parts += [(theirs.rows, self._partitions_of(theirs.peer.url)) for theirs in snapshots]
+        snapshot = Snapshot(parts, self.settings.ws_snapshot_chunk_rows)
         for sub in waiting:
             if sub in self.subscriptions and not sub.is_live:
                 sub.session.put_snapshot(snapshot, sub)
                 self._go_live(sub)
+
+    def _partitions_of(self, url: str) -> frozenset[int]:
+        return frozenset(partition for partition, (source, _) in self._sources.items() if source == url)
 
     def _refuse(self, waiting: list[Subscription], why: str) -> None:
         for sub in waiting:
@@ -388,13 +485,21 @@ class Feed:
             # A peer takes every change of what we own as a new start, and knows itself what is missing.
             if not self._is_synced or self._synced != self._sources:
                 self._sync_all(frozenset())
+            else:
+                self._release()
         elif self._is_synced:
             self._tell_missing(missing)
-        elif not (missing or self._disputed) or since_ms >= SETTLE_MS:
+            self._release()
+        elif since_ms >= (SETTLE_MS if missing or self._disputed else self._calm_ms):
             self._sync_all(missing)
         elif self._synced is not None or since_ms >= FIRST_CONNECT_MS:
             # What has come back from elsewhere is shown only after the new start: until then it is missing.
             self._tell_missing(missing | self._missing)
+
+    @property
+    def _calm_ms(self) -> float:
+        """So long nothing must move before all start again: a rebalance comes in steps, and is told once."""
+        return 0.0 if self._synced is None else CALM_MS
 
     def _choose_peers(self, partitions: frozenset[int]) -> None:
         by_url, _ = peers_of(self.served, self.reader, partitions)
@@ -418,16 +523,16 @@ class Feed:
         if missing == self._missing:
             return
         self._missing = missing
-        for sub in list(self.subscriptions):
-            if missing:
+        for sub in self.subscriptions if missing else ():
+            if not sub.is_live:
                 sub.tell("rebalancing", self._missing_tail())
-        if not missing:
-            for channel in list(self._channels.values()):
-                channel.flush()
-                for sub in list(channel.subscriptions):
-                    if not sub.must_resync:
-                        sub.flush()
-                        self._tell_synced(sub)
+        for channel in self._channels.values():
+            channel.see(self._fresh)
+            if missing:
+                channel.tell(Told("rebalancing", self._missing_tail()))
+            else:
+                channel.tell(Told("synced", self._synced_tail(channel.filter)))
+        self._wake()
 
     def _sync_all(self, missing: frozenset[int]) -> None:
         """A new start for everybody: old cursors say nothing about the new sources."""
@@ -437,7 +542,12 @@ class Feed:
         self._sync_count += 1
         self._must_sync = False
         self._missing = missing
-        self._start_history()
+        self._fresh.clear()
+        self._loading = {}  # they are started again
+        self._told = None
+        if self._alignment is not None:
+            self._alignment.forget()
+        self.history = History(self.settings.ws_history_changes_max)
         self._read_local_position()
         self._seen = {}
         subs = list(self.subscriptions)
@@ -457,3 +567,7 @@ class Feed:
             task.cancel()
         self._peer_feeds = {}
         self._channels = {}
+
+
+def _channel_key(sub: Subscription) -> tuple[Filter, bool, float | None]:
+    return (sub.filter, sub.mode == "latest", sub.max_hz)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Final
 
 from msgspec import UNSET
 
@@ -13,6 +15,9 @@ from streamflow.query.rows import Operation, Row, RowChange
 from streamflow.query.table_reader import TableReader
 from streamflow.web import encoding
 from streamflow.web.messages import Subscribe, WindowState
+from streamflow.web.rights import ALL_KEYS, KeyLimits
+
+KEYS_AT_ONCE: Final = 16
 
 RowId = tuple[int, bytes, int | None, int | None]  # partition, canonical key, window start and end
 
@@ -59,10 +64,14 @@ class Filter:
     keys: frozenset[bytes] | None = None
     prefix: str | None = None
     window: WindowState = "all"
+    limits: KeyLimits = ALL_KEYS
 
     @classmethod
-    def of(cls, wanted: Subscribe) -> Filter:
-        """Raises ValueError when a subscription names its keys in two ways."""
+    def of(cls, wanted: Subscribe, limits: KeyLimits = ALL_KEYS) -> Filter:
+        """``limits``: the keys that the subscriber may read.
+
+        Raises ValueError when a subscription names its keys in two ways.
+        """
         given = [name for name in ("key", "keys", "prefix") if getattr(wanted, name) is not UNSET]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other")
@@ -72,19 +81,22 @@ class Filter:
         elif isinstance(wanted.keys, list):
             keys = frozenset(map(canonical, wanted.keys))
         prefix = wanted.prefix if isinstance(wanted.prefix, str) else None
-        return cls(keys, prefix, wanted.window)
+        return cls(keys, prefix, wanted.window, limits)
 
     @property
     def fingerprint(self) -> str:
         """Tells the cursors of different filters apart."""
-        parts = (sorted(key.decode() for key in self.keys or ()), self.keys is None, self.prefix, self.window)
+        keys = sorted(key.decode() for key in self.keys or ())
+        parts = (keys, self.keys is None, self.prefix, self.window, *(self.limits.texts or ()))
         return hashlib.blake2b(canonical(parts), digest_size=4).hexdigest()
 
     @property
     def is_all(self) -> bool:
-        return self.keys is None and self.prefix is None and self.window == "all"
+        return self.keys is None and self.prefix is None and self.window == "all" and self.limits == ALL_KEYS
 
     def _wants_key(self, key: object) -> bool:
+        if self.limits is not ALL_KEYS and not self.limits.allows(key):
+            return False
         if self.keys is not None:
             return canonical(key) in self.keys
         return self.prefix is None or key_text(key).startswith(self.prefix)
@@ -108,13 +120,19 @@ class Filter:
         row = item.row
         return Item("expire", Row(row.key, row.start_ms, row.end_ms, row.state, None, row.partition))
 
-    def rows(self, reader: TableReader) -> Iterator[Row]:
-        """The rows of this view that this worker holds now; to be read in one synchronous step."""
+    async def rows(self, reader: TableReader) -> AsyncIterator[list[Row]]:
+        """The rows of this view that this worker holds now, in slices; those that change meanwhile are there
+        as they were or as they are. Raises PartitionMoved."""
         if self.keys is not None:
             keys = [encoding.decode(key) for key in self.keys]
             if all(isinstance(key, str | int | float) for key in keys):
-                yield from (row for key in keys for row in reader.windows(key) if self.wants(row))
+                for at, key in enumerate(keys):
+                    if at % KEYS_AT_ONCE == KEYS_AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                    yield [row for row in reader.windows(key) if self.wants(row)]
                 return
-        wants_key = None if self.keys is None and self.prefix is None else self._wants_key
+        is_any = self.keys is None and self.prefix is None and self.limits == ALL_KEYS
+        wants_key = None if is_any else self._wants_key
         for partition in sorted(reader.owned):
-            yield from filter(self.wants, reader.rows(partition, wants_key))
+            async for rows in reader.sliced(partition, wants_key):
+                yield list(filter(self.wants, rows))

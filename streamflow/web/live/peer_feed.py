@@ -11,7 +11,8 @@ import aiohttp
 
 from streamflow.clock import Clock
 from streamflow.web import encoding
-from streamflow.web.live.filters import Filter, Item, RowId
+from streamflow.web.live.filters import Filter, Item
+from streamflow.web.live.gathered import Gathered
 from streamflow.web.messages import SUBPROTOCOL, message
 from streamflow.web.peers import Peers, PeerUnavailable
 
@@ -52,7 +53,7 @@ class PeerSnapshot:
         self.peer = peer
         self.id = sub_id
         self.filter = view
-        self.rows: dict[RowId, Item] = {}
+        self.rows = Gathered()
         self.done = asyncio.Event()
         self.is_lost = False
         self.error: str | None = None
@@ -60,16 +61,8 @@ class PeerSnapshot:
 
     def fold(self, items: list[Item]) -> None:
         """Changes that came after the snapshot. Those before it are in it: one connection keeps the order."""
-        if not self.done.is_set():
-            return
-        for item in items:
-            seen = self.filter.view(item)
-            if seen is None:
-                continue
-            if seen.op == "upsert":
-                self.rows[seen.id] = seen
-            else:
-                self.rows.pop(seen.id, None)
+        if self.done.is_set():
+            self.rows.fold(items, self.filter)
 
     def complete(self) -> None:
         self.done.set()
@@ -127,8 +120,9 @@ class PeerFeed:
         wanted: dict[str, Any] = {"id": snapshot.id, "table": self._table, "window": view.window}
         if view.keys is not None:
             wanted["keys"] = [encoding.decode(key) for key in view.keys]
-        if view.prefix is not None:
-            wanted["prefix"] = view.prefix
+        prefix = view.limits.narrowed(view.prefix)
+        if prefix is not None and view.keys is None:
+            wanted["prefix"] = prefix
         self._outbox.put_nowait(message("subscribe", snapshot=True, mode="all", **wanted))
 
     def forget(self, snapshot: PeerSnapshot) -> None:
@@ -178,7 +172,7 @@ class PeerFeed:
             async with peers.session.ws_connect(
                 address,
                 protocols=(SUBPROTOCOL,),
-                headers=peers.headers,
+                headers=peers.headers(self.url),
                 heartbeat=10.0,
                 max_msg_size=0,  # a checkpoint is one message, however much it changed
                 timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
@@ -256,7 +250,8 @@ class PeerFeed:
         if kind == "snapshot":
             for value in said["rows"]:
                 item = Item("upsert", encoding.row_from(value))
-                snapshot.rows[item.id] = item
+                if snapshot.filter.wants(item.row):
+                    snapshot.rows.add(item)
         elif kind == "synced":
             snapshot.complete()
             self._leave(snapshot)

@@ -2,26 +2,35 @@
 
 Invariants: the messages of a subscription leave in the order in which they were queued; changes that
 were conflated leave behind all of them; nothing waits without a limit.
+
+There is no task for a client: what is said goes to its connection at once, while that takes more; what has
+to wait goes on when the connection says that it is clear again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from streamflow.clock import Clock
 from streamflow.metrics import Metrics
 from streamflow.web import encoding
 from streamflow.web.live.filters import Filter, Item, RowId
+from streamflow.web.live.gathered import Gathered
+from streamflow.web.live.wire import frame
 from streamflow.web.messages import Close, Mode, message, splice
+from streamflow.web.rights import Caller
 from streamflow.web.settings import WebSettings
 
 BEHIND_FRAMES = 8
 """With so many messages waiting, a client counts as slow and gets the latest values only."""
 
 DRAIN_POLL_MS = 10.0
+FLOW_BYTES = 128 * 1024
+"""So much at once to a client for whom something waited; then others have their turn."""
 FRAME_BYTES = 256 * 1024
 """Larger messages are split: many clients take no more than 1 MiB."""
 
@@ -33,7 +42,7 @@ class Emission:
     message; a large step is split, and all but its last message carry ``before`` and ``"more": true``.
     """
 
-    __slots__ = ("_frames", "_parts", "before", "items", "meta", "skipped")
+    __slots__ = ("_frames", "_parts", "_wires", "before", "items", "meta", "skipped")
 
     def __init__(self, items: Sequence[Item], meta: bytes, before: bytes, skipped: int = 0) -> None:
         self.items = items
@@ -41,7 +50,19 @@ class Emission:
         self.before = before
         self.skipped = skipped
         self._frames: dict[bytes, list[bytes]] = {}  # id as JSON -> messages
+        self._wires: dict[bytes, bytes] = {}  # id as JSON -> the messages as WebSocket frames
         self._parts: list[bytes] = []  # rows of each message, as JSON array
+
+    def wire(self, id_json: bytes) -> bytes:
+        """The messages as WebSocket frames: made once, and written to every client as they are."""
+        wire = self._wires.get(id_json)
+        if wire is None:
+            wire = self._wires[id_json] = b"".join(map(frame, self.frames(id_json)))
+        return wire
+
+    def offer_to(self, sub: Subscription) -> None:
+        """To a client that does not take it at once."""
+        sub.offer(self)
 
     def frames(self, id_json: bytes) -> list[bytes]:
         frames = self._frames.get(id_json)
@@ -54,6 +75,31 @@ class Emission:
             tails.append(b'%b,"rows":%b,"skipped":%d}' % (self.meta, self._parts[-1], self.skipped))
             frames = self._frames[id_json] = [splice("changes", id_json, tail) for tail in tails]
         return frames
+
+
+class Told:
+    """A message without rows that is the same for many subscriptions, but for their ids."""
+
+    __slots__ = ("_name", "_tail", "_wires")
+
+    def __init__(self, name: str, tail: bytes) -> None:
+        self._name = name
+        self._tail = tail
+        self._wires: dict[bytes, bytes] = {}  # id as JSON -> the message as a WebSocket frame
+
+    def wire(self, id_json: bytes) -> bytes:
+        wire = self._wires.get(id_json)
+        if wire is None:
+            wire = self._wires[id_json] = frame(splice(self._name, id_json, self._tail))
+        return wire
+
+    def offer_to(self, sub: Subscription) -> None:
+        """To a client that does not take it at once."""
+        if self._name == "progress":
+            sub.offer_progress(self._tail)
+        elif not sub.must_resync:
+            sub.flush()
+            sub.tell(self._name, self._tail)
 
 
 def json_arrays(values: Sequence[bytes]) -> list[bytes]:
@@ -72,22 +118,37 @@ def json_arrays(values: Sequence[bytes]) -> list[bytes]:
 
 
 class Snapshot:
-    """The rows of one filter at one moment, encoded message by message as clients take them, and shared."""
+    """The rows of one filter at one moment, encoded message by message as clients take them, and shared.
 
-    def __init__(self, rows: Sequence[Item], chunk_rows: int) -> None:
-        self._rows = rows
+    ``parts``: rows, and the partitions whose rows they are; what is encoded is freed.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Gathered, AbstractSet[int]]], chunk_rows: int) -> None:
+        pages = [(page, partitions) for rows, partitions in parts for page in rows.pages()]
+        self._pages = deque(pages)
         self._chunk_rows = chunk_rows
-        self._taken = 0  # rows that are encoded
+        self._left: list[Item] = []  # of the page that was taken last, in reverse
         self._tails: list[bytes] = []  # the rest of each message behind its id
+
+    def _chunk(self) -> list[Item]:
+        chunk: list[Item] = []
+        while len(chunk) < self._chunk_rows and (self._left or self._pages):
+            if not self._left:
+                page, partitions = self._pages.popleft()
+                self._left = [item for item in page.values() if item.row.partition in partitions]
+                self._left.reverse()
+                page.clear()
+                continue
+            chunk.append(self._left.pop())
+        return chunk
 
     def tail(self, index: int) -> bytes | None:
         """The rest of the message number ``index``; ``None`` behind the last one."""
-        while index >= len(self._tails) and (self._taken < len(self._rows) or not self._tails):
-            chunk = self._rows[self._taken : self._taken + self._chunk_rows]
-            self._taken += len(chunk)
+        while index >= len(self._tails) and (self._left or self._pages or not self._tails):
+            chunk = self._chunk()
             arrays = json_arrays([encoding.encode(encoding.row_object(item.row)) for item in chunk])
             for number, array in enumerate(arrays):
-                more = number < len(arrays) - 1 or self._taken < len(self._rows)
+                more = number < len(arrays) - 1 or bool(self._left or self._pages)
                 self._tails.append(b'"rows":%b,"more":%b}' % (array, b"true" if more else b"false"))
         return self._tails[index] if index < len(self._tails) else None
 
@@ -116,8 +177,31 @@ class Subscribed(Protocol):
     def leave(self, sub: Subscription) -> None: ...
 
 
+NEVER = 1 << 62
+
+
 class Subscription:
-    """One client's view of one table; ``max_hz``: so often at most it gets changes."""
+    """One client's view of one table; ``max_hz``: so often at most it gets changes.
+
+    ``live_from``: of what goes out to many, it gets what has a greater number.
+    """
+
+    __slots__ = (
+        "_pending",
+        "_pending_before",
+        "_pending_meta",
+        "_skipped",
+        "feed",
+        "filter",
+        "id",
+        "id_json",
+        "live_from",
+        "max_hz",
+        "mode",
+        "must_resync",
+        "session",
+        "wants_snapshot",
+    )
 
     def __init__(
         self,
@@ -138,25 +222,28 @@ class Subscription:
         self.mode = mode
         self.wants_snapshot = wants_snapshot
         self.max_hz = max_hz
-        self.is_live = False  # gets changes; not until its snapshot is queued
+        self.live_from = NEVER  # gets no changes until its snapshot is queued
         self.must_resync = False
         self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
         self._pending_meta = b""
         self._pending_before = b""
-        self._progress = b""  # told last
         self._skipped = 0
 
     @property
     def has_pending(self) -> bool:
         return bool(self._pending)
 
-    def start_live(self) -> None:
-        """Its snapshot is queued: from now on it gets changes."""
-        self.is_live = True
+    @property
+    def is_live(self) -> bool:
+        return self.live_from != NEVER
+
+    def start_live(self, number: int) -> None:
+        """Its snapshot is queued: from now on it gets changes, those that go out after this number."""
+        self.live_from = number
 
     def stop_live(self) -> None:
         """It gets no changes until it is started again."""
-        self.is_live = False
+        self.live_from = NEVER
 
     def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
         """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""
@@ -173,10 +260,8 @@ class Subscription:
 
     def offer_progress(self, tail: bytes) -> None:
         """Progress must not overtake changes, and needs no place in a slow client's queue."""
-        if tail == self._progress or self._pending or self.must_resync or self.session.is_behind:
-            return
-        self._progress = tail
-        self.tell("progress", tail)
+        if not (self._pending or self.must_resync or self.session.is_behind):
+            self.tell("progress", tail)
 
     def _conflate(self, emission: Emission) -> None:
         before = len(self._pending)
@@ -214,15 +299,65 @@ class Subscription:
         self.must_resync = False
 
 
+class Outlet(Protocol):
+    """Where the messages of one client go."""
+
+    @property
+    def takes_more(self) -> bool:
+        """Does the client take a message now? One who fetches them never says so."""
+        ...
+
+    @property
+    def raw(self) -> Callable[[bytes], None] | None:
+        """Writes whole WebSocket frames as they are, where that may be done."""
+        ...
+
+    def write(self, payload: bytes) -> None:
+        """Writes one message."""
+        ...
+
+    def wake(self) -> None:
+        """Something waits, or the session has failed."""
+        ...
+
+    def abort(self) -> None:
+        """Ends the connection as if the network had cut it."""
+        ...
+
+
+Entry = tuple[bytes | Waiting, Subscription | None]
+"""What waits, and whose it is"""
+
+
 class Session:
-    """One connection. ``send`` writes one message and returns when the client can take more."""
+    """One connection. `write_on` when its outlet takes more; ``direct`` writes frames as they are to a client
+    for whom nothing waits."""
+
+    __slots__ = (
+        "_bytes",
+        "_is_closed",
+        "_is_flowing",
+        "_outlet",
+        "_queue",
+        "caller",
+        "connection",
+        "direct",
+        "failure",
+        "is_clear",
+        "metrics",
+        "own_rows_only",
+        "settings",
+        "subscriptions",
+        "subscriptions_max",
+    )
 
     def __init__(
         self,
         connection: str,
         settings: WebSettings,
         metrics: Metrics,
-        send: Callable[[bytes], Awaitable[None]],
+        outlet: Outlet,
+        caller: Caller,
         *,
         own_rows_only: bool = False,
         subscriptions_max: int,
@@ -230,64 +365,119 @@ class Session:
         self.connection = connection
         self.settings = settings
         self.metrics = metrics
+        self.caller = caller
         self.own_rows_only = own_rows_only
         self.subscriptions_max = subscriptions_max
         self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
         self.failure: tuple[Close, str] | None = None
-        self.failed = asyncio.Event()
-        self._send = send
-        self._queue: deque[tuple[bytes | Waiting, Subscription | None]] = deque()  # with whose it is
+        self.is_clear = False  # nothing waits, and the outlet takes more
+        self.direct: Callable[[bytes], None] | None = None
+        self._outlet = outlet
+        self._queue: deque[Entry] | None = None  # made when something has to wait
         self._bytes = 0
         self._is_closed = False
-        self._wake = asyncio.Event()
+        self._is_flowing = False  # `write_on` is to be called soon
 
     @property
     def is_behind(self) -> bool:
-        return len(self._queue) >= BEHIND_FRAMES
+        return self._queue is not None and len(self._queue) >= BEHIND_FRAMES
 
     def wake(self) -> None:
-        self._wake.set()
+        if not self.is_clear:
+            self._outlet.wake()
+
+    def block(self) -> None:
+        """The outlet takes no more now: what comes has to wait until `write_on`."""
+        self.is_clear = False
+        self.direct = None
+
+    def write_on(self) -> None:
+        """The outlet takes more: writes what waits, a stretch at once."""
+        self._is_flowing = False
+        left = FLOW_BYTES
+        while self._outlet.takes_more and self.failure is None and not self._is_closed:
+            payload = self.next()
+            if payload is None:
+                self._queue = None
+                self.is_clear, self.direct = True, self._outlet.raw
+                return
+            self._outlet.write(payload)
+            left -= len(payload)
+            if left <= 0:
+                self._flow_soon()
+                return
+
+    def _flow_soon(self) -> None:
+        if not self._is_flowing:
+            self._is_flowing = True
+            asyncio.get_running_loop().call_soon(self.write_on)
 
     def put(self, frames: Sequence[bytes], owner: Subscription | None = None) -> None:
-        """Queues messages; a client that leaves too many waiting is let go.
+        """Says messages; a client that leaves too many waiting is let go.
 
         What waits already is what counts, not how much comes at once: one step may be large.
         """
+        if self.is_clear:
+            for payload in frames:
+                self._outlet.write(payload)
+            self.metrics.ws_frames_total.inc(len(frames))
+            return
+        if self.failure is not None or self._is_closed:
+            return
         limit = self.settings
-        if self._bytes > limit.ws_queue_bytes_max or len(self._queue) >= limit.ws_queue_frames_max:
+        queue = self._waiting()
+        if self._bytes > limit.ws_queue_bytes_max or len(queue) >= limit.ws_queue_frames_max:
             self.metrics.ws_slow_disconnects_total.inc()
             self.fail(Close.SLOW, "the client is too slow: subscribe with mode latest, or to less")
             return
-        self._queue.extend((frame, owner) for frame in frames)
+        queue.extend((payload, owner) for payload in frames)
         self._bytes += sum(map(len, frames))
-        self._wake.set()
+        self._outlet.wake()
 
     def put_snapshot(self, snapshot: Snapshot, owner: Subscription) -> None:
         """Queues a snapshot, to be encoded as it leaves; waiting for it is not being slow."""
-        self._queue.append((Waiting(snapshot, owner), owner))
-        self._wake.set()
+        self._waiting().append((Waiting(snapshot, owner), owner))
+        self.block()
+        if self._outlet.takes_more:
+            self._flow_soon()
+        self._outlet.wake()
+
+    def _waiting(self) -> deque[Entry]:
+        if self._queue is None:
+            self._queue = deque()
+        return self._queue
 
     def purge(self, owner: Subscription) -> None:
         """Takes back what has not left yet, before a reset makes it void."""
-        self._queue = deque(entry for entry in self._queue if entry[1] is not owner)
-        self._bytes = sum(len(frame) for frame, _ in self._queue if isinstance(frame, bytes))
+        if self._queue is not None:
+            self._queue = deque(entry for entry in self._queue if entry[1] is not owner)
+            self._bytes = sum(len(payload) for payload, _ in self._queue if isinstance(payload, bytes))
         owner.forget_pending()
 
     def fail(self, code: Close, reason: str) -> None:
         """Ends the connection; the first reason stands."""
         if self.failure is None:
             self.failure = (code, reason)
-            self._queue.clear()
+            self._queue = None
             self._bytes = 0
-        self.failed.set()
-        self._wake.set()
+        self._leave()
+        self._outlet.wake()
+
+    def abort(self) -> None:
+        """Ends the connection as if the network had cut it."""
+        self.block()
+        self._outlet.abort()
+
+    def admit(self, caller: Caller) -> None:
+        """It has shown who it is."""
+        self.caller = caller
 
     def say(self, name: str, **members: object) -> None:
         self.put([message(name, **members)])
 
     async def drain(self, clock: Clock) -> None:
         """Returns when all that waits has left."""
-        self._wake.set()
+        self._outlet.wake()
         while self.failure is None and not self._is_closed and not self._is_empty:
             await clock.sleep_ms(DRAIN_POLL_MS)
 
@@ -295,30 +485,22 @@ class Session:
     def _is_empty(self) -> bool:
         return not self._queue and not any(sub.has_pending for sub in self.subscriptions.values())
 
-    async def write(self) -> None:
-        """Sends what waits, for ever; the only place that sends."""
-        while self.failure is None:
-            frame = self._next()
-            if frame is None:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            self.metrics.ws_frames_total.inc()
-            await self._send(frame)
-
-    def _next(self) -> bytes | None:
+    def next(self) -> bytes | None:
         """The next message, or ``None`` when nothing waits."""
         while True:
             while self._queue:
-                frame = self._queue[0][0]
-                if isinstance(frame, bytes):
+                payload = self._queue[0][0]
+                if isinstance(payload, bytes):
                     self._queue.popleft()
-                    self._bytes -= len(frame)
-                    return frame
-                part = frame.take()
-                if part is not None:
-                    return part
-                self._queue.popleft()
+                    self._bytes -= len(payload)
+                else:
+                    part = payload.take()
+                    if part is None:
+                        self._queue.popleft()
+                        continue
+                    payload = part
+                self.metrics.ws_frames_total.inc()
+                return payload
             if not self._refill():
                 return None
 
@@ -330,13 +512,18 @@ class Session:
                 return True
             frames = sub.take_pending()
             if frames:
-                self.put(frames, sub)
+                self._waiting().extend((payload, sub) for payload in frames)
+                self._bytes += sum(map(len, frames))
                 return True
         return False
 
     def close(self) -> None:
         """Leaves every feed; nothing leaves any more."""
         self._is_closed = True
+        self._leave()
+
+    def _leave(self) -> None:
+        self.block()
         for sub in list(self.subscriptions.values()):
             sub.feed.leave(sub)
         self.subscriptions.clear()

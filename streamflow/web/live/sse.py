@@ -22,11 +22,43 @@ from streamflow.web.live.session import Session
 from streamflow.web.messages import Subscribe
 from streamflow.web.peers import is_peer
 from streamflow.web.problems import Problem, unavailable
+from streamflow.web.rights import caller_of
 
 PARAMETERS: Final = ("key", "prefix", "window", "snapshot", "since", "mode", "max_hz")
 SUB_ID: Final = "sse"
 HEARTBEAT_MS: Final = 15_000.0
 _HEAD: Final = re.compile(rb'\{"t":"(\w+)"(?:,"id":"sse","cursor":"([^"]*)")?')
+
+
+class Fetched:
+    """A `session.Outlet` whose messages a task fetches, since an answer of aiohttp is awaited."""
+
+    takes_more = False
+    raw = None
+
+    def __init__(self) -> None:
+        self._woken = asyncio.Event()
+        self._is_cut = False
+
+    def write(self, payload: bytes) -> None:
+        raise AssertionError("it never takes more")
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def abort(self) -> None:
+        self._is_cut = True
+        self._woken.set()
+
+    async def write_to(self, response: web.StreamResponse, session: Session) -> None:
+        """Until the session has failed."""
+        while session.failure is None and not self._is_cut:
+            payload = session.next()
+            if payload is not None:
+                await response.write(event(payload))
+                continue
+            self._woken.clear()
+            await self._woken.wait()
 
 
 class Changes:
@@ -37,7 +69,7 @@ class Changes:
         self.hub = hub
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
-        reader = self.api.reader(request.match_info["table"])
+        reader, _ = self.api.reader_of_some(request)
         wanted = read_subscription(request, reader)
         self.hub.admit()
         if len(self.hub.sessions) >= self.hub.settings.ws_connections_max:
@@ -46,24 +78,24 @@ class Changes:
             headers={"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
 
-        async def send(frame: bytes) -> None:
-            await response.write(event(frame))
-
-        session = self.hub.new_session(send, own_rows_only=is_peer(request))
+        outlet, caller = Fetched(), caller_of(request)
+        session = self.hub.new_session(outlet, caller, own_rows_only=is_peer(request))
         try:
             refused = subscribe(self.hub, session, wanted)
             if refused is not None:
+                if refused.code == "forbidden":
+                    raise caller.refusal("read", "table", reader.name)
                 raise Problem(400, "bad-request", refused.text)
             await response.prepare(request)
-            await self._write(response, session)
+            await self._write(response, session, outlet)
         finally:
             self.hub.end_session(session)
         return response
 
-    async def _write(self, response: web.StreamResponse, session: Session) -> None:
+    async def _write(self, response: web.StreamResponse, session: Session, outlet: Fetched) -> None:
         """Until the client has gone, or has been too slow, or this worker stops."""
         tasks = [
-            asyncio.create_task(session.write()),
+            asyncio.create_task(outlet.write_to(response, session)),
             asyncio.create_task(self._beat(response)),
         ]
         try:

@@ -8,6 +8,7 @@ import pytest
 from streamflow.aggregates import Count
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.shuffle.partial import partial_key
 from streamflow.aggregates.shuffle.source_watermarks import SourceWatermarks
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.state.cut import Cut
@@ -133,3 +134,27 @@ def test_what_older_versions_wrote_is_read() -> None:
     worker.moves(9)
     known = {p: each.watermark_ms for p, each in stage(*old, *worker.cut()).watermarks.items()}
     assert known == {0: 7, 1: 9}
+
+
+def test_partials_are_followed_by_how_far_they_have_come_in_the_same_cut_everywhere() -> None:
+    worker = Worker(0, 1)
+    worker.moves(5)
+    assert worker.cut()
+    worker.now_ms = 10.0  # long before a second has passed
+    worker.moves(6)
+    assert worker.cut() == []
+    worker.moves(7)
+    worker.watermarks.begin_cut()
+    worker.watermarks.follow_partials()
+    cut = Cut(worker.now_ms)
+    worker.watermarks.cut(cut)
+    assert [record.partition for record in cut.watermarks] == list(range(SOURCES))
+    assert stage(*cut.watermarks).positions() == {0: 3, 1: 3}
+
+
+def test_a_stage_is_settled_when_the_partials_that_it_has_read_are_followed() -> None:
+    worker = Worker(0, 1)
+    worker.moves(5)
+    partial = Record("shuffle", 0, partial_key(1, "click", 0), b"1")
+    assert not stage(partial).is_settled
+    assert stage(partial, *worker.cut()).is_settled

@@ -10,7 +10,7 @@ from typing import Any
 import faust
 import pytest
 
-from streamflow import ConfigurationError, Event, RecordTooLarge, Retry
+from streamflow import CircuitBreaker, ConfigurationError, Event, RecordTooLarge, Retry
 from tests.support.running import T0_MS, event, log, logged, make_app, moment, running, until
 
 
@@ -180,6 +180,78 @@ async def test_an_agent_that_raises_is_tried_again_and_then_the_event_is_set_asi
         assert headers["reason"] == b"agent-failed"
         assert headers["error"] == b"ValueError: not this one"
         assert headers["source-offset"] == b"1"
+
+
+async def test_an_event_that_hangs_is_cancelled_and_counts_once() -> None:
+    app = make_app()
+    topic = app.topic("in", key_type=str, value_type=int, partitions=1)
+    sums = app.Table("sums", default=int, partitions=1)
+    tries = 0
+
+    @app.agent(topic, name="hanging", timeout_s=0.05, retry=Retry(first_wait_s=0.001))
+    async def hanging(stream: Any) -> None:
+        nonlocal tries
+        async for key, value in stream.items():
+            sums[key] += value
+            tries += 1
+            if tries < 3:
+                await asyncio.sleep(60)
+
+    async with running(app):
+        await topic.send(key="k", value=1)
+        await topic.send(key="k", value=10)
+        await until(lambda: app.engine.metrics.render() and sums["k"] == 11)
+        assert app.engine.metrics.events_failed_total.labels("hanging", "EventTimeout").value == 2
+    assert tries == 4
+
+
+async def test_an_outage_longer_than_all_attempts_costs_no_event_of_an_agent_with_a_breaker() -> None:
+    breaker = CircuitBreaker("shop", failures_max=2, open_s=0.1)
+    app = make_app(transient_errors=[LookupError])
+    topic = app.topic("in", key_type=str, value_type=int, partitions=1)
+    sums = app.Table("sums", default=int, partitions=1)
+    is_down, tries = True, 0
+
+    @app.agent(topic, breaker=breaker, retry=Retry(attempts=2, first_wait_s=0.001))
+    async def calling(stream: Any) -> None:
+        nonlocal tries
+        async for key, value in stream.items():
+            sums[key] += value
+            tries += 1
+            if is_down and value == 2:
+                raise IndexError("down")  # a LookupError
+
+    @app.agent(topic, name="beside")
+    async def beside(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    del beside
+    async with running(app):
+        for value in (1, 2, 3, 4):
+            await topic.send(key="k", value=value)
+        await until(lambda: tries >= 8)
+        assert breaker.state in ("open", "half-open")
+        is_down = False
+        await until(lambda: sums["k"] == 10)
+        await until(lambda: breaker.state == "closed")
+        assert await log(app, "in-dead-letters") == []
+
+
+@pytest.mark.parametrize("named", ["no.such:Thing", "builtins:print", [int], "builtins"])
+async def test_what_names_no_exception_is_refused_at_the_start(named: Any) -> None:
+    app = make_app(transient_errors=named)
+    topic = app.topic("in", value_type=int, partitions=1)
+
+    @app.agent(topic)
+    async def any_agent(stream: Any) -> None:
+        async for _ in stream:
+            pass
+
+    del any_agent
+    with pytest.raises(ConfigurationError, match="transient_errors"):
+        await app.start()
+    await app.stop()
 
 
 async def test_an_agent_without_dead_letters_stops_the_worker() -> None:

@@ -6,12 +6,11 @@ import asyncio
 import re
 from typing import Any
 
-from streamflow import Buffer, Count, Event, Retry
+import pytest
+
+from streamflow import Buffer, CircuitBreaker, Count, Event, Retry
 from streamflow.windows import TumblingWindow
 from tests.support.running import T0_MS, event, make_app, running, until
-
-WAITS_FOR_ITS_MAKER = {"circuit_state"}
-"""Published, and written by nobody before there are circuit breakers."""
 
 
 async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_right() -> None:
@@ -22,6 +21,8 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
     counts = app.Table("counts", default=int, partitions=2)
     sums = app.aggregate("sums", events, by="type", window=TumblingWindow(10), values=Count())
     go_on, tries = asyncio.Event(), 0
+
+    breaker = CircuitBreaker("shop", failures_max=1)
 
     @app.agent(topic, name="counting", retry=Retry(attempts=3, first_wait_s=0.001))
     async def counting(stream: Any) -> None:
@@ -60,6 +61,9 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
         await until(lambda: metrics.end_to_end_seconds.labels("dropping").count)
         await until(lambda: metrics.end_to_end_seconds.labels("sums").count)
         text = metrics.render()
+        with pytest.raises(OSError, match="down"), breaker:
+            raise OSError("down")
+        assert 'streamflow_circuit_state{name="shop"} 2' in metrics.render()
     assert tries == 3
     assert metrics.events_failed_total.labels("counting", "ValueError").value == 3
     assert metrics.retries_total.value == 2
@@ -75,4 +79,4 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
         for name in declared
         if not re.search(rf"^streamflow_{name}(_count|_total)?[{{ ]", text, re.MULTILINE)
     }
-    assert silent == WAITS_FOR_ITS_MAKER
+    assert silent == set()

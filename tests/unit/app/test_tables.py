@@ -191,6 +191,15 @@ def test_a_table_says_what_it_cannot_do() -> None:
         table.tumbling(10)
 
 
+@pytest.mark.parametrize("start", ["earliest", "latest", 1_760_000_000])
+@pytest.mark.parametrize("kind", ["Table", "SetTable", "GlobalTable", "SetGlobalTable"])
+def test_a_table_that_agents_write_begins_with_its_agent(kind: str, start: object) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"'two': start is not .* give the agent that writes it start="
+    ):
+        getattr(make_app(), kind)("two", start=start)
+
+
 def test_fausts_own_tumbling_window_will_do() -> None:
     table = make_app().Table("counts", default=int, window=faust.TumblingWindow(10.0, expires=60.0))
     assert table.window == TumblingWindow(10, grace_s=60, retain_s=0)

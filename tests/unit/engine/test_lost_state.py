@@ -11,10 +11,11 @@ import pytest
 from streamflow.aggregates import Count
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, Key
+from streamflow.engine import state_watch
 from streamflow.engine.engine import Engine
 from streamflow.errors import LostWrites
 from streamflow.settings import Settings
-from streamflow.transports.base import TopicSpec
+from streamflow.transports.base import Record, TopicSpec
 from streamflow.transports.memory import MemoryTransport
 from streamflow.windows import TumblingWindow
 from tests.support.declared import Declared, events
@@ -131,3 +132,80 @@ async def test_a_table_of_an_agent_notices_as_well() -> None:
         await until(
             lambda: active.shown["table:counts", "", 0].logs == {f"{app.conf.id}-counts-changelog": 1}
         )
+
+
+STATE = {
+    "app-by_key-changelog": b'"other"',
+    "app-by_type-changelog": b'["other",[0,10]]',
+    "app-by_type-shuffle": b'["share",0,"other",0]',
+    "app-by_type-late": b"1",
+}
+"""topic -> the key of a record that it may hold"""
+
+
+def lose_under(world: World, topic: str, records: int = 0) -> None:
+    """The topic is made anew under a running worker, and somebody has written so much to it."""
+    world.broker.delete_topic(topic)
+    world.broker.create_topics([TopicSpec(topic, 1, compacted=True)])
+    world.broker.write([Record(topic, 0, STATE[topic], None) for _ in range(records)])
+
+
+@pytest.mark.parametrize("records", [0, 1_000], ids=["empty", "longer than it was"])
+@pytest.mark.parametrize("topic", STATE)
+async def test_a_running_worker_notices(topic: str, records: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_watch, "LOOK_MS", 20)
+    world = World()
+    await world.start()
+    try:
+        await world.write(0, *events(range(100)))
+        await world.until(lambda: world.engine.watches_state)
+        lose_under(world, topic, records)
+        await asyncio.wait_for(world.engine.failed.wait(), 10)
+        failure = world.engine.failure
+        assert isinstance(failure, LostWrites)
+        for word in (topic, "reset", "on_lost_state", "topic_replication_factor"):
+            assert word in str(failure)
+    finally:
+        await world.close()
+
+
+async def test_a_running_worker_notices_that_a_log_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_watch, "LOOK_MS", 20)
+    world = World()
+    world.policy = "go_on"
+    world.engine = world.new_engine()
+    await world.start()
+    try:
+        await world.write(0, *events(range(100)))
+        await world.until(lambda: world.engine.watches_state)
+        world.broker.delete_topic("app-by_key-changelog")
+        await asyncio.wait_for(world.engine.failed.wait(), 10)
+        assert "is gone" in str(world.engine.failure)
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("records", [0, 1_000], ids=["empty", "longer than it was"])
+async def test_a_running_worker_that_is_to_go_on_has_what_is_left(
+    records: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_watch, "LOOK_MS", 20)
+    world = World()
+    world.policy = "go_on"
+    world.engine = world.new_engine()
+    await world.start()
+    try:
+        await world.write(0, *events(range(100)))
+        await world.until(lambda: world.engine.watches_state)
+        for topic in STATE:
+            lose_under(world, topic, records)
+        await world.until(lambda: world.engine.active is None)
+        await world.until(lambda: world.engine.live and world.ready())
+        await world.write(0, *events(range(7)))
+        await world.until(lambda: world.rows("by_key") == {("k", None): 7})
+        await world.until(lambda: sum(world.rows("by_type").values()) == 7)
+        await world.restart()
+        assert world.rows("by_key") == {("k", None): 7}
+        assert sum(world.rows("by_type").values()) == 7
+    finally:
+        await world.close()

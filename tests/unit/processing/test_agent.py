@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streamflow.clock import SystemClock
+from streamflow.clock import Clock, SystemClock
 from streamflow.codecs.chunk import Chunk
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec, Run
@@ -43,20 +43,22 @@ def chunk(values: list[Any], first: int = 0) -> Chunk:
 class Bench:
     """One agent of one partition. ``given_up`` are the offsets that it set aside."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, clock: Clock | None = None, **options: Any) -> None:
         self.given_up: list[int] = []
+        self.errors: list[BaseException] = []
         self.agents: list[AgentRunner] = []
-        clock = SystemClock()
+        clock = clock or SystemClock()
         self.gate = Gate(clock, self.agents)
-        spec = AgentSpec("a", "in", run, QUICK)
+        spec = AgentSpec("a", "in", run, **{"retry": QUICK, **options})
         self.agent = AgentRunner(spec, clock, self.gate, give_up=self._give_up)
         self.agents.append(self.agent)
         self.progress = Progress("agent:a", "in", 0)
         self.agent.hold(self.progress)
         self.agent.start()
 
-    def _give_up(self, _: AgentRunner, given: Chunk, index: int, __: BaseException) -> None:
+    def _give_up(self, _: AgentRunner, given: Chunk, index: int, error: BaseException) -> None:
         self.given_up.append(given.offsets[index])
+        self.errors.append(error)
 
     async def settled(self, position: int) -> Progress:
         def has_come() -> bool:

@@ -35,23 +35,34 @@ def chunk(first: int, size: int, partition: int = 0) -> Chunk:
         columns={},
         times_ms=offsets,
         timestamps_ms=offsets,
-        raw=([None] * size, [None] * size, None),
+        raw=([None] * size, [b"x" * size_of(offset) for offset in offsets], None),
         next_offset=first + size + 1,
     )
+
+
+def size_of(offset: int) -> int:
+    """Bytes of the event's value"""
+    return offset * 7 % 10
 
 
 class Model:
     """What each policy means: a list that is cut at one end, once its taker is behind."""
 
-    def __init__(self, limit: int, policy: Policy) -> None:
+    def __init__(self, limit: int, policy: Policy, bytes_max: int | None) -> None:
         self.waiting: list[tuple[int, int]] = []
-        self.limit, self.policy = limit, policy
+        self.limit, self.policy, self.bytes_max = limit, policy, bytes_max
+
+    @property
+    def bytes(self) -> int:
+        return sum(size_of(offset) for _, offset in self.waiting)
 
     def put(self, events: list[tuple[int, int]], *, behind: bool) -> None:
         self.waiting += events
-        if behind:
-            kept = slice(self.limit) if self.policy == "drop_newest" else slice(-self.limit, None)
-            self.waiting = self.waiting[kept]
+        while behind and (
+            len(self.waiting) > self.limit
+            or (self.bytes_max is not None and self.bytes > self.bytes_max and len(self.waiting) > 1)
+        ):
+            del self.waiting[-1 if self.policy == "drop_newest" else 0]
 
 
 STEPS = st.lists(
@@ -64,16 +75,21 @@ STEPS = st.lists(
 )
 
 
-@given(limit=st.integers(1, 12), policy=st.sampled_from(POLICIES), steps=STEPS)
+@given(
+    limit=st.integers(1, 12),
+    policy=st.sampled_from(POLICIES),
+    bytes_max=st.none() | st.integers(1, 60),
+    steps=STEPS,
+)
 def test_what_waits_is_what_the_policy_says(
-    limit: int, policy: Policy, steps: list[tuple[str, int, int]]
+    limit: int, policy: Policy, bytes_max: int | None, steps: list[tuple[str, int, int]]
 ) -> None:
-    now_ms, lost, model = [0.0], [0], Model(limit, policy)
+    now_ms, lost, model = [0.0], [0], Model(limit, policy, bytes_max)
 
     def dropped(count: int) -> None:
         lost[0] += count
 
-    queue = EventQueue(Buffer(limit, policy), lambda: now_ms[0], AgentListener(on_drop=dropped))
+    queue = EventQueue(Buffer(limit, policy, bytes_max), lambda: now_ms[0], AgentListener(on_drop=dropped))
     ends, sums, taken = [0, 0, 0], [0, 0, 0], 0
     busy = behind = False
 
@@ -113,12 +129,27 @@ def test_what_waits_is_what_the_policy_says(
             behind = busy
             model.put([], behind=behind)
         assert queue.events == len(model.waiting)
+        assert queue.bytes == (0 if bytes_max is None else model.bytes)
         assert not behind or queue.events <= limit
     while take():
         pass
     assert sums == sent
     assert taken + lost[0] == sum(sent)
     assert ends == at
+
+
+def test_a_full_queue_that_blocks_is_told_by_events_or_by_bytes() -> None:
+    queue = EventQueue(Buffer(10, "block", bytes_max=20), lambda: 0.0, AgentListener())
+    queue.put(chunk(0, 4))  # of 0, 7, 4 and 1 bytes
+    assert not queue.is_full()
+    queue.put(chunk(4, 1))  # of 8
+    assert queue.is_full()
+    assert queue.take() is not None
+    assert (queue.bytes, queue.is_full()) == (8, False)
+    queue.put(chunk(10, 10))
+    assert queue.is_full()
+    queue.forget(("in", 0))
+    assert (queue.bytes, queue.events) == (0, 0)
 
 
 class Bench:

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamflow.query.key_order import key_order, key_text
 from streamflow.query.list_index import KEPT_MS, ListIndex
 from streamflow.query.listing import prefix_bounds
-from streamflow.query.row_query import RowQuery, key_order, key_text
+from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import PartitionMoved, Row
 from streamflow.query.slices import Slices
 from streamflow.query.sorted_chunks import SortedChunks, sorted_in_slices
@@ -40,6 +41,7 @@ class Rows:
     """One table partition's store, as an index reads it."""
 
     window = TumblingWindow(10)
+    kept_as_panes = False
 
     def __init__(self) -> None:
         self.owned = frozenset({0})
@@ -54,6 +56,12 @@ class Rows:
     def has(self, partition: int, start: int, key: Hashable) -> bool:
         return key in self.store.window(start)
 
+    def value(self, partition: int, start: int, key: Hashable) -> Any:
+        return self.store.get(start, key)
+
+    def next_start(self, partition: int, start: int | None, *, descending: bool = False) -> int | None:
+        return self.store.next_start(start, descending=descending)
+
     def begins(self, partition: int, start: int, key: Hashable) -> int:
         return start
 
@@ -66,8 +74,8 @@ class Rows:
     def shown(self, key: Hashable) -> Any:
         return key
 
-    def kept_ids(self, partition: int) -> list[int]:
-        return self.starts(partition)
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self.store.next_start(kept)
 
     def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
         return self.keys(partition, kept)

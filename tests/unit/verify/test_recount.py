@@ -117,9 +117,10 @@ async def test_what_was_applied_late_is_part_of_what_is_verified(by: Any) -> Non
         await world.close()
 
 
+@pytest.mark.parametrize("kind", [TumblingWindow, SessionWindow, SlidingWindow])
 @pytest.mark.parametrize("by", [Key(), "data.shop"], ids=["key", "field"])
-async def test_rows_that_events_after_a_silence_revised_are_right(by: Any) -> None:
-    window = TumblingWindow(0.1, retain_s=60, idle_close_s=0.05)
+async def test_rows_that_events_after_a_silence_revised_are_right(by: Any, kind: Any) -> None:
+    window = kind(0.1, retain_s=60, idle_close_s=0.05)
     world = Declared(spec(by, window, values=Count()), partitions=1)
     await world.start()
     try:
@@ -129,7 +130,7 @@ async def test_rows_that_events_after_a_silence_revised_are_right(by: Any) -> No
         await world.until(lambda: "revised" in world.states("table").values())
         report = await verified(world)
         assert report.ok, (report.differences, report.partitions)
-        assert list(world.rows("table").values()) == [3]
+        assert max(world.rows("table").values()) == 3
     finally:
         await world.close()
 

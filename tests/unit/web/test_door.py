@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web import door
+from streamflow.web.security import PEER_HEADER, peer_proof
 from tests.support.web_fakes import SETTINGS, Cluster, FakeServed
 from tests.unit.web.live.test_hub import connect
 
@@ -68,6 +69,29 @@ async def test_where_all_connections_are_at_work_the_next_is_told_to_come_later(
         await live.hear_until("pong")
 
 
+async def test_one_address_has_no_more_than_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own silent ones make room for it; where all are at work it has to come later, and others not."""
+    monkeypatch.setattr(door, "is_loopback", lambda _: False)
+    monkeypatch.setattr(door, "network", lambda address: places.get(address, address))
+    places: dict[str, str] = {}
+    settings = replace(SETTINGS, connections_per_address_max=2)
+    async with Cluster(settings).run() as (served,):
+        silent = [await opened(served) for _ in range(9)]
+        async with connect(served) as one, connect(served) as two:
+            said = await answered(await opened(served), request())
+            assert said.startswith(b"HTTP/1.1 503")
+            places["127.0.0.1"] = "another network"
+            assert (await answered(await opened(served), request())).startswith(b"HTTP/1.1 200")
+            for live in (one, two):
+                await live.say("ping")
+                await live.hear_until("pong")
+        places.clear()
+        for _ in range(9):  # who has gone counts no longer
+            assert (await answered(await opened(served), request())).startswith(b"HTTP/1.1 200")
+        for _, writer in silent:
+            writer.close()
+
+
 @pytest.mark.parametrize("name", [b"Authorization", b"Origin", b"If-None-Match", b"Last-Event-ID", b"Accept"])
 @pytest.mark.parametrize("value", ["ü".encode(), b"\xff\xfe"])
 @pytest.mark.parametrize("path", [b"/v1/tables", b"/v1/ws", b"/v1/tables/counts/changes"])
@@ -104,7 +128,7 @@ async def test_a_cursor_of_other_digits_is_no_error_of_the_worker(cursor: str) -
             feed = next(iter(served.cluster.hubs[0].feeds.values()))
             view = next(iter(feed.subscriptions)).filter
             await live.say("unsubscribe", id="x")
-            since = f"{feed.id}.{cursor}.{view.fingerprint}"
+            since = f"{feed.history.id}.{cursor}.{view.fingerprint}"
             await live.subscribe("x", "users", since=since)
 
 
@@ -128,11 +152,29 @@ async def test_a_malformed_header_is_not_logged(caplog: pytest.LogCaptureFixture
         assert "ret" not in caplog.text.replace("retr", "")
 
 
-async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client() -> None:
-    cluster = Cluster(replace(SETTINGS, ws_subscriptions_max=2, ws_messages_per_s_max=5))
+@pytest.mark.parametrize("tokens", [(), ("right",)])
+async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client(tokens: tuple[str, ...]) -> None:
+    secret = "what-workers-know-of-each-other"
+    settings = replace(SETTINGS, tokens=tokens, peer_secret=secret)
+    cluster = Cluster(replace(settings, ws_subscriptions_max=2, ws_messages_per_s_max=5))
+    bearer = {"Authorization": "Bearer right"} if tokens else {}
     async with cluster.run([0], [1, 2]) as (served, other):
-        for url, is_refused in (("x", True), (served.url, True), (other.url, False)):
-            async with connect(served, headers={PEER_HEADER: url}) as live:
+        wrong = peer_proof("another secret", "demo", served.url)
+        others = peer_proof(secret, "demo", other.url)
+        for url, more, is_refused in (
+            ("x", bearer, True),
+            (served.url, bearer, True),
+            (other.url, bearer, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {wrong}"}, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {others}"}, True),
+            (other.url, {"Authorization": f"{PEER_HEADER} {peer_proof(secret, 'demo', served.url)}"}, False),
+        ):
+            if tokens and more is not bearer and is_refused:
+                async with connect(served, init=False, headers={PEER_HEADER: url, **more}) as live:
+                    await live.say("init")
+                    assert await live.closed() == 4401
+                continue
+            async with connect(served, headers={PEER_HEADER: url, **more}) as live:
                 for number in range(3):
                     await live.say("subscribe", id=str(number), table="users", snapshot=False)
                 await live.say("ping")
@@ -140,7 +182,7 @@ async def test_who_only_says_to_be_a_worker_has_the_limits_of_a_client() -> None
                 while (said := await live.hear())["t"] != "pong":
                     refused += [said["code"]] if said["t"] == "error" else []
                 assert (refused == ["too-many-subscriptions"]) is is_refused
-        async with connect(served, headers={PEER_HEADER: "x"}) as live:
+        async with connect(served, headers={PEER_HEADER: "x", **bearer}) as live:
             for _ in range(40):
                 await live.say("ping")
             assert await live.closed() == 4429

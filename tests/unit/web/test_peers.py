@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 
 from streamflow.transports.base import Member
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web.security import PEER_HEADER
 from tests.support.web_fakes import SETTINGS, SIZE_MS, Cluster, partition_of
 from tests.unit.web.http.test_api import NAMES, Client
+from tests.unit.web.live.test_hub import connect
 
 HOMES = {partition: next(n for n in NAMES if partition_of(n) == partition) for partition in range(3)}
 
@@ -76,6 +77,24 @@ async def test_lists_merge_all_owners_in_pages(clients: list[Client]) -> None:
                 cursor = f"&cursor={body['next']}"
             assert len(seen) == len(set(seen)) == 14
             assert seen == sorted(seen, reverse=sort.startswith("-"))
+
+
+async def test_a_list_goes_on_where_all_that_is_left_lies_on_one_peer(
+    cluster: Cluster, clients: list[Client]
+) -> None:
+    for index in range(10):
+        cluster.put("users", f"x{index}", index, partition=2)
+    for client in clients:
+        for limit in (1, 3, 5, 10):
+            keys: list[str] = []
+            cursor = ""
+            while True:
+                body = await client.ok(f"/v1/tables/users/rows?prefix=x&limit={limit}{cursor}")
+                keys += [row["key"] for row in body["rows"]]
+                if body["next"] is None:
+                    break
+                cursor = f"&cursor={body['next']}"
+            assert keys == [f"x{index}" for index in range(10)]
 
 
 async def test_a_cursor_of_one_worker_goes_on_at_another(clients: list[Client]) -> None:
@@ -263,7 +282,7 @@ async def test_callers_headers_never_reach_a_peer(cluster: Cluster, strange: Str
         assert request.headers[PEER_HEADER] == cluster.workers[0].url
 
 
-async def test_a_worker_shows_its_own_token_to_peers() -> None:
+async def test_a_worker_shows_its_peers_that_it_is_one() -> None:
     from dataclasses import replace
 
     cluster = Cluster(replace(SETTINGS, tokens=("shared", "old")))
@@ -332,3 +351,49 @@ async def test_a_worker_of_another_app_at_the_address_of_a_peer_is_not_believed(
         assert (await asker.ok("/v1/tables/users"))["missing_partitions"] == [home]
         status = await asker.ok("/v1/status")
         assert [w["reachable"] for w in status["workers"] if w["url"] == other.url] == [False]
+
+
+async def test_a_token_and_the_peer_header_do_not_make_a_worker() -> None:
+    cluster = Cluster(replace(SETTINGS, tokens=("right",)))
+    for name in NAMES:
+        cluster.put("users", name, 1)
+    async with cluster.run([0], [1, 2]) as workers, aiohttp.ClientSession() as session:
+        client = Client(session, workers[0])
+        mark = {PEER_HEADER: workers[1].url, "Authorization": "Bearer right"}
+        body = await client.ok("/v1/tables/users/rows", **mark)
+        assert (body["partial"], len(body["rows"])) == (False, len(NAMES))
+
+
+async def test_a_peer_answers_with_what_the_caller_may_read() -> None:
+    """Also where it would let anybody else in, and where the URL asks for more."""
+    mine = {name for name in NAMES if name < "c"}
+    rights = ("* read:table:users:a*", "* read:table:users:b*", "* read:table:counts")
+    cluster = Cluster(replace(SETTINGS, tokens=("right",), rights=rights))
+    for name in NAMES:
+        cluster.put("users", name, 1)
+    async with cluster.run([0], [1], [2]) as workers, aiohttp.ClientSession() as session:
+        for worker in workers:
+            client, token = Client(session, worker), {"Authorization": "Bearer right"}
+            seen: set[str] = set()
+            tail = "?limit=1"
+            while tail:
+                body = await client.ok(f"/v1/tables/users/rows{tail}", **token)
+                assert not body["partial"]
+                seen |= {row["key"] for row in body["rows"]}
+                tail = f"?limit=1&cursor={body['next']}" if body["next"] else ""
+            assert seen == mine
+            lines = await client.ok("/v1/tables/users/rows", **token, Accept="application/x-ndjson")
+            assert lines.count(b'"key"') == len(mine)
+            for name in NAMES:
+                status, _, _ = await client.get(f"/v1/tables/users/keys/{name}", **token)
+                assert status == (200 if name in mine else 403)
+            table = await client.ok("/v1/tables/users", **token)
+            assert (table["rows"], table["partial"], table["missing_partitions"]) == (None, False, [])
+            assert (await client.ok("/v1/tables/counts", **token))["rows"] == 0
+            async with connect(worker, headers=token) as live:
+                await live.subscribe("all", "users")
+                assert {key for _, key, _ in live.rows["all"]} == mine
+                cluster.put("users", "gus", 2)
+                cluster.put("users", "ann", 2)
+                await live.hear_until_that(lambda: 2 in live.rows["all"].values())
+                assert {key for _, key, _ in live.rows["all"]} == mine

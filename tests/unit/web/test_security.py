@@ -111,7 +111,7 @@ async def test_addresses_plain_names_and_allowed_names_are_taken(host: str) -> N
 async def test_every_answer_has_strict_headers() -> None:
     async with Cluster().run() as (served,), aiohttp.ClientSession() as session:
         client = Client(session, served)
-        for path in ("/", "/static/dashboard.js", "/v1/tables", "/v1/none", "/metrics", "/static/none"):
+        for path in ("/", "/static/console/main.js", "/v1/tables", "/v1/none", "/metrics", "/static/none"):
             _, _, response = await client.get(path)
             headers = response.headers
             assert headers["X-Content-Type-Options"] == "nosniff"

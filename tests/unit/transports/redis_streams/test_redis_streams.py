@@ -65,6 +65,8 @@ def test_chunks_hold_all_records_in_order_within_their_bounds(
     for chunk in made:
         runs, lengths = msgspec.msgpack.decode(chunk.head)
         assert 1 <= sum(count for _, count, _ in runs) <= records_max
+        # The script looks up where each run begins before it writes any of them.
+        assert len({stream for stream, _, _ in runs}) == len(runs)
         at = used = 0
         for stream, count, wide in runs:
             for _ in range(count):

@@ -14,6 +14,7 @@ import pytest
 
 from streamflow.query.rows import Row, RowChange
 from streamflow.web.messages import SUBPROTOCOL
+from tests.support.told import as_declared
 from tests.support.web_fakes import SETTINGS, SIZE_MS, Cluster, FakeServed, partition_of, until
 
 
@@ -32,7 +33,7 @@ class Live:
     async def hear(self) -> dict[str, Any]:
         received = await self.socket.receive(timeout=5)
         assert received.type is aiohttp.WSMsgType.TEXT, (received, self.socket.close_code)
-        said: dict[str, Any] = json.loads(received.data)
+        said: dict[str, Any] = as_declared(json.loads(received.data))
         self.said.append(said)
         self._fold(said)
         return said
@@ -73,7 +74,7 @@ class Live:
             while True:
                 received = await self.socket.receive()
                 if received.type is aiohttp.WSMsgType.TEXT:
-                    self.said.append(json.loads(received.data))
+                    self.said.append(as_declared(json.loads(received.data)))
                     self._fold(self.said[-1])
                 else:
                     assert self.socket.close_code is not None
@@ -511,6 +512,31 @@ async def test_rows_restored_behind_the_hubs_back_mean_reset_and_snapshot(
         assert live.last["s"]["position"] == cluster.position("users")
 
 
+async def test_a_rebalance_in_steps_is_one_reset(cluster: Cluster, served: FakeServed) -> None:
+    async with connect(served) as live:
+        await live.subscribe("s", "users")
+        for partition in (0, 1, 2):
+            served.owned.discard(partition)
+            served.generations += 1
+        cluster.elect()
+        await live.hear_until("rebalancing")
+        for partition in (0, 1, 2):  # each comes back by itself
+            cluster.data["users"].positions[partition] += 1
+            served.owned.add(partition)
+            served.generations += 1
+            cluster.elect()
+            await asyncio.sleep(0.06)
+        for _ in range(3):  # and some rows only come to be whole
+            served.generations += 1
+            await asyncio.sleep(0.12)
+        await live.hear_until("synced")
+        await asyncio.sleep(0.4)
+        await live.say("ping")
+        await live.hear_until("pong")
+        assert [said["t"] for said in live.said].count("reset") == 1
+        assert live.rows["s"] == truth(cluster, "users")
+
+
 async def test_partitions_without_owner_are_told_and_the_rest_is_shown_anew_when_they_are_back(
     cluster: Cluster, served: FakeServed
 ) -> None:
@@ -582,3 +608,22 @@ async def test_a_large_checkpoint_is_split_and_its_position_comes_with_its_last_
         other.rows["s"] = {}
         await other.subscribe("s", "users", since=messages[0]["cursor"])
         assert len(other.rows["s"]) == 1_000
+
+
+async def test_a_subscription_takes_the_right_to_read_all_that_it_wants() -> None:
+    cluster = Cluster(replace(SETTINGS, rights=("* read:table:users:ann",)))
+    cluster.put("users", "ann", 1)
+    cluster.put("users", "bob", 1)
+    async with cluster.run() as (served,), connect(served) as live:
+        refused: list[dict[str, Any]] = [
+            {"table": "counts"},
+            {"table": "never_was"},
+            {"table": "users", "key": "bob"},
+            {"table": "users", "keys": ["ann", "bob"]},
+        ]
+        for number, wanted in enumerate(refused):
+            await live.say("subscribe", id=str(number), **wanted)
+            said = await live.hear_until("error")
+            assert (said["id"], said["code"], said["retry"]) == (str(number), "forbidden", False)
+        await live.say("subscribe", id="mine", table="users", key="ann")
+        assert [row["key"] for row in (await live.hear_until("snapshot"))["rows"]] == ["ann"]

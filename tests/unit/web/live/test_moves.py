@@ -147,7 +147,7 @@ async def cut(cluster: Cluster, history: History, rnd: random.Random, count: int
     for index in range(len(cluster.workers)):
         for session in list(cluster.hubs[index].sessions):
             if session.own_rows_only and rnd.random() < 0.7:
-                session.failed.set()
+                session.abort()
     change(cluster, history, rnd, count)
     await asyncio.sleep(rnd.choice([0, 0.02]))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamflow.web.peers import PEER_HEADER
+from streamflow.web.security import PEER_HEADER
 from tests.support.web_fakes import SIZE_MS, Cluster, FakeServed, until
 from tests.unit.web.live.test_hub import Live, connect, truth
 
@@ -176,7 +176,7 @@ async def test_a_short_break_to_a_peer_costs_no_reset(cluster: Cluster, workers:
         await live.subscribe("s", "users")
         hub_sessions = [session for session in cluster.hubs[1].sessions if session.own_rows_only]
         for session in hub_sessions:
-            session.failed.set()  # the connection ends as if the network had cut it
+            session.abort()  # the connection ends as if the network had cut it
         for index in range(12):
             cluster.put("users", f"k{index}", 1_000 + index)
         await live.hear_until_that(lambda: live.rows["s"] == truth(cluster, "users"))

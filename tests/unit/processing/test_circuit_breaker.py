@@ -1,0 +1,213 @@
+"""A circuit breaker by itself, as a decorator, around a block, and on an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pytest
+
+from streamflow.errors import CircuitOpen, ConfigurationError
+from streamflow.processing.circuit_breaker import CircuitBreaker, circuit_states
+from streamflow.processing.event_stream import EventStream
+from streamflow.processing.retries import Retry
+from streamflow.testing.clock import ManualClock
+from tests.unit.processing.test_agent import Bench, chunk, values_of
+
+
+class Down(Exception):
+    pass
+
+
+def now(breaker: CircuitBreaker) -> str:
+    """Its state; asked by a function, since it changes between two looks."""
+    return breaker.state
+
+
+def failing(breaker: CircuitBreaker, times: int, error: Exception | None = None) -> None:
+    for _ in range(times):
+        with pytest.raises(type(error or Down())), breaker:
+            raise error or Down
+
+
+async def test_it_opens_after_so_many_failures_within_the_window_and_not_before() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=3, window_s=60, open_s=30, clock=clock)
+    failing(breaker, 2)
+    await clock.advance(60_001)  # the first two are older than the window
+    failing(breaker, 2)
+    assert now(breaker) == "closed"
+    failing(breaker, 1)
+    assert now(breaker) == "open"
+    with pytest.raises(CircuitOpen, match="billing") as refused, breaker:
+        raise AssertionError("nothing passes")
+    assert refused.value.retry_after_s == pytest.approx(30)
+
+
+async def test_half_open_lets_so_many_try_and_their_first_outcome_decides() -> None:
+    clock = ManualClock()
+    told: list[str] = []
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=30, probes_max=2, clock=clock)
+    breaker.on_change(lambda _, state: told.append(state))
+    failing(breaker, 1)
+    await clock.advance(29_999)
+    assert now(breaker) == "open"
+    await clock.advance(1)
+    assert now(breaker) == "half-open"
+    one, other = breaker.enter(), breaker.enter()
+    with pytest.raises(CircuitOpen):
+        breaker.enter()
+    breaker.leave(one, Down())
+    assert now(breaker) == "open"
+    breaker.leave(other, None)  # it began before: its success is no news
+    assert now(breaker) == "open"
+    await clock.advance(30_000)
+    with breaker:
+        pass
+    assert now(breaker) == "closed"
+    assert told == ["open", "half-open", "open", "half-open", "closed"]
+
+
+async def test_what_was_cancelled_or_does_not_count_gives_its_place_back() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=1, on=Down, clock=clock)
+    failing(breaker, 5, KeyError("x"))
+    assert now(breaker) == "closed"
+    failing(breaker, 1)
+    await clock.advance(1_000)
+    with pytest.raises(asyncio.CancelledError), breaker:
+        raise asyncio.CancelledError
+    failing(breaker, 1, KeyError("x"))
+    assert now(breaker) == "half-open"
+    with breaker:
+        pass
+    assert now(breaker) == "closed"
+
+
+async def test_tasks_that_overlap_are_told_apart_by_when_they_began() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=2, open_s=10, clock=clock)
+
+    async def call(ends_ms: float, error: Exception | None) -> None:
+        async with breaker:
+            await clock.sleep_ms(ends_ms)
+            if error is not None:
+                raise error
+
+    calls = [asyncio.create_task(call(ms, Down() if ms < 20 else None)) for ms in (5, 6, 20)]
+    await clock.advance(10)
+    assert now(breaker) == "open"
+    await clock.advance(10_050)  # the third comes well meanwhile: it began when all was closed
+    assert now(breaker) == "half-open"
+    assert [type(result) for result in await asyncio.gather(*calls, return_exceptions=True)] == [
+        Down, Down, type(None),
+    ]  # fmt: skip
+
+
+async def test_as_a_decorator_it_keeps_what_a_function_is() -> None:
+    breaker = CircuitBreaker("billing", failures_max=1)
+
+    @breaker
+    def double(number: int) -> int:
+        """Doubles."""
+        return 2 * number
+
+    @breaker
+    async def fetch(number: int) -> int:
+        raise Down(number)
+
+    assert double(4) == 8
+    assert double.__doc__ == "Doubles."
+    assert asyncio.iscoroutinefunction(fetch)
+    with pytest.raises(Down):
+        await fetch(1)
+    with pytest.raises(CircuitOpen):
+        double(4)
+    assert circuit_states()["billing"] == "open"
+
+
+@pytest.mark.parametrize(
+    "name,value",
+    [
+        ("failures_max", 0), ("failures_max", 1.5), ("failures_max", True), ("probes_max", 0),
+        ("window_s", 0), ("open_s", -1), ("open_s", math.nan), ("open_s", "30"), ("window_s", 1e9),
+    ],
+)  # fmt: skip
+def test_what_can_not_work_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"billing.*{name}"):
+        CircuitBreaker("billing", **{name: value})
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+async def test_an_open_one_pauses_its_agent_and_no_event_fails(concurrent: bool) -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=2, open_s=30)
+    down, tried, done = True, [], []
+
+    async def run(stream: EventStream) -> None:
+        async for value in values_of(stream, concurrent=concurrent):
+            tried.append(value)
+            if down:
+                raise ConnectionRefusedError(value)
+            done.append(value)
+
+    # Three attempts are all that it has, and the outage takes many more.
+    bench = Bench(run, clock=clock, breaker=breaker, retry=Retry(attempts=3, first_wait_s=1, jitter=False))
+    bench.agent.offer(chunk(["one", "two"]))
+    bench.agent.offer(chunk(["three"], 2))
+    await clock.advance(1_000)
+    assert (tried, now(breaker)) == (["one"] * 2, "open")
+    await clock.advance(29_000)
+    assert len(tried) == 2  # nothing is taken while it is open
+    await clock.advance(300_000)
+    assert set(tried) == {"one"}
+    assert 9 <= len(tried) <= 14  # once each 30 s
+    assert bench.given_up == []
+    down = False
+    await clock.advance(40_000)
+    bench.agent.begin_cut()
+    await clock.advance(1_000)
+    assert now(breaker) == "closed"
+    assert done == ["one", "two", "three"]
+    assert bench.given_up == []
+    await bench.agent.halt()
+
+
+async def test_a_bug_is_given_up_though_the_service_is_down() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=30)
+
+    async def run(stream: EventStream) -> None:
+        async for value in stream.values():
+            if value == "bug":
+                raise KeyError(value)
+
+    bench = Bench(run, clock=clock, breaker=breaker, retry=Retry(attempts=2, first_wait_s=1, jitter=False))
+    bench.agent.offer(chunk(["bug", "good"]))
+    await clock.advance(10_000)
+    assert (bench.given_up, now(breaker)) == ([0], "closed")  # KeyError is not what it counts
+    await bench.agent.halt()
+
+
+async def test_one_that_others_have_opened_pauses_an_agent_that_has_not_failed() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=30)
+    seen: list[Any] = []
+
+    async def run(stream: EventStream) -> None:
+        async for value in stream.values():
+            seen.append(value)
+
+    bench = Bench(run, clock=clock, breaker=breaker)
+    failing(breaker, 1)
+    bench.agent.offer(chunk(["one"]))
+    bench.agent.offer(chunk(["two"], 1))
+    await clock.advance(29_000)
+    assert seen == []
+    await clock.advance(1_500)
+    assert seen == ["one"]  # what tries it
+    bench.agent.begin_cut()
+    await clock.advance(200)
+    assert (seen, now(breaker)) == (["one", "two"], "closed")
+    await bench.agent.halt()
