@@ -15,7 +15,7 @@ from typing import Any
 
 from streamflow.aggregates.field_watch import FieldUse, FieldWatch
 from streamflow.aggregates.functions.base import Bad, Field
-from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore
+from streamflow.aggregates.late_events import EVENTS_MAX, Late, LateEventStore, RowKey
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.aggregates.where import Condition, condition
@@ -260,7 +260,7 @@ class AggregateConsumer:
         # Nothing is late when even the oldest event's window is open at the end of the column.
         suspect = window is not None and window.start_of(min(times)) < window.first_open_start(after_ms)
         # Nor when each event is as late as all before it, which most columns are.
-        if suspect and (before_ms is None or times[0] >= before_ms) and sorted(times) == times:
+        if suspect and in_order(times, before_ms):
             suspect = False
         if not suspect and wanted is None:
             return None, 0, 0
@@ -268,13 +268,13 @@ class AggregateConsumer:
         late_at: set[int] = set()
         if suspect and window is not None:
             # Only what lies further behind than the grace can be late: the rest needs one comparison.
-            grace_ms = window.grace_ms
-            behind = [
-                (i, t, watermark_ms)
-                for i, (t, watermark_ms) in enumerate(zip(times, running, strict=True))
-                if t < watermark_ms - grace_ms
-            ]
-            late_at = {i for i, t, watermark_ms in behind if t < window.first_open_start(watermark_ms)}
+            grace_ms, of_ms, first_open = window.grace_ms, 0, window.first_open_start(0)
+            for i, (t, watermark_ms) in enumerate(zip(times, running, strict=True)):
+                if t < watermark_ms - grace_ms:
+                    if watermark_ms != of_ms:  # it moves on now and then
+                        of_ms, first_open = watermark_ms, window.first_open_start(watermark_ms)
+                    if t < first_open:
+                        late_at.add(i)
         indexes = range(len(times)) if wanted is None else [i for i, want in enumerate(wanted) if want]
         live = [i for i in indexes if i not in late_at] if late_at else list(indexes)
         late = len(indexes) - len(live)
@@ -303,34 +303,39 @@ class AggregateConsumer:
             row = windows[0][1] if isinstance(window, SessionWindow) else t
             return Late(t, behind_ms, offset, ((row, group),), None)
         state = values.fold_columns([0], [None if c is None else [c[index]] for c in columns.values])[0]
-        return Late(t, behind_ms, offset, tuple((start, group) for start, _ in windows), values.dump(state))
+        return Late(t, behind_ms, offset, ((windows[0][0], group),), values.dump(state))
 
     def _fold(self, part: TablePartition, columns: Columns) -> int:
         """Folds columns into the partition's changes, one stretch of events of one window at a time.
 
         Returns how many were late, where only the rows can tell that (`_live` tells otherwise).
         """
-        window, times = self.window, columns.times
+        window = self.window
         if window is None:
             self._fold_window(part, NO_WINDOW, columns.groups, columns.values)
             return 0
         assert isinstance(window, TumblingWindow)
+        self._fold_tumbling(part, window, columns)
+        return 0
+
+    def _fold_tumbling(self, part: TablePartition, window: TumblingWindow, columns: Columns) -> None:
+        """Folds columns whose rows are kept by windows side by side."""
+        times = columns.times
         first = window.start_of(min(times))
         if first == window.start_of(max(times)):
             self._fold_window(part, first, columns.groups, columns.values)
-            return 0
+            return
         starts = window.starts_of_column(times)
         runs = [(start, len(list(run))) for start, run in groupby(starts)]
         if len(runs) * RUN_EVENTS_MIN > len(times):
             self._fold_mixed(part, starts, columns)
-            return 0
+            return
         at = 0
         for start, length in runs:
             stretch = slice(at, at + length)
             values = [None if column is None else column[stretch] for column in columns.values]
             self._fold_window(part, start, columns.groups[stretch], values)
             at += length
-        return 0
 
     def _fold_mixed(self, part: TablePartition, starts: list[int], columns: Columns) -> None:
         """Disorder: groups by window and group at once."""
@@ -363,6 +368,13 @@ class AggregateConsumer:
     def merge_one(self, part: TablePartition, start: int, key: Hashable, delta: State) -> None:
         """Merges a fresh state into one row."""
         self._merge(part, start, {key: delta})
+
+    def apply_late(
+        self, part: TablePartition, time_ms: int, rows: Sequence[RowKey], state: Callable[[], State]
+    ) -> None:
+        """Folds a late event of this time into its rows; ``state`` makes a fresh one of it alone."""
+        for start, key in rows:
+            self.merge_one(part, start, key, state())
 
     def state_in_cut(self, part: TablePartition, start: int, key: Hashable) -> Any:
         """The state of a row that the cut changes, or `MISSING`."""
@@ -417,9 +429,14 @@ class AggregateConsumer:
                 return
             yield start, cut.get(start, {})
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Any]]:
-        """The rows that go with the cut of a partition, by the id of their window."""
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Any]]:
+        """The rows that go with the cut of a partition, by the id of their window. Asked once for each."""
         return {start: list(part.store.window(start)) for start in part.drops}
+
+
+def in_order(times: list[int], before_ms: int | None) -> bool:
+    """Is each event as late as all before it?"""
+    return (before_ms is None or times[0] >= before_ms) and sorted(times) == times
 
 
 def running_watermarks(times: list[int], before_ms: int | None) -> Iterator[int]:

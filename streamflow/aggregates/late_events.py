@@ -37,7 +37,7 @@ RowKey = tuple[int, Any]
 class LateEvent:
     """An event that came too late. ``behind_ms``: by how much its newest window had closed before it.
 
-    ``rows`` are the changelog keys of the rows that it belongs to (at least one); ``state`` is the dumped
+    ``rows`` are changelog keys of rows that it belongs to: the first at least; ``state`` is the dumped
     state of it alone, ``None`` where it can't be applied. ``offset`` is in the store's own source partition,
     or in ``partition``, where the event has moved with its row (see `engine.growth`).
     """

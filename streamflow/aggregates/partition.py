@@ -137,9 +137,10 @@ def aggregate_table(spec: AggregateSpec, changelog: str, partitions: int) -> Tab
     """The table of a declared aggregate's rows in their source partition.
 
     Partials are forgotten as soon as their window closes: from then on the owner of the row has them. Of
-    sliding windows the panes are kept.
+    sliding windows the panes are kept, and of hopping ones where rows stay.
     """
-    window: Any = spec.window.panes() if isinstance(spec.window, SlidingWindow) else spec.window
+    paned = spec.window if isinstance(spec.window, SlidingWindow) else spec.hopping_panes
+    window: Any = spec.window if paned is None else paned.panes()
     if window is not None and spec.is_shuffled:
         window = replace(window, retain_s=0)
     key_out, key_in = (group_key_value, group_key) if spec.grouped else (None, None)

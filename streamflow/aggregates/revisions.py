@@ -20,6 +20,7 @@ windows and sessions there are depends on the events themselves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from streamflow.aggregates.fold import AggregateConsumer
@@ -61,7 +62,8 @@ class Revisions:
             if event.state is None:
                 done["unsupported"] += 1
                 continue
-            rows = [self.late_events.row_of(text) for text in event.rows]
+            key = self.late_events.row_of(event.rows[0])[1]
+            rows = [(start, key) for start, _ in window.windows_of(event.time_ms)]
             rows = [r for r in rows if watermark_ms is None or not window.expired(r[0], watermark_ms)]
             if not rows:
                 done["expired"] += 1
@@ -72,8 +74,9 @@ class Revisions:
                 if dumped is not None:
                     state = values.merge(values.load(dumped), state)
                 self.late_events.correct((start, key), revisions + 1, values.dump(state))
-                if not spec.is_shuffled:
-                    self._consumer.merge_one(self._part, start, key, values.load(event.state))
+            if not spec.is_shuffled:
+                fresh = partial(values.load, event.state)
+                self._consumer.apply_late(self._part, event.time_ms, rows, fresh)
             self.late_events.applied(event)
             done["applied"] += 1
         if done["applied"]:

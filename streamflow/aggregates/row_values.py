@@ -7,6 +7,7 @@ from typing import Any
 
 from streamflow.aggregates import Aggregate, Count
 from streamflow.errors import ConfigurationError
+from streamflow.state.hopping_panes import SplitPane
 from streamflow.state.panes import Pane
 from streamflow.state.sessions import SessionRow
 from streamflow.windows.session import Part
@@ -151,6 +152,46 @@ class PaneValues(RowFunctions):
 
     def load(self, data: Sequence[Any]) -> dict[int | None, State]:
         return {after_ms: super(PaneValues, self).load(part) for after_ms, part in data}
+
+
+class HoppingValues(RowFunctions):
+    """What is kept of a hopping window's pane: its state, or a `state.hopping_panes.SplitPane`.
+
+    Dumped, a state is what its functions dump, unless that is an object: then it is ``{"whole": object}``;
+    a split pane is ``{"split": [[start or null, state], ...]}``.
+    """
+
+    def copy(self, state: Any) -> State:
+        if type(state) is SplitPane:
+            return SplitPane({first: super(HoppingValues, self).copy(part) for first, part in state.items()})
+        return super().copy(state)
+
+    def merge(self, state: Any, delta: Any) -> State:
+        if type(delta) is not SplitPane:
+            if type(state) is not SplitPane:
+                return super().merge(state, delta)
+            delta = {None: delta}
+        parts = state if type(state) is SplitPane else SplitPane({None: state})
+        for first, part in delta.items():
+            if first in parts:
+                parts[first] = super().merge(parts[first], part)
+            else:
+                parts[first] = super().copy(part)
+        return parts
+
+    def dump(self, state: Any) -> Any:
+        if type(state) is SplitPane:
+            parts = [[first, super(HoppingValues, self).dump(part)] for first, part in state.items()]
+            return {"split": parts}
+        data = super().dump(state)
+        return {"whole": data} if type(data) is dict else data
+
+    def load(self, data: Any) -> State:
+        if type(data) is not dict:
+            return super().load(data)
+        if "split" in data:
+            return SplitPane({first: super(HoppingValues, self).load(part) for first, part in data["split"]})
+        return super().load(data["whole"])
 
 
 class SessionValues(RowFunctions):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamflow.aggregates.functions.base import Field
-from streamflow.aggregates.row_values import PaneValues, RowFunctions, SessionValues
+from streamflow.aggregates.row_values import HoppingValues, PaneValues, RowFunctions, SessionValues
 from streamflow.aggregates.where import condition
 from streamflow.codecs.times import TimeField
 from streamflow.errors import ConfigurationError
 from streamflow.state.beginning import Start
 from streamflow.state.event_context import SendTime
-from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, Window
 from streamflow.windows.session import first_start
 
 
@@ -77,7 +77,18 @@ class AggregateSpec:
         """What is kept of rows: mostly their states, else what sliding windows and sessions are made of."""
         if isinstance(self.window, SlidingWindow):
             return PaneValues(self.values.declared)
+        if self.hopping_panes is not None:
+            return HoppingValues(self.values.declared)
         return SessionValues(self.values.declared) if isinstance(self.window, SessionWindow) else self.values
+
+    @property
+    def hopping_panes(self) -> HoppingWindow | None:
+        """The window, where hopping windows are kept as panes (see `state.hopping_panes`).
+
+        Where rows move on, their owner is given whole rows.
+        """
+        window = self.window
+        return window if isinstance(window, HoppingWindow) and not self.is_shuffled else None
 
     def shown(self, start: int, stored: Any) -> tuple[int, int, Any]:
         """(start, end, state) of the window that is kept by the id ``start``."""
@@ -90,7 +101,9 @@ class AggregateSpec:
         """JSON description, to tell a changed declaration over old state."""
         by = "key" if isinstance(self.by, Key) else _named(self.by)
         window = self.window.describe() if self.window is not None else None
+        panes = self.hopping_panes
         return {
+            **({} if panes is None else {"pane_ms": panes.pane_ms}),  # once a row was kept for each window
             "topic": self.topic,
             "by": by,
             "window": window,

@@ -7,12 +7,14 @@ windows that are closed in part, and are looked at one by one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-from streamflow.aggregates.fold import AggregateConsumer, Columns, running_watermarks
+from streamflow.aggregates.fold import AggregateConsumer, Columns, in_order, running_watermarks
+from streamflow.aggregates.late_events import LateEventStore, RowKey
 from streamflow.aggregates.row_values import State
 from streamflow.aggregates.spec import AggregateSpec
+from streamflow.state.hopping_panes import HoppingRows, SplitPane, cut_rows, windows_gone
 from streamflow.state.panes import PaneIndex, SlidingRows, first_end_of, rows_gone, sliding_rows
 from streamflow.state.partition import TablePartition
 from streamflow.state.sessions import SessionIndex, SessionRow, touched
@@ -25,7 +27,8 @@ def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
     """The consumer of a declared aggregate, by the kind of its window."""
     window = spec.window
     if isinstance(window, HoppingWindow):
-        return HoppingConsumer(spec, window)
+        kept = HoppingConsumer if spec.hopping_panes is None else HoppingPanesConsumer
+        return kept(spec, window)
     if isinstance(window, SlidingWindow):
         return SlidingConsumer(spec, window)
     if isinstance(window, SessionWindow):
@@ -35,7 +38,7 @@ def make_consumer(spec: AggregateSpec) -> AggregateConsumer:
 
 
 class HoppingConsumer(AggregateConsumer):
-    """Folds each pane once, and merges it into every window that holds it."""
+    """Folds each pane once, and merges it into every window that holds it: for rows that move on."""
 
     def __init__(self, spec: AggregateSpec, window: HoppingWindow) -> None:
         super().__init__(spec, window)
@@ -46,13 +49,11 @@ class HoppingConsumer(AggregateConsumer):
     ) -> tuple[list[int] | None, int, int]:
         window, times = self._hopping, columns.times
         assert after_ms is not None
-        if window.oldest_start_of(min(times)) < window.first_open_start(after_ms):
+        if window.oldest_start_of(min(times)) < window.first_open_start(after_ms) and not in_order(
+            times, before_ms
+        ):
             # By its windows an event is as much behind as by its time: within the grace all of them are open.
-            grace_ms = window.grace_ms
-            closed_at = [
-                window.first_open_start(watermark_ms) if t < watermark_ms - grace_ms else None
-                for t, watermark_ms in zip(times, running_watermarks(times, before_ms), strict=True)
-            ]
+            closed_at = first_open_starts(window, times, before_ms)
             if any(first is not None for first in closed_at):
                 columns.note_closed(closed_at)
         return super()._live(columns, before_ms, after_ms)
@@ -62,8 +63,14 @@ class HoppingConsumer(AggregateConsumer):
         if closed_at is None:
             self._fold_panes(part, columns)
             return 0
-        in_time = [index for index, first in enumerate(closed_at) if first is None]
-        behind = [index for index, first in enumerate(closed_at) if first is not None]
+        size, step, offset = self._hopping.size_ms, self._hopping.step_ms, self._hopping.offset_ms
+        # HOT PATH: `oldest_start_of`, without a call for each.
+        behind = [
+            index
+            for index, (first, t) in enumerate(zip(closed_at, columns.times, strict=True))
+            if first is not None and first > t - size - (t - size - offset) % step + step
+        ]
+        in_time = sorted({*range(len(columns.times))} - {*behind})
         if in_time:
             self._fold_panes(part, columns.select(in_time))
         if behind:
@@ -104,13 +111,103 @@ class HoppingConsumer(AggregateConsumer):
             self._merge(part, start, {group: delta})
 
 
+def first_open_starts(window: HoppingWindow, times: list[int], before_ms: int | None) -> list[int | None]:
+    """For each event that came later than the grace, the first window that was open then."""
+    grace_ms = window.grace_ms
+    of_ms, first = 0, window.first_open_start(0)
+    found: list[int | None] = []
+    for t, watermark_ms in zip(times, running_watermarks(times, before_ms), strict=True):
+        if t >= watermark_ms - grace_ms:
+            found.append(None)
+            continue
+        if watermark_ms != of_ms:  # it moves on now and then
+            of_ms, first = watermark_ms, window.first_open_start(watermark_ms)
+        found.append(first)
+    return found
+
+
+class HoppingPanesConsumer(HoppingConsumer):
+    """Folds panes, which are what is kept; see `state.hopping_panes`."""
+
+    def __init__(self, spec: AggregateSpec, window: HoppingWindow) -> None:
+        super().__init__(spec, window)
+        self._pane_window = window.panes()
+        self._expired_to_ms: dict[int, int | None] = {}  # partition -> up to where windows have expired
+
+    def hold(self, part: TablePartition, late_store: LateEventStore | None) -> None:
+        super().hold(part, late_store)
+        self._expired_to_ms[part.partition] = part.expired_to_ms
+
+    def drop(self) -> None:
+        super().drop()
+        self._expired_to_ms.clear()
+
+    def _fold_panes(self, part: TablePartition, columns: Columns) -> None:
+        self._fold_tumbling(part, self._pane_window, columns)
+
+    def _fold_behind(self, part: TablePartition, columns: Columns) -> None:
+        """Some windows of each event may be closed: it counts in those that are open."""
+        first_open = columns.closed_at
+        assert first_open is not None
+        panes = self._pane_window.starts_of_column(columns.times)
+        keys = list(zip(panes, columns.groups, first_open, strict=True))
+        deltas: dict[int, dict[Any, SplitPane]] = {}
+        for (pane, group, first), state in self.spec.values.fold_columns(keys, columns.values).items():
+            of = deltas.setdefault(pane, {}).setdefault(group, SplitPane())
+            of[first] = state
+        for pane, groups in deltas.items():
+            self._merge(part, pane, groups)
+
+    def apply_late(
+        self, part: TablePartition, time_ms: int, rows: Sequence[RowKey], state: Callable[[], State]
+    ) -> None:
+        # Windows before the first of the rows have expired, and may still be told of by the next cut.
+        (first, key), window = rows[0], self._hopping
+        fresh = state()
+        if first > window.oldest_start_of(time_ms):
+            fresh = SplitPane({first: fresh})
+        self._merge(part, window.pane_of(time_ms), {key: fresh})
+
+    def state_in_cut(self, part: TablePartition, start: int, key: Hashable) -> Any:
+        states = cut_rows(self._hopping, part).states(start, key)
+        return self.spec.values.merge_all(states) if states else MISSING
+
+    def rows(self, part: TablePartition) -> HoppingRows:
+        """The windows that the checkpointed panes of a partition make."""
+        return HoppingRows(self._hopping, part.store)
+
+    def closing(
+        self, part: TablePartition, before_ms: int | None, watermark_ms: int
+    ) -> Iterator[tuple[int, dict[Any, Any]]]:
+        rows = cut_rows(self._hopping, part)
+        for start, states in rows.merged(self._ends(rows, before_ms, watermark_ms), self.spec.values):
+            if states:
+                yield start, states
+
+    def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
+        rows = cut_rows(self._hopping, part)
+        return rows.with_rows(self._ends(rows, before_ms, watermark_ms))
+
+    def _ends(self, rows: HoppingRows, before_ms: int | None, watermark_ms: int) -> list[int]:
+        window = self._hopping
+        first = None if before_ms is None else window.first_open_start(before_ms)
+        return rows.starts_between(first, window.first_open_start(watermark_ms))
+
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Hashable]]:
+        before_ms, to_ms = self._expired_to_ms.get(part.partition), part.expired_to_ms
+        if to_ms is None or to_ms == before_ms:
+            return {}
+        self._expired_to_ms[part.partition] = to_ms
+        return windows_gone(self._hopping, part, before_ms)
+
+
 class _LatenessConsumer(AggregateConsumer):
     """What sliding windows and sessions share: of events that came later than the grace it is noted."""
 
     def _mark_behind(self, columns: Columns, before_ms: int | None, after_ms: int | None) -> None:
         assert after_ms is not None
         grace_ms = self.spec.window.grace_ms if self.spec.window is not None else 0
-        if min(columns.times) < after_ms - grace_ms:
+        if min(columns.times) < after_ms - grace_ms and not in_order(columns.times, before_ms):
             behind = [
                 watermark_ms - grace_ms if t < watermark_ms - grace_ms else None
                 for t, watermark_ms in zip(
@@ -191,7 +288,7 @@ class SlidingConsumer(_LatenessConsumer):
     def closing_starts(self, part: TablePartition, before_ms: int | None, watermark_ms: int) -> list[int]:
         return [start for start, _ in self.rows(part).closing(before_ms, watermark_ms)]
 
-    def expiring(self, part: TablePartition) -> dict[int, list[Hashable]]:
+    def expiring(self, part: TablePartition) -> Mapping[int, list[Hashable]]:
         return {} if self.spec.is_shuffled else rows_gone(self._sliding, part)
 
 

@@ -14,7 +14,7 @@ from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.progress_board import ProgressBoard, Silence
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress
-from streamflow.windows import SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SlidingWindow, Window
 
 LOOK_MS_MAX = 1_000.0
 
@@ -70,6 +70,10 @@ def _ends_something(part: TablePartition, window: Window, before_ms: int, time_m
             for behind_ms in (window.grace_ms, window.grace_ms + window.size_ms)
         ]
     kept = part.spec.window or window
+    if isinstance(window, HoppingWindow) and not isinstance(kept, HoppingWindow):
+        # Their rows are panes: a window has rows where any pane that it holds has.
+        bounds = [*ids, (window.first_kept_start(before_ms), window.first_kept_start(time_ms))]
+        ids = [(low, high - window.step_ms + window.size_ms) for low, high in bounds if low < high]
     ids.append((kept.first_kept_start(before_ms), kept.first_kept_start(time_ms)))
     return any(bisect_left(starts, low) < bisect_left(starts, high) for low, high in ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import orjson
@@ -13,18 +13,19 @@ from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import SlidingFinalStage
 from streamflow.aggregates.shuffle.session_stage import SessionFinalStage
 from streamflow.aggregates.spec import AggregateSpec, Key
-from streamflow.aggregates.windowed_fold import SlidingConsumer
+from streamflow.aggregates.windowed_fold import HoppingPanesConsumer, SlidingConsumer
 from streamflow.codecs import GroupKey, group_key, group_key_bytes, group_key_value
 from streamflow.engine.engine import Engine
 from streamflow.errors import DecodeError
 from streamflow.partitioner import fnv1a
 from streamflow.query.reader import TableReaderBase, plain
 from streamflow.query.rows import LateRow, LateSeen, Row
-from streamflow.query.sliding_rows import PanedReader, SlidingReaderBase
+from streamflow.query.sliding_rows import PanedReader, RowsOfPanesBase, SlidingReaderBase
 from streamflow.state.changelog import json_key
+from streamflow.state.hopping_panes import COUNTED_MAX, HoppingRows, starts_made_of
 from streamflow.state.panes import SlidingRows
 from streamflow.state.stores.base import MISSING, Store
-from streamflow.windows import SessionWindow, SlidingWindow
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow
 
 
 class AggregateReader(TableReaderBase):
@@ -183,6 +184,74 @@ class SlidingReader(SlidingReaderBase, KeyedReader):
     def _value_of(self, states: list[Any]) -> Any:
         values = self.aggregate.spec.values
         return values.result(values.merge_all(states))
+
+
+class HoppingReader(RowsOfPanesBase, KeyedReader):
+    """A declared table over hopping windows that is grouped by the message's key; its rows are panes."""
+
+    kept_as_panes = True
+    aggregate: HoppingPanesConsumer
+
+    @property
+    def _hopping(self) -> HoppingWindow:
+        assert isinstance(self.window, HoppingWindow)
+        return self.window
+
+    def _sliding(self, partition: int) -> HoppingRows:
+        return HoppingRows(self._hopping, self._store(partition))
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self.aggregate.parts[partition].expired_to_ms
+
+    def _value_of(self, states: list[Any]) -> Any:
+        values = self.aggregate.spec.values
+        return values.result(values.merge_all(states))
+
+    @property
+    def counts_windows(self) -> bool:
+        return True
+
+    def _is_kept(self, partition: int, start: int) -> bool:
+        # The id of a pane need not be that of a window.
+        return start == self._hopping.start_of(start) and super()._is_kept(partition, start)
+
+    def keys(self, partition: int, start: int) -> Iterable[Any]:
+        return self._sliding(partition).groups_at(start) if self._is_kept(partition, start) else ()
+
+    def values(
+        self, partition: int, rows: Mapping[int, Iterable[Any]]
+    ) -> Iterator[tuple[int, Hashable, Any]]:
+        # Windows overlap: together they are made in much less time than one by one.
+        functions = self.aggregate.spec.values
+        made = dict(self._sliding(partition).merged(sorted(rows), functions, rows))
+        for start, keys in rows.items():
+            kept = self._is_kept(partition, start)
+            for key in keys:
+                state = made[start].get(key, MISSING) if kept else MISSING
+                yield start, key, MISSING if state is MISSING else functions.result(state)
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self._store(partition).window(kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return starts_made_of(self._hopping, kept)
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return start <= kept < self._hopping.end_of(start)
+
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self._store(partition).next_start(kept)
+
+    def _count(self, partition: int) -> int:
+        store = self._store(partition)
+        return self._sliding(partition).count(self._first_kept(partition), store.starts(), len(store))
+
+    def rows_in(self, partition: int) -> int | None:
+        return None if len(self._store(partition)) > COUNTED_MAX else self._count(partition)
+
+    def row_count(self) -> int:
+        """Of many rows about how many there are."""
+        return sum(map(self._count, self.owned))
 
 
 class FinalStageReader(AggregateReader):

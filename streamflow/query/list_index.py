@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -62,6 +63,27 @@ class IndexedRows(Protocol):
         ...
 
     def shown(self, key: Hashable) -> Any: ...
+
+    @property
+    def kept_as_panes(self) -> bool:
+        """Are these ids those of panes?"""
+        ...
+
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        """The next id that rows are kept by: that of a window, or of a pane that windows are made of."""
+        ...
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        """The keys of what is kept by an id of `next_kept`."""
+        ...
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        """The ids of the windows that a key may have by what it has kept, in order."""
+        ...
+
+    def is_part(self, kept: int, start: int) -> bool:
+        """May what is kept by this id make a row of this window?"""
+        ...
 
 
 class RowsIndex(ABC):
@@ -195,7 +217,7 @@ class WindowKeys(RowsIndex):
         self.order = await sorted_in_slices(entries, slices)
 
     def _change(self, start: int, came: Collection[Any], gone: Collection[Any]) -> None:
-        if start != self.start:
+        if not self.rows.is_part(start, self.start):
             return
         for key in came:
             self._add(self.order, self._there, key)
@@ -204,7 +226,7 @@ class WindowKeys(RowsIndex):
 
 
 class KeyIds(RowsIndex):
-    """All keys in order, and the ids of each one's windows. Sliding windows are asked for theirs."""
+    """All keys in order, and by which ids each has rows. Sliding windows are asked for theirs."""
 
     def __init__(self, rows: IndexedRows, partition: int) -> None:
         super().__init__(rows, partition)
@@ -216,7 +238,7 @@ class KeyIds(RowsIndex):
     def ids(self, key: Hashable) -> list[int]:
         if self._is_sliding:
             return self.rows.starts_of(self.partition, key)
-        return list(self._ids.of(key).get(key, ()))
+        return self.rows.ids_made_of(list(self._ids.of(key).get(key, ())))
 
     async def _make(self, slices: Slices) -> None:
         keys: list[Hashable] = []
@@ -224,9 +246,9 @@ class KeyIds(RowsIndex):
             async for some in self._walk(lambda: self.rows.groups(self.partition), slices):
                 keys += some
             keys = list(dict.fromkeys(keys)) if self._gone else keys
-        start = None if self._is_sliding else self.rows.next_start(self.partition, None)
+        start = None if self._is_sliding else self.rows.next_kept(self.partition, None)
         while start is not None:
-            async for some in self._window(start, slices):
+            async for some in self._walk(partial(self.rows.kept_keys, self.partition, start), slices):
                 for key in some:
                     ids = self._ids.of(key).get(key)
                     if ids is None:
@@ -234,7 +256,7 @@ class KeyIds(RowsIndex):
                         keys.append(key)
                     elif ids[-1] != start:
                         ids.append(start)
-            start = self.rows.next_start(self.partition, start)
+            start = self.rows.next_kept(self.partition, start)
         for at in range(0, len(keys), BLOCK):
             for key in keys[at : at + BLOCK]:
                 self._there.of(key)[key] = None

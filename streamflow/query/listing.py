@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Hashable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Protocol
 
 from streamflow.query.key_order import is_hashable, key_order, key_text
@@ -150,7 +151,7 @@ class Listing:
     async def _keys_of(self, start: int) -> SortedChunks:
         keys = self._reader.keys(self._partition, start)
         if not isinstance(keys, Collection):
-            keys = list(keys)
+            keys = list(islice(keys, SMALL + 1))
         if len(keys) > SMALL and isinstance(self._reader.window, SlidingWindow):
             # What is committed names panes, not windows: so it is made for this list alone.
             made = WindowKeys(self._reader, self._partition, start)

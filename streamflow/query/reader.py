@@ -40,6 +40,8 @@ class TableReaderBase(ABC):
     """
 
     kind: Literal["agent", "aggregate"]
+    kept_as_panes = False
+    """True: `next_kept` tells of panes."""
     keyed = True
 
     def __init__(
@@ -195,6 +197,14 @@ class TableReaderBase(ABC):
         """The rows that are shown otherwise since these kept ones changed, by id and kept key."""
         return rows
 
+    def values(
+        self, partition: int, rows: Mapping[int, Iterable[Any]]
+    ) -> Iterator[tuple[int, Hashable, Any]]:
+        """Id, kept key and `value` of each of these rows, in their order."""
+        for start, keys in rows.items():
+            for key in keys:
+                yield start, key, self.value(partition, start, key)
+
     def row(self, partition: int, start: int, key: Hashable, value: object, begins: int | None = None) -> Row:
         """The row of a kept key; ``begins`` where only the caller knows still."""
         if self.window is None:
@@ -304,6 +314,18 @@ class TableReaderBase(ABC):
     def groups(self, partition: int) -> Iterable[Any]:
         """All kept keys, of tables over sliding windows."""
         raise NotImplementedError
+
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self.next_start(partition, kept)
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self.keys(partition, kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return kept
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return kept == start
 
     def kept_bounds(self, partition: int, state: str) -> tuple[int, int]:
         """Ids of windows in this state lie at or behind the first, and before the second."""

@@ -1,10 +1,10 @@
-"""Rows of sliding windows, which are not kept: each is made of the panes that are."""
+"""Rows of sliding and of hopping windows, which are not kept: each is made of the panes that are."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from streamflow.query.counting import SlidingCount
 from streamflow.query.reader import TableReaderBase
@@ -16,6 +16,26 @@ from streamflow.state.stores.base import MISSING, Rows
 
 FEW_PANES = 500
 """The windows of so many are counted whenever somebody asks."""
+
+
+class RowsOfPanes(Protocol):
+    """What a reader asks of the windows that panes make; see `state.panes.SlidingRows`."""
+
+    def starts(self, first: int | None = None) -> list[int]: ...
+
+    def starts_of(self, key: Hashable, /) -> list[int]: ...
+
+    def is_there(self, start: int, key: Hashable, /) -> bool: ...
+
+    def next_start(self, start: int | None, *, descending: bool = False) -> int | None: ...
+
+    def all_groups(self) -> Iterable[Any]: ...
+
+    def groups_at(self, start: int) -> Iterable[Any]: ...
+
+    def states(self, start: int, key: Hashable, /) -> list[Any]: ...
+
+    def touched_by(self, time_ms: int, key: Hashable, /) -> list[int]: ...
 
 
 class PanedReader(TableReaderBase):
@@ -66,11 +86,11 @@ class PanedReader(TableReaderBase):
         return await super().counted(partition, query)
 
 
-class SlidingReaderBase(PanedReader):
+class RowsOfPanesBase(TableReaderBase):
     """Rows that are made of panes."""
 
     @abstractmethod
-    def _sliding(self, partition: int) -> SlidingRows[Hashable]: ...
+    def _sliding(self, partition: int) -> RowsOfPanes: ...
 
     @abstractmethod
     def _expired_to_ms(self, partition: int) -> int | None: ...
@@ -129,6 +149,13 @@ class SlidingReaderBase(PanedReader):
                 for start in sliding.touched_by(time_ms, key):
                     found.setdefault(start, {})[key] = None
         return found
+
+
+class SlidingReaderBase(PanedReader, RowsOfPanesBase):
+    """Rows of sliding windows."""
+
+    @abstractmethod
+    def _sliding(self, partition: int) -> SlidingRows[Hashable]: ...
 
     def count_windows(self, partition: int) -> int:
         return self._sliding(partition).count(self._first_kept(partition))

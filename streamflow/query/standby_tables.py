@@ -15,7 +15,7 @@ from streamflow.engine.assignment import table_consumer
 from streamflow.engine.engine import Engine
 from streamflow.errors import TransportError
 from streamflow.query.agent_tables import AgentReader
-from streamflow.query.aggregate_tables import FinalStageReader, KeyedReader, SlidingStageReader
+from streamflow.query.aggregate_tables import FinalStageReader, HoppingReader, KeyedReader, SlidingStageReader
 from streamflow.query.list_index import ListIndex
 from streamflow.query.reader import TableReaderBase
 from streamflow.query.rows import TableStatus
@@ -166,6 +166,16 @@ class StandbyKeyedReader(StandbyRows, KeyedReader):
         return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
 
 
+class StandbyHoppingReader(StandbyRows, HoppingReader):
+    """Of one over hopping windows, whose rows are made of panes."""
+
+    def served(self) -> frozenset[int]:
+        return frozenset(self.aggregate.parts) if self.engine.live else frozenset()
+
+    def _expired_to_ms(self, partition: int) -> int | None:
+        return self.closed_to(partition)
+
+
 class _Stages(StandbyBase, FinalStageReader):
     def stages(self) -> dict[int, FinalStage]:
         return {p: stage for p, (stage, _) in self.engine.rebalance.kept_stages(self.name).items()}
@@ -199,7 +209,13 @@ class StandbySlidingStageReader(_Stages, SlidingStageReader):
     """The same over sliding windows."""
 
 
-Standby = StandbyAgentReader | StandbyKeyedReader | StandbyStageReader | StandbySlidingStageReader
+Standby = (
+    StandbyAgentReader
+    | StandbyKeyedReader
+    | StandbyHoppingReader
+    | StandbyStageReader
+    | StandbySlidingStageReader
+)
 
 
 def make_standby(engine: Engine, name: str) -> Standby | None:
@@ -216,4 +232,6 @@ def make_standby(engine: Engine, name: str) -> Standby | None:
         return (
             StandbySlidingStageReader(engine, aggregate) if sliding else StandbyStageReader(engine, aggregate)
         )
+    if aggregate.spec.hopping_panes is not None:
+        return StandbyHoppingReader(engine, aggregate)
     return None if sliding else StandbyKeyedReader(engine, aggregate)

@@ -161,8 +161,8 @@ async def _entries(
 ) -> list[Entry]:
     assert query.limit is not None
     count, first_page = query.limit + 1, replace(query, after=None)
-    # What is committed names the panes of sliding windows: so theirs is not kept.
-    if first_page.is_plain and not isinstance(reader.window, SlidingWindow):
+    # What is committed names the panes of sliding and of many hopping windows: so theirs is not kept.
+    if first_page.is_plain and not (reader.kept_as_panes or isinstance(reader.window, SlidingWindow)):
         which, most = (query.by, query.descending), max(KEPT_ROWS, 2 * count)
         for _ in range(2):
             top = await reader.lists.kept(which, TopRows(reader, partition, first_page, None, most), slices)

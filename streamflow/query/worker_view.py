@@ -282,18 +282,18 @@ class WorkerView:
             for start, key, began in change.moved:
                 made.append(RowChange("delete", reader.row(partition, start, key, None, began)))
             rows = reader.changed(partition, change.rows)
-            for start in {**rows, **dict.fromkeys(change.closed)}:
-                if start in change.expired:
-                    continue
-                # A window that closes changes the state of all its rows.
-                whole = start in change.closed
-                keys_of = reader.keys(partition, start) if whole else ()
-                for key in {**rows.get(start, {}), **dict.fromkeys(keys_of)}:
-                    value = reader.value(partition, start, key)
-                    if value is not MISSING:
-                        upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
-                    elif rows.get(start, {}).get(key) is DELETED and not sessions:
-                        gone("delete", start, key)
+            # A window that closes changes the state of all its rows.
+            closed = {start: dict.fromkeys(reader.keys(partition, start)) for start in change.closed}
+            changed = {
+                start: {**rows.get(start, {}), **closed.get(start, {})}
+                for start in {**rows, **closed}
+                if start not in change.expired
+            }
+            for start, key, value in reader.values(partition, changed):
+                if value is not MISSING:
+                    upserts.append(RowChange("upsert", reader.row(partition, start, key, value)))
+                elif rows.get(start, {}).get(key) is DELETED and not sessions:
+                    gone("delete", start, key)
             return made + upserts
 
         return self._told(reader, partition, make)
@@ -385,7 +385,8 @@ def keep_lists(reader: TableReaderBase, change: CommittedChanges) -> None:
     for start, rows in change.rows.items():
         gone = [key for key, value in rows.items() if value is DELETED]
         lists.change(change.partition, start, rows.keys() - set(gone) if gone else rows.keys(), gone)
-    for start, keys in change.expired.items():
+    # Of hopping windows panes are kept, and so are dropped.
+    for start, keys in (change.dropped if reader.kept_as_panes else change.expired).items():
         lists.change(change.partition, start, (), keys)
 
 

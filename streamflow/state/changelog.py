@@ -24,6 +24,8 @@ from streamflow.windows import SessionWindow, Window
 
 _FAUST_END_MS = 100
 _BOUNDS_MAX = 10_000  # remembered ends of record keys: one for each window
+ROWS_OF_A_WINDOW = 16
+"""Windows of fewer rows, on average, are written together."""
 _json = msgspec.json.Decoder()
 _BRACKET = ord("[")
 _STR_ONLY = frozenset({str})
@@ -111,28 +113,53 @@ class RowCodec:
 
     def encode_keys(self, start: int, keys: list[Any]) -> list[bytes]:
         """The record keys of rows of one window."""
-        dumps = json_bytes
         if self._key_out is not None:
             keys = [self._key_out(key) for key in keys]
-        tail = b""
-        if self._windowed:
-            bounds = [start / 1_000]
-            if not self._by_end:
-                bounds.append((start + self._size_ms - _FAUST_END_MS) / 1_000)
-            tail = b"," + dumps(bounds) + b"]"
+        tail = self._tail(start) if self._windowed else b""
         lines = _lines(keys)
         if lines is None:
-            raw = [dumps(key, _key_default) for key in keys]
+            raw = [json_bytes(key, _key_default) for key in keys]
             return [b"[" + key + tail for key in raw] if tail else raw
         # HOT PATH. JSON within a line holds no end of line.
         return (b"[" + lines.replace(b"\n", tail + b"\n[") + tail if tail else lines).split(b"\n")
 
+    def _tail(self, start: int) -> bytes:
+        """What stands behind the key of each row of a window."""
+        bounds = [start / 1_000]
+        if not self._by_end:
+            bounds.append((start + self._size_ms - _FAUST_END_MS) / 1_000)
+        return b"," + json_bytes(bounds) + b"]"
+
+    def encode_rows(self, rows: Rows) -> tuple[list[bytes], list[bytes | None]]:
+        """The record keys and values of rows, window after window in their order."""
+        total = sum(map(len, rows.values()))
+        keys: list[bytes] = []
+        if not self._windowed or total >= ROWS_OF_A_WINDOW * len(rows):
+            for start, of in rows.items():
+                keys += self.encode_keys(start, list(of))
+        else:
+            # HOT PATH. Windows of hardly any rows: their keys together, and not a call for each window.
+            every = [key for of in rows.values() for key in of]
+            if self._key_out is not None:
+                every = list(map(self._key_out, every))
+            lines = _lines(every)
+            raw = [json_bytes(key, _key_default) for key in every] if lines is None else lines.split(b"\n")
+            left = iter(raw)
+            for start, of in rows.items():
+                tail = self._tail(start)
+                keys += [b"[" + next(left) + tail for _ in of]
+        return keys, list(self.encode_values([value for of in rows.values() for value in of.values()]))
+
     def encode_values(self, values: list[Any]) -> Sequence[bytes | None]:
         """`encode_value` of each; ``None`` for `DELETED`."""
-        lines = _lines(values) if self._value_out is None else None
+        # HOT PATH: counts are ints also where they are mapped first.
+        if self._value_out is not None:
+            out = self._value_out
+            values = [value if value is DELETED else out(value) for value in values]
+        lines = _lines(values)
         if lines is not None:
             return lines.split(b"\n")
-        return [None if value is DELETED else self.encode_value(value) for value in values]
+        return [None if value is DELETED else json_bytes(value, _value_default) for value in values]
 
     def key_bytes(self, key: Hashable) -> bytes:
         """A row's key alone, as a store on a disk has it."""

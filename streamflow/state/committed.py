@@ -22,6 +22,8 @@ class CommittedChanges:
     rows: Rows = field(default_factory=dict)
     expired: Mapping[int, list[Any]] = field(default_factory=dict)  # window's id -> keys
     closed: list[int] = field(default_factory=list)
+    # Kept rows that are dropped: those that expire, where what is shown is what is kept.
+    dropped: Mapping[int, list[Any]] = field(default_factory=dict)
     # Of sessions, whose id does not tell: (id, key) -> where those began that expired; and (id, key, start)
     # of those that have become, or become part of, one with other bounds.
     starts: dict[tuple[int, Any], int] = field(default_factory=dict)
@@ -48,9 +50,8 @@ def apply_cut(
         return CommittedChanges(part.spec.name, part.partition, expired=expired or {}, closed=list(closed))
     dropped = {start: list(part.store.window(start)) for start in part.drops}
     rows = {start: rows for start, rows in part.cut.items() if start not in dropped}
-    changes = CommittedChanges(
-        part.spec.name, part.partition, rows, dropped if expired is None else expired, list(closed)
-    )
+    gone = dropped if expired is None else expired
+    changes = CommittedChanges(part.spec.name, part.partition, rows, gone, list(closed), dropped)
     if isinstance(part.spec.window, SessionWindow):
         _note_sessions(changes, part, dropped)
     part.fold_cut(written.get((part.spec.changelog, part.partition)))

@@ -290,6 +290,7 @@ class TablePartition:
         # A session that has grown has a greater id: it stands before the tombstones of what it was.
         starts = sorted(self.cut, reverse=True) if self.index is not None else list(self.cut)
         gone = set(self.drops)
+        kept: Rows = {}
         for start in starts:
             if start in gone:
                 continue
@@ -301,15 +302,12 @@ class TablePartition:
                     for k, v in rows.items()
                     if v is not DELETED or self.store.get(start, k) is not MISSING
                 }
+            if rows:
+                kept[start] = rows
+        if kept:
+            keys, values = spec.codec.encode_rows(kept)
             # HOT PATH: what `Record(...)` does, without a call for each.
-            columns = zip(
-                repeat(topic),
-                repeat(partition),
-                spec.codec.encode_keys(start, list(rows)),
-                spec.codec.encode_values(list(rows.values())),
-                repeat(()),
-                repeat(None),
-            )
+            columns = zip(repeat(topic), repeat(partition), keys, values, repeat(()), repeat(None))
             records.rows.extend(map(tuple.__new__, repeat(Record), columns))
         self.wrote = len(records.rows) > before
         for start in self.drops:

@@ -26,7 +26,7 @@ from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.final_windows import make_stage
 from streamflow.aggregates.shuffle.partial import NO_POSITION, PartialSender
 from streamflow.aggregates.spec import AggregateSpec, Key
-from streamflow.aggregates.windowed_fold import SlidingConsumer
+from streamflow.aggregates.windowed_fold import HoppingPanesConsumer, SlidingConsumer
 from streamflow.clock import Clock, rfc3339
 from streamflow.codecs import group_key_value
 from streamflow.codecs.chunk import Chunk
@@ -47,8 +47,9 @@ from streamflow.state.restore import fill
 from streamflow.state.stores.base import DELETED
 from streamflow.state.stores.memory import MemoryStore
 from streamflow.transports.base import Assignment, Batch, KnowsTopicIds, Record, TopicPartition, Transport
+from streamflow.verify.pane_rows import rows_of_panes
 from streamflow.verify.report import Difference, PartitionCount, Report, VerifyError
-from streamflow.windows import SessionWindow, SlidingWindow
+from streamflow.windows import SessionWindow
 
 READ_WAIT_MS = 50
 QUIET_TRIES_MAX = 400
@@ -69,6 +70,8 @@ class Image:
     parts: dict[int, TablePartition] = field(default_factory=dict)
     stages: dict[int, FinalStage] = field(default_factory=dict)
     late_stores: dict[int, LateEventStore] = field(default_factory=dict)
+    # Of windows that are made of panes: partition -> row -> the state of all that was applied to it.
+    applied: dict[int, dict[RowId, Any]] = field(default_factory=dict)
 
 
 class NoDeadLetters(DeadLetterQueue):
@@ -425,12 +428,16 @@ class Verifier:
         """The recounted rows, with what was applied to them later."""
         if not self.spec.is_shuffled:
             image = Image(parts=self._aggregate.parts)
-            if isinstance(self.spec.window, SlidingWindow):
+            if isinstance(self._aggregate, SlidingConsumer):
                 return image  # to these nothing late is applied: their corrections add nothing
             for partition, late_store in actual.late_stores.items():
                 for row, (_, dumped, *_) in _corrections(late_store):
+                    applied = self.spec.values.load(dumped)
+                    if self.spec.hopping_panes is not None:
+                        image.applied.setdefault(partition, {})[row] = applied
+                        continue
                     part = self._aggregate.parts[partition]
-                    self._aggregate.merge_one(part, *row, self.spec.values.load(dumped))
+                    self._aggregate.merge_one(part, *row, applied)
                     part.begin_cut(None)
                     part.fold_cut(None)
             return image
@@ -471,16 +478,13 @@ class Verifier:
             stage = image.stages[partition]
             for start, group in stage.rows():
                 yield (start, group), self._shown(start, stage.state(start, group))
-        elif isinstance(spec.window, SlidingWindow):
-            assert isinstance(self._aggregate, SlidingConsumer)
-            part = image.parts[partition]
-            part.forget_index()
-            rows, to_ms = self._aggregate.rows(part, durable=True), self._durable(partition).watermark_ms
-            for start in rows.starts():
-                if to_ms is None or not spec.window.expired(start, to_ms):
-                    for key in rows.groups_at(start):
-                        state = spec.values.merge_all(rows.states(start, key))
-                        yield (start, key), (start, state)
+        elif isinstance(self._aggregate, SlidingConsumer | HoppingPanesConsumer):
+            applied = image.applied.get(partition, {})
+            rows = rows_of_panes(self._aggregate, image.parts[partition], applied)
+            to_ms = self._durable(partition).watermark_ms
+            for (start, key), state in rows:
+                if spec.window is None or to_ms is None or not spec.window.expired(start, to_ms):
+                    yield (start, key), (start, state)
         else:
             for start, key, stored in image.parts[partition].store.scan():
                 yield (start, key), self._shown(start, stored)

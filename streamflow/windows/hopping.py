@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from streamflow.errors import WindowError
 from streamflow.windows.base import NOT_GIVEN, NotGiven, Seconds, Window, duration_ms, either_s, kept_s
+from streamflow.windows.tumbling import TumblingWindow
 
 _OVERLAP_MAX = 100_000
 """Windows that hold one time: each of them is a row that an event writes."""
@@ -81,6 +82,19 @@ class HoppingWindow(Window):
     def pane_of(self, timestamp_ms: int) -> int:
         """The start of the pane: its times are in the same windows."""
         return timestamp_ms - (timestamp_ms - self.offset_ms) % self.pane_ms
+
+    def panes(self) -> TumblingWindow:
+        """The windows, side by side, that all hopping windows are made of.
+
+        A pane is closed, and has expired, no sooner than the last window that holds it.
+        """
+        return TumblingWindow(
+            self.pane_ms / 1_000,
+            grace_s=(self.size_ms - self.pane_ms + self.grace_ms) / 1_000,
+            retain_s=self.retain_s,
+            offset_s=self.offset_s,
+            idle_close_s=self.idle_close_s,
+        )
 
     def windows_of(self, timestamp_ms: int) -> list[tuple[int, int]]:
         return [(start, start + self.size_ms) for start in self.starts_of(timestamp_ms)]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from tests.bench import costs as costs_of
 from tests.bench import lists, report, streams, topics
 from tests.bench.contestants import Contestant, contestants
 from tests.bench.harness import Outcome, compete
@@ -26,6 +27,7 @@ MANY_KEYS_NAMES = frozenset({"hand_written", "streamflow_agent", "streamflow_key
 MANY_KEYS_ROUNDS = 2
 QUICK_EVENTS = 100_000
 QUICK_LISTS = (40_000,)
+QUICK_COSTS = 20_000
 QUICK_SHARE = 5  # a slow contestant counts this many times fewer events
 
 
@@ -119,6 +121,8 @@ async def bench(
     if not os.environ.get("ONLY"):
         results["lists"] = costs = await lists.every(QUICK_LISTS if options.quick else lists.ROWS)
         print(f"\n{lists.table(costs)}\n", flush=True)
+        results["costs"] = grown = await costs_of.every(QUICK_COSTS if options.quick else costs_of.EVENTS)
+        print(f"\n{costs_of.table(grown)}\n", flush=True)
     report.write(results, options.out)
     print(f"written to {options.out}")
     every = [*entries, *(entry for found in many.values() for entry in found)]

@@ -121,3 +121,31 @@ def test_what_is_written_together_is_written_alone_too(name: str, start: int, co
     one_by_one = [alone(lambda key: codec.encode_keys(start, [key, None])[0], key) for key in row_keys]
     refused = next((each for each in one_by_one if isinstance(each, type)), None)
     assert together == (one_by_one if refused is None else refused)
+
+
+@given(
+    st.sampled_from(["windowed", "sessions", "counted"]),
+    st.dictionaries(
+        st.integers(0, 40).map(lambda n: n * 10_000),
+        st.dictionaries(
+            st.text(max_size=3) | st.integers(0, 9), st.integers() | st.text(max_size=3), min_size=1
+        ),
+        max_size=20,
+    ),
+    st.booleans(),
+)
+def test_rows_of_many_windows_are_written_as_window_by_window(
+    name: str, rows: dict[int, dict[Any, Any]], gone: bool
+) -> None:
+    counted = RowCodec(WINDOW, key_out=lambda key: [key], value_out=lambda value: value)
+    codec = {**CODECS, "counted": counted}[name]
+    if gone and rows:
+        of = next(iter(rows.values()))
+        of[next(iter(of))] = DELETED
+    want_keys = [key for start, of in rows.items() for key in codec.encode_keys(start, list(of))]
+    want = [
+        None if value is DELETED else codec.encode_value(value)
+        for of in rows.values()
+        for value in of.values()
+    ]
+    assert codec.encode_rows(rows) == (want_keys, want)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +13,15 @@ import orjson
 from streamflow.aggregates.late_events import EVENTS_MAX
 from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
+from streamflow.aggregates.windowed_fold import HoppingPanesConsumer
 from streamflow.clock import rfc3339
 from streamflow.engine.engine import Engine
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.memory import MemoryBroker
+from streamflow.verify.pane_rows import rows_of_panes
 from tests.simulation.cluster import APP, LETTERS, Cluster
-from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, MOVING, SOURCES, Expected, SimEvent
+from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, HOP_SIZE_MS, MOVING, SOURCES, Expected, SimEvent
 
 FOLDS = ("by_key", "by_type", "totals")
 Faults = list[str]
@@ -163,7 +165,7 @@ def _shown_moving(cluster: Cluster, name: str) -> dict[tuple[int, int, Any], int
         for aggregate in active.aggregate_partitions:
             spec = aggregate.aggregate.spec
             if spec.name == name and not spec.is_shuffled:
-                for number, key, kept in aggregate.part.store.scan():
+                for number, key, kept in _kept_rows(aggregate):
                     start, end, count = spec.shown(number, kept)
                     shown[start, end, key] = count
         for stage in active.stages:
@@ -172,6 +174,16 @@ def _shown_moving(cluster: Cluster, name: str) -> dict[tuple[int, int, Any], int
                     start, end, count = stage.spec.shown(number, stage.state(number, key))
                     shown[start, end, key] = count
     return shown
+
+
+def _kept_rows(aggregate: AggregatePartition) -> Iterator[tuple[int, Any, Any]]:
+    """Window's id, key and what is kept of each row of a partition."""
+    consumer, part = aggregate.aggregate, aggregate.part
+    if isinstance(consumer, HoppingPanesConsumer):
+        for (start, key), state in rows_of_panes(consumer, part, {}):
+            yield start, key, state
+    else:
+        yield from part.store.scan()
 
 
 def emitted(broker: MemoryBroker, fold: str, wrong: Faults) -> dict[tuple[str, Any], Any]:
@@ -352,20 +364,29 @@ def check_offsets(cluster: Cluster, wrong: Faults) -> None:
 
 
 def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
-    """When everything before ``time_ms`` has expired nothing is left of it, in topics nor in memory."""
+    """When everything before ``time_ms`` has expired nothing is left of it, in topics nor in memory.
+
+    Of hopping windows that began before it some end behind it.
+    """
     broker = cluster.broker
+
+    def is_over(name: str, start: int) -> bool:
+        return start <= time_ms - HOP_SIZE_MS if name.endswith("hops") else start < time_ms
+
     tables = [f"by_user_{name}" for name in cluster.scenario.trouble.extra]
     for name in ("by_user", *tables, *FOLDS, *MOVING):
         left = [
-            key for _, key in live_rows(broker, f"{APP}-{name}-changelog") if _start_of_row(key) < time_ms
+            key
+            for _, key in live_rows(broker, f"{APP}-{name}-changelog")
+            if is_over(name, _start_of_row(key))
         ]
         if left:
             wrong.append(f"{name}: {len(left)} rows are left in the changelog, such as {left[0]!r}")
-    for name in ("by_type", "totals", "sessions", "slides"):
+    for name in ("by_type", "totals", "sessions", "slides", "hops"):
         partials = [
             key
             for _, key in live_rows(broker, f"{APP}-{name}-shuffle")
-            if key.startswith(b'["share"') and orjson.loads(key)[3] < time_ms
+            if key.startswith(b'["share"') and is_over(name, orjson.loads(key)[3])
         ]
         if partials:
             wrong.append(f"{name}: {len(partials)} shares are left, such as {partials[0]!r}")
@@ -374,12 +395,24 @@ def check_bounded(cluster: Cluster, time_ms: int, wrong: Faults) -> None:
         if active is None:
             continue
         starts = [
-            start for part in active.table_partitions() if part.spec.window for start in part.store.starts()
+            start
+            for part in active.table_partitions()
+            if part.spec.window
+            for start in part.store.starts()
+            if is_over(part.spec.name, start)
         ]
-        starts += [start for stage in active.stages for start in stage.partials]
+        starts += [
+            start for stage in active.stages for start in stage.partials if is_over(stage.spec.name, start)
+        ]
         # Sliding windows begin before the panes that they are made of.
-        starts += [end for stage in active.stages if stage.spec.name == "sessions" for end in stage.starts()]
-        if any(start < time_ms for start in starts):
+        starts += [
+            end
+            for stage in active.stages
+            if stage.spec.name == "sessions"
+            for end in stage.starts()
+            if end < time_ms
+        ]
+        if starts:
             wrong.append(f"{worker.owner} still holds rows of {min(starts)}")
         for aggregate in active.aggregate_partitions:
             check_late_store(aggregate, active.shown, wrong)

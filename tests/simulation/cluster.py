@@ -124,7 +124,7 @@ class Worker:
             )
 
         for name in filter(self._has, MOVING):
-            by = Key() if name == "key_sessions" else type_of
+            by = Key() if name.startswith("key_") else type_of
             spec = AggregateSpec(
                 name,
                 EVENTS,

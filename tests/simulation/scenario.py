@@ -15,13 +15,14 @@ import orjson
 from streamflow.partitioner import fnv1a
 from streamflow.transports.base import Record
 from streamflow.transports.memory import POINTS
-from streamflow.windows import SessionWindow, SlidingWindow, Window
+from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, Window
 from tests.property.oracle import Answer, OracleEvent, ask
 
 SOURCES = 3
 BASE_MS = 1_700_000_000_000
 SIZE_MS, GRACE_MS = 10_000, 3_000
 RETAIN_MS = 600_000
+HOP_SIZE_MS = 6_000
 TYPES = ("click", "view", "order")
 EVENTS = "events"
 ECHO = "echo"
@@ -29,8 +30,8 @@ ECHO_MANY = "echo-many"
 ECHO_BATCHES = "echo-batches"
 FLUSH_USER = "flush"
 
-MOVING = ("sessions", "key_sessions", "slides")
-"""Tables whose windows the events make, by type, by key, and by type."""
+MOVING = ("sessions", "key_sessions", "slides", "hops", "key_hops")
+"""Tables whose rows are made of several windows' events or panes, by type or, by their name, by key."""
 
 Fate = Literal["good", "bad", "flaky", "hopeless"]
 """good; not JSON at all; fails in the agent at its first attempt; fails in it always"""
@@ -39,6 +40,8 @@ Fate = Literal["good", "bad", "flaky", "hopeless"]
 def moving_window(name: str, idle_close_s: float | None) -> Window:
     """The window of one of `MOVING`."""
     kept = {"grace_s": GRACE_MS / 1_000, "retain_s": RETAIN_MS / 1_000, "idle_close_s": idle_close_s}
+    if name.endswith("hops"):
+        return HoppingWindow(HOP_SIZE_MS / 1_000, 2.0, **kept)  # type: ignore[arg-type]
     return SlidingWindow(4.0, **kept) if name == "slides" else SessionWindow(2.5, **kept)  # type: ignore[arg-type]
 
 
@@ -217,7 +220,9 @@ class Scenario:
         for name in MOVING:
             streams = [
                 [
-                    OracleEvent(event.time_ms, event.user if name == "key_sessions" else event.type, event.id)
+                    OracleEvent(
+                        event.time_ms, event.user if name.startswith("key_") else event.type, event.id
+                    )
                     for event in part
                     if event.fate != "bad"
                 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, ItemsView, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -340,6 +340,24 @@ class WindowRows(Mapping[Any, Any]):
 
     def __len__(self) -> int:
         return self._count
+
+    def items(self) -> ItemsView[Any, Any]:
+        return WindowItems(self)
+
+    def rows(self) -> Iterator[tuple[Any, Any]]:
+        """Key and value of each row, in one pass."""
+        return self._store.rows(self._start_ms)
+
+
+class WindowItems(ItemsView[Any, Any]):
+    """Not one look for each key."""
+
+    def __init__(self, window: WindowRows) -> None:
+        super().__init__(window)
+        self._window = window
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._window.rows()
 
 
 def _is_full(exc: Exception) -> bool:

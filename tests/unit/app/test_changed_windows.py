@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from streamflow import App, ConfigurationError
+from streamflow import App, ConfigurationError, Count, HoppingWindow, Key
+from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import SystemClock
 from streamflow.transports.memory import MemoryBroker, MemoryTransport
 from tests.support.running import log, running, until
@@ -74,3 +75,30 @@ async def test_another_retention_is_no_other_window() -> None:
     broker = MemoryBroker(SystemClock(), session_timeout_ms=200, transaction_timeout_ms=200)
     await counted(*boot(broker, lambda table: table.tumbling(10, expires=60)), records=1)
     await counted(*boot(broker, lambda table: table.tumbling(10, expires=600)), records=2)
+
+
+async def test_a_row_for_each_hopping_window_is_not_read_as_panes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier version kept them so, and nothing tells which events several of them have in common."""
+    broker = MemoryBroker(SystemClock(), session_timeout_ms=200, transaction_timeout_ms=200)
+
+    def boot() -> tuple[App, Any]:
+        transport = MemoryTransport(broker, "changing", "worker")
+        app = App(
+            "changing", transport=transport, commit_interval=0.02, fetch_wait_ms=5, web_enabled=False, env={}
+        )
+        topic = app.topic("in", key_type=str, partitions=1)
+        app.aggregate("counts", topic, by=Key(), window=HoppingWindow(60, 10), values=Count())
+        return app, topic
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(AggregateSpec, "hopping_panes", None)
+        await counted(*boot(), records=6)
+    app, _ = boot()
+    await app.start()
+    try:
+        failure = await until(lambda: app.engine.failure)
+    finally:
+        await app.stop()
+    assert isinstance(failure, ConfigurationError)
+    assert "pane_ms: None before, 10000 now" in str(failure)
+    assert "streamflow reset" in str(failure)

@@ -41,6 +41,7 @@ class Rows:
     """One table partition's store, as an index reads it."""
 
     window = TumblingWindow(10)
+    kept_as_panes = False
 
     def __init__(self) -> None:
         self.owned = frozenset({0})
@@ -72,6 +73,18 @@ class Rows:
 
     def shown(self, key: Hashable) -> Any:
         return key
+
+    def next_kept(self, partition: int, kept: int | None) -> int | None:
+        return self.store.next_start(kept)
+
+    def kept_keys(self, partition: int, kept: int) -> Iterable[Any]:
+        return self.keys(partition, kept)
+
+    def ids_made_of(self, kept: list[int]) -> list[int]:
+        return kept
+
+    def is_part(self, kept: int, start: int) -> bool:
+        return kept == start
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 50))), st.integers(0, 60), st.integers(0, 60))
