@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from streamflow.clock import Clock
 from streamflow.web.live.filters import Filter, Item, RowId
-from streamflow.web.live.session import Emission, Subscription, Notice
+from streamflow.web.live.session import Emission, Notice, Subscription
 
 
 class Delta:

@@ -23,7 +23,7 @@ from streamflow.web.live.filters import Filter, Item
 from streamflow.web.live.gathered import Gathered
 from streamflow.web.live.history import History
 from streamflow.web.live.peer_feed import PeerFeed, PeerSnapshot
-from streamflow.web.live.session import Emission, Snapshot, Subscription, Notice
+from streamflow.web.live.session import Emission, Notice, Snapshot, Subscription
 from streamflow.web.peers import Peers, peers_of
 from streamflow.web.served import Served
 from streamflow.web.settings import WebSettings
