@@ -195,9 +195,6 @@ class Metrics:
             "circuit_state", "State of each circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
         )
         self.retries_total = self._counter("retries_total", "Second and later attempts at an event.")
-        self.circuit_state = self._gauges(
-            "circuit_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
-        )
         self.checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "From the cut of a checkpoint to its commit."
         )

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from streamflow.engine.engine import Engine
 from streamflow.metrics import Counter, Labelled, resident_bytes
 from streamflow.processing.agent import AgentRunner
+from streamflow.processing.circuit_breaker import circuit_states
 from streamflow.query.facts import IN_HAND_MAX, AgentFacts, StandbyFacts, WorkerFacts, WorkerState
 from streamflow.settings import version
 from streamflow.transports.base import TopicPartition
-
-BREAKER_STATES = {0: "closed", 1: "half-open", 2: "open"}
 
 
 def agent_facts(engine: Engine) -> list[AgentFacts]:
@@ -61,7 +60,6 @@ def worker_facts(
 ) -> WorkerFacts:
     """Of this worker. ``lags``: of its source partitions."""
     active = engine.active
-    breakers = engine.metrics.circuit_state.children
     return WorkerFacts(
         state=state,
         reason=reason,
@@ -74,9 +72,7 @@ def worker_facts(
         lags=lags,
         partitions=[] if active is None else active.source_partitions(),
         standbys=_standbys(engine),
-        breakers={
-            labels[0]: BREAKER_STATES.get(int(gauge.value), "open") for labels, gauge in breakers.items()
-        },
+        breakers=circuit_states(),
     )
 
 

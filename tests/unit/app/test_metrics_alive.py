@@ -73,7 +73,9 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
     assert metrics.batch_seconds.labels("counting").count >= 1
     rows = metrics.table_rows.labels("counts").value
     assert 9 * len('["key 0",1]') <= metrics.table_bytes.labels("counts").value <= rows * len('["ann-0",10]')
-    declared = set(re.findall(r"^# TYPE streamflow_(\w+) ", text, re.MULTILINE))
+    types = re.findall(r"^# TYPE streamflow_(\w+) ", text, re.MULTILINE)
+    declared = set(types)
+    assert len(types) == len(declared), "a family that stands twice makes the whole page unreadable"
     silent = {
         name
         for name in declared
