@@ -88,6 +88,19 @@ ROUTES: Final = (
         group="topics",
     ),
     Route(
+        "events",
+        "/v1/topics/{topic}/events",
+        "The records of a topic as they are committed: the messages of /v1/ws as server-sent events.",
+        "text/event-stream",
+        (
+            TOPIC,
+            Parameter("where", "Only values of which this holds, as in lists of rows.", TEXT),
+            Parameter("since", "Cursor to resume from; the header `Last-Event-ID` goes before.", TEXT),
+        ),
+        (400, 404, 409, 503),
+        group="changes",
+    ),
+    Route(
         "publish",
         "/v1/topics/{topic}",
         "Publishes one event, several, or one a line: checked as the app's own sends are, and all before any "
