@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from streamflow.clock import epoch_ms, rfc3339
 from tests.clients.node import Node, find_node, node
 from tests.integration.job import TABLES, Cluster
 from tests.integration.workers import Events, Row, WorkerProcess, difference, read_all, wait_for
+from tests.support.web_fakes import until
 
 LIMIT_S = 90.0
 
@@ -107,9 +109,7 @@ async def test_live_topics_tell_every_committed_record_once_over_kills(cluster: 
             wanted = sorted(
                 (row.partition, row.offset) for row in await asyncio.to_thread(read_all, cluster.kafka, name)
             )
-            async with asyncio.timeout(LIMIT_S):
-                while len(places) < len(wanted):
-                    await asyncio.sleep(0.1)
+            await until(partial(all_told, places, len(wanted)), LIMIT_S)
             assert sorted(places) == wanted
             for partition in {partition for partition, _ in wanted}:
                 mine = [offset for at, offset in places if at == partition]
@@ -117,6 +117,10 @@ async def test_live_topics_tell_every_committed_record_once_over_kills(cluster: 
         for topic in topics:
             await topic.close()
         await asyncio.gather(*taking)
+
+
+def all_told(places: list[tuple[int, int]], count: int) -> bool:
+    return len(places) >= count
 
 
 async def ask_all_the_time(client: Client) -> None:

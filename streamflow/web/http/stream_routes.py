@@ -209,10 +209,12 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 object_schema(
                     {
                         "worker": {**TEXT, "description": "The one that serves them."},
-                        "table": TEXT,
+                        "table": {**TEXT_OR_NULL, "description": "Null where it is a topic."},
+                        "topic": TEXT_OR_NULL,
                         "of_worker": {"type": "boolean", "description": "Another worker is the subscriber."},
                         "keys": {"type": ["integer", "null"], "description": "So many keys; null for all."},
                         "by_prefix": {"type": "boolean", "description": "Keys that begin in some way."},
+                        "by_test": {"type": "boolean", "description": "Values of which something holds."},
                         "window": {"enum": list(WINDOWS)},
                         "mode": {"enum": list(MODES)},
                         "subscribers": {**COUNT, "description": "So many with the same rows and mode."},
