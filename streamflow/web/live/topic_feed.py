@@ -206,6 +206,8 @@ class TopicFeed:
         if since is not None and not resumes:
             reason = "cursor-expired" if found is None else "topic-recreated"
             sub.tell("reset", self._lost(reason, start, sorted(start)), lasts=True)
+        if sub not in self._subscriptions:
+            return  # its connection has failed with these words
         self._waiting[sub] = None
         if not self._joins(sub):
             self.go_on()
@@ -230,6 +232,8 @@ class TopicFeed:
         """Makes it live, if what was read last reaches back to where it stands, and it is not ahead of us."""
         assert self._positions is not None
         now = self._positions
+        if sub not in self._waiting:
+            return True  # it has gone with its connection
         if sub.session.is_behind or not self._ring.has_all_behind(sub.positions):
             return False
         if any(at > now[partition] for partition, at in sub.positions.items()):
@@ -239,7 +243,8 @@ class TopicFeed:
         if records:
             frames = events_frames(sub.id_json, self._topic_id, records, sub.positions, now)
             sub.session.put(frames, sub)
-        del self._waiting[sub]
+        if self._waiting.pop(sub, sub) is not None:
+            return True  # its connection has failed with them
         channel = self._channels.get(sub.filter)
         if channel is None:
             channel = TopicChannel(self._topic_id, sub.filter, self._next_number, now)
@@ -278,7 +283,8 @@ class TopicFeed:
         self._ring = _Ring(self._positions)
         resuming, self._resuming = self._resuming, {}
         for sub, since in resuming.items():
-            self._admit(sub, since)
+            if sub in self._subscriptions:
+                self._admit(sub, since)
 
     async def _follow(self, follower: Follows) -> None:
         while True:
@@ -382,13 +388,17 @@ class TopicFeed:
 
     async def _catch_up(self) -> None:
         try:
-            while ready := self._ready():
+            while self._ready():
+                follower = self._served.follow(self.name)
                 try:
-                    if not await self._turn(ready):
-                        await self._clock.sleep_ms(READ_WAIT_MS)  # nothing came: no need to hurry
+                    while ready := self._ready():
+                        if not await self._turn(ready, follower):
+                            await self._clock.sleep_ms(READ_WAIT_MS)  # nothing came: no need to hurry
                 except StreamflowError as exc:
                     log.warning("topic %s can't be read for live clients now: %s", self.name, exc)
                     await self._clock.sleep_ms(RETRY_MS)
+                finally:
+                    await _closed(follower)
         except Exception:
             log.exception("resuming live records of topic %s", self.name)
         finally:
@@ -399,27 +409,23 @@ class TopicFeed:
         takers = [sub for sub in self._waiting if not sub.session.is_behind]
         return [sub for sub in takers if not self._joins(sub)]
 
-    async def _turn(self, ready: list[TopicSubscription]) -> bool:
+    async def _turn(self, ready: list[TopicSubscription], follower: Follows) -> bool:
         """Reads a little for some of them: by turns for the one who is furthest behind, with all who
         stand further, and for the one who came first. Did anything come?"""
         assert self._positions is not None
         now = self._positions
-        follower = self._served.follow(self.name)
-        try:
-            ahead = [sub for sub in ready if any(at > now[p] for p, at in sub.positions.items())]
-            if ahead:
-                await self._check_ahead(ahead, follower)
-            among = ready if next(self._turns) % 2 == 0 else ready[:1]
-            start = {p: min(sub.positions[p] for sub in among) for p in now}
-            missing = {p: at for p, at in start.items() if at < now[p]}
-            if not missing:
-                return False  # they are ahead of us: it is for our reader to come up to them
-            if among is not ready:
-                self._to_the_end(ready[0])
-            await follower.assign(missing)
-            return await self._read_for(ready, follower, missing)
-        finally:
-            await _closed(follower)
+        ahead = [sub for sub in ready if any(at > now[p] for p, at in sub.positions.items())]
+        if ahead:
+            await self._check_ahead(ahead, follower)
+        among = ready if next(self._turns) % 2 == 0 else ready[:1]
+        start = {p: min(sub.positions[p] for sub in among) for p in now}
+        missing = {p: at for p, at in start.items() if at < now[p]}
+        if not missing:
+            return False  # they are ahead of us: it is for our reader to come up to them
+        if among is not ready:
+            self._to_the_end(ready[0])
+        await follower.assign(missing)
+        return await self._read_for(ready, follower, missing)
 
     def _to_the_end(self, sub: TopicSubscription) -> None:
         if sub in self._waiting:
@@ -448,7 +454,7 @@ class TopicFeed:
                 break
             for stretch in await follower.read(READ_WAIT_MS):
                 partition = stretch.partition
-                if reached[partition] >= goals[partition]:
+                if partition not in reached or reached[partition] >= goals[partition]:
                     continue
                 came = True
                 left -= sum(message.size for message in stretch.messages)
