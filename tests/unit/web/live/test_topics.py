@@ -14,6 +14,8 @@ import pytest
 
 from streamflow import App
 from streamflow.client import Client, ClientError
+from streamflow.errors import TransportError
+from streamflow.query.follow import Follower, Stretch
 from streamflow.query.worker_view import WorkerView
 from streamflow.transports.base import Record
 from streamflow.web.live import topic_feed
@@ -235,6 +237,77 @@ async def test_a_cursor_of_another_topic_of_the_name_or_none_at_all_is_told_so()
             await live.subscribe(id="grown", since=f"{topic_id}~1:0")
             await live.until("synced")
             assert live.amounts == [1, 2]
+
+
+class Flaky(WorkerView):
+    """Its broker does not answer while ``is_away``, and has dropped what ``gone`` says."""
+
+    is_away = False
+    gone = 0
+
+    def follow(self, topic: str) -> FlakyFollower:
+        return FlakyFollower(self, topic)
+
+
+class FlakyFollower(Follower):
+    def __init__(self, view: Flaky, topic: str) -> None:
+        super().__init__(view.engine, topic)
+        self._view = view
+
+    async def read(self, wait_ms: int) -> list[Stretch]:
+        if self._view.is_away:
+            raise TransportError("the broker is away")
+        stretches = await super().read(min(wait_ms, 20))
+        if stretches and self._view.gone:
+            messages = stretches[0].messages[self._view.gone :]
+            stretches[0] = stretches[0]._replace(messages=messages, gone=self._view.gone)
+            self._view.gone = 0
+        return stretches
+
+
+@asynccontextmanager
+async def flaky(app: App) -> AsyncIterator[tuple[Asker, Flaky]]:
+    async with served(app) as asker:
+        server = WebServer(WebSettings(port=0))
+        view = Flaky(app.engine, server.bind())
+        view.open()
+        await server.start(view)
+        yield Asker(asker.session, view.url), view
+        await server.stop()
+
+
+async def test_a_broker_that_is_away_makes_it_stale_and_nothing_is_lost() -> None:
+    async with flaky(app := shop()) as (asker, view), connect(asker) as live:
+        await live.subscribe()
+        await live.until("synced")
+        view.is_away = True
+        assert (await live.until("rebalancing"))["partitions"] == [0, 1]
+        await put(app, 1, 2)
+        view.is_away = False
+        await live.until("synced")
+        assert await live.count(2) == [1, 2]
+
+
+async def test_what_has_left_the_topic_is_told_of() -> None:
+    async with flaky(app := shop()) as (asker, view), connect(asker) as live:
+        await live.subscribe()
+        cursor = (await live.until("synced"))["cursor"]
+        view.gone = 2
+        await put(app, 1, 2, 3)
+        said = await live.until("reset")
+        assert (said["reason"], said["partitions"]) == ("records-lost", [0])
+        assert said["cursor"].endswith("~0:2,1:0")
+        assert await live.count(1) == [3]
+        view.gone = 1  # of what is read for one who was away: as if its beginning had gone meanwhile
+        async with connect(asker) as late:
+            await late.subscribe(since=cursor)
+            assert (await late.until("reset"))["partitions"] == [0]
+            assert await late.count(2) == [2, 3]
+            await late.until("synced")
+            view.gone = 0
+            await put(app, 4)
+            assert await late.count(3) == [2, 3, 4]
+            assert await live.count(2) == [3, 4]
 
 
 async def test_a_slow_client_is_read_for_again_and_misses_nothing() -> None:
