@@ -23,7 +23,7 @@ from streamflow.state.progress import OUTCOMES
 from streamflow.transports.connect import scheme_of
 from streamflow.verify.agents import AgentVerifier, verify_agents
 from streamflow.verify.recount import Verifier
-from streamflow.verify.report import Report
+from streamflow.verify.report import PartitionCount, Report
 
 
 @click.command()
@@ -108,9 +108,11 @@ def report_object(report: Report) -> dict[str, Any]:
 def _show(report: Report) -> None:
     console = Console()
     agents = ["agent"] if any(count.agent for count in report.partitions) else []
-    counts = Table(*agents, "partition", "position", "in", "=", *OUTCOMES, "recount", title=report.table)
+    counted = [*report.partitions, PartitionCount(0, 0, {"counted": 1}, {})]
+    outcomes = [name for name in OUTCOMES if any(count.counters.get(name, 0) for count in counted)]
+    counts = Table(*agents, "partition", "position", "in", "=", *outcomes, "recount", title=report.table)
     for count in report.partitions:
-        counters = [str(count.counters.get(name, 0)) for name in OUTCOMES]
+        counters = [str(count.counters.get(name, 0)) for name in outcomes]
         said = "same" if count.same else f"[red]{_counted(count.recounted)}[/]"
         adds_up = "=" if count.adds_up else "[red]≠[/]"
         total = str(count.counters.get("in", 0))
