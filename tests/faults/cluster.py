@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 import threading
@@ -15,8 +16,8 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.errors import KafkaError as AioKafkaError
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import IsolationLevel, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from tests.faults.stage import JOB, LIMIT_S, Stage, url_of
 from tests.faults.workload import PARTITIONS
@@ -29,6 +30,7 @@ AWAY_S = 12.0  # longer than a fail-over
 BETWEEN_S = 5.0
 SPARE_S = 3.0
 """So much longer than the brokers' own fail-over may nothing come out."""
+EACH_S = 0.1
 
 
 @dataclass
@@ -111,6 +113,66 @@ class Pauses(threading.Thread):
         if position != before or partition not in self._last:
             self._longest_s = max(self._longest_s, now_s - since_s)
             self._last[partition] = position, now_s
+
+    def end(self) -> float:
+        """The longest pause, in seconds."""
+        self._ended.set()
+        self.join(30)
+        return self._longest_s
+
+
+class Reference(threading.Thread):
+    """librdkafka's transactions on the same brokers: the longest time in which none of them was committed.
+
+    A fail-over is over for transactions when their coordinator has loaded its log and their markers are
+    written, which takes brokers longer than to elect leaders. Nobody can commit before.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(daemon=True)
+        self._brokers = stage.bootstrap
+        self._topic = f"{stage.id}-reference"
+        self._ended = threading.Event()
+        self._longest_s = 0.0
+
+    def run(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self._brokers, "log_level": 0})
+        for made in admin.create_topics([NewTopic(self._topic, PARTITIONS, len(NODES))]).values():
+            with contextlib.suppress(KafkaException):  # it is there since the trial before
+                made.result()
+        producer, last_s = self._producer(), time.monotonic()
+        while not self._ended.wait(EACH_S):
+            if self._commit(producer):
+                self._longest_s = max(self._longest_s, time.monotonic() - last_s)
+                last_s = time.monotonic()
+            else:
+                producer = self._producer()
+
+    def _commit(self, producer: Producer) -> bool:
+        """Of no use any more? Then it has committed nothing."""
+        with contextlib.suppress(KafkaException):
+            producer.begin_transaction()
+            for partition in range(PARTITIONS):
+                producer.produce(self._topic, b"reference", partition=partition)
+            while not self._ended.is_set():
+                try:
+                    producer.commit_transaction(LIMIT_S)
+                    return True
+                except KafkaException as exc:
+                    if not exc.args[0].retriable():
+                        raise
+        return False
+
+    def _producer(self) -> Producer:
+        name = f"{self._topic}-{secrets.token_hex(4)}"
+        producer = Producer(
+            {"bootstrap.servers": self._brokers, "transactional.id": name, "log_level": 0, "acks": "all"}
+        )
+        while not self._ended.is_set():
+            with contextlib.suppress(KafkaException):
+                producer.init_transactions(LIMIT_S)
+                break
+        return producer
 
     def end(self) -> float:
         """The longest pause, in seconds."""
@@ -233,8 +295,11 @@ TRIALS: Mapping[str, Trial] = {
 }
 
 
-def play(scene: Scene, name: str) -> str | None:
-    """Events flow, the brokers have their trouble, and everything is exact. Tells of a pause too long."""
+def play(scene: Scene, name: str, *, timed: bool = False) -> str | None:
+    """Events flow, the brokers have their trouble, and everything is exact. Tells of a pause too long.
+
+    ``timed``: beside another client's, which shows how long brokers themselves took.
+    """
     trial, stage = TRIALS[name], scene.stage
     scene.wait_in_sync()
     scene.fail_over_s = FAILOVER_S
@@ -242,6 +307,9 @@ def play(scene: Scene, name: str) -> str | None:
     wait_for("events flow", lambda: len(feeder.acknowledged()) > RATE, LIMIT_S)
     pauses = Pauses(stage)
     pauses.start()
+    reference = Reference(stage)
+    if timed:
+        reference.start()
     lines = log_lines(stage)
     trial.act(scene)
     stage.settle()
@@ -251,9 +319,13 @@ def play(scene: Scene, name: str) -> str | None:
     except AssertionError as exc:
         raise AssertionError(f"{name}: {ends_of(scene, f'{stage.id}-out')}\n{exc}") from exc
     pause_s, told = pauses.end(), log_lines(stage) - lines
-    print(f"{name}: pause {pause_s:.1f} s, fail-over {scene.fail_over_s:.1f} s, {told} log lines", flush=True)
-    if trial.fail_over and pause_s > max(scene.fail_over_s, trial.holds_s) + SPARE_S:
-        return f"{name}: nothing came out for {pause_s:.1f} s, fail-over took {scene.fail_over_s:.1f} s"
+    if not timed:
+        return None
+    theirs_s = reference.end()
+    figures = f"pause {pause_s:.1f} s, fail-over {scene.fail_over_s:.1f} s, librdkafka's {theirs_s:.1f} s"
+    print(f"{name}: {figures}, {told} log lines", flush=True)
+    if trial.fail_over and pause_s > max(scene.fail_over_s, trial.holds_s, theirs_s) + SPARE_S:
+        return f"{name}: {figures}"
     return None
 
 

@@ -47,9 +47,8 @@ def chosen() -> list[str]:
 
 @pytest.mark.timeout(len(TRIALS) * TRIAL_S_MAX)
 def test_whatever_brokers_go_through_every_event_counts_once(scene: Scene) -> None:
-    too_long = [play(scene, name) for name in chosen()]
+    too_long = [play(scene, name, timed=ALL) for name in chosen()]
     scene.stage.close_windows()
     scene.stage.check(closed=True)
     assert not list(verify(scene.stage))
-    if ALL:  # beside other tests nobody knows what takes how long
-        assert not list(filter(None, too_long))
+    assert not list(filter(None, too_long))
