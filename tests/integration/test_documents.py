@@ -69,6 +69,11 @@ WANTED = {
         "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann?stale": r'"stale": ?\{\}',
     },
     "docs/how-to/connect-a-browser.md": {"node --experimental-websocket watch.mjs": r"changed: \d+ rows"},
+    "docs/how-to/read-and-write-elsewhere.md": {
+        "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
+        "cat out/orders/0": r'"bob"[^$]*"amount": 5\b',
+        "python -m pytest": r"7 passed",
+    },
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
     "docs/how-to/publish-and-browse.md": {
         "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
