@@ -19,11 +19,14 @@ from streamflow.connectors.base import (
 )
 from streamflow.connectors.files.sink import FileSink
 from streamflow.connectors.files.source import FileSource
+from streamflow.connectors.http_source import HttpSource
+from streamflow.connectors.webhook import WebhookRefused, WebhookSink
 
 __all__ = [
     "Delivery",
     "FileSink",
     "FileSource",
+    "HttpSource",
     "Place",
     "Sink",
     "SinkFenced",
@@ -34,4 +37,6 @@ __all__ = [
     "Source",
     "SourceBatch",
     "SourceRecord",
+    "WebhookRefused",
+    "WebhookSink",
 ]

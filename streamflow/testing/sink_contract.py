@@ -24,9 +24,14 @@ AT = SinkPartition("orders", 0)
 ROUNDS = 10
 
 
-def record(offset: int, number: int | None = None) -> SinkRecord:
-    """With a value that says its number, by default its offset."""
-    value = {"n": offset if number is None else number}
+def place_of(at: SinkPartition) -> str:
+    """As the field ``of`` of a record's value has it."""
+    return f"{at.topic}:{at.log}:{at.partition}"
+
+
+def record(offset: int, number: int | None = None, at: SinkPartition = AT) -> SinkRecord:
+    """Its value says its number ``n``, by default its offset, and which partition it is ``of``."""
+    value = {"n": offset if number is None else number, "of": place_of(at)}
     return SinkRecord(offset, 1_760_000_000_000 + offset, b"ann", json.dumps(value).encode(), value)
 
 
@@ -45,7 +50,10 @@ class SinkContract(ABC):
 
     @abstractmethod
     async def written(self, at: SinkPartition) -> list[int]:
-        """The field ``n`` of every record of this partition that readers of the outside see now, in order."""
+        """The field ``n`` of every record of this partition that readers of the outside see now, in order.
+
+        Where partitions come together outside, the field ``of`` tells them apart: see `place_of`.
+        """
 
     def bad_record(self, offset: int) -> SinkRecord | None:
         """A record that the sink can't take, such as a value of a wrong type; ``None``: it takes all."""
@@ -86,7 +94,7 @@ class SinkContract(ABC):
             ]
             for number, at in enumerate(places):
                 writer = await sink.open(at)
-                await writer.write([record(0, number)])
+                await writer.write([record(0, number, at)])
                 await writer.close()
             assert [await self.written(at) for at in places] == [[0], [1], [2], [3]]
 
@@ -171,7 +179,8 @@ class SinkContract(ABC):
                 at = SinkPartition("orders", number)
                 writers = await asyncio.gather(*(self.new_sink().open(at) for _ in range(4)))
                 results = await asyncio.gather(
-                    *(writer.write([record(0), record(1)]) for writer in writers), return_exceptions=True
+                    *(writer.write([record(0, at=at), record(1, at=at)]) for writer in writers),
+                    return_exceptions=True,
                 )
                 assert [type(each) for each in results if each is not None] == [SinkFenced] * 3
                 assert await self.written(at) == [0, 1]
@@ -188,13 +197,15 @@ class SinkContract(ABC):
                 at = SinkPartition("orders", number)
                 former = await self.new_sink().open(at)
                 results = await asyncio.gather(
-                    former.write([record(0), record(1)]), self.new_sink().open(at), return_exceptions=True
+                    former.write([record(0, at=at), record(1, at=at)]),
+                    self.new_sink().open(at),
+                    return_exceptions=True,
                 )
                 wrote, owner = results
                 assert not isinstance(owner, BaseException)
                 # Whatever became of it: what is there now is what the position says.
                 assert owner.position == (2 if wrote is None else None)
-                await owner.write([record(0), record(1), record(2)])
+                await owner.write([record(0, at=at), record(1, at=at), record(2, at=at)])
                 assert await self.written(at) == [0, 1, 2]
                 await former.close()
                 await owner.close()
