@@ -32,9 +32,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import InspectLoader, Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class _First(MetaPathFinder, Loader):
     """
 
     def __init__(self) -> None:
-        self._loaded: dict[str, ModuleType] = {}
+        self._specs: dict[str, ModuleSpec] = {}  # of modules that were loaded meanwhile, by their own finders
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -207,14 +207,26 @@ class _First(MetaPathFinder, Loader):
         if package != __name__ or rest.partition(".")[0] in _LIGHT:
             return None
         _load()
-        if fullname not in sys.modules:
+        known = sys.modules[fullname].__spec__ if fullname in sys.modules else None
+        if known is None:
             return None  # another finder knows where it is
         # Loaded by now, which whoever asks does not know: it would be made a second time, by its own spec.
-        self._loaded[fullname] = sys.modules.pop(fullname)
-        return ModuleSpec(fullname, self)
+        self._specs[fullname] = known
+        spec = ModuleSpec(fullname, self, origin=known.origin)
+        spec.submodule_search_locations = known.submodule_search_locations
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return sys.modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = self._loaded.pop(module.__name__)
+        module.__spec__ = self._specs[module.__name__]
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """For ``python -m``, which runs a module a second time, as ``__main__``."""
+        loader = self._specs[fullname].loader
+        assert isinstance(loader, InspectLoader)
+        return loader.get_code(fullname)
 
 
 _first = _First()
