@@ -37,7 +37,7 @@ try:
     import psycopg
     from psycopg import sql
 except ImportError as exc:
-    raise ConfigurationError("PostgresSink needs psycopg: pip install 'faust-streamflow[postgres]'") from exc
+    raise ConfigurationError("PostgresSink needs psycopg: pip install 'psycopg[binary]'") from exc
 
 if TYPE_CHECKING:
     from psycopg.sql import Composed

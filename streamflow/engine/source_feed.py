@@ -119,9 +119,7 @@ class SourceFeed:
             except Exception as exc:  # noqa: BLE001 - a user's source may raise anything
                 if not self.spec.transient.holds(exc):
                     what = f"source {self.spec.name!r}, partition {self._progress.partition}: {exc}"
-                    failure = SourceFailed(what)
-                    failure.__cause__ = exc
-                    self.failure = failure
+                    self.failure = SourceFailed(what).with_traceback(exc.__traceback__)
                     self._on_full()  # the checkpoint's loop ends the worker
                     return
                 self._trouble.failed(exc)
