@@ -32,9 +32,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import InspectLoader, Loader, MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -191,14 +191,32 @@ _LIGHT: Final = frozenset({"client", "clock", "errors"})
 """What needs nothing else of this package."""
 
 
-class _First(MetaPathFinder, Loader):
+class _Loaded(Loader):
+    """Stands for the loader of a module that was loaded while it was being looked for, and else is that one.
+
+    The module wears a spec with this loader until it is handed out, since `importlib` takes the spec of a
+    module that has come up meanwhile, and would make it a second time by its own.
+    """
+
+    def __init__(self, module: ModuleType, spec: ModuleSpec) -> None:
+        self._module = module
+        self._spec = spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module).update(__spec__=self._spec)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._spec.loader, name)
+
+
+class _First(MetaPathFinder):
     """Loads the whole package before the first of its modules that is not light.
 
     Faust's modules are found by our name, and ours are lent their names, from then on.
     """
-
-    def __init__(self) -> None:
-        self._specs: dict[str, ModuleSpec] = {}  # of modules that were loaded meanwhile, by their own finders
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -207,26 +225,14 @@ class _First(MetaPathFinder, Loader):
         if package != __name__ or rest.partition(".")[0] in _LIGHT:
             return None
         _load()
-        known = sys.modules[fullname].__spec__ if fullname in sys.modules else None
-        if known is None:
+        module = sys.modules.get(fullname)
+        if module is None or module.__spec__ is None:
             return None  # another finder knows where it is
-        # Loaded by now, which whoever asks does not know: it would be made a second time, by its own spec.
-        self._specs[fullname] = known
-        spec = ModuleSpec(fullname, self, origin=known.origin)
+        known = module.__spec__
+        spec = ModuleSpec(fullname, _Loaded(module, known), origin=known.origin)
         spec.submodule_search_locations = known.submodule_search_locations
+        vars(module).update(__spec__=spec)
         return spec
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return sys.modules[spec.name]
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._specs[module.__name__]
-
-    def get_code(self, fullname: str) -> CodeType | None:
-        """For ``python -m``, which runs a module a second time, as ``__main__``."""
-        loader = self._specs[fullname].loader
-        assert isinstance(loader, InspectLoader)
-        return loader.get_code(fullname)
 
 
 _first = _First()

@@ -69,16 +69,18 @@ class VersionedCodec(ValueCodec):
         """The value as the class is now has it. Raises DecodeError."""
         kind = self.value_type
         found = [text for name, text in headers if name == HEADER]
+        data: dict[str, Any] | None = None
         if found:
             version = _version(found[-1])
         elif callable(kind.unversioned):
-            version = _told(kind, _object(value))
+            data = _object(value)
+            version = _told(kind, data)
         else:
             version = kind.unversioned
         if version >= kind.schema_version:
             return value
         self.check(value)
-        data = _object(value)
+        data = _object(value) if data is None else data
         for before in range(version, kind.schema_version):
             step = kind.upgrades.get(before)
             if step is None:

@@ -252,6 +252,7 @@ class AgentRunner:
         self._stop_tasks()
 
     def _stop_tasks(self) -> list[asyncio.Task[None]]:
+        self._policy.forget()
         if self._timeouts is not None:
             self._timeouts.stop()
         if self._asks_again is not None:

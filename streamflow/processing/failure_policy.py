@@ -32,7 +32,7 @@ class FailurePolicy:
         self._breaker = breaker
         if breaker is not None:
             breaker.keep_time_by(clock)
-        self._probe: int | None = None  # the era of a try that the half-open breaker has let through
+        self._probe: int | None = None  # the breaker's era in which something went to try the service
 
     def begin(self) -> Failing:
         """An event fails for the first time."""
@@ -40,13 +40,14 @@ class FailurePolicy:
 
     def is_over(self, error: BaseException, failing: Failing) -> bool:
         """Is the event given up? To be asked once for each failure."""
-        if self._is_held_back(error):
+        era, self._probe = self._probe, None  # whatever it failed for, it tries no longer
+        if self._is_held_back(error, era):
             failing.restart(self._clock.monotonic_ms())
             return False
         failing_ms = self._clock.monotonic_ms() - failing.since_ms
         return self._retry.is_over(error, failing.attempts, failing_ms, self._transient)
 
-    def _is_held_back(self, error: BaseException) -> bool:
+    def _is_held_back(self, error: BaseException, era: int | None) -> bool:
         breaker = self._breaker
         if breaker is None:
             return False
@@ -54,7 +55,6 @@ class FailurePolicy:
             return True
         counts = breaker.counts(error) if breaker.on is not None else self._transient.holds(error)
         if counts and not isinstance(error, CircuitOpen):
-            era, self._probe = self._probe, None
             breaker.failed(era)
             return breaker.state != "closed"
         return False
@@ -65,18 +65,21 @@ class FailurePolicy:
             await self._clock.sleep_ms(self._retry.wait_ms(max(1, failing.attempts)))
             return
         while not self.admits():
-            await self._clock.sleep_ms(max(LOOK_MS, self._breaker.open_for_ms()))
+            await self._clock.sleep_ms(self.again_in_ms())
 
     def admits(self) -> bool:
-        """May the agent take something? Where the breaker is half-open, this is then what tries it."""
-        if self._breaker is None or self._breaker.state == "closed":
+        """May the agent take something? Where the breaker is half-open, this is then what tries it.
+
+        It takes none of the breaker's places: the agent's own calls may go through the breaker as well.
+        """
+        if self._breaker is None:
             return True
-        if self._probe == self._breaker.era:
+        state = self._breaker.state
+        if state == "closed":
+            return True
+        if state == "open" or self._probe == self._breaker.era:
             return False  # until what tries it has shown how the service is
-        try:
-            self._probe = self._breaker.enter()
-        except CircuitOpen:
-            return False
+        self._probe = self._breaker.era
         return True
 
     def again_in_ms(self) -> float:
@@ -86,6 +89,10 @@ class FailurePolicy:
     def has_tried(self) -> bool:
         """Is something on its way that tries whether the service is well?"""
         return self._probe is not None
+
+    def forget(self) -> None:
+        """What tried it is gone with its partition."""
+        self._probe = None
 
     def succeeded(self) -> None:
         """What tried it came well."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from tests.simulation.test_engine import RULE_SEEDS_MAX, in_parts, run, told
 
 SEEDS = 200 if os.environ.get("CI") else 100
 
 
+@pytest.mark.timeout(900)
 def test_a_torn_checkpoint_loses_nothing(chosen_seed: int | None) -> None:
     seeds = range(SEEDS) if chosen_seed is None else range(chosen_seed, chosen_seed + 1)
     said = in_parts(seeds, "--plain")

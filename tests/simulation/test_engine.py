@@ -60,7 +60,7 @@ def told(failures: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + f"\nreplay with:{replay}"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("first", range(0, SEEDS, BLOCK))
 def test_every_seed_keeps_every_invariant(first: int, chosen_seed: int | None) -> None:
     seeds = range(first, min(first + BLOCK, SEEDS))
@@ -87,7 +87,7 @@ def without_each() -> dict[str, list[dict[str, Any]]]:
         return dict(zip(RULES, pool.map(without, RULES), strict=True))
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_a_rule_that_is_left_out_is_noticed(rule: str, chosen_seed: int | None) -> None:
     if chosen_seed is not None:

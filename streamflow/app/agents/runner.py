@@ -101,7 +101,7 @@ def transient_errors(more: object) -> Transient:
 def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
     """An agent that was declared with Faust's decorator, as the engine runs it."""
     letters = options.dead_letter
-    conf = agent.app.conf.engine_settings(agent.app.conf.id)
+    settings = agent.app.engine_settings
     strategy: Any = agent.supervisor_strategy or agent.app.conf.agent_supervisor
     return AgentSpec(
         agent.name,
@@ -115,8 +115,8 @@ def spec_of(agent: Agent, topic: str, options: FailureOptions) -> AgentSpec:
         restarts=RESTARTS.get(strategy.__name__, "one"),
         early=True,
         start=options.start,
-        transient=transient_errors(conf.transient_errors),
+        transient=transient_errors(settings.transient_errors),
         breaker=options.breaker,
         timeout_s=options.timeout_s,
-        gives_up_max=conf.gives_up_max,
+        gives_up_max=settings.gives_up_max,
     )

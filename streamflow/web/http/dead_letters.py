@@ -47,9 +47,10 @@ class DeadLetters:
         if state not in STATES:
             raise query.bad_parameter("state", f"state={state!r} is not one of {', '.join(STATES)}")
         caller, letters = caller_of(request), self._served.letters
-        topics = frozenset(topic for topic in letters.topics() if caller.may("read", "topic", topic))
+        known = letters.topics()
+        topics = frozenset(topic for topic in known if caller.may("read", "topic", topic))
         topic = parameters.get("topic")
-        by_place = topic in letters.topics()
+        by_place = topic in known
         wanted = Wanted(
             topics & {topic} if by_place else topics,
             None if by_place else topic,

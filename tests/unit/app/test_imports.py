@@ -39,9 +39,18 @@ def test_a_module_that_is_asked_for_first_is_made_once_and_knows_where_it_is_fro
         "-c",
         f"import sys, importlib; module = importlib.import_module({name!r}); import streamflow;"
         f" assert module is sys.modules[{name!r}] is importlib.import_module({name!r});"
+        " assert module.__spec__.loader is module.__loader__;"
         " print(streamflow.App is sys.modules['streamflow.app.app'].App, module.__spec__.name)",
     )
     assert said.split()[0] == "True"
+
+
+def test_a_room_that_is_asked_for_first_is_lent_what_fausts_has() -> None:
+    python(
+        "-c",
+        "import streamflow.app; from streamflow.app import App; import streamflow;"
+        " assert App is streamflow.App is streamflow.app.App",
+    )
 
 
 def test_looking_for_a_module_does_not_make_it_anew() -> None:

@@ -12,6 +12,7 @@ from streamflow.errors import CircuitOpen, ConfigurationError
 from streamflow.processing.circuit_breaker import CircuitBreaker, circuit_states
 from streamflow.processing.event_stream import EventStream
 from streamflow.processing.retries import Retry
+from streamflow.state.progress import Progress
 from streamflow.testing.clock import ManualClock
 from tests.unit.processing.test_agent import Bench, chunk, values_of
 
@@ -210,4 +211,63 @@ async def test_one_that_others_have_opened_pauses_an_agent_that_has_not_failed()
     bench.agent.begin_cut()
     await clock.advance(200)
     assert (seen, now(breaker)) == (["one", "two"], "closed")
+    await bench.agent.halt()
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+async def test_what_tries_may_itself_call_through_the_breaker_and_a_bug_ends_no_try(concurrent: bool) -> None:
+    """The agent's code has the breaker around its calls as well; and the first event that tries has a bug."""
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=2, open_s=30)
+    down, done = True, []
+
+    @breaker
+    def call(value: Any) -> None:
+        if down:
+            raise ConnectionRefusedError(value)
+
+    async def run(stream: EventStream) -> None:
+        async for value in values_of(stream, concurrent=concurrent):
+            if value == "bug" and not down:
+                raise KeyError(value)
+            call(value)
+            done.append(value)
+
+    bench = Bench(run, clock=clock, breaker=breaker, retry=Retry(attempts=3, first_wait_s=1, jitter=False))
+    bench.agent.offer(chunk(["bug", "one"]))
+    bench.agent.offer(chunk(["two"], 2))
+    await clock.advance(100_000)
+    assert now(breaker) in ("open", "half-open")
+    down = False
+    for _ in range(80):
+        await clock.advance(1_000)
+        bench.agent.begin_cut()
+    assert now(breaker) == "closed"
+    assert (bench.given_up, done) == ([0], ["one", "two"])
+    await bench.agent.halt()
+
+
+async def test_a_try_that_a_rebalance_ended_holds_nothing_up() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=30)
+    go_on = asyncio.Event()
+    seen: list[Any] = []
+
+    async def run(stream: EventStream) -> None:
+        async for value in stream.values():
+            seen.append(value)
+            await go_on.wait()
+
+    bench = Bench(run, clock=clock, breaker=breaker)
+    failing(breaker, 1)
+    bench.agent.offer(chunk(["one"]))
+    await clock.advance(31_000)
+    assert seen == ["one"]
+    await bench.agent.halt()
+    bench.agent.clear()
+    bench.agent.hold(Progress("agent:a", "in", 0))
+    bench.agent.start()
+    bench.agent.offer(chunk(["one"]))
+    await clock.advance(1_000)
+    assert seen == ["one", "one"]
     await bench.agent.halt()
