@@ -151,8 +151,9 @@ async def _rights(engine: Engine) -> list[Finding]:
     kept = set(topology.state_topics())
     closed = {aggregate.spec.emit_closed for aggregate in topology.aggregates.values()}
     outputs = {name for name in closed if name} | (topology.topics.wanted - sources)
-    writes = kept | outputs | {dead_letter_topic(source) for source in sources}
-    lacks = await engine.transport.missing_rights(reads=sources | kept, writes=writes, makes=writes)
+    retries = set(topology.retry_topics)
+    writes = kept | outputs | retries | {dead_letter_topic(source) for source in sources}
+    lacks = await engine.transport.missing_rights(reads=sources | kept | retries, writes=writes, makes=writes)
     if not lacks:
         return [Finding("broker rights", "ok", "this user may do all that a worker does")]
     return [Finding("broker rights", "error", f"this user lacks {lack}") for lack in lacks]
@@ -195,7 +196,9 @@ async def _topics(engine: Engine, records: int) -> AsyncIterator[Finding]:
 def _partitions_of(engine: Engine, table: str, counts: dict[str, int]) -> int | None:
     if table in engine.topology.aggregates:
         return counts.get(engine.topology.aggregates[table].spec.topic)
-    found = {counts[topic] for agent in engine.topology.agents for topic in agent.topics if topic in counts}
+    found = {
+        counts[topic] for agent in engine.topology.agents for topic in agent.source_topics if topic in counts
+    }
     return found.pop() if len(found) == 1 else None
 
 

@@ -23,7 +23,7 @@ from streamflow.state.progress import OUTCOMES
 from streamflow.transports.connect import scheme_of
 from streamflow.verify.agents import AgentVerifier, verify_agents
 from streamflow.verify.recount import Verifier
-from streamflow.verify.report import Report
+from streamflow.verify.report import PartitionCount, Report
 
 
 @click.command()
@@ -78,10 +78,15 @@ async def _verify(app: App, table: str, as_json: bool) -> Report:
             await engine.transport.stop()
 
 
-def _writers(engine: Engine) -> dict[str, TopicSource]:
-    """Agent that may write tables -> what it reads, of those that read one topic."""
-    agents = [each for each in engine.topology.agents if each.writes_tables and len(each.topics) == 1]
-    return {each.spec.name: engine.topology.sources[each.spec.consumer] for each in agents}
+def _writers(engine: Engine) -> list[tuple[str, TopicSource]]:
+    """Each agent that may write tables, with what it reads: one topic, and what it moves on to from there."""
+    topology = engine.topology
+    agents = [each for each in topology.agents if each.writes_tables and len(each.source_topics) == 1]
+    return [
+        (each.spec.name, source)
+        for each in agents
+        for source in (topology.sources[each.spec.consumer], *topology.retry_sources(each))
+    ]
 
 
 def report_object(report: Report) -> dict[str, Any]:
@@ -103,13 +108,16 @@ def report_object(report: Report) -> dict[str, Any]:
 def _show(report: Report) -> None:
     console = Console()
     agents = ["agent"] if any(count.agent for count in report.partitions) else []
-    counts = Table(*agents, "partition", "position", "in", "=", *OUTCOMES, "recount", title=report.table)
+    counted = [*report.partitions, PartitionCount(0, 0, {"counted": 1}, {})]
+    outcomes = [name for name in OUTCOMES if any(count.counters.get(name, 0) for count in counted)]
+    counts = Table(*agents, "partition", "position", "in", "=", *outcomes, "recount", title=report.table)
     for count in report.partitions:
-        counters = [str(count.counters.get(name, 0)) for name in OUTCOMES]
+        counters = [str(count.counters.get(name, 0)) for name in outcomes]
         said = "same" if count.same else f"[red]{_counted(count.recounted)}[/]"
         adds_up = "=" if count.adds_up else "[red]≠[/]"
         total = str(count.counters.get("in", 0))
-        agent = [str(count.agent)] if agents else []
+        place = "" if count.retry_topic is None else f" in {count.retry_topic}"
+        agent = [f"{count.agent}{place}"] if agents else []
         counts.add_row(*agent, str(count.partition), str(count.position), total, adds_up, *counters, said)
     console.print(counts)
     if report.differences:

@@ -176,8 +176,11 @@ class Client:
         self._connection.add(live)
         return live
 
-    def topic(self, topic: str, *, where: object = None, since: str | None = None) -> LiveTopic:
-        """The events of a topic as they are committed. ``since``: a cursor of an earlier one."""
+    def topic(self, topic: str, *, where: str | None = None, since: str | None = None) -> LiveTopic:
+        """The events of a topic as they are committed, those of which ``where`` holds (``"total >= 10"``).
+
+        ``since``: a cursor of an earlier one.
+        """
         live = LiveTopic(self._connection, topic, {} if where is None else {"where": where}, since)
         self._connection.add(live)
         return live

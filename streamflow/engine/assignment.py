@@ -69,6 +69,7 @@ class ActiveAssignment:
         self.dead_letters: list[Record] = []
         self.declarations: list[Record] = []  # of aggregates whose state begins, for the next checkpoint
         self.closing_sends: list[Sent] = []  # sent for windows that the next cut drops
+        self.deferred: list[Sent] = []  # events on their way to retry topics
         self.taken = 0  # records taken since the newest cut
         self.taken_bytes = 0  # of their values
         self._progress_topic, self._progress_partitions = progress_topic
@@ -189,7 +190,9 @@ class ActiveAssignment:
         """Is there anything that a checkpoint would make durable?"""
         if not self.progress:
             return False  # without partitions nothing is held, and nothing would fence the commit
-        if self.dead_letters or self.declarations or any(p.changed for p in self.progress.values()):
+        if self.dead_letters or self.deferred or self.declarations:
+            return True
+        if any(p.changed for p in self.progress.values()):
             return True
         return any(each.due() for each in self._checkpointables())
 
@@ -248,6 +251,7 @@ class ActiveAssignment:
             if progress is not None:
                 progress.note_log(stage.topic, stage.position, wrote=False)
         cut.sent.extend(self.closing_sends)
+        cut.sent.extend(self.deferred)
         cut.dead_letters.extend(self.dead_letters)
         cut.declarations.extend(self.declarations)
         self._oldest.cut()
@@ -255,7 +259,7 @@ class ActiveAssignment:
             if (changed := progress.cut()) is not None:
                 self._cut_progress.append(changed)
                 cut.progress.append(self._progress_record(changed))
-        self.closing_sends, self.dead_letters, self.declarations = [], [], []
+        self.closing_sends, self.deferred, self.dead_letters, self.declarations = [], [], [], []
         self.taken = self.taken_bytes = 0
         return cut, self.offsets()
 

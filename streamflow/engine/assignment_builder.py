@@ -27,6 +27,7 @@ from streamflow.aggregates.spec import AggregateSpec
 from streamflow.clock import Clock
 from streamflow.engine.assignment import ActiveAssignment, table_consumer
 from streamflow.engine.beginnings import Beginnings, Wish, find_beginnings, leave_nobody_waiting
+from streamflow.engine.decoding import Decoder
 from streamflow.engine.log_tail import LogTail
 from streamflow.engine.lost_state import check_logs
 from streamflow.engine.partition_task import PartitionTask
@@ -34,11 +35,21 @@ from streamflow.engine.progress_board import RESET_BEGUN, ProgressBoard
 from streamflow.engine.source_logs import SourceLogs, source_logs
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
+from streamflow.processing.agent_spec import AgentSpec
+from streamflow.state.beginning import Start
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress
 from streamflow.state.restore import end_of_logs
 from streamflow.state.store_manager import StoreManager
 from streamflow.transports.base import Assignment, Record, TopicPartition, Transport
+
+
+def start_in(decoder: Decoder, spec: AgentSpec | AggregateSpec) -> Start | None:
+    """Where a consumer wishes to begin in the topic of a decoder: in a retry topic at the end.
+
+    Nothing waits there for one that has no progress yet: see `retry_topics`.
+    """
+    return spec.start if decoder.source.retry is None else "latest"
 
 
 @dataclass(slots=True)
@@ -155,7 +166,7 @@ class AssignmentBuilder:
     def _wishes(self, at_source: list[TopicPartition]) -> list[Wish]:
         """Where consumers that have no progress wish to begin."""
         return [
-            (spec.start, at)
+            (start_in(decoder, spec), at)
             for decoder in self._topology.decoders.values()
             for at in at_source
             if at[0] == decoder.source.name
@@ -182,7 +193,7 @@ class AssignmentBuilder:
                     continue
                 mine = {
                     spec.consumer: self._known(spec.consumer, *at)
-                    or beginnings.begin(spec.consumer, at, spec.start)
+                    or beginnings.begin(spec.consumer, at, start_in(decoder, spec))
                     for spec in decoder.specs()
                 }
                 for progress in mine.values():

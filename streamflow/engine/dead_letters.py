@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from streamflow.clock import rfc3339
 from streamflow.codecs.chunk import Chunk
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.retry_topics import waiting
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
 from streamflow.processing.agent import AgentRunner
@@ -22,8 +23,6 @@ ADDED = ("source-topic", "source-partition", "source-offset", "reason", "error")
 """The headers that are added, behind the event's own and in this order."""
 MORE = ("consumer", "field", "time", "attempts", "worker", "agent", "traceback", "replay")
 """Those that follow, as far as there is something to say."""
-REPLAYED_FOR = "streamflow-replayed-for"
-"""The last header of an event that is replayed for one consumer: which."""
 CUT = "cut"
 """The last header of a letter that did not fit as a whole: how much there was."""
 FIRST_BYTES = 16 * 1024
@@ -116,6 +115,7 @@ class DeadLetterQueue:
     """Where dispatch and agents set events aside: the dead letters of the next checkpoint.
 
     ``partitions`` is dead-letter topic -> number of partitions, ``targets`` consumer or topic -> its topic.
+    Events of ``retry_topics`` are told by their place in the source topic, with the headers that they had.
     """
 
     def __init__(
@@ -125,8 +125,10 @@ class DeadLetterQueue:
         target: Callable[[str], str],
         metrics: Metrics,
         now_ms: Callable[[], int],
+        retry_topics: Container[str] = (),
     ) -> None:
         self._active = active
+        self._retry_topics = retry_topics
         self._partitions = partitions
         self._target = target
         self._metrics = metrics
@@ -203,7 +205,11 @@ class DeadLetterQueue:
             key, value = at.raw_keys[index], at.raw_values[index]
         else:
             key, value = at.keys[index], at.values[index]
-        source = (at.topic, at.partition, at.offsets[index])
+        place = source = (at.topic, at.partition, at.offsets[index])
+        headers = headers_at(at.headers, index)
+        waited = waiting(headers) if at.topic in self._retry_topics else None
+        if waited is not None:
+            source, headers = waited.source, waited.headers
         self._metrics.dead_letters_total.labels(target, reason).inc()
         logger.debug("set aside %s[%d]@%d: %s", *source, error)
         return dead_letter(
@@ -212,15 +218,21 @@ class DeadLetterQueue:
             source=source,
             key=key,
             value=value,
-            headers=headers_at(at.headers, index),
+            headers=headers,
             reason=reason,
             error=sentence(error),
-            more=self._more(source, error, consumer),
+            more=self._more(source, error, consumer, place, 0 if waited is None else waited.attempts),
         )
 
     def _more(
-        self, source: tuple[str, int, int], error: BaseException, consumer: AgentRunner | str | None
+        self,
+        source: tuple[str, int, int],
+        error: BaseException,
+        consumer: AgentRunner | str | None,
+        place: tuple[str, int, int],
+        before: int,
     ) -> dict[str, str]:
+        """``place``: where it was tried last, after ``before`` attempts elsewhere."""
         topic, partition, offset = source
         more = {
             "time": rfc3339(self._now_ms()),
@@ -234,8 +246,8 @@ class DeadLetterQueue:
             more["consumer"] = consumer
         elif consumer is not None:
             more["consumer"] = more["agent"] = consumer.spec.name
-            attempts = consumer.failing().get(source)
-            if attempts is not None:
+            attempts = before + consumer.failing().get(place, 0)
+            if attempts:
                 more["attempts"] = str(attempts)
             if error.__traceback__ is not None:
                 # The end: what raised stands there.

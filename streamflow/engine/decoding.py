@@ -10,6 +10,7 @@ from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.codecs import KeyCodec, ProjectionCodec, ValueCodec
 from streamflow.codecs.chunk import Chunk
+from streamflow.engine.retry_topics import RetryTopic
 from streamflow.errors import DecodeError
 from streamflow.processing.agent import AgentRunner
 from streamflow.processing.agent_spec import AgentSpec
@@ -23,13 +24,15 @@ KEYS_REMEMBERED_MAX = 1 << 18
 class TopicSource:
     """A topic as consumers read it: its name and how its bytes become events.
 
-    ``partitions`` is asked for where the app creates the topic.
+    ``partitions`` is asked for where the app creates the topic. ``retry``: it is a retry topic,
+    read as its source is.
     """
 
     name: str
     key: KeyCodec
     value: ValueCodec
     partitions: int | None = None
+    retry: RetryTopic | None = None
 
     @property
     def schema(self) -> tuple[str, str, str]:

@@ -17,8 +17,8 @@ from streamflow.aggregates.fold import AggregateConsumer
 from streamflow.codecs.chunk import Chunk
 from streamflow.codecs.times import TimeChecks
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.dead_letters import REPLAYED_FOR
 from streamflow.engine.decoding import KeyCache
+from streamflow.engine.retry_topics import REPLAYED_FOR
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
 from streamflow.processing.agent import AgentRunner
@@ -149,6 +149,8 @@ class Dispatcher:
         self, decoder: Decoder, batch: Batch, progress: Progress | None, dead_letters: DeadLetterQueue
     ) -> Chunk:
         """``progress``: the decoder's, if it takes the batch: what is bad is set aside once."""
+        if decoder.source.retry is not None:
+            batch = decoder.source.retry.events(batch)
         bad: dict[int, DecodeError] = {}
         keys = self._keys(decoder, batch, bad)
         events: list[Any] | None = None

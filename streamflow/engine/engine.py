@@ -20,6 +20,7 @@ from streamflow.codecs.times import TimeChecks, TimeLimits
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.backfill import Backfill
 from streamflow.engine.dispatch import Dispatcher
+from streamflow.engine.due_batches import DueBatches
 from streamflow.engine.first_connection import first_connection
 from streamflow.engine.hooks import AssignmentHooks, EngineListener, EngineListeners
 from streamflow.engine.idleness import IdleTicks
@@ -123,11 +124,10 @@ class Engine:
         places = self.topology.topics.places
         self._dispatcher = Dispatcher([], times, self.metrics, places, clock.monotonic_ms)
         self._backfill = Backfill(
-            transport,
-            clock,
-            current=lambda: self.active if self.live else None,
-            give=lambda batch, active: self._dispatcher.backfill(batch, active, self.topology.dead_letters),
-            room=self._await_room,
+            transport, clock, current=self._serving, give=self._catch_up, room=self._await_room
+        )
+        self._due_batches = DueBatches(
+            transport, clock, current=self._serving, give=self._dispatch, room=self._await_room
         )
         self._tail: LogTail | None = None
         self._partitioner_chosen = partitioner_chosen
@@ -176,6 +176,7 @@ class Engine:
         if not self._partitioner_chosen:
             await refuse_foreign_rows(transport, topics, topology.tables)
         await topics.create(transport)
+        await topology.grow_retry_topics(transport)
         for name, wrong in sorted((await topics.thin(transport, topology.state_topics())).items()):
             logger.warning("topic %s %s", name, wrong)
         self._dispatcher.add(topology.decoders.values())
@@ -190,6 +191,7 @@ class Engine:
         self._spawn(tail.run(), "tail")
         self._spawn(self._fetch_loop(), "fetch")
         self._spawn(self._backfill.run(), "backfill")
+        self._spawn(self._due_batches.run(), "due-batches")
         self._spawn(self._checkpoint_loop(), "checkpoint")
         self._spawn(self.rebalance.standbys.run(), "standbys")
         self._spawn(self.watch.run(), "watch")
@@ -212,6 +214,7 @@ class Engine:
         await topology.keep_partitions(self.transport)
         topology.size_tables()
         await topology.topics.create(self.transport)
+        await topology.grow_retry_topics(self.transport)
         self._dispatcher.add(topology.decoders.values())
         await self.rebalance.extend()
 
@@ -296,6 +299,20 @@ class Engine:
             return
         active.fetched(batch, self.clock.monotonic_ms())
         self._hooks.batch(batch)
+        retry = self.topology.retry_topics.get(batch.topic)
+        due = batch if retry is None else self._due_batches.take(batch, retry, active)
+        if due is not None:
+            self._dispatch(due, active)
+
+    def _serving(self) -> ActiveAssignment | None:
+        """What is held, while a partition of it serves."""
+        return self.active if self.live else None
+
+    def _catch_up(self, batch: Batch, active: ActiveAssignment) -> None:
+        self._dispatcher.backfill(batch, active, self.topology.dead_letters)
+
+    def _dispatch(self, batch: Batch, active: ActiveAssignment) -> None:
+        at = (batch.topic, batch.partition)
         if self._dispatcher.dispatch(batch, active, self.topology.dead_letters):
             self.transport.pause([at])
             active.paused.add(at)

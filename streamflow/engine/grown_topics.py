@@ -38,8 +38,14 @@ class GrownTopics:
         )
 
     def _known(self, partitions: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        topics = self._topology.topics
-        return frozenset(at for at in partitions if at[1] < topics.counts.get(at[0], at[1] + 1))
+        topology, counts = self._topology, self._topology.topics.counts
+        # A retry topic that has not grown yet may be another worker's: it is served by who has its source, as
+        # tables that are written for it lie there.
+        return frozenset(
+            at
+            for at in partitions
+            if at[1] < counts.get(at[0], at[1] + 1) and (topology.source_of(at[0]), at[1]) in partitions
+        )
 
     def _learn(self, partitions: set[TopicPartition]) -> None:
         """Takes up what has grown and binds nothing, and tells of the rest."""

@@ -249,7 +249,11 @@ class Growth:
 
     async def _refuse_untaken(self) -> None:
         """Raises ConfigurationError where records of old partitions were not taken, and lie elsewhere now."""
-        for source, (before, after) in self._sources().items():
+        sources = self._sources()
+        retries = self._topology.retry_topics.values()
+        waiting = {each.name: sources[each.source] for each in retries if each.source in sources}
+        for source, (before, after) in {**sources, **waiting}.items():
+            before = min(before, self._topics.counts.get(source, 0))
             takers = self._takers(source)
             known = [one for one in self._board.of_topic(source) if one.consumer in takers]
             begun = {one.consumer for one in known}
@@ -263,7 +267,10 @@ class Growth:
     async def _refuse_untaken_in(self, at: TopicPartition, progress: list[Progress], after: int) -> None:
         earliest = (await self._transport.earliest_offsets([at])).get(at, 0)
         start = max(earliest, min(one.position for one in progress))
+        retry = self._topology.retry_topics.get(at[0])
         async for batch in whole_logs(self._transport, [at], {at: start}):
+            if retry is not None:  # others' records there are nobody's here
+                batch = retry.events(batch)
             for offset, key in zip(batch.offsets, batch.keys, strict=True):
                 place = at[1] if key is None else self._topics.place_among(key, after)
                 if place == at[1]:

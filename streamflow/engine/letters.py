@@ -17,7 +17,8 @@ import orjson
 
 from streamflow.clock import Clock, epoch_ms, rfc3339
 from streamflow.codecs import json_bytes
-from streamflow.engine.dead_letters import ADDED, CUT, REPLAYED_FOR, dead_letter_topic
+from streamflow.engine.dead_letters import ADDED, CUT
+from streamflow.engine.retry_topics import REPLAYED_FOR
 from streamflow.engine.topology import Topology
 from streamflow.errors import ConfigurationError
 from streamflow.transports.base import Headers, Record, Transport
@@ -117,7 +118,7 @@ def letter_of(
 def letter_topics(topology: Topology) -> list[str]:
     """Where an app's events may have been set aside."""
     targets = {agent.spec.dead_letter for agent in topology.agents if agent.spec.dead_letter is not None}
-    return sorted(targets | {dead_letter_topic(source) for source in topology.source_topics()})
+    return sorted(targets | {topology.letters_of(source) for source in topology.source_topics()})
 
 
 class Marks:

@@ -17,7 +17,9 @@ from streamflow.codecs import KeyCodec, group_key_value
 from streamflow.engine.assignment import ActiveAssignment
 from streamflow.engine.dead_letters import DeadLetterQueue, dead_letter_topic
 from streamflow.engine.decoding import Decoder, TopicSource
+from streamflow.engine.deferrals import Deferrals
 from streamflow.engine.internal_topics import Topics
+from streamflow.engine.retry_topics import RetryTopic
 from streamflow.engine.source_feed import SourceFeed, SourceSpec
 from streamflow.errors import ConfigurationError
 from streamflow.metrics import Metrics
@@ -34,7 +36,7 @@ from streamflow.state.global_table import GlobalTableView
 from streamflow.state.merging_table import Merge, merging_table
 from streamflow.state.partition import TablePartition, TableSpec
 from streamflow.state.progress import Progress
-from streamflow.transports.base import Record, Transport
+from streamflow.transports.base import Growable, Record, Transport
 
 
 class Topology:
@@ -69,9 +71,11 @@ class Topology:
         self.aggregates: dict[str, AggregateConsumer] = {}
         self.sources: dict[str, TopicSource] = {}  # consumer -> what it reads
         self.decoders: dict[tuple[str, str, str], Decoder] = {}
+        self.retry_topics: dict[str, RetryTopic] = {}  # that agents of this app read
         self.dead_letters = DeadLetterQueue(
-            active, self.topics.partitions, dead_letter_topic, metrics, clock.now_ms
+            active, self.topics.partitions, self.letters_of, metrics, clock.now_ms, self.retry_topics
         )
+        self.deferrals = Deferrals(settings.id, self.retry_topics, active, clock.now_ms)
         self.on_recreated_topic = settings.on_recreated_topic
         self.on_lost_state = settings.on_lost_state
         self._clock = clock
@@ -98,12 +102,15 @@ class Topology:
             self._clock,
             self.gate,
             give_up=self.dead_letters.give_up,
+            defer=self.deferrals.defer,
             told=told,
         )
         self.agents.append(agent)
         for each in (source, *more):
             agent.topics[each.name] = None
             self._decoder(each).agents.append(agent)
+        for each in (source, *more):
+            self._add_retry_topics(agent, each)
         if more:
             agent.concurrent()
         self.sources[spec.consumer] = source
@@ -172,6 +179,19 @@ class Topology:
         self.sources[spec.consumer] = source
         return aggregate
 
+    def _add_retry_topics(self, agent: AgentRunner, source: TopicSource) -> None:
+        """The agent reads them too, as it reads the source. Raises ConfigurationError."""
+        for step in agent.retry_in_topics(source.name):
+            known = self.retry_topics.setdefault(
+                step.topic, RetryTopic(self.topics.app_id, step.topic, source.name)
+            )
+            if known.source != source.name:
+                raise ConfigurationError(
+                    f"agent {agent.spec.name}: {step.topic!r} is a retry topic of {known.source!r} and of"
+                    f" {source.name!r}: give one of them other waits"
+                )
+            self._decoder(replace(source, name=step.topic, retry=known)).agents.append(agent)
+
     def _furthest_writer_ms(self, part: TablePartition) -> int | None:
         watermarks = [
             progress.watermark_ms
@@ -190,7 +210,8 @@ class Topology:
         if source.schema not in self.decoders:
             name = f"decoder:{source.value.name}:{source.key.name}"
             self.decoders[source.schema] = Decoder(source, name)
-            self.topics.want_source(source.name, source.partitions)
+            if source.retry is None:  # else it is sized when the number of its source is known
+                self.topics.want_source(source.name, source.partitions)
         return self.decoders[source.schema]
 
     def declare(self, topic: str, source: Callable[[], TopicSource]) -> None:
@@ -218,12 +239,28 @@ class Topology:
         return SourceFeed(spec, progress, self._clock, topics.place, topics.limits, self._on_full)
 
     def source_topics(self) -> set[str]:
-        """Topics that somebody reads."""
+        """Topics that somebody reads, retry topics too."""
         return {decoder.source.name for decoder in self.decoders.values()}
 
     def subscribed_topics(self) -> set[str]:
         """Topics whose partitions the group shares out: those that are read, and one for each source."""
         return self.source_topics() | self.feeds.keys()
+
+    def retry_sources(self, agent: AgentRunner) -> list[TopicSource]:
+        """The retry topics of an agent, as it reads them."""
+        return [
+            decoder.source
+            for decoder in self.decoders.values()
+            if agent in decoder.agents and decoder.source.retry is not None
+        ]
+
+    def source_of(self, topic: str) -> str:
+        """The topic whose events wait in a retry topic; any other topic is its own."""
+        return self.retry_topics[topic].source if topic in self.retry_topics else topic
+
+    def letters_of(self, topic: str) -> str:
+        """The topic by default for what can't be taken of one that is read."""
+        return dead_letter_topic(self.source_of(topic))
 
     # -- what a worker makes of it ---------------------------------------------------------------
 
@@ -237,7 +274,9 @@ class Topology:
 
     def size_tables(self) -> None:
         """Numbers of partitions of everything internal, now that those of the sources are known."""
-        topics, sources = self.topics, self.source_topics()
+        topics, sources = self.topics, self.source_topics() - self.retry_topics.keys()
+        for retry in self.retry_topics.values():
+            topics.want(retry.name, topics.partitions(retry.source), letters_of=retry.source)
         for source in sources:
             topics.want(dead_letter_topic(source), topics.partitions(source), letters_of=source)
         for name, table in self.tables.items():
@@ -263,7 +302,9 @@ class Topology:
         """The topics by whose partitions a table lies."""
         if table in self.aggregates:
             return [self.aggregates[table].spec.topic]
-        return sorted({topic for agent in self.agents if agent.writes_tables for topic in agent.topics})
+        return sorted(
+            {topic for agent in self.agents if agent.writes_tables for topic in agent.source_topics}
+        )
 
     def row_key(self, table: str, key: Any) -> bytes | None:
         """The record key that events of a row have, where rows go with those. Raises TypeError."""
@@ -320,6 +361,31 @@ class Topology:
                 (count,) = counts
                 if self.topics.counts.get(source, 0) % count == 0:
                     self.topics.counts[source] = count
+
+    async def grow_retry_topics(self, transport: Transport) -> None:
+        """They have the partitions of their sources, of those that have grown too.
+
+        Also while tables keep the number that there was: partitions of topics with one number go to one
+        worker, and who moves an event on must be the one who takes it from there. Raises ConfigurationError.
+        """
+        names = {*self.retry_topics, *(retry.source for retry in self.retry_topics.values())}
+        counts = await transport.partition_counts(names)
+        short = {
+            retry.name: counts[retry.source]
+            for retry in self.retry_topics.values()
+            if counts.get(retry.name, 0) != counts.get(retry.source, 0) and retry.name in counts
+        }
+        for name, count in sorted(short.items()):
+            if counts[name] > count or not isinstance(transport, Growable):
+                raise ConfigurationError(
+                    f"retry topic {name!r} has {counts[name]} partitions, and {self.source_of(name)!r} has"
+                    f" {count}: give both the same number"
+                )
+        if short:
+            assert isinstance(transport, Growable)
+            await transport.grow_topics(short)
+        for retry in self.retry_topics.values():
+            self.topics.counts[retry.name] = self.topics.partitions(retry.source)
 
     def closed_record(self, spec: AggregateSpec, start: int, key: Any, state: State) -> Record:
         """The record that tells of a closed row."""

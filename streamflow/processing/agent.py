@@ -21,7 +21,9 @@ from streamflow.processing.feed import SHARED, Actor, EventFeed
 from streamflow.processing.gate import Gate
 from streamflow.processing.held_event import HeldEvent
 from streamflow.processing.in_order import InOrder
+from streamflow.processing.retries import RetryStep
 from streamflow.processing.suspects import Suspects
+from streamflow.processing.units import Outcome
 from streamflow.state.committed import CommittedChanges
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext, Sent, current_context
@@ -38,6 +40,8 @@ OPEN_EVENTS_MAX = 100_000
 
 GiveUp = Callable[["AgentRunner", Chunk, int, BaseException], None]
 """(agent, chunk, index, error): sets the event aside, or raises to stop the worker."""
+Defer = Callable[["AgentRunner", Chunk, int, BaseException], bool]
+"""(agent, chunk, index, error): moves the event to its next retry topic. False: there is none for it."""
 
 
 class AgentRunner:
@@ -53,10 +57,13 @@ class AgentRunner:
         gate: Gate,
         *,
         give_up: GiveUp,
+        defer: Defer = lambda *_: False,
         told: AgentListener | None = None,
     ) -> None:
         self.spec = spec
         self.topics = {spec.topic: None}  # all that it reads, in order
+        self.retry_steps: dict[str, RetryStep | None] = {}  # topic -> where its events are tried again
+        self._defer = defer
         self.writes_tables = True  # else the number of its partitions means nothing to tables
         self.gate = gate
         self.progress: dict[TopicPartition, Progress] = {}
@@ -87,6 +94,21 @@ class AgentRunner:
         )
         if spec.run is None or spec.concurrency > 1 or spec.isolated:
             self.concurrent()
+
+    def retry_in_topics(self, source: str) -> Sequence[RetryStep]:
+        """From now on it reads the retry topics of this topic, and moves events to them."""
+        steps = self.spec.retry.steps(source)
+        names = [source, *(step.topic for step in steps)]
+        self.retry_steps.update(zip(names, (*steps, None), strict=True))
+        self.topics.update(dict.fromkeys(names))
+        self._policy.try_once_in(names[1:])
+        return steps
+
+    @property
+    def source_topics(self) -> list[str]:
+        """What it reads, without its retry topics."""
+        later = {step.topic for step in self.retry_steps.values() if step is not None}
+        return [topic for topic in self.topics if topic not in later]
 
     # -- the engine's side -------------------------------------------------------------------
 
@@ -301,7 +323,9 @@ class AgentRunner:
         self._path = Concurrent(feed, path)
         return feed
 
-    def _set_aside(self, chunk: Chunk, index: int, exc: BaseException) -> None:
+    def _set_aside(self, chunk: Chunk, index: int, exc: BaseException) -> Outcome:
+        if self._defer(self, chunk, index, exc):
+            return "deferred"
         most = self.spec.gives_up_max
         if most:
             count, before = self._given_up
@@ -315,6 +339,7 @@ class AgentRunner:
                     " taken again at its next start, the others are in the dead-letter topic"
                 ) from exc
         self._give_up(self, chunk, index, exc)
+        return "failed"
 
     async def _ask_again(self) -> None:
         await self._clock.sleep_ms(self._policy.again_in_ms())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from streamflow.clock import Clock
 from streamflow.errors import CircuitOpen
 from streamflow.processing.circuit_breaker import CircuitBreaker
@@ -32,11 +34,16 @@ class FailurePolicy:
         self._breaker = breaker
         if breaker is not None:
             breaker.keep_time_by(clock)
+        self._once: set[str] = set()
         self._probe: int | None = None  # the breaker's era in which something went to try the service
 
-    def begin(self) -> Failing:
-        """An event fails for the first time."""
-        return Failing(self._clock.monotonic_ms())
+    def try_once_in(self, topics: Iterable[str]) -> None:
+        """Of these topics, which are retry topics, an event has one attempt."""
+        self._once.update(topics)
+
+    def begin(self, topic: str) -> Failing:
+        """An event of this topic fails for the first time."""
+        return Failing(self._clock.monotonic_ms(), once=topic in self._once)
 
     def is_over(self, error: BaseException, failing: Failing) -> bool:
         """Is the event given up? To be asked once for each failure."""
@@ -44,6 +51,8 @@ class FailurePolicy:
         if self._is_held_back(error, era):
             failing.restart(self._clock.monotonic_ms())
             return False
+        if failing.once:
+            return True  # it has waited, and others wait behind it
         failing_ms = self._clock.monotonic_ms() - failing.since_ms
         return self._retry.is_over(error, failing.attempts, failing_ms, self._transient)
 

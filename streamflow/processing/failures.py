@@ -57,7 +57,7 @@ class Failed(Protocol):
         ...
 
     def set_aside(self, exc: BaseException) -> None:
-        """The event is given up. Raises where that stops the worker."""
+        """The event is given up, or goes on to a retry topic. Raises where that stops the worker."""
 
     async def retry(self, failing: Failing) -> None:
         """Waits, and has what is at fault come next."""

@@ -21,7 +21,7 @@ from streamflow.processing.flight_note import FlightNote
 from streamflow.processing.gate import Gate
 from streamflow.processing.retries import Failing
 from streamflow.processing.suspects import Suspects
-from streamflow.processing.units import EventRef, InFlight, Offset
+from streamflow.processing.units import EventRef, InFlight, Offset, Outcome
 from streamflow.state.event_context import EventContext, Sent, current_context
 from streamflow.state.progress import Progress
 from streamflow.transports.base import TopicPartition
@@ -33,6 +33,9 @@ BLOCK_MS = 1.0
 
 Pull = Callable[[int], tuple[Chunk, int] | None]
 """A lane's next chunk, if there is one; or one without events, in place of so many that were dropped."""
+SetAside = Callable[[Chunk, int, BaseException], Outcome]
+"""Gives an event up, or moves it on, and says which; or raises."""
+NOT_DONE: frozenset[Outcome] = frozenset({"failed", "deferred"})
 
 
 class Within:
@@ -346,7 +349,7 @@ class EventFeed:
         pull: Pull,
         *,
         policy: FailurePolicy,
-        give_up: Callable[[Chunk, int, BaseException], None],
+        give_up: SetAside,
         isolated: bool = False,
         suspects: Suspects | None = None,
     ) -> None:
@@ -480,7 +483,7 @@ class EventFeed:
     def finish(self, ref: EventRef) -> None:
         """The event is done, with the outcome that it has."""
         ref.tracker.finish(ref.chunk_acks, ref.index, ref.outcome)
-        self.processed += ref.outcome != "failed"
+        self.processed += ref.outcome not in NOT_DONE
         if self._failing or self._single or self._exclusive:
             self._failing.pop(ref.at, None)
             self._single.discard(ref.at)
@@ -499,7 +502,7 @@ class EventFeed:
         """The event has failed once more."""
         known = self._failing.get(ref.at)
         if known is None:
-            known = self._failing[ref.at] = self.policy.begin()
+            known = self._failing[ref.at] = self.policy.begin(ref.at[0])
         return known.again()
 
     def attempts(self) -> dict[Offset, int]:
@@ -516,9 +519,10 @@ class EventFeed:
         await self.policy.wait(failing)
 
     def set_aside(self, ref: EventRef, error: BaseException) -> None:
-        """The event is given up: it is done, as failed. Raises where that stops the worker."""
-        self._give_up(ref.chunk_acks.chunk, ref.index, error)
-        ref.become("failed")
+        """The event is given up, or moved on: it is done here. Raises where that stops the worker."""
+        outcome = self._give_up(ref.chunk_acks.chunk, ref.index, error)
+        self.retries += outcome == "deferred"
+        ref.become(outcome)
         self.finish(ref)
 
     def make_exclusive(self, at: Offset) -> None:

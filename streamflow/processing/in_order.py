@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from streamflow.codecs.chunk import Chunk
 from streamflow.errors import StaleEvent
 from streamflow.processing.failure_policy import FailurePolicy
-from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull
+from streamflow.processing.feed import SHARED, Actor, EventFeed, Pull, SetAside
 from streamflow.processing.gate import Gate
 from streamflow.processing.held_event import HeldEvent, Running
 from streamflow.processing.retries import Failing
@@ -37,7 +37,7 @@ class InOrder:
         gate: Gate,
         *,
         policy: FailurePolicy,
-        give_up: Callable[[Chunk, int, BaseException], None],
+        give_up: SetAside,
         concurrent: Callable[[], EventFeed],
         suspects: Suspects,
     ) -> None:
@@ -93,7 +93,7 @@ class InOrder:
         if context.sends:
             self._outbox.extend(context.take_sends())
 
-    def _account(self, chunk: Chunk, done: int, *, failed: int = 0) -> None:
+    def _account(self, chunk: Chunk, done: int, *, failed: int = 0, deferred: int = 0) -> None:
         first = self._accounted + 1
         late = sum(1 for index in self._late if index <= done) if self._late else 0
         self._late = {index for index in self._late if index > done} if self._late else self._late
@@ -101,9 +101,10 @@ class InOrder:
         position = chunk.offsets[done + 1] if done + 1 < len(chunk) else chunk.next_offset
         progress = self._progress[chunk.topic, chunk.partition]
         progress.see(max(chunk.times_ms[first : done + 1]))
-        progress.take(position, counted=count - late - failed, late=late, failed=failed)
+        counted = count - late - failed - deferred
+        progress.take(position, counted=counted, late=late, failed=failed, deferred=deferred)
         self._accounted = done
-        self.processed += count - failed
+        self.processed += count - failed - deferred
 
     def take_outbox(self) -> list[Sent]:
         outbox, self._outbox = self._outbox, []
@@ -254,7 +255,7 @@ class InOrder:
     def failing(self) -> Failing:
         _, _, at = self._at(self.context.position + 1)
         before = self._failing
-        failing = before[1] if before is not None and before[0] == at else self.policy.begin()
+        failing = before[1] if before is not None and before[0] == at else self.policy.begin(at[0])
         self._failing = at, failing
         return failing.again()
 
@@ -263,8 +264,11 @@ class InOrder:
 
     def set_aside(self, exc: BaseException) -> None:
         chunk, index, _ = self._at(self.context.position + 1)
-        self._give_up(chunk, index, exc)
-        self._account(chunk, index, failed=1)
+        if self._give_up(chunk, index, exc) == "deferred":
+            self.retries += 1
+            self._account(chunk, index, deferred=1)
+        else:
+            self._account(chunk, index, failed=1)
         self.context.pass_over()
 
     async def retry(self, failing: Failing) -> None:

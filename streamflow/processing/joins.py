@@ -12,7 +12,7 @@ import base64
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, NoReturn
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
@@ -309,6 +309,6 @@ class TickFeed(EventFeed):
             return
 
 
-def _not_at_all(_: Chunk, __: int, exc: BaseException) -> None:
+def _not_at_all(_: Chunk, __: int, exc: BaseException) -> NoReturn:
     """What expired can't be set aside: there is no record of it."""
     raise exc

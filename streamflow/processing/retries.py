@@ -8,11 +8,12 @@ class, as Kafka's own clients do with their retriable errors.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from itertools import pairwise
+from typing import Final, NamedTuple, Protocol
 
-from streamflow.errors import ConfigurationError, EventTypeError, TransientError
+from streamflow.errors import ConfigurationError, EventTypeError, ProcessDied, TransientError
 
 TRANSIENT: Final[tuple[type[BaseException], ...]] = (OSError, TimeoutError, TransientError)
 """Errors that a minute may cure, wherever they come from: files, sockets, time limits, open circuits."""
@@ -22,6 +23,7 @@ ATTEMPTS: Final = 3
 """So often an event is tried that fails for another."""
 
 _WAIT_S_MAX = 86_400.0
+_TOPIC_WAIT_S_MIN = 0.1
 _DOUBLINGS_MAX = 64
 
 ErrorTest = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -61,7 +63,7 @@ def is_meant(test: ErrorTest, error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How an event that an agent raised for is tried again, at its place: later events of its key wait.
+    """How an event that an agent raised for is tried again, at first at its place: later ones of its key .
 
     It is tried until ``attempts`` (the first one counts: 1 means that nothing is tried again) or ``for_s``
     seconds after its first failure, whichever ends first. With neither, errors that a minute may cure
@@ -72,6 +74,10 @@ class Retry:
 
     The waits are exponential: ``first_wait_s``, then twice as long each time, up to ``wait_max_s``. With
     ``jitter`` a wait is random between half of it and all, so that what failed together is tried apart.
+
+    ``topics_s``: when the attempts in place are over (three for all errors, unless ``attempts`` or ``for_s``
+    says otherwise), the event waits so many seconds in a retry topic, ``<topic>-retry-5s``, for one more
+    attempt; then in the next one. Its partition goes on: the order of its key is given up.
     Raises ConfigurationError.
     """
 
@@ -81,6 +87,7 @@ class Retry:
     wait_max_s: float = 10
     jitter: bool = True
     on: ErrorTest | None = None
+    topics_s: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         if self.attempts is not None and (type(self.attempts) is not int or self.attempts < 1):
@@ -93,6 +100,20 @@ class Retry:
                 raise ConfigurationError(f"Retry({name}={wait_s!r}) must be a number of seconds, 0 to a day")
         if self.on is not None:
             error_test(self.on, "Retry(on")
+        _check_waits(self.topics_s)
+
+    def steps(self, topic: str) -> tuple[RetryStep, ...]:
+        """The retry topics of this topic, in the order in which an event goes through them."""
+        return tuple(
+            RetryStep(f"{topic}-retry-{duration(round(wait_s * 1_000))}", round(wait_s * 1_000))
+            for wait_s in self.topics_s
+        )
+
+    def may_cure(self, error: BaseException) -> bool:
+        """May it help to try the event again, however much later?"""
+        if isinstance(error, EventTypeError | ProcessDied):
+            return False
+        return self.on is None or is_meant(self.on, error)
 
     def is_over(self, error: BaseException, attempts: int, failing_ms: float, transient: Transient) -> bool:
         """Is the event given up, that has failed ``attempts`` times within ``failing_ms``?"""
@@ -102,7 +123,7 @@ class Retry:
             return True
         attempts_max, for_s = self.attempts, self.for_s
         if attempts_max is None and for_s is None:
-            if self.on is not None or transient.holds(error):
+            if not self.topics_s and (self.on is not None or transient.holds(error)):
                 for_s = TRANSIENT_S
             else:
                 attempts_max = ATTEMPTS
@@ -113,6 +134,38 @@ class Retry:
         """How long to wait after the ``attempt``-th one failed (1: the first)."""
         wait_s: float = min(self.wait_max_s, self.first_wait_s * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX))
         return wait_s * 1_000 * (rng.uniform(0.5, 1.0) if self.jitter else 1.0)
+
+
+class RetryStep(NamedTuple):
+    """A retry topic, and how long an event waits there."""
+
+    topic: str
+    wait_ms: int
+
+
+_UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+
+
+def duration(ms: int) -> str:
+    """As short as it can be said in one unit: 5s, 90s, 10m, 1h."""
+    return next(f"{ms // unit_ms}{name}" for name, unit_ms in _UNITS_MS if ms % unit_ms == 0)
+
+
+def _check_waits(topics_s: object) -> None:
+    """Raises ConfigurationError unless these are the waits of retry topics."""
+    if not isinstance(topics_s, tuple | list):
+        raise ConfigurationError(
+            f"Retry(topics_s={topics_s!r}) must be seconds in a tuple, such as (5, 60, 600)"
+        )
+    for wait_s in topics_s:
+        if not is_seconds(wait_s) or not _TOPIC_WAIT_S_MIN <= wait_s <= _WAIT_S_MAX:
+            raise ConfigurationError(
+                f"Retry(topics_s={topics_s!r}): {wait_s!r} must be a number of seconds, from 0.1 to a day"
+            )
+    if any(later <= before for before, later in pairwise(topics_s)):
+        raise ConfigurationError(
+            f"Retry(topics_s={topics_s!r}): each wait must be longer than the one before it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +179,14 @@ class Transient:
 
 
 class Failing:
-    """Of one event: how often it has failed, and since when."""
+    """Of one event: how often it has failed where it is, and since when."""
 
-    __slots__ = ("attempts", "since_ms")
+    __slots__ = ("attempts", "once", "since_ms")
 
-    def __init__(self, now_ms: float) -> None:
+    def __init__(self, now_ms: float, *, once: bool = False) -> None:
         self.attempts = 0
         self.since_ms = now_ms
+        self.once = once  # it has one attempt here
 
     def again(self) -> Failing:
         """It has failed once more."""

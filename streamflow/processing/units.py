@@ -15,7 +15,7 @@ from streamflow.state.event_context import EventContext, Sent, UncommittedWrite
 
 Offset = tuple[str, int, int]
 """(topic, partition, offset)"""
-Outcome = Literal["counted", "late", "failed"]
+Outcome = Literal["counted", "late", "failed", "deferred"]
 """What becomes of an event in the progress, as far as it is known while it is in flight."""
 
 
@@ -46,7 +46,7 @@ class Feed(Protocol):
         """These come next in their lane."""
 
     def set_aside(self, ref: EventRef, error: BaseException) -> None:
-        """The event is given up: it is done, as failed. Raises where that stops the worker."""
+        """The event is given up, or moved on: it is done here. Raises where that stops the worker."""
 
     def failing(self, ref: EventRef) -> Failing:
         """The event has failed once more."""

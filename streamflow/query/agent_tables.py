@@ -56,7 +56,8 @@ class AgentReader(TableReaderBase):
     def _fitting(engine: Engine, partitions: int, consumers: Collection[str]) -> list[str]:
         """The topics of agents that have as many partitions as the table, in order."""
         topology = engine.topology
-        topics = {t for agent in topology.agents if agent.spec.consumer in consumers for t in agent.topics}
+        agents = [agent for agent in topology.agents if agent.spec.consumer in consumers]
+        topics = {topic for agent in agents for topic in agent.source_topics}
         return sorted(topic for topic in topics if topology.topics.partitions(topic) == partitions)
 
     @property

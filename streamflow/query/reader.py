@@ -414,7 +414,12 @@ class TableReaderBase(ABC):
         return least
 
     def own_watermark_ms(self, partition: int | None = None) -> int | None:
-        watermarks_ms = [p.watermark_ms for p in self.progress(partition) if p.watermark_ms is not None]
+        later = self.engine.topology.retry_topics  # old events come there, and mostly none: no table waits
+        watermarks_ms = [
+            progress.watermark_ms
+            for progress in self.progress(partition)
+            if progress.watermark_ms is not None and progress.topic not in later
+        ]
         return min(watermarks_ms, default=None)
 
     def own_lags(self) -> dict[int, int | None]:

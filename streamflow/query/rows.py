@@ -82,8 +82,8 @@ class TableStatus:
     ``positions`` and ``lags``: source partition -> next offset / records still to be read (``None``
     while unknown). For a table that is fed through a shuffle they cover every source partition.
     ``counters``: of each consumer that feeds it and each source partition of this worker,
-    ``in = counted + late + filtered + bad + failed + dropped``; ``in`` is every record, also what could not
-    be decoded, as `streamflow verify` counts.
+    ``in = counted + late + filtered + bad + failed + deferred + dropped``; ``in`` is every record, also what
+    could not be decoded, as `streamflow verify` counts.
     """
 
     positions: Mapping[int, int]

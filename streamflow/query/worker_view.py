@@ -17,6 +17,7 @@ from streamflow.query.agent_tables import AgentReader
 from streamflow.query.aggregate_tables import FinalStageReader
 from streamflow.query.browse import Browser
 from streamflow.query.facts import AgentFacts, WorkerFacts
+from streamflow.query.follow import Follower
 from streamflow.query.letter_book import LetterBook
 from streamflow.query.publishing import Publishes
 from streamflow.query.reader import TableReaderBase
@@ -124,6 +125,9 @@ class WorkerView:
 
     def knows_tables(self) -> bool:
         return self._is_open
+
+    def follow(self, topic: str) -> Follower:
+        return Follower(self.engine, topic)
 
     @property
     def clock(self) -> Clock:

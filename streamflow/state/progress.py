@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-OUTCOMES = ("counted", "late", "filtered", "bad", "failed", "dropped")
+OUTCOMES = ("counted", "late", "filtered", "bad", "failed", "deferred", "dropped")
 """What may become of an event: for each consumer and partition ``in`` is their sum."""
 
 

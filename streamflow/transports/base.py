@@ -373,6 +373,11 @@ class Transport(Protocol):
         """The offset behind the last record of each partition, committed or not."""
         ...
 
+    async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset from which on nothing of each partition has been shown to anybody: records of an open
+        transaction lie at or behind it, whatever becomes of them."""
+        ...
+
     def records_between(self, partition: TopicPartition, start: int, end: int) -> int | None:
         """How many records lie at or after ``start`` and before ``end``; ``None`` where it is not known.
 

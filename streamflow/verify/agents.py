@@ -1,13 +1,13 @@
 """What `streamflow verify` can tell of a table in Faust's form: whether its agents took each record once.
 
 Its rows are made by somebody's own code, which a recount does not run. So for each agent that may write it
-and each partition ``in = counted + late + filtered + bad + failed + dropped`` is held against the records of
-the source topic, up to where the agent has come.
+and each partition ``in = counted + late + filtered + bad + failed + deferred + dropped`` is held against the
+records of the source topic, up to where the agent has come; and the same in each of its retry topics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 from streamflow.aggregates import Count
 from streamflow.aggregates.row_values import RowFunctions
@@ -40,6 +40,7 @@ class AgentVerifier(Verifier):
         super().__init__(transport, settings, clock, spec, source, progressed)
         self._consumer = f"agent:{agent}"
         self._agent = agent
+        self._retry_topic = None if source.retry is None else source.name
 
     def _durable(self, partition: int) -> Progress:
         found = self._board.get(self._consumer, self.spec.topic, partition)
@@ -72,21 +73,25 @@ class AgentVerifier(Verifier):
             for one, more in ((counters, bad), (recounted, bad_again)):
                 one["in"] += more
                 one["bad"] += more
-            report.notes.extend(self._notes_on_beginning(durable))
-            count = PartitionCount(partition, durable.position, counters, recounted, self._agent)
-            report.partitions.append(count)
+            if self._retry_topic is None:  # there it begins at the end: nothing was waiting for it
+                report.notes.extend(self._notes_on_beginning(durable))
+            count = PartitionCount(
+                partition, durable.position, counters, recounted, self._agent, self._retry_topic
+            )
+            if self._retry_topic is None or counters["in"] or recounted["in"]:
+                report.partitions.append(count)
         return report
 
 
 async def verify_agents(
-    name: str, agents: Mapping[str, TopicSource], make: Callable[[str, TopicSource], AgentVerifier]
+    name: str, agents: Iterable[tuple[str, TopicSource]], make: Callable[[str, TopicSource], AgentVerifier]
 ) -> Report:
-    """The report on a table in Faust's form; ``agents``: agent that may write it -> what it reads."""
+    """The report on a table in Faust's form; ``agents``: each that may write it, with a topic of it."""
     report = Report(name, rows_compared=False)
     report.notes.append(
         "its rows are made by the agent's own code, which is not run again: records were counted, not rows"
     )
-    verifiers = [make(agent, source) for agent, source in sorted(agents.items())]
+    verifiers = [make(agent, source) for agent, source in sorted(agents, key=lambda each: each[0])]
     reports = [await verifier.run() for verifier in verifiers]
     # As over HTTP: those that were seen to write it; before that, whoever may.
     wrote = [one for verifier, one in zip(verifiers, reports, strict=True) if verifier.wrote(name)]

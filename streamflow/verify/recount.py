@@ -3,9 +3,9 @@
 It reads logs only, so it needs no worker and disturbs none. First the table as it is durable: progress,
 changelog or shuffle, late-event store, all of one moment. Then the source topic, up to the positions of that
 moment, through the very folding that a worker does, in one pass and without a checkpoint. Two things must
-hold: for each partition ``in = counted + late + filtered + bad + failed + dropped``, by the durable counters
-and by the recount alike (``in`` is every record, also those that could not be decoded); and each row that is
-kept shows what the recount shows.
+hold: for each partition ``in = counted + late + filtered + bad + failed + deferred + dropped``, by the
+durable counters and by the recount alike (``in`` is every record, also those that could not be decoded); and
+each row that is kept shows what the recount shows.
 
 What an event's lateness owed to silence (idle ticks), no recount can know; the late-event store tells it.
 """
@@ -13,7 +13,7 @@ What an event's lateness owed to silence (idle ticks), no recount can know; the 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from streamflow.engine.dead_letters import DeadLetterQueue
 from streamflow.engine.decoding import TopicSource
 from streamflow.engine.dispatch import Dispatcher
 from streamflow.engine.progress_board import ProgressBoard
+from streamflow.engine.retry_topics import selected
 from streamflow.engine.topology import Topology
 from streamflow.errors import DecodeError
 from streamflow.metrics import Metrics
@@ -317,7 +318,7 @@ class Verifier:
             late = known.get(batch.partition, set())
             stored = [i for i, offset in enumerate(batch.offsets) if offset not in late]
             excluded = len(batch.offsets) - len(stored)
-            dispatcher.dispatch(_selected(batch, stored) if excluded else batch, active, dead_letters)
+            dispatcher.dispatch(selected(batch, stored) if excluded else batch, active, dead_letters)
             if excluded:
                 progress[batch.partition].take(batch.next_offset, late=excluded)
             active.forget_taken()
@@ -395,7 +396,7 @@ class Verifier:
                         continue
                     index = bisect_left(batch.offsets, ends[at])
                     if batch.next_offset > ends[at]:
-                        batch = replace(_selected(batch, range(index)), next_offset=ends[at])
+                        batch = replace(selected(batch, range(index)), next_offset=ends[at])
                     yield batch
                     reached[at] = min(batch.next_offset, ends[at])
                     if batch.next_offset >= ends[at]:
@@ -577,19 +578,6 @@ def _corrected(stage: FinalStage) -> Iterator[tuple[RowId, int, Any]]:
             for source, state in partials.items():
                 if source < 0:
                     yield (start, group), source, state
-
-
-def _selected(batch: Batch, indexes: Iterable[int]) -> Batch:
-    """Some records of a batch; ``next_offset`` stays."""
-    picked = list(indexes)
-    return replace(
-        batch,
-        offsets=[batch.offsets[i] for i in picked],
-        keys=[batch.keys[i] for i in picked],
-        values=[batch.values[i] for i in picked],
-        timestamps_ms=[batch.timestamps_ms[i] for i in picked],
-        headers=None if batch.headers is None else [batch.headers[i] for i in picked],
-    )
 
 
 def _batch(records: list[Record]) -> Batch:

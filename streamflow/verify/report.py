@@ -20,7 +20,8 @@ class VerifyError(StreamflowError):
 class PartitionCount:
     """One source partition: the durable counters, and the recount's. ``position``: how far both go.
 
-    ``agent``: whose counters these are, of a table in Faust's form.
+    ``agent``: whose counters these are, of a table in Faust's form; ``retry_topic``: where, if not in the
+    source topic.
     """
 
     partition: int
@@ -28,6 +29,7 @@ class PartitionCount:
     counters: dict[str, int]
     recounted: dict[str, int]
     agent: str | None = None
+    retry_topic: str | None = None
 
     @property
     def adds_up(self) -> bool:

@@ -67,6 +67,7 @@ def client_messages() -> tuple[list[str], dict[str, Any]]:
     schemas = {names.get(struct, struct): schema for struct, schema in json.loads(text).items()}
     for schema in schemas.values():
         schema["description"] = cleandoc(schema.get("description", "")).replace("``", "`")
+    schemas["subscribe"]["oneOf"] = [{"required": ["table"]}, {"required": ["topic"]}]
     return list(names.values()), schemas
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from streamflow.web import encoding
 
@@ -43,15 +43,18 @@ class Init(Struct, tag="init", tag_field="t", frozen=True):
 
 
 class Subscribe(Struct, tag="subscribe", tag_field="t", frozen=True, kw_only=True):
-    """Wants the rows of a table that a key, some keys or a prefix pick (all without), in some windows.
+    """Wants the rows of a ``table`` that a key, some keys or a prefix pick (all without), in some windows;
+    or the records of a ``topic`` as they are committed, those of which ``where`` holds.
 
-    ``since``: a cursor of this subscription from an earlier connection. ``mode``: ``all`` changes in
-    order, or the ``latest`` of each row when the client is slow. ``max_hz``: at most so many messages
-    a second.
+    ``since``: a cursor of this subscription from an earlier connection. Of a table only: ``mode``: ``all``
+    changes in order, or the ``latest`` of each row when the client is slow. ``max_hz``: at most so many
+    messages a second.
     """
 
     id: Id
-    table: str
+    table: str | UnsetType = UNSET
+    topic: str | UnsetType = UNSET
+    where: str | UnsetType = UNSET
     key: Any = UNSET
     keys: Annotated[list[Any], Meta(min_length=1, max_length=1_000)] | UnsetType = UNSET
     prefix: str | UnsetType = UNSET
@@ -60,6 +63,22 @@ class Subscribe(Struct, tag="subscribe", tag_field="t", frozen=True, kw_only=Tru
     since: str | None = None
     mode: Mode = "latest"
     max_hz: Annotated[float, Meta(ge=0.1, le=100.0)] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.table, str) == isinstance(self.topic, str):
+            raise ValueError("subscribe names a table or a topic")
+
+
+class Publish(Struct, tag="publish", tag_field="t", frozen=True, kw_only=True):
+    """Sends an event, as `POST /v1/topics/{topic}` does, where that is allowed: ``published`` answers, or
+    ``error`` with this ``id``. One after the other, in the order in which they come.
+    """
+
+    id: Id
+    topic: str
+    value: Raw
+    key: Any = None
+    headers: dict[str, str | None] | list[tuple[str, str | None]] = {}
 
 
 class Unsubscribe(Struct, tag="unsubscribe", tag_field="t", frozen=True):
@@ -72,7 +91,7 @@ class Ping(Struct, tag="ping", tag_field="t", frozen=True):
     """Wants a `pong`: is the worker still there?"""
 
 
-ClientMessage = Init | Subscribe | Unsubscribe | Ping
+ClientMessage = Init | Subscribe | Unsubscribe | Publish | Ping
 
 _decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 

@@ -208,6 +208,12 @@ class Caller:
         """At least for some keys: what is then shown must be held against `keys`."""
         return not (self.is_foreign and right != "read") and self.keys(right, kind, name) != NO_KEYS
 
+    def has_any(self, right: Right, kind: Kind) -> bool:
+        """Is there anything of the kind, known or not, for which the caller may have the right?"""
+        if self.is_foreign and right != "read":
+            return False
+        return any(grant.right == right and grant.kind in (None, kind) for grant in self.grants)
+
     def require(self, right: Right, kind: Kind, name: str, key: object = None) -> None:
         """Raises Problem 403 unless the caller `may`. Whether there is such a thing is not told."""
         if not self.may(right, kind, name, key):

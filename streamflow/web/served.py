@@ -9,6 +9,7 @@ from streamflow.clock import Clock
 from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, TopicFacts, WorkerFacts
+from streamflow.query.follow import Follows
 from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
 from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
@@ -177,6 +178,10 @@ class Served(Protocol):
 
     @property
     def log(self) -> LogServed: ...
+
+    def follow(self, topic: str) -> Follows:
+        """The records of a topic that `log` knows, as they are committed."""
+        ...
 
     @property
     def letters(self) -> LettersServed: ...

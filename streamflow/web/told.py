@@ -50,14 +50,15 @@ _CHANGE: Final[Mapping[str, Schema]] = {"op": {"enum": ["upsert", "delete", "exp
 TOLD: Final = (
     Told(
         "ack",
-        "The answer to `init`: the connection is open.",
+        "The answer to `init`: the connection is open. `features`: what this worker does for this client "
+        "beyond tables, `topics` and `publish`; who may do neither gets an empty list.",
         {"server": TEXT, "connection": TEXT, "limits": {"type": "object"}, "features": array(TEXT)},
         ("features",),
     ),
     Told(
         "subscribed",
-        "The subscription is known. `recovered`: what came after `since` follows as `changes`; otherwise "
-        "what the client had is void and a `snapshot` follows.",
+        "The subscription is known. `recovered`: what came after `since` follows as `changes`, or `events`; "
+        "otherwise what the client had of a table is void and a `snapshot` follows, and a topic begins now.",
         {
             "id": _ID,
             "cursor": _CURSOR,
@@ -75,7 +76,8 @@ TOLD: Final = (
     ),
     Told(
         "synced",
-        "What was said makes up the table of these partitions at `position`; from here on all changes come.",
+        "What was said makes up the table of these partitions at `position`; from here on all changes come. "
+        "Of a topic: all that is wanted of it up to `position` was told.",
         {"id": _ID, "cursor": _CURSOR, "position": _POSITION, "exact": _EXACT, "partitions": _PARTITIONS},
         ("exact",),
     ),
@@ -95,6 +97,25 @@ TOLD: Final = (
         ("exact", "more"),
     ),
     Told(
+        "events",
+        "Records of a topic, each partition's in their order. `error`: its readers set it aside; `bytes`: "
+        "the size of a value of which the beginning is shown.",
+        {"id": _ID, "cursor": _CURSOR, "records": array(SCHEMAS["Message"])},
+    ),
+    Told(
+        "published",
+        "The event of this `publish` is durable.",
+        {
+            "id": {"type": "string", "description": "That of the publish."},
+            "position": object_schema(
+                {
+                    "partition": {"type": "integer", "minimum": 0},
+                    "offset": {"type": "string", "pattern": "^[0-9]+$"},
+                }
+            ),
+        },
+    ),
+    Told(
         "progress",
         "The position moved and no row changed.",
         {
@@ -107,17 +128,21 @@ TOLD: Final = (
     ),
     Told(
         "reset",
-        "What was told of these partitions is void; it comes anew, as `snapshot` and `synced`.",
-        {"id": _ID, "reason": TEXT, "partitions": _PARTITIONS},
+        "What was told of these partitions is void; it comes anew, as `snapshot` and `synced`. Of a topic: "
+        "records of them are lost, and it goes on behind those, with this `cursor`.",
+        {"id": _ID, "cursor": _CURSOR, "reason": TEXT, "partitions": _PARTITIONS},
+        ("cursor",),
     ),
     Told(
         "rebalancing",
-        "The rows of these partitions are old: nobody has them now. `synced` or `reset` ends it.",
+        "The rows of these partitions are old: nobody has them now. Of a topic: the broker does not answer. "
+        "`synced` or `reset` ends it.",
         {"id": _ID, "partitions": _PARTITIONS},
     ),
     Told(
         "error",
-        "A subscription that can't be had; with `retry` the same may be had a little later. Without `id`: of "
+        "A subscription that can't be had, or an event that can't be published; with `retry` the same may be "
+        "had a little later. With the code `outcome-unknown` the event may be there or not. Without `id`: of "
         "the connection.",
         {"id": _ID, "code": TEXT, "message": TEXT, "retry": _FLAG},
         ("id",),

@@ -324,6 +324,7 @@ class Undecided:
         held = await harness.hold(worker.client, Commit(assignment, numbered(log, 0, [2, 3]), {spot: 3}))
         open_commits = worker.client.features.open_commits
         assert ((await maker.high_watermarks([at]))[at] > before[at]) == open_commits
+        stable = await maker.committed_ends([at])
         reader = maker.log_reader()
         got = await read_until(reader, {at: 0}, {at: 1}, harness.limit_s)
         assert numbers_in(got[at]) == [1]
@@ -338,6 +339,11 @@ class Undecided:
         assert await worker.client.committed([spot]) == {spot: 3}
         await reader.close()
         assert numbers_in((await read_all(maker, [at], harness.limit_s))[at]) == [1, 2, 3]
+        # Whoever reads on from the committed end sees all that is decided from then on, and nothing else.
+        reader = maker.log_reader()
+        ends = await maker.high_watermarks([at])
+        assert numbers_in((await read_until(reader, stable, ends, harness.limit_s))[at]) == [2, 3]
+        await reader.close()
 
     async def test_a_killed_workers_open_commit_never_counts(self, harness: Harness) -> None:
         """The successor waits until it is decided, and reads on behind it."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from streamflow.client import Client, LiveTable
+from streamflow.client import Client, LiveTable, LiveTopic
 from streamflow.client.blocking import Client as BlockingClient
 from streamflow.clock import epoch_ms, rfc3339
 from tests.clients.node import Node, find_node, node
 from tests.integration.job import TABLES, Cluster
-from tests.integration.workers import Events, Row, WorkerProcess, difference, wait_for
+from tests.integration.workers import Events, Row, WorkerProcess, difference, read_all, wait_for
+from tests.support.web_fakes import until
 
 LIMIT_S = 90.0
 
@@ -84,6 +86,41 @@ async def test_live_tables_of_python_are_exact_after_kills(cluster: Cluster) -> 
         asked.cancel()
         listed = await client.rows("events_by_user", limit=100).to_list()
         assert {(row.key, rfc3339(epoch_ms(row.start))): row.value for row in listed} == wanted
+
+
+@pytest.mark.timeout(600)
+async def test_live_topics_tell_every_committed_record_once_over_kills(cluster: Cluster) -> None:
+    """Of the source, and of results that are written in transactions: each partition in its order."""
+    workers = await start_two(cluster)
+    events = Events(cluster.kafka, cluster.topic)
+    async with Client([worker.url for worker in workers], patience_s=60) as client:
+        topics = [client.topic(name) for name in (cluster.topic, cluster.results)]
+        for topic in topics:
+            await topic.ready(LIMIT_S)
+        told: dict[str, list[tuple[int, int]]] = {topic.topic: [] for topic in topics}
+
+        async def take(topic: LiveTopic) -> None:
+            async for record in topic:
+                told[topic.topic].append((record.partition, int(record.offset)))
+
+        taking = [asyncio.create_task(take(topic)) for topic in topics]
+        await rounds(cluster, events, workers)
+        for name, places in told.items():
+            wanted = sorted(
+                (row.partition, row.offset) for row in await asyncio.to_thread(read_all, cluster.kafka, name)
+            )
+            await until(partial(all_told, places, len(wanted)), LIMIT_S)
+            assert sorted(places) == wanted
+            for partition in {partition for partition, _ in wanted}:
+                mine = [offset for at, offset in places if at == partition]
+                assert mine == sorted(mine)
+        for topic in topics:
+            await topic.close()
+        await asyncio.gather(*taking)
+
+
+def all_told(places: list[tuple[int, int]], count: int) -> bool:
+    return len(places) >= count
 
 
 async def ask_all_the_time(client: Client) -> None:

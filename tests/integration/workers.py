@@ -280,6 +280,7 @@ def create_topics(bootstrap: str, topics: Mapping[str, int], copies: int = 1) ->
 @dataclass
 class Message:
     partition: int
+    offset: int
     key: bytes | None
     value: bytes | None
     headers: dict[str, bytes]
@@ -317,7 +318,13 @@ def _until_end(consumer: Any, left: set[int]) -> Iterator[Message]:
             assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
             left.discard(message.partition())
             continue
-        yield Message(message.partition(), message.key(), message.value(), dict(message.headers() or ()))
+        yield Message(
+            message.partition(),
+            message.offset(),
+            message.key(),
+            message.value(),
+            dict(message.headers() or ()),
+        )
 
 
 def difference(found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:

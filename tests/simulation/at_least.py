@@ -8,7 +8,16 @@ from typing import Any
 import orjson
 
 from streamflow.clock import rfc3339
-from tests.simulation.checks import FOLDS, Faults, agents, check_offsets, records_of, shown_rows
+from tests.simulation import later
+from tests.simulation.checks import (
+    FOLDS,
+    Faults,
+    check_offsets,
+    giving_up,
+    records_of,
+    shown_rows,
+    wanted_rows,
+)
 from tests.simulation.cluster import LETTERS, Cluster
 from tests.simulation.scenario import ECHO, SIZE_MS, SOURCES, Expected, SimEvent
 
@@ -17,10 +26,11 @@ def judge(cluster: Cluster, expected: Expected, events: list[list[SimEvent]], wr
     """Appends a sentence for what is wrong, once the world is quiet."""
     check_offsets(cluster, wrong)
     for name, found in shown_rows(cluster).items():
-        want = expected.by_user if name.startswith("by_user") else getattr(expected, name)
+        want = wanted_rows(expected, name)
         _at_least(f"{name}, rows", _counts(found), _counts(want), wrong)
     _closed(cluster, expected, wrong)
     _outputs(cluster, events, wrong)
+    later.check_at_least(cluster, events, wrong)
 
 
 def _counts(rows: dict[Any, Any]) -> dict[Any, int]:
@@ -62,6 +72,6 @@ def _outputs(cluster: Cluster, events: list[list[SimEvent]], wrong: Faults) -> N
         if list(dict.fromkeys(sent[p])) != good:
             wrong.append(f"{ECHO}[{p}]: {len(set(good) - set(sent[p]))} were not sent, or in wrong order")
         for event in part:
-            times = {"bad": 1, "hopeless": len(agents(cluster))}.get(event.fate, 0)
+            times = {"bad": 1, "hopeless": len(giving_up(cluster))}.get(event.fate, 0)
             if letters[event.record().value or b""] < times:
                 wrong.append(f"no dead letter for {event.id}")

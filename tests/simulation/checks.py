@@ -20,7 +20,8 @@ from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey, progress_from_record
 from streamflow.transports.memory import MemoryBroker
 from streamflow.verify.pane_rows import rows_of_panes
-from tests.simulation.cluster import APP, LETTERS, Cluster
+from tests.simulation.cluster import APP, LETTERS, RETRY_TOPICS, Cluster
+from tests.simulation.later import nothing_waits
 from tests.simulation.scenario import ECHO, EVENTS, GRACE_MS, HOP_SIZE_MS, MOVING, SOURCES, Expected, SimEvent
 
 FOLDS = ("by_key", "by_type", "totals")
@@ -64,12 +65,18 @@ def durable_progress(broker: MemoryBroker) -> dict[tuple[str, int], Progress]:
     for (_, key), value in live_rows(broker, f"{APP}-progress").items():
         if orjson.loads(key)[0] != "declaration":
             progress = progress_from_record(key, value)
-            found[progress.consumer, progress.partition] = progress
+            if progress.topic not in RETRY_TOPICS:
+                found[progress.consumer, progress.partition] = progress
     return found
 
 
 def agents(cluster: Cluster) -> list[str]:
     return ["count", *cluster.scenario.trouble.extra]
+
+
+def giving_up(cluster: Cluster) -> list[str]:
+    """The agents that set hopeless events aside."""
+    return [*agents(cluster), *(["later"] if cluster.scenario.trouble.later else [])]
 
 
 def consumers(cluster: Cluster) -> list[str]:
@@ -87,7 +94,8 @@ def has_become_quiet(cluster: Cluster, time_ms: int) -> bool:
         return False
     progress = durable_progress(cluster.broker)
     end = ends(cluster.broker)
-    for consumer in consumers(cluster):
+    later = ["agent:later"] if cluster.scenario.trouble.later else []
+    for consumer in [*consumers(cluster), *later]:
         for p in range(SOURCES):
             mine = progress.get((consumer, p))
             if mine is None or mine.position < end[p] or mine.watermark_ms is None:
@@ -96,7 +104,10 @@ def has_become_quiet(cluster: Cluster, time_ms: int) -> bool:
                 return False
     engines = [w.engine for w in cluster.workers.values() if w.engine.live and w.engine.active is not None]
     owned = sorted(at for engine in engines if engine.active for at in engine.active.assignment.partitions)
-    if owned != [(EVENTS, p) for p in range(SOURCES)]:
+    topics = sorted([EVENTS, *(RETRY_TOPICS if later else [])])
+    if owned != [(topic, p) for topic in topics for p in range(SOURCES)]:
+        return False
+    if later and not nothing_waits(cluster.broker):
         return False
     return all(engine.active is not None and _is_done(engine, time_ms) for engine in engines)
 
@@ -260,8 +271,14 @@ def shown_rows(cluster: Cluster) -> dict[str, dict[tuple[int, Any], Any]]:
 def check_rows(cluster: Cluster, expected: Expected, wrong: Faults) -> None:
     """What the owners show is what the definition says."""
     for name, found in shown_rows(cluster).items():
-        want = expected.by_user if name.startswith("by_user") else getattr(expected, name)
-        _compare(f"{name}, rows", found, want, wrong)
+        _compare(f"{name}, rows", found, wanted_rows(expected, name), wrong)
+
+
+def wanted_rows(expected: Expected, name: str) -> dict[Any, Any]:
+    """Of a table, by its name."""
+    same = name.startswith("by_user") and name != "by_user_later"
+    rows: dict[Any, Any] = expected.by_user if same else getattr(expected, name)
+    return rows
 
 
 def standbys_are_whole(cluster: Cluster, time_ms: int) -> bool:
@@ -336,7 +353,7 @@ def check_outputs(cluster: Cluster, events: list[list[SimEvent]], wrong: Faults)
                 f"{ECHO}[{p}]: sent {_difference(Counter(sent[p]), Counter(good)) or 'in wrong order'}"
             )
         want.update(e.record().value or b"" for e in part if e.fate == "bad")
-        for _ in agents(cluster):
+        for _ in giving_up(cluster):
             want.update(e.record().value or b"" for e in part if e.fate == "hopeless")
     if letters != want:
         wrong.append(f"dead letters: {_difference(letters, want)}")

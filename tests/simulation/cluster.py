@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import operator
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from streamflow.aggregates import Count, CountBy
 from streamflow.aggregates.row_values import RowFunctions
 from streamflow.aggregates.spec import AggregateSpec, Key
 from streamflow.engine.engine import Engine
+from streamflow.engine.retry_topics import waiting
 from streamflow.metrics import Metrics
 from streamflow.processing.agent_spec import AgentSpec
 from streamflow.processing.event_stream import EventStream
@@ -30,11 +32,13 @@ from tests.simulation.codecs import source, type_of
 from tests.simulation.scenario import (
     ECHO,
     ECHO_BATCHES,
+    ECHO_LATER,
     ECHO_MANY,
     EVENTS,
     GRACE_MS,
     MOVING,
     RETAIN_MS,
+    RETRY_WAITS_S,
     SIZE_MS,
     SOURCES,
     Scenario,
@@ -45,14 +49,16 @@ from tests.support.loop_clock import LoopClock
 
 APP = "app"
 LETTERS = f"{EVENTS}-dead-letters"
+RETRY_TOPICS = [step.topic for step in Retry(topics_s=RETRY_WAITS_S).steps(EVENTS)]
 SESSION_MS = 1_000.0
 TRANSACTION_MS = 1_500.0
 STOP_LIMIT_S = 20.0
 # A tombstone is kept for so long (delete.retention.ms); a store that was last up to date so long ago is not
 # read on. A worker may be frozen for what lies between them.
 TOMBSTONE_MS, STORE_AGE_S = 9_000.0, 3.5
+READ_MS = 4_000.0  # in which whoever reads a log from its beginning comes to its end
 MOVABLE_MAX = 4  # live workers at any time
-ADDED = frozenset({"by_key", "by_type", "sessions", "slides", "batches", "many"})
+ADDED = frozenset({"by_key", "by_type", "sessions", "slides", "batches", "many", "later"})
 """What a new release of the app declares beside the rest, in the worlds that have one."""
 
 
@@ -111,6 +117,8 @@ class Worker:
         self.extra: dict[str, AgentTable] = {}
         for name in filter(self._has, self._cluster.scenario.trouble.extra):
             self._declare_extra(name, window, retry)
+        if self._cluster.scenario.trouble.later and self._has("later"):
+            self._declare_later(dice)
         counts = {"total_events": Count(), "event_types": CountBy(type_of)}
         for name, by, values in (
             ("by_key", Key(), RowFunctions(Count())),
@@ -154,6 +162,31 @@ class Worker:
         else:
             spec = AgentSpec("batches", EVENTS, self._in_batches, retry, LETTERS, start="earliest")
         self.engine.topology.add_agent(spec, source())
+
+    def _declare_later(self, dice: random.Random) -> None:
+        """An agent whose events go on to retry topics, with a table of its own; on one path or the other."""
+        self.engine.topology.topics.want(ECHO_LATER, SOURCES)
+        self.extra["later"] = self.engine.topology.add_table(
+            TableSpec("by_user_later", None, RowCodec(None), "", 0), lambda: 0, lambda key: key.encode()
+        )
+        retry = SeededRetry(attempts=1, topics_s=RETRY_WAITS_S, dice=dice)
+        path = self._cluster.scenario.dice("path of later").choice((1, 3))
+        spec = AgentSpec("later", EVENTS, self._later, retry, LETTERS, concurrency=path, start="earliest")
+        self.engine.topology.add_agent(spec, source())
+
+    async def _later(self, stream: EventStream) -> None:
+        async for chunk, index in stream.refs():
+            assert chunk.events is not None
+            event = self._cluster.sent[chunk.events[index]["id"]]
+            stage = 0 if chunk.topic == EVENTS else 1 + RETRY_TOPICS.index(chunk.topic)
+            if chunk.headers is not None and (due := waiting(chunk.headers[index])) is not None:
+                assert due.due_ms <= self._cluster.clock.now_ms(), f"{event.id} comes before it is due"
+            self.extra["later"].change(chunk.keys[index], operator.add, 1)
+            value = event.id.encode()
+            await self.engine.send(Record(ECHO_LATER, event.partition, event.user.encode(), value))
+            await self._dawdle(0.1)
+            if event.fails_in(stage):
+                raise Hopeless(event.id)
 
     async def _many(self, stream: EventStream) -> None:
         """Three of these run at once, some of their events slow."""
@@ -237,6 +270,9 @@ class Cluster:
         self.metrics: list[Metrics] = []  # of every process that ever was
         self.standby_replicas = scenario.dice("standbys").choice((0, 1, 1, 2))
         self.known: dict[str, tuple[str, int]] = {}  # event id -> (fate, partition)
+        self.sent: dict[str, SimEvent] = {}
+        # Partition of a log -> when it was compacted, and the stamp of the newest record that was then.
+        self._compacted: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self.flushed: list[SimEvent] = []
         self.story: list[str] = []  # what happened, for people who replay a seed
         self.calm = False
@@ -399,9 +435,18 @@ class Cluster:
         if not topics:
             return
         topic = rnd.choice(topics)
-        log = self.broker.log((topic, rnd.randrange(self.broker.partition_count(topic))))
-        old_ms = self.clock.now_ms() - TOMBSTONE_MS
-        log.compact(rnd.randint(0, log.end), lambda stamp_ms: stamp_ms < old_ms and rnd.random() < 0.5)
+        at = topic, rnd.randrange(self.broker.partition_count(topic))
+        log, now_ms = self.broker.log(at), self.clock.now_ms()
+        upto = rnd.randint(0, log.end)
+        # As Kafka promises it: a tombstone does not go with the rows that it deletes, but with a later
+        # compaction. Who has begun to read the log from its beginning, and has read such a row, finds it.
+        known = self._compacted.setdefault(at, [])
+        alone_ms = max((stamp_ms for done_ms, stamp_ms in known if done_ms <= now_ms - READ_MS), default=-1)
+        old_ms = min(now_ms - TOMBSTONE_MS, alone_ms + 1)
+        batch = log.read(0, 10**9)
+        if batch is not None and (count := bisect_left(batch.offsets, upto)):
+            known.append((now_ms, batch.timestamps_ms[count - 1]))
+        log.compact(upto, lambda stamp_ms: stamp_ms < old_ms and rnd.random() < 0.5)
 
     def calm_down(self) -> None:
         """No more troubles; what is slow or odd without being wrong stays (gaps, small fetches)."""
@@ -419,6 +464,7 @@ class Cluster:
     def produce(self, events: list[SimEvent]) -> None:
         for event in events:
             self.known[event.id] = event.fate, event.partition
+            self.sent[event.id] = event
         self.broker.write([event.record() for event in events])
 
     async def feed(self, until_s: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -21,9 +22,11 @@ from streamflow.aggregates.shuffle.session_stage import Notes
 from streamflow.aggregates.windowed_fold import SessionConsumer
 from streamflow.engine import assignment_builder, restoration
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.beginnings import Beginnings
 from streamflow.processing.acks import AckTracker
 from streamflow.processing.gate import Gate
 from streamflow.processing.units import InFlight
+from streamflow.state.beginning import Start
 from streamflow.state.cut import Cut
 from streamflow.state.event_context import EventContext
 from streamflow.state.partition import TablePartition
@@ -298,6 +301,17 @@ def not_told(patch: pytest.MonkeyPatch) -> Broken:
     return {}
 
 
+def not_begun(patch: pytest.MonkeyPatch) -> Broken:
+    """Where a consumer begins in a retry topic is written down when it has taken something there."""
+    begin = Beginnings.begin
+
+    def unwritten(self: Beginnings, consumer: str, at: TopicPartition, start: Start | None) -> Progress:
+        return replace(begin(self, consumer, at, start), changed=False)
+
+    patch.setattr(Beginnings, "begin", unwritten)
+    return {}
+
+
 PLAIN_RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {"barriers": no_barriers}
 """Those of a driver without transactions: with one they change nothing."""
 
@@ -325,6 +339,7 @@ RULES: dict[str, Callable[[pytest.MonkeyPatch], Broken]] = {
     "silence": time_goes_on,
     "noted": not_noted,
     "told": not_told,
+    "begun": not_begun,
 }
 
 

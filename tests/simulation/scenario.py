@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
 
 from streamflow.partitioner import fnv1a
+from streamflow.state.stores.base import NO_WINDOW
 from streamflow.transports.base import Record
 from streamflow.transports.memory import POINTS
 from streamflow.windows import HoppingWindow, SessionWindow, SlidingWindow, Window
@@ -28,7 +29,10 @@ EVENTS = "events"
 ECHO = "echo"
 ECHO_MANY = "echo-many"
 ECHO_BATCHES = "echo-batches"
+ECHO_LATER = "echo-later"
 FLUSH_USER = "flush"
+RETRY_WAITS_S = (0.4, 1.5)
+"""Of the agent whose events go on to retry topics"""
 
 MOVING = ("sessions", "key_sessions", "slides", "hops", "key_hops")
 """Tables whose rows are made of several windows' events or panes, by type or, by their name, by key."""
@@ -67,6 +71,17 @@ class SimEvent:
     def start(self) -> int:
         return self.time_ms - self.time_ms % SIZE_MS
 
+    @property
+    def stubborn(self) -> bool:
+        """Does it fail in the first retry topic too, if it fails at all?"""
+        return self.time_ms % 2_000 == 0
+
+    def fails_in(self, stage: int) -> bool:
+        """Does it fail there: in its topic (0), and in the retry topics behind it?"""
+        if self.fate == "flaky":
+            return stage == 0 or (stage == 1 and self.stubborn)
+        return self.fate == "hopeless"
+
     def record(self) -> Record:
         value = {"id": self.id, "type": self.type, "timestamp": self.time_ms, "data": {"user": self.user}}
         data = b"{" + self.id.encode() if self.fate == "bad" else orjson.dumps(value)
@@ -97,6 +112,7 @@ class Trouble:
     duration_s: float
     extra: tuple[str, ...]  # agents on the concurrent path beside the one on the in-order path
     focus: str  # the point where kills and freezes come ten times as often as elsewhere
+    later: bool = False  # is there an agent whose events go on to retry topics?
 
     def weight(self, point: str) -> float:
         """How much likelier than usual something strikes here; most passed are the readers' points."""
@@ -150,6 +166,10 @@ class Expected:
     by_type: dict[tuple[int, str], int] = field(default_factory=dict)
     totals: dict[tuple[int, None], dict[str, Any]] = field(default_factory=dict)
     moving: dict[str, Answer] = field(default_factory=dict)  # rows are (start, end, key) -> their events
+    by_user_later: dict[tuple[int, str], int] = field(default_factory=dict)  # without windows
+    later: dict[tuple[int, int], dict[str, int]] = field(
+        default_factory=dict
+    )  # (stage, partition) -> counters
 
 
 class Scenario:
@@ -159,6 +179,8 @@ class Scenario:
         self.seed = seed
         rnd = self.dice("scenario")
         self.trouble = trouble if trouble is not None else Trouble.draw(rnd)
+        if trouble is None:
+            self.trouble = replace(self.trouble, later=self.dice("later").random() < 0.6)
         self.events = [self._partition(rnd, p, events) for p in range(SOURCES)]
 
     def dice(self, what: str) -> random.Random:
@@ -183,6 +205,19 @@ class Scenario:
 
     def last_ms(self) -> int:
         return max(event.time_ms for part in self.events for event in part)
+
+    @staticmethod
+    def _expect_later(out: Expected, partition: int, events: list[SimEvent]) -> None:
+        """What fails comes again in the next topic, and after the last one never."""
+        for stage in range(len(RETRY_WAITS_S) + 1):
+            failing = [event for event in events if event.fails_in(stage)]
+            outcome = "failed" if stage == len(RETRY_WAITS_S) else "deferred"
+            counters = {"in": len(events), "counted": len(events) - len(failing), outcome: len(failing)}
+            out.later[stage, partition] = {name: n for name, n in counters.items() if n}
+            for event in events:
+                if not event.fails_in(stage):
+                    _add(out.by_user_later, (NO_WINDOW, event.user))
+            events = failing
 
     def flush(self, number: int, time_ms: int) -> list[SimEvent]:
         """One event for each partition that moves its time on. Its key may lie on any partition."""
@@ -214,6 +249,7 @@ class Scenario:
                 _add(totals[event.start, None], event.type)
                 if not hopeless:
                     _add(out.by_user, (event.start, event.user))
+            self._expect_later(out, p, decodable)
         out.totals = {
             row: {"total_events": sum(types.values()), "event_types": types} for row, types in totals.items()
         }

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from streamflow.testing import SimulationError, SimulationLoop, run_simulation
-from tests.simulation import at_least, checks
+from tests.simulation import at_least, checks, later
 from tests.simulation.cluster import Cluster
 from tests.simulation.scenario import GRACE_MS, MOVING, RETAIN_MS, SIZE_MS, Scenario, Trouble
 
@@ -111,6 +111,7 @@ def _judge(cluster: Cluster, time_ms: int, wrong: list[str]) -> None:
     # Idle ticks close windows early, those of the flush too, and make nothing late.
     checks.check_closed_rows(cluster, expected, open_from_ms, wrong)
     checks.check_progress(cluster, expected, wrong)
+    later.check(cluster, expected, events, wrong)
     checks.check_rows(cluster, expected, wrong)
     checks.check_moving(cluster, expected, time_ms, wrong)
 

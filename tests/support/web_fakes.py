@@ -14,6 +14,7 @@ from streamflow.errors import DecodeError, StreamflowError
 from streamflow.metrics import Metrics
 from streamflow.query.browse import Look, Message
 from streamflow.query.facts import AgentFacts, PartitionFacts, TopicFacts, WorkerFacts
+from streamflow.query.follow import NO_ID, Ends, Follows, Stretch
 from streamflow.query.letter_book import Entry, LetterPage, Place, Wanted
 from streamflow.query.row_query import RowQuery
 from streamflow.query.rows import (
@@ -228,6 +229,23 @@ class FakeLog:
         return []
 
 
+class FakeFollower:
+    """Of empty topics."""
+
+    async def ends(self) -> Ends:
+        return Ends(NO_ID, dict.fromkeys(range(PARTITIONS), 0))
+
+    async def assign(self, positions: Mapping[int, int]) -> None:
+        """There is nothing to be read."""
+
+    async def read(self, wait_ms: int) -> list[Stretch]:
+        await asyncio.sleep(wait_ms / 1_000)
+        return []
+
+    async def close(self) -> None:
+        """There is nothing to be closed."""
+
+
 class NoLetters:
     """An app of which nothing was set aside."""
 
@@ -330,6 +348,9 @@ class FakeServed:
     @property
     def log(self) -> FakeLog:
         return FakeLog()
+
+    def follow(self, topic: str) -> Follows:
+        return FakeFollower()
 
     @property
     def publisher(self) -> None:

@@ -362,7 +362,7 @@ class MemoryFeed(EventFeed):
 
     def __init__(self, name: str, clock: Clock) -> None:
         once = FailurePolicy(Retry(attempts=1), clock)  # what is in memory only can't be taken again
-        super().__init__(name, lambda _: None, policy=once, give_up=lambda *_: None)
+        super().__init__(name, lambda _: None, policy=once, give_up=lambda *_: "failed")
         self.ended = False
         self._acks = AckTracker(Progress(name, "", -1))
         self._waiting: deque[MemoryChunk] = deque()

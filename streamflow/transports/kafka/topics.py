@@ -26,6 +26,7 @@ NO_LEADER = -1
 EARLIEST = -2
 LATEST = -1
 READ_UNCOMMITTED = 0
+READ_COMMITTED = 1
 BROKER_CHOOSES = -1
 TOPIC_RESOURCE = 2
 BROKER_RESOURCE = 4
@@ -180,6 +181,10 @@ class Topics:
         # Uncommitted: under read committed the broker would name the last stable offset.
         return await self._offsets(partitions, LATEST)
 
+    async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The last stable offsets."""
+        return await self._offsets(partitions, LATEST, READ_COMMITTED)
+
     async def _leaders(self, topics: Iterable[str], deadline: Deadline) -> dict[str, list[int]]:
         """topic -> the leader of each of its partitions (-1: none), for those that exist.
 
@@ -273,7 +278,9 @@ class Topics:
             deadline.check(f"topic {pending[0]} was created and does not show")
             attempt += 1
 
-    async def _offsets(self, partitions: Iterable[TopicPartition], which: int) -> dict[TopicPartition, int]:
+    async def _offsets(
+        self, partitions: Iterable[TopicPartition], which: int, isolation: int = READ_UNCOMMITTED
+    ) -> dict[TopicPartition, int]:
         deadline = self._connection.deadline(OFFSETS_TIMEOUT_MS)
         missing = set(partitions)
         found: dict[TopicPartition, int] = {}
@@ -282,7 +289,7 @@ class Topics:
             for node_id, mine in (await self._connection.leaders(missing, deadline)).items():
                 request = OffsetRequest(
                     -1,
-                    READ_UNCOMMITTED,
+                    isolation,
                     [(topic, [(p, which) for p in ps]) for topic, ps in by_topic(mine)],
                 )
                 try:

@@ -215,6 +215,9 @@ class KafkaTransport(BrokerTransport):
     async def high_watermarks(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._topics.high_watermarks(partitions)
 
+    async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return await self._topics.committed_ends(partitions)
+
     def records_between(self, partition: TopicPartition, start: int, end: int) -> int | None:
         """As good as exact: only control records and gaps are counted with them."""
         return max(0, end - start)

@@ -133,6 +133,10 @@ class MemoryTransport(Pausable):
         self._process.check()
         return {spot: self.broker.log(spot).end for spot in partitions}
 
+    async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        self._process.check()
+        return {spot: self.broker.log(spot).stable for spot in partitions}
+
     async def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int | None]:
         wanted = list(partitions)
         await self._process.operate("committed:before")

@@ -147,6 +147,10 @@ class RedisTransport(Pausable, BrokerTransport):
             self._fetcher.learn_end(spot, info)
         return {spot: end_of(info) for spot, info in zip(spots, infos, strict=True)}
 
+    async def committed_ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """What lies in a stream is committed."""
+        return await self.high_watermarks(partitions)
+
     async def reset(self, topics: Iterable[str], *, group: bool = True) -> None:
         """Deletes these topics, the group and its offsets. Raises ConfigurationError while workers run."""
         await reset(self._control, self._topics, self._commits, self.settings, topics, group=group)

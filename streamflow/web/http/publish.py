@@ -11,14 +11,14 @@ from aiohttp import web
 from msgspec import Raw, Struct
 
 from streamflow.errors import StreamflowError
-from streamflow.query.publishing import Outgoing, Refused
+from streamflow.query.publishing import Outgoing
 from streamflow.query.slices import Slices
 from streamflow.web import encoding
 from streamflow.web.http.api import Api, answer, only
 from streamflow.web.http.formats import NDJSON
-from streamflow.web.http.topics import no_such_topic
 from streamflow.web.idempotency import Remembered, checked_key, fingerprint
 from streamflow.web.problems import Problem, unavailable
+from streamflow.web.publishing import bad_event, check_topic, header_pairs, send
 from streamflow.web.rights import KeyLimits, caller_of
 
 BODY_WAIT_S: Final = 30.0
@@ -53,7 +53,7 @@ class Publish:
         only(request, ())
         name = request.match_info["topic"]
         limits = caller_of(request).require_some("publish", "topic", name)
-        await self._check_topic(request, name)
+        await check_topic(self._served, caller_of(request), name)
         raw = await self._body(request)
         events = await self._events(request, raw, limits)
         key = checked_key(request.headers.get(IDEMPOTENCY_KEY))
@@ -68,18 +68,6 @@ class Publish:
             response = answer(request, done.answer)
             response.headers["Idempotency-Replayed"] = "true"
             return response
-
-    async def _check_topic(self, request: web.Request, name: str) -> None:
-        """Raises Problem 404, 409 or 503."""
-        topics = self._served.topics
-        try:
-            exists = await topics.exists(name)
-        except StreamflowError as exc:
-            raise unavailable("broker-unavailable", f"topic {name!r} can't be looked up now: {exc}") from exc
-        if not exists:
-            raise no_such_topic(self._served, request, name)
-        if name in topics.internal():
-            raise Problem(409, "not-applicable", f"topic {name!r} holds the app's own state")
 
     async def _body(self, request: web.Request) -> bytes:
         most, raw = self._settings.publish_bytes_max, bytearray()
@@ -107,7 +95,7 @@ class Publish:
             try:
                 event = _outgoing(_event.decode(piece))
             except (ValueError, RecursionError) as exc:  # msgspec's errors are ValueErrors
-                raise _bad(index, str(exc)) from exc
+                raise bad_event(index, str(exc)) from exc
             if not limits.allows(event.key):
                 raise Problem(
                     403, "forbidden", f"event {index}: its key is none that you may publish", event=index
@@ -118,13 +106,8 @@ class Publish:
         return events
 
     async def _send(self, name: str, events: list[Outgoing]) -> dict[str, Any]:
-        publisher = self._served.publisher
-        if publisher is None:
-            raise unavailable("not-ready", "this worker can't send yet")
         try:
-            positions = await publisher.publish(name, events)
-        except Refused as exc:
-            raise _bad(exc.index, str(exc)) from exc
+            positions = await send(self._served, name, events)
         except StreamflowError as exc:
             detail = f"topic {name!r}: {exc}; some of the events may have been written"
             raise unavailable("broker-unavailable", detail) from exc
@@ -148,12 +131,9 @@ def _pieces(raw: bytes, *, lines: bool) -> list[bytes | Raw]:
 
 def _outgoing(event: _Event) -> Outgoing:
     """Raises ValueError."""
-    headers = event.headers.items() if isinstance(event.headers, dict) else event.headers
     stamp_ms = event.timestamp
     if isinstance(stamp_ms, str):
         stamp_ms = encoding.parse_time(stamp_ms)
-    return Outgoing(event.key, encoding.decode(event.value), tuple(headers), stamp_ms, event.partition)
-
-
-def _bad(index: int, why: str) -> Problem:
-    return Problem(400, "bad-event", f"event {index}: {why}; none was sent", event=index)
+    return Outgoing(
+        event.key, encoding.decode(event.value), header_pairs(event.headers), stamp_ms, event.partition
+    )

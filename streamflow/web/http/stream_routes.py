@@ -88,6 +88,19 @@ ROUTES: Final = (
         group="topics",
     ),
     Route(
+        "events",
+        "/v1/topics/{topic}/events",
+        "The records of a topic as they are committed: the messages of /v1/ws as server-sent events.",
+        "text/event-stream",
+        (
+            TOPIC,
+            Parameter("where", "Only values of which this holds, as in lists of rows.", TEXT),
+            Parameter("since", "Cursor to resume from; the header `Last-Event-ID` goes before.", TEXT),
+        ),
+        (400, 404, 409, 503),
+        group="changes",
+    ),
+    Route(
         "publish",
         "/v1/topics/{topic}",
         "Publishes one event, several, or one a line: checked as the app's own sends are, and all before any "
@@ -196,10 +209,12 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
                 object_schema(
                     {
                         "worker": {**TEXT, "description": "The one that serves them."},
-                        "table": TEXT,
+                        "table": {**TEXT_OR_NULL, "description": "Null where it is a topic."},
+                        "topic": TEXT_OR_NULL,
                         "of_worker": {"type": "boolean", "description": "Another worker is the subscriber."},
                         "keys": {"type": ["integer", "null"], "description": "So many keys; null for all."},
                         "by_prefix": {"type": "boolean", "description": "Keys that begin in some way."},
+                        "by_test": {"type": "boolean", "description": "Values of which something holds."},
                         "window": {"enum": list(WINDOWS)},
                         "mode": {"enum": list(MODES)},
                         "subscribers": {**COUNT, "description": "So many with the same rows and mode."},

@@ -1,4 +1,4 @@
-"""Who listens live: how many connections, and to which rows of which tables."""
+"""Who listens live: how many connections, and to which rows of which tables, or to which topics."""
 
 from __future__ import annotations
 
@@ -67,16 +67,42 @@ class Subscriptions:
                 counts[table, is_worker, sub.filter, sub.mode] += 1
                 if index % _LOOK_EVERY == 0 and slices.over():
                     await slices.rest()
-        return [
+        rows: list[dict[str, Any]] = [
             {
                 "worker": self._served.url,
                 "table": table,
+                "topic": None,
                 "of_worker": is_worker,
                 "keys": None if view.keys is None else len(view.keys),
                 "by_prefix": view.prefix is not None,
+                "by_test": False,
                 "window": view.window,
                 "mode": mode,
                 "subscribers": count,
             }
             for (table, is_worker, view, mode), count in counts.most_common(ENTRIES_MAX)
+        ]
+        return [*rows, *await self._own_of_topics(slices)]
+
+    async def _own_of_topics(self, slices: Slices) -> list[dict[str, Any]]:
+        topics: Counter[tuple[str, bool]] = Counter()
+        for topic, feed in list(self._hub.topic_feeds.items()):
+            for index, sub in enumerate(feed.subscriptions):
+                topics[topic, sub.filter.test is not None] += 1
+                if index % _LOOK_EVERY == 0 and slices.over():
+                    await slices.rest()
+        return [
+            {
+                "worker": self._served.url,
+                "table": None,
+                "topic": topic,
+                "of_worker": False,
+                "keys": None,
+                "by_prefix": False,
+                "by_test": by_test,
+                "window": "all",
+                "mode": "all",
+                "subscribers": count,
+            }
+            for (topic, by_test), count in topics.most_common(ENTRIES_MAX)
         ]

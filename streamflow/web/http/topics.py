@@ -21,8 +21,9 @@ from streamflow.web.http.completeness import UNUSABLE
 from streamflow.web.http.everyone import Everyone
 from streamflow.web.http.running import lags_of
 from streamflow.web.problems import Problem, tables_unknown, unavailable
+from streamflow.web.publishing import no_such_topic
 from streamflow.web.rights import caller_of
-from streamflow.web.served import LogServed, Served
+from streamflow.web.served import LogServed
 
 LIMIT_DEFAULT: Final = 100
 EARLIEST, LATEST = "earliest", "latest"
@@ -71,7 +72,7 @@ class Topics:
         self._check_known()
         count = self._served.log.partitions(name)
         if not count:
-            raise no_such_topic(self._served, request, name)
+            raise no_such_topic(self._served, caller_of(request), name)
         if name in self._served.topics.internal():
             detail = f"topic {name!r} holds the app's own state: its rows are in /v1/tables"
             raise Problem(409, "not-applicable", detail)
@@ -137,12 +138,6 @@ def _asked(parameters: Mapping[str, str], limit_max: int) -> _Asked:
         query.parse_instant("time", parameters["time"]) if "time" in parameters else None,
         int(limit),
     )
-
-
-def no_such_topic(served: Served, request: web.Request, name: str) -> Problem:
-    caller = caller_of(request)
-    names = [each for each in served.topics.names() if caller.may_some("read", "topic", each)]
-    return Problem(404, "no-such-topic", f"this app knows no topic {name!r}", topics=names)
 
 
 def message_object(log: LogServed, message: Message) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from streamflow.metrics import Metrics
-from streamflow.web.live.channel import Channel, Outgoing
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +21,28 @@ CLIENTS_AT_ONCE: Final = 200
 """After so many others have their turn."""
 
 
+class Sendable(Protocol):
+    """A message, and those who get it."""
+
+    def __len__(self) -> int: ...
+
+    def send(self, begin: int, end: int) -> int:
+        """To these of them; returns to how many it was written."""
+        ...
+
+
+class Speaks(Protocol):
+    """Has messages for many."""
+
+    def next(self) -> Sendable | None: ...
+
+
 class Watched(Protocol):
     """A feed, as far as the fan-out goes."""
 
     name: str
 
-    def stir(self) -> list[Channel]:
+    def stir(self) -> Sequence[Speaks]:
         """Lets every channel see what is new; those that have something to say."""
         ...
 
@@ -71,30 +87,12 @@ class Fanout:
         left = CLIENTS_AT_ONCE
         for channel in feed.stir():
             while (outgoing := channel.next()) is not None:
-                at, end = 0, len(outgoing.subscriptions)
+                at, end = 0, len(outgoing)
                 while at < end:
                     stretch = min(left, end - at)
-                    self._send(outgoing, at, at + stretch)
+                    self._metrics.ws_frames_total.inc(outgoing.send(at, at + stretch))
                     at += stretch
                     left -= stretch
                     if not left:
                         left = CLIENTS_AT_ONCE
                         await asyncio.sleep(0)
-
-    def _send(self, outgoing: Outgoing, begin: int, end: int) -> None:
-        """HOT PATH: a look, and a write, for each client."""
-        number, message = outgoing.number, outgoing.message
-        sent = 0
-        id_json, wire = b"", b""
-        for sub in outgoing.subscriptions[begin:end]:
-            if sub.live_from >= number:
-                continue  # it has gone, or has begun anew, with this in its snapshot
-            write = sub.session.direct
-            if write is None:
-                message.offer_to(sub)
-                continue
-            if sub.id_json != id_json:
-                id_json, wire = sub.id_json, message.wire(sub.id_json)
-            write(wire)
-            sent += 1
-        self._metrics.ws_frames_total.inc(sent)

@@ -17,13 +17,17 @@ from streamflow.web.live.connection import Connection, Deflater, Refused, Upgrad
 from streamflow.web.live.fanout import Fanout
 from streamflow.web.live.feed import Feed
 from streamflow.web.live.filters import Filter
+from streamflow.web.live.publisher import Publishing
 from streamflow.web.live.session import Outlet, Session, Subscription
+from streamflow.web.live.topic_feed import PARTITIONS_MAX, TopicFeed, TopicSubscription
+from streamflow.web.live.topic_records import TopicFilter
 from streamflow.web.messages import (
     SUBPROTOCOL,
     ClientMessage,
     Close,
     Init,
     Ping,
+    Publish,
     Subscribe,
     Unsubscribe,
 )
@@ -53,6 +57,7 @@ class Hub:
         self.peers = peers
         self.guard = guard
         self.feeds: dict[tuple[str, bool], Feed] = {}  # (table, own rows only) -> feed
+        self.topic_feeds: dict[str, TopicFeed] = {}
         self.sessions: set[Session] = set()
         self.connections: set[Connection] = set()
         self.fanout = Fanout(served.metrics)
@@ -90,7 +95,10 @@ class Hub:
         self.fanout.stop()
         for feed in self.feeds.values():
             feed.stop()
+        for topic_feed in self.topic_feeds.values():
+            topic_feed.stop()
         self.feeds.clear()
+        self.topic_feeds.clear()
         for connection in list(self.connections):
             connection.abort()
 
@@ -126,6 +134,9 @@ class Hub:
                 except Exception:  # one broken table must not stop the others
                     log.exception("live view of table %s", key[0])
 
+            for topic_feed in list(self.topic_feeds.values()):
+                self._look_at_topic(topic_feed, now_ms, is_progress_due)
+
     def _look_at_connections(self, now_ms: float) -> None:
         init_ms, heartbeat_ms = self.settings.ws_init_timeout_s * 1_000, self.settings.ws_heartbeat_s * 1_000
         for connection in list(self.connections):
@@ -140,14 +151,30 @@ class Hub:
                 session.fail(Close.UNAUTHORIZED, "the token has expired")
 
     def _look_at(self, key: tuple[str, bool], feed: Feed, now_ms: float, is_progress_due: bool) -> None:
-        idle_ms = 0.0 if feed.idle_since_ms is None else now_ms - feed.idle_since_ms
-        if idle_ms > self.settings.ws_linger_s * 1_000:
+        if self._is_left(feed.idle_since_ms, now_ms):
             feed.stop()
             del self.feeds[key]
             return
         feed.check()
         if is_progress_due:
             feed.tell_progress()
+
+    def _look_at_topic(self, feed: TopicFeed, now_ms: float, is_progress_due: bool) -> None:
+        if self._is_left(feed.idle_since_ms, now_ms):
+            feed.stop()
+            del self.topic_feeds[feed.name]
+        elif is_progress_due:
+            feed.tell_progress()
+
+    def _is_left(self, idle_since_ms: float | None, now_ms: float) -> bool:
+        """For so long that nobody is going to come back to it."""
+        return idle_since_ms is not None and now_ms - idle_since_ms > self.settings.ws_linger_s * 1_000
+
+    def topic_feed(self, topic: str) -> TopicFeed:
+        """The feed of a topic that the app knows, made on demand."""
+        if topic not in self.topic_feeds:
+            self.topic_feeds[topic] = TopicFeed(self.served, self.fanout, topic)
+        return self.topic_feeds[topic]
 
     def feed(self, table: str, *, own_rows_only: bool) -> Feed | None:
         """The feed of a table, made on demand; ``None`` where there is no such table."""
@@ -254,6 +281,7 @@ class Client:
         "_held",
         "_hub",
         "_identifying",
+        "_publishing",
         "_request",
         "_session",
         "_tokens",
@@ -269,6 +297,7 @@ class Client:
         self._request = request  # while it has not shown who it is
         self._identifying: asyncio.Task[None] | None = None
         self._held: list[ClientMessage] | None = None  # what is said meanwhile
+        self._publishing: Publishing | None = None  # made when it publishes
         self._factor = factor
         self._tokens = 2 * factor * hub.settings.ws_messages_per_s_max  # of the rate limit
         self._tokens_at_ms = hub.served.clock.monotonic_ms()
@@ -276,6 +305,8 @@ class Client:
     def end(self) -> None:
         if self._identifying is not None:
             self._identifying.cancel()
+        if self._publishing is not None:
+            self._publishing.end()
         self._hub.end_session(self._session)
         self._hub.forget(self._connection)
 
@@ -297,8 +328,12 @@ class Client:
             case Unsubscribe(id=sub_id):
                 sub = session.subscriptions.pop(sub_id, None)
                 if sub is not None:
-                    sub.feed.leave(sub)
+                    sub.leave()
                     session.purge(sub)
+            case Publish():
+                if self._publishing is None:
+                    self._publishing = Publishing(self._hub.served, session)
+                self._publishing.take(said)
             case Ping():
                 session.say("pong")
             case Init():
@@ -343,7 +378,13 @@ class Client:
         }
         self._request = None
         self._connection.greet()
-        self._session.say("ack", server="streamflow", connection=self._session.connection, limits=limits)
+        self._session.say(
+            "ack",
+            server="streamflow",
+            connection=self._session.connection,
+            limits=limits,
+            features=features(self._session.caller),
+        )
 
     def _take_token(self) -> None:
         rate = self._factor * self._hub.settings.ws_messages_per_s_max
@@ -363,6 +404,12 @@ class Client:
             session.say("error", id=wanted.id, code=refusal.code, message=refusal.text, retry=refusal.retry)
 
 
+def features(caller: Caller) -> list[str]:
+    """What this server does for this caller, beyond tables."""
+    found = ["topics"] if caller.has_any("read", "topic") else []
+    return [*found, "publish"] if caller.has_any("publish", "topic") else found
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a subscription can't be had; ``retry``: the same one may be had a little later."""
@@ -372,12 +419,12 @@ class Refusal:
     retry: bool = False
 
 
-def may_subscribe(caller: Caller, wanted: Subscribe) -> bool:
+def may_subscribe(caller: Caller, table: str, wanted: Subscribe) -> bool:
     """Whether the caller may read some of the table, and each key that it names."""
     if wanted.key is UNSET and wanted.keys is UNSET:
-        return caller.may_some("read", "table", wanted.table)
+        return caller.may_some("read", "table", table)
     keys = [wanted.key] if wanted.key is not UNSET else wanted.keys
-    limits = caller.keys("read", "table", wanted.table)
+    limits = caller.keys("read", "table", table)
     return isinstance(keys, list) and limits != NO_KEYS and all(map(limits.allows, keys))
 
 
@@ -386,15 +433,54 @@ def subscribe(hub: Hub, session: Session, wanted: Subscribe) -> Refusal | None:
     if len(session.subscriptions) >= session.subscriptions_max:
         text = f"at most {session.subscriptions_max} on one connection"
         return Refusal("too-many-subscriptions", text)
-    if not may_subscribe(session.caller, wanted):
-        return Refusal("forbidden", f"the right read:table:{wanted.table} is needed (setting web_rights)")
-    feed = hub.feed(wanted.table, own_rows_only=session.own_rows_only)
+    if isinstance(wanted.topic, str):
+        return _subscribe_to_topic(hub, session, wanted, wanted.topic)
+    assert isinstance(wanted.table, str), "it names one or the other"
+    return _subscribe_to_table(hub, session, wanted, wanted.table)
+
+
+def _subscribe_to_topic(hub: Hub, session: Session, wanted: Subscribe, topic: str) -> Refusal | None:
+    served = hub.served
+    limits = session.caller.keys("read", "topic", topic)
+    if limits == NO_KEYS:
+        return Refusal("forbidden", f"the right read:topic:{topic} is needed (setting web_rights)")
+    given = [name for name in ("key", "keys", "prefix") if getattr(wanted, name) is not UNSET]
+    if given:
+        return Refusal("bad-subscription", f"{' and '.join(given)}: of tables only; a topic has where")
+    if not served.knows_tables():
+        return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
+    count = served.log.partitions(topic)
+    if not count:
+        return Refusal("no-such-topic", f"this app knows no topic {topic!r}")
+    if topic in served.topics.internal():
+        return Refusal("not-applicable", f"topic {topic!r} holds the app's own state: subscribe to its table")
+    if count > PARTITIONS_MAX:
+        return Refusal(
+            "not-applicable", f"topic {topic!r} has {count} partitions, more than {PARTITIONS_MAX}"
+        )
+    try:
+        view = TopicFilter.of(wanted.where if isinstance(wanted.where, str) else None, limits)
+    except ValueError as exc:
+        return Refusal("bad-subscription", f"where: {exc}")
+    feed = hub.topic_feed(topic)
+    sub = TopicSubscription(session, feed, wanted.id, view)
+    session.subscriptions[wanted.id] = sub
+    feed.join(sub, wanted.since)
+    return None
+
+
+def _subscribe_to_table(hub: Hub, session: Session, wanted: Subscribe, table: str) -> Refusal | None:
+    if not may_subscribe(session.caller, table, wanted):
+        return Refusal("forbidden", f"the right read:table:{table} is needed (setting web_rights)")
+    feed = hub.feed(table, own_rows_only=session.own_rows_only)
     if feed is None:
         if not hub.served.knows_tables():
             return Refusal("not-ready", TABLES_UNKNOWN, retry=True)
-        return Refusal("no-such-table", f"this app has no table {wanted.table!r}")
+        return Refusal("no-such-table", f"this app has no table {table!r}")
+    if wanted.where is not UNSET:
+        return Refusal("bad-subscription", "where: of topics only; rows of a table are picked by their keys")
     try:
-        view = Filter.of(wanted, session.caller.keys("read", "table", wanted.table))
+        view = Filter.of(wanted, session.caller.keys("read", "table", table))
     except ValueError as exc:
         return Refusal("bad-subscription", str(exc))
     sub = Subscription(

@@ -180,11 +180,55 @@ class Subscribed(Protocol):
 NEVER = 1 << 62
 
 
-class Subscription:
-    """One client's view of one table; ``max_hz``: so often at most it gets changes.
+class Listener:
+    """What one client is subscribed to, as its session sees it: a table, or a topic.
 
     ``live_from``: of what goes out to many, it gets what has a greater number.
     """
+
+    __slots__ = ("id", "id_json", "live_from", "session")
+
+    def __init__(self, session: Session, sub_id: str) -> None:
+        self.session = session
+        self.id = sub_id
+        self.id_json = encoding.encode(sub_id)
+        self.live_from = NEVER
+
+    @property
+    def is_live(self) -> bool:
+        return self.live_from != NEVER
+
+    def start_live(self, number: int) -> None:
+        """What it begins with is queued: from now on it gets what goes out after this number."""
+        self.live_from = number
+
+    def stop_live(self) -> None:
+        """It gets nothing until it is started again."""
+        self.live_from = NEVER
+
+    def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
+        """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""
+        self.session.put([splice(name, self.id_json, tail)], None if lasts else self)
+
+    @property
+    def has_pending(self) -> bool:
+        """Is something held back for it, that is to leave before the connection ends?"""
+        return False
+
+    def forget_pending(self) -> None:
+        """What is held back is void."""
+
+    def refill(self) -> bool:
+        """Everything has left: queues what was held back. Was there something?"""
+        return False
+
+    def leave(self) -> None:
+        """Its client wants no more of it."""
+        raise NotImplementedError
+
+
+class Subscription(Listener):
+    """One client's view of one table; ``max_hz``: so often at most it gets changes."""
 
     __slots__ = (
         "_pending",
@@ -193,13 +237,9 @@ class Subscription:
         "_skipped",
         "feed",
         "filter",
-        "id",
-        "id_json",
-        "live_from",
         "max_hz",
         "mode",
         "must_resync",
-        "session",
         "wants_snapshot",
     )
 
@@ -214,15 +254,12 @@ class Subscription:
         wants_snapshot: bool,
         max_hz: float | None,
     ) -> None:
-        self.session = session
+        super().__init__(session, sub_id)
         self.feed = feed
-        self.id = sub_id
-        self.id_json = encoding.encode(sub_id)
         self.filter = view
         self.mode = mode
         self.wants_snapshot = wants_snapshot
         self.max_hz = max_hz
-        self.live_from = NEVER  # gets no changes until its snapshot is queued
         self.must_resync = False
         self._pending: dict[RowId, Item] = {}  # what was conflated, the newest of each row
         self._pending_meta = b""
@@ -232,22 +269,6 @@ class Subscription:
     @property
     def has_pending(self) -> bool:
         return bool(self._pending)
-
-    @property
-    def is_live(self) -> bool:
-        return self.live_from != NEVER
-
-    def start_live(self, number: int) -> None:
-        """Its snapshot is queued: from now on it gets changes, those that go out after this number."""
-        self.live_from = number
-
-    def stop_live(self) -> None:
-        """It gets no changes until it is started again."""
-        self.live_from = NEVER
-
-    def tell(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
-        """``tail`` is the rest of the message behind its id. One that ``lasts`` outlives a reset."""
-        self.session.put([splice(name, self.id_json, tail)], None if lasts else self)
 
     def offer(self, emission: Emission) -> None:
         """Queues changes; conflates them, or ends the connection, when the client is slow."""
@@ -298,6 +319,17 @@ class Subscription:
         self._skipped = 0
         self.must_resync = False
 
+    def refill(self) -> bool:
+        if self.must_resync:
+            self.feed.resync(self, "too-far-behind")
+            return True
+        frames = self.take_pending()
+        self.session.queue(frames, self)
+        return bool(frames)
+
+    def leave(self) -> None:
+        self.feed.leave(self)
+
 
 class Outlet(Protocol):
     """Where the messages of one client go."""
@@ -325,7 +357,7 @@ class Outlet(Protocol):
         ...
 
 
-Entry = tuple[bytes | Waiting, Subscription | None]
+Entry = tuple[bytes | Waiting, Listener | None]
 """What waits, and whose it is"""
 
 
@@ -368,7 +400,7 @@ class Session:
         self.caller = caller
         self.own_rows_only = own_rows_only
         self.subscriptions_max = subscriptions_max
-        self.subscriptions: dict[str, Subscription] = {}  # id -> subscription
+        self.subscriptions: dict[str, Listener] = {}  # id -> subscription
         self.failure: tuple[Close, str] | None = None
         self.is_clear = False  # nothing waits, and the outlet takes more
         self.direct: Callable[[bytes], None] | None = None
@@ -412,7 +444,7 @@ class Session:
             self._is_flowing = True
             asyncio.get_running_loop().call_soon(self.write_on)
 
-    def put(self, frames: Sequence[bytes], owner: Subscription | None = None) -> None:
+    def put(self, frames: Sequence[bytes], owner: Listener | None = None) -> None:
         """Says messages; a client that leaves too many waiting is let go.
 
         What waits already is what counts, not how much comes at once: one step may be large.
@@ -430,9 +462,13 @@ class Session:
             self.metrics.ws_slow_disconnects_total.inc()
             self.fail(Close.SLOW, "the client is too slow: subscribe with mode latest, or to less")
             return
-        queue.extend((payload, owner) for payload in frames)
-        self._bytes += sum(map(len, frames))
+        self.queue(frames, owner)
         self._outlet.wake()
+
+    def queue(self, frames: Sequence[bytes], owner: Listener | None) -> None:
+        """Behind what waits, without a look at how much that is."""
+        self._waiting().extend((payload, owner) for payload in frames)
+        self._bytes += sum(map(len, frames))
 
     def put_snapshot(self, snapshot: Snapshot, owner: Subscription) -> None:
         """Queues a snapshot, to be encoded as it leaves; waiting for it is not being slow."""
@@ -447,7 +483,7 @@ class Session:
             self._queue = deque()
         return self._queue
 
-    def purge(self, owner: Subscription) -> None:
+    def purge(self, owner: Listener) -> None:
         """Takes back what has not left yet, before a reset makes it void."""
         if self._queue is not None:
             self._queue = deque(entry for entry in self._queue if entry[1] is not owner)
@@ -506,16 +542,7 @@ class Session:
 
     def _refill(self) -> bool:
         """Queues what was held back from a client that has caught up now."""
-        for sub in list(self.subscriptions.values()):
-            if sub.must_resync:
-                sub.feed.resync(sub, "too-far-behind")
-                return True
-            frames = sub.take_pending()
-            if frames:
-                self._waiting().extend((payload, sub) for payload in frames)
-                self._bytes += sum(map(len, frames))
-                return True
-        return False
+        return any(sub.refill() for sub in list(self.subscriptions.values()))
 
     def close(self) -> None:
         """Leaves every feed; nothing leaves any more."""
@@ -525,5 +552,5 @@ class Session:
     def _leave(self) -> None:
         self.block()
         for sub in list(self.subscriptions.values()):
-            sub.feed.leave(sub)
+            sub.leave()
         self.subscriptions.clear()

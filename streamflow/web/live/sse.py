@@ -1,4 +1,5 @@
-"""``GET /v1/tables/{table}/changes``: the live view as server-sent events, for clients without WebSocket.
+"""``GET /v1/tables/{table}/changes`` and ``GET /v1/topics/{topic}/events``: the live view as server-sent
+events, for clients without WebSocket.
 
 The same messages as on ``/v1/ws``, each as an event of its name; a cursor is the event's id, so that a
 browser's EventSource resumes by itself.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -22,8 +24,11 @@ from streamflow.web.live.session import Session
 from streamflow.web.messages import Subscribe
 from streamflow.web.peers import is_peer
 from streamflow.web.problems import Problem, unavailable
-from streamflow.web.rights import caller_of
+from streamflow.web.publishing import no_such_topic
+from streamflow.web.rights import Kind, caller_of
 
+TOPIC_PARAMETERS: Final = ("where", "since")
+REFUSED: Final = {"not-applicable": (409, "not-applicable")}
 PARAMETERS: Final = ("key", "prefix", "window", "snapshot", "since", "mode", "max_hz")
 SUB_ID: Final = "sse"
 HEARTBEAT_MS: Final = 15_000.0
@@ -70,7 +75,19 @@ class Changes:
 
     async def changes(self, request: web.Request) -> web.StreamResponse:
         reader, _ = self.api.reader_of_some(request)
-        wanted = read_subscription(request, reader)
+        return await self._serve(request, read_subscription(request, reader), ("table", reader.name))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        topic = request.match_info["topic"]
+        caller_of(request).require_some("read", "topic", topic)
+        parameters = only(request, TOPIC_PARAMETERS)
+        return await self._serve(
+            request, _converted(request, {"topic": topic, **parameters}), ("topic", topic)
+        )
+
+    async def _serve(
+        self, request: web.Request, wanted: Subscribe, of: tuple[Kind, str]
+    ) -> web.StreamResponse:
         self.hub.admit()
         if len(self.hub.sessions) >= self.hub.settings.ws_connections_max:
             raise unavailable("not-ready", "too many live clients")
@@ -84,8 +101,13 @@ class Changes:
             refused = subscribe(self.hub, session, wanted)
             if refused is not None:
                 if refused.code == "forbidden":
-                    raise caller.refusal("read", "table", reader.name)
-                raise Problem(400, "bad-request", refused.text)
+                    raise caller.refusal("read", *of)
+                if refused.code == "no-such-topic":
+                    raise no_such_topic(self.hub.served, caller, of[1])
+                if refused.retry:
+                    raise unavailable(refused.code, refused.text)
+                status, code = REFUSED.get(refused.code, (400, "bad-request"))
+                raise Problem(status, code, refused.text)
             await response.prepare(request)
             await self._write(response, session, outlet)
         finally:
@@ -128,13 +150,19 @@ def event(frame: bytes) -> bytes:
 def read_subscription(request: web.Request, reader: TableReader) -> Subscribe:
     """The subscription that the URL asks for. Raises Problem 400."""
     parameters = only(request, PARAMETERS)
-    members: dict[str, Any] = {"t": "subscribe", "id": SUB_ID, "table": reader.name, **parameters}
+    members: dict[str, Any] = {"table": reader.name, **parameters}
     if "key" in parameters:
         members["key"] = read_key_text(reader, parameters["key"])
     if "snapshot" in parameters:
         if parameters["snapshot"] not in ("true", "false"):
             raise query.bad_parameter("snapshot", "snapshot is true or false")
         members["snapshot"] = parameters["snapshot"] == "true"
+    return _converted(request, members)
+
+
+def _converted(request: web.Request, members: Mapping[str, Any]) -> Subscribe:
+    """With where a browser says that it stands. Raises Problem 400."""
+    members = {"t": "subscribe", "id": SUB_ID, **members}
     last = request.headers.get("Last-Event-ID")
     if last:
         members["since"] = last

@@ -236,7 +236,7 @@ export class Client extends Teller<ClientEvents> {
   connect(): void;
   close(): void;
   live<V = Json, K = Json>(table: string, options?: LiveOptions): LiveTable<V, K>;
-  topic<V = Json, K = Json>(topic: string, options?: { where?: Json; since?: string }): LiveTopic<V, K>;
+  topic<V = Json, K = Json>(topic: string, options?: { where?: string; since?: string }): LiveTopic<V, K>;
   publish(topic: string, event: { key?: Json; value?: Json; headers?: Record<string, string> }): Promise<Place>;
   send(topic: string, events: NewEvent | NewEvent[], options?: AskOptions & { idempotencyKey?: string }): Promise<Place[]>;
   tables(options?: AskOptions): Promise<TableInfo[]>;

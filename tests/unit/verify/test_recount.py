@@ -273,7 +273,7 @@ async def test_of_a_table_in_fausts_form_each_record_is_accounted_for() -> None:
 
         async def report() -> Report:
             make = partial(AgentVerifier, client, Settings(id="app"), clock)
-            return await verify_agents("counts", agents, make)
+            return await verify_agents("counts", agents.items(), make)
 
         async def taken() -> bool:
             return (await report()).partitions[1].position == 5
@@ -338,7 +338,7 @@ async def test_in_means_the_same_over_http_and_in_verify(caplog: pytest.LogCaptu
         }
         make = partial(AgentVerifier, client, Settings(id="app"), clock)
         for name in ("counts", "others"):
-            report = await verify_agents(name, agents, make)
+            report = await verify_agents(name, agents.items(), make)
             assert report.ok
             assert len({one.agent for one in report.partitions}) == 1, "who writes the table"
             assert {n: sum(one.counters.get(n, 0) for one in report.partitions) for n in wanted} == wanted

@@ -47,7 +47,14 @@ def test_every_message_of_a_client_is_described_as_it_is_read() -> None:
         schema = schemas[name]
         least = {"t": name, "id": "a", "table": "b", "topic": "c", "value": 1}
         said = {member: least[member] for member in schema["required"]}
-        read(json.dumps(said))
+        for one in schema.get("oneOf", [{"required": []}]):
+            said |= {member: least[member] for member in one["required"]}
+            read(json.dumps(said))
+            jsonschema.validate(said, schema)
+            for member in one["required"]:
+                del said[member]
+                with pytest.raises(ValueError, match="table or a topic"):
+                    read(json.dumps(said))
         with pytest.raises(ValueError, match="nonsense"):
             read(json.dumps({**said, "t": "nonsense"}))
         assert schema["description"], name

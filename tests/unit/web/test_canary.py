@@ -41,7 +41,7 @@ async def test_requests_that_fail_tell_nothing_of_their_headers(
         wrong = {**right, "Authorization": f"Bearer {WRONG}"}
         for route in ROUTES:
             path = route.path.format(table="users", key="k", topic="events", id="x:0:0")
-            if route.name != "changes":
+            if route.group != "changes":  # they have no end
                 await client.get(path, **right)
             for headers in (wrong, {**wrong, "Authorization": f"Basic {WRONG}"}):
                 await client.get(path, **headers)

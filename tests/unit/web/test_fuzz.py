@@ -31,7 +31,9 @@ QUICK = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-NOT_HERE = frozenset({"changes", "dead_letters", "dead_letter", "dead_letter_replay", "dead_letter_drop"})
+NOT_HERE = frozenset(
+    {"changes", "events", "dead_letters", "dead_letter", "dead_letter_replay", "dead_letter_drop"}
+)
 """A stream has no end, and these workers have no dead letters."""
 HELD_TO = (
     checks.status_code_conformance,
@@ -107,19 +109,28 @@ SUBSCRIBE = st.fixed_dictionaries(
     {"t": st.just("subscribe"), "id": st.sampled_from(["a", "b", "c"]) | st.text(max_size=5)},
     optional={
         "table": st.sampled_from(["users", "counts", "totals", "none"]),
+        "topic": st.sampled_from(["events", "none"]),
+        "where": st.sampled_from(["value > 1", "a in ['b']"]) | st.text(max_size=10),
         "key": ANY_JSON,
         "keys": st.lists(ANY_JSON, max_size=3),
         "prefix": st.text(max_size=5) | ANY_JSON,
         "window": st.sampled_from(["current", "closed", "all", "no"]),
         "snapshot": st.booleans(),
-        "since": st.none() | st.text(max_size=30),
+        "since": st.none() | st.text(max_size=30) | st.sampled_from(["0~", "0~0:7", "0~0:0,9:1"]),
         "mode": st.sampled_from(["all", "latest"]),
         "max_hz": st.floats(allow_nan=False, allow_infinity=False),
     },
 )
 OTHERS = st.fixed_dictionaries(
     {"t": st.sampled_from(["init", "unsubscribe", "ping", "publish", ""])},
-    optional={"id": st.sampled_from(["a", "b"]) | ANY_JSON, "token": ANY_JSON},
+    optional={
+        "id": st.sampled_from(["a", "b"]) | ANY_JSON,
+        "token": ANY_JSON,
+        "topic": st.sampled_from(["events", "none"]),
+        "value": ANY_JSON,
+        "key": ANY_JSON,
+        "headers": ANY_JSON,
+    },
 )
 FRAMES = st.lists(
     (SUBSCRIBE | OTHERS | ANY_JSON).map(json.dumps) | st.text(max_size=40) | st.binary(max_size=40),

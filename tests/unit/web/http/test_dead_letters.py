@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from streamflow import App, Retry
-from streamflow.engine.dead_letters import REPLAYED_FOR
+from streamflow.engine.retry_topics import REPLAYED_FOR
 from streamflow.query import letter_book
 from tests.support.running import log, until
 from tests.support.web_apps import Asker, make_web_app, served

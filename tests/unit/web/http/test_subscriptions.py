@@ -14,6 +14,7 @@ from tests.support.web_fakes import Cluster
 from tests.unit.web.http.test_api import Client
 
 PATH = "/v1/subscriptions"
+A_TEST = {"where": "value > 1"}
 
 
 async def subscribe(session: aiohttp.ClientSession, url: str, *wanted: dict[str, Any]) -> Any:
@@ -36,6 +37,7 @@ async def test_any_worker_tells_of_the_subscriptions_to_all() -> None:
             await subscribe(session, first.url, all_rows, two_keys),
             await subscribe(session, first.url, all_rows),
             await subscribe(session, second.url, {"table": "users", "prefix": "secret", "mode": "all"}),
+            await subscribe(session, first.url, *({"topic": "events", **more} for more in ({}, A_TEST))),
         ]
         for client in (Client(session, first), Client(session, second)):
             async with asyncio.timeout(10):
@@ -44,7 +46,7 @@ async def test_any_worker_tells_of_the_subscriptions_to_all() -> None:
                     told = {
                         (each["worker"], each["table"], each["keys"], each["by_prefix"]): each["subscribers"]
                         for each in body["subscriptions"]
-                        if not each["of_worker"]
+                        if not each["of_worker"] and each["table"] is not None
                     }
                     if len(told) == 3:
                         break
@@ -53,7 +55,12 @@ async def test_any_worker_tells_of_the_subscriptions_to_all() -> None:
                 (first.url, "counts", 2, False): 1,
                 (second.url, "users", None, True): 1,
             }
-            assert body["connections"] >= 3
+            topics = [each for each in body["subscriptions"] if each["table"] is None]
+            assert sorted((each["worker"], each["topic"], each["by_test"]) for each in topics) == [
+                (first.url, "events", False),
+                (first.url, "events", True),
+            ]
+            assert body["connections"] >= 4
             assert "secret" not in str(body)
             jsonschema.validate(body, dict(SCHEMAS["Subscriptions"]), cls=jsonschema.Draft202012Validator)
         await cluster.kill(1)

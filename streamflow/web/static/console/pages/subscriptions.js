@@ -6,7 +6,8 @@ import { page } from "../router.js";
 
 const EVERY_MS = 1000;
 
-function rowsOf({ keys, by_prefix, window }) {
+function rowsOf({ keys, by_prefix, by_test, window }) {
+  if (by_test) return "those that a test picks";
   const which = keys !== null ? format.plural(keys, "key") : by_prefix ? "keys that begin so" : "all";
   return window === "all" ? which : `${which}, ${window === "current" ? "open" : "closed"} windows`;
 }
@@ -22,7 +23,9 @@ export default function subscriptions(root, context) {
       said.subscriptions.length
         ? table("Subscriptions", [{ name: "To" }, { name: "Rows" }, { name: "Mode" }, { name: "Subscribers", number: true }, { name: "Worker" }],
           said.subscriptions.map((each) => [
-            h("a", { href: page("tables", each.table) }, each.table),
+            each.table === null
+              ? [h("a", { href: page("topics", each.topic) }, each.topic), h("span", { class: "muted" }, " · topic")]
+              : h("a", { href: page("tables", each.table) }, each.table),
             rowsOf(each), each.mode === "all" ? "every change" : "the latest", format.count(each.subscribers),
             [format.host(each.worker), each.of_worker && h("span", { class: "muted" }, " · for another worker")],
           ]))
