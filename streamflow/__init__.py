@@ -2,7 +2,7 @@
 
 General layout
 --------------
-Fourteen rooms and the ground, top to bottom; a module imports only from rooms below its own, imports for
+Fifteen rooms and the ground, top to bottom; a module imports only from rooms below its own, imports for
 types too (docs/ARCHITECTURE.md says why):
 
     cli           the `streamflow` command
@@ -11,6 +11,7 @@ types too (docs/ARCHITECTURE.md says why):
     verify        counts a source topic again and compares
     query         committed rows for readers outside agents (interactive queries)
     engine        one worker: dispatch, assignment, restoration, checkpoint, rebalance, standbys
+    connectors    sources that are read into topics, sinks that topics are written to: files, HTTP, databases
     processing    how agents take events: in order or concurrently; acks, failures, joins, retries
     aggregates    declared aggregates: functions, folds, late events, the shuffle from partial to final
     state         tables: changes, cut, changelog, restore, stores

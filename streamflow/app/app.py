@@ -27,6 +27,7 @@ from streamflow.app.agents.replies import ReplyConsumer
 from streamflow.app.agents.runner import running_agent, spec_of
 from streamflow.app.agents.tester import AgentTester
 from streamflow.app.connection import Connection
+from streamflow.app.connectors import Sources, declare_sink
 from streamflow.app.interface import AppT, ProducerT
 from streamflow.app.options import (
     AgentOptions,
@@ -34,6 +35,7 @@ from streamflow.app.options import (
     FailureOptions,
     OnError,
     RouterOptions,
+    SinkOptions,
     StreamOptions,
     TopicOptions,
 )
@@ -52,6 +54,7 @@ from streamflow.app.worker.service import BootStrategy, EngineService
 from streamflow.clock import SystemClock
 from streamflow.codecs import KeyCodec
 from streamflow.codecs.times import TimeField
+from streamflow.connectors.base import Sink, Source
 from streamflow.engine.engine import Engine
 from streamflow.engine.hooks import AssignmentHooks
 from streamflow.errors import ConfigurationError
@@ -95,6 +98,7 @@ class App(faust.App, AppT):
         self._clock = SystemClock()
         self._failure_options: dict[str, FailureOptions] = {}  # by agent
         self._own_tables: dict[str, OwnTable] = {}
+        self._sources = Sources()
         self.bench: AgentTester | None = None  # see `agent.test_context`
         self._aggregates: dict[str, tuple[AggregateTable, Topic]] = {}
         self.declared_topics: list[Topic] = []
@@ -146,7 +150,6 @@ class App(faust.App, AppT):
         """Declares an agent.
 
         ``on_error``: a coroutine function that is told each failure, with the agent and the exception.
-        ``retry``: how often and for how long an event that it raises for is tried;
         ``retry``: how often and for how long an event that it raises for is tried; ``dead_letter``: the topic
         for those it gives up on (``True``: ``<topic>-dead-letters``, ``False``: they stop the worker);
         ``buffer``: how many events wait for it.
@@ -289,6 +292,24 @@ class App(faust.App, AppT):
         self._aggregates[name] = (table, topic)
         return table
 
+    def source(self, name: str, source: Source, *, to: Topic | str | None = None) -> Any:
+        """Declares that something outside is read into a topic (by default named as it), which this returns.
+
+        The topic's records and the place behind them are one checkpoint. The place is kept by the ``name``.
+        """
+        topic = to if isinstance(to, Topic) else self.topic(to or name)
+        self._sources.add(name, source, topic)
+        return topic
+
+    def sink(self, topic: ChannelT[Any], sink: Sink, **options: Unpack[SinkOptions]) -> Any:
+        """Declares that a topic is written to something outside; returns the agent that does so.
+
+        ``batch=1_000`` records at most at a time, fewer ``within_s=1.0`` seconds after the first. By default
+        what a wait may cure is tried for a day, and the rest is the record's fault. More options: those of
+        `agent`.
+        """
+        return declare_sink(self, topic, sink, options)
+
     def event_router(self, topic: ChannelT[Any], **options: Unpack[RouterOptions]) -> EventRouter:
         """Handlers by event type over a topic. ``options`` are those of `agent`."""
         name = options.get("name") or f"router-{topic.get_topic_name()}"
@@ -392,6 +413,7 @@ class App(faust.App, AppT):
         for aggregate, topic in self._aggregates.values():
             engine.topology.add_aggregate(aggregate.spec, topic.source())
             aggregate.attach(engine)
+        self._sources.attach(engine, self.settings)
         engine.topology.dead_letters.of_app(self.conf.origin or "MODULE")
         for topic in self.declared_topics:
             engine.topology.declare(topic.topics[0], topic.source)

@@ -69,6 +69,21 @@ class RouterOptions(AgentOptions, total=False):
     send_time: SendTime
 
 
+class SinkOptions(TypedDict, total=False):
+    """Those of `App.sink`: of batches, and of `App.agent` what means something where an agent writes."""
+
+    batch: int
+    within_s: float
+    name: str
+    retry: Retry
+    dead_letter: bool | str
+    on_error: OnError | None
+    buffer: Buffer | None
+    breaker: CircuitBreaker | None
+    timeout_s: float | None
+    start: Start | datetime | float | None
+
+
 class AggregateOptions(TypedDict, total=False):
     """Those of `App.aggregate` that most leave as they are."""
 

@@ -15,6 +15,7 @@ from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.source_watermarks import SourceWatermarks
 from streamflow.codecs.chunk import Chunk
 from streamflow.engine.oldest_taken import OldestTaken
+from streamflow.engine.source_feed import SourceFeed
 from streamflow.processing.agent import AgentRunner
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.checkpointable import Checkpointable
@@ -52,6 +53,7 @@ class ActiveAssignment:
         self.tables = list(tables)
         self.aggregate_partitions: list[AggregatePartition] = []
         self.stages: list[FinalStage] = []
+        self.feeds: list[SourceFeed] = []
         # Partition numbers whose tables are on their way back.
         self.unopened = {partition for _, partition in assignment.partitions}
         self.paused: set[TopicPartition] = set()  # because an agent's buffer was full
@@ -194,6 +196,11 @@ class ActiveAssignment:
             return True
         return any(each.due() for each in self._checkpointables())
 
+    def failure(self) -> BaseException | None:
+        """What ends the worker, where an agent or a source has failed for good."""
+        failures = [*(agent.failure for agent in self.agents), *(feed.failure for feed in self.feeds)]
+        return next((failure for failure in failures if failure is not None), None)
+
     def failing(self) -> dict[tuple[str, int, int], int]:
         """(topic, partition, offset) -> attempts, of events that an agent has still to try again."""
         found: dict[tuple[str, int, int], int] = {}
@@ -218,7 +225,14 @@ class ActiveAssignment:
     def _checkpointables(self) -> list[Checkpointable]:
         """Agents first: what an event in flight wrote must be out of the cut before the rows are written."""
         watermarks = self._source_watermarks.values()
-        return [*self.agents, *self.tables, *self.aggregate_partitions, *watermarks, *self.stages]
+        return [
+            *self.agents,
+            *self.tables,
+            *self.aggregate_partitions,
+            *watermarks,
+            *self.stages,
+            *self.feeds,
+        ]
 
     def cut(self) -> tuple[Cut, dict[TopicPartition, int]]:
         """Takes all that is to be durable; returns its records, in order, and the group's offsets.
@@ -291,6 +305,8 @@ class ActiveAssignment:
         for agent in self.agents:
             agent.abandon()  # else what still runs would write into what the next assignment holds
             agent.clear()
+        for feed in self.feeds:
+            feed.stop()
         for table in self.tables:
             table.drop()
         for aggregate_partition in self.aggregate_partitions:

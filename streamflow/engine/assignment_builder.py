@@ -205,6 +205,13 @@ class AssignmentBuilder:
                 logs.place(own)
                 mine = {decoder.consumer: own, **mine}
                 tasks[at[1]].progress.update(((c, *at), progress) for c, progress in mine.items())
+        for topic, partition in active.source_partitions():
+            source = self._topology.feeds.get(topic)
+            if source is not None:
+                known = self._known(source.consumer, topic, partition)
+                place = known or Progress(source.consumer, topic, partition)
+                tasks[partition].progress[source.consumer, topic, partition] = place
+                tasks[partition].feeds.append(self._topology.make_feed(source, place))
         for task in tasks.values():
             for at in task.sources:
                 leave_nobody_waiting(p for p in task.progress.values() if (p.topic, p.partition) == at)

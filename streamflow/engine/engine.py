@@ -92,6 +92,7 @@ class Engine:
             active=lambda: self.active,
             on_room=self._make_room,
             on_invalidated=self._early.set,
+            on_full=self._early.set,
         )
         self._idle = IdleTicks(self.board, self.topology.topics.partitions)
         self._hooks = hooks or AssignmentHooks()
@@ -375,9 +376,9 @@ class Engine:
             return
         # What is read back after a commit that failed is as due as it was, until it has been taken again.
         self.watch.commit_due(due=active.due() or (self.watch.owed and not active.caught_up()))
-        for agent in active.agents:
-            if agent.failure is not None:
-                raise agent.failure
+        failure = active.failure()
+        if failure is not None:
+            raise failure
         self._idle.tick(active, self.clock.monotonic_ms())
         if gate.invalidated is None:
             await close_windows(active, lambda: rebalance.is_current(active))

@@ -60,6 +60,10 @@ class Topics:
         """Where the late-event store of a declared table lies."""
         return f"{self.app_id}-{table}-late"
 
+    def feed(self, source: str) -> str:
+        """Who has a partition of it reads that partition of a source; nothing is ever written to it."""
+        return f"{self.app_id}-{source}-source"
+
     def partitions(self, topic: str) -> int:
         """Raises ConfigurationError for a topic that is not known yet."""
         try:

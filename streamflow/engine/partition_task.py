@@ -9,6 +9,7 @@ from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.spec import AggregateSpec
 from streamflow.engine.assignment import ActiveAssignment
+from streamflow.engine.source_feed import SourceFeed
 from streamflow.state.agent_table import AgentTable
 from streamflow.state.partition import TablePartition
 from streamflow.state.progress import Progress, ProgressKey
@@ -24,6 +25,7 @@ class PartitionTask:
     tables: list[tuple[AgentTable, TablePartition, Progress]] = field(default_factory=list)
     aggregate_partitions: list[AggregatePartition] = field(default_factory=list)
     stages: list[FinalStage] = field(default_factory=list)
+    feeds: list[SourceFeed] = field(default_factory=list)
     progress: dict[ProgressKey, Progress] = field(default_factory=dict)
 
     def parts(self) -> Iterator[TablePartition]:
@@ -71,7 +73,10 @@ class PartitionTask:
             aggregate_partition.open()
         active.aggregate_partitions.extend(self.aggregate_partitions)
         active.stages.extend(self.stages)
+        active.feeds.extend(self.feeds)
         active.open(self.progress.values())
         active.show(progress.copy() for progress in self.progress.values())
         active.moved_ms.update(dict.fromkeys(self.sources, now_ms))
         active.unopened.discard(self.number)
+        for feed in self.feeds:
+            feed.start()

@@ -110,7 +110,7 @@ class Rebalance:
     async def join(self, url: str) -> None:
         """Joins the group for what is read by now, advertising ``url``."""
         self._url = url
-        await self._subscribe(self._topology.source_topics())
+        await self._subscribe(self._topology.subscribed_topics())
 
     @property
     def joined(self) -> bool:
@@ -123,7 +123,7 @@ class Rebalance:
 
     async def extend(self) -> None:
         """More is declared than before: everything held is checkpointed, and built anew with it."""
-        names = self._topology.source_topics()
+        names = self._topology.subscribed_topics()
         if names == self._subscribed:
             await self._reform()
         else:

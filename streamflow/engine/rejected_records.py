@@ -98,4 +98,7 @@ def _owner(active: ActiveAssignment, record: Record) -> str:
             return f"table {spec.name!r} (a closed row)"
         if aggregate_partition.sender is not None and aggregate_partition.sender.topic == record.topic:
             return f"table {spec.name!r} (partial results)"
+    for feed in active.feeds:
+        if feed.spec.topic == record.topic:
+            return f"source {feed.spec.name!r}"
     return "a dead letter" if is_letter(record) else "the app's progress"

@@ -20,6 +20,7 @@ from streamflow.engine.decoding import Decoder, TopicSource
 from streamflow.engine.deferrals import Deferrals
 from streamflow.engine.internal_topics import Topics
 from streamflow.engine.retry_topics import RetryTopic
+from streamflow.engine.source_feed import SourceFeed, SourceSpec
 from streamflow.errors import ConfigurationError
 from streamflow.metrics import Metrics
 from streamflow.partitioner import partitioner_named
@@ -34,6 +35,7 @@ from streamflow.state.event_context import EventContext, stamp_ms
 from streamflow.state.global_table import GlobalTableView
 from streamflow.state.merging_table import Merge, merging_table
 from streamflow.state.partition import TablePartition, TableSpec
+from streamflow.state.progress import Progress
 from streamflow.transports.base import Growable, Record, Transport
 
 
@@ -41,7 +43,8 @@ class Topology:
     """What was declared, and the gate and the dead letters that all of it shares.
 
     ``active`` tells what the engine holds, ``on_room`` and ``on_invalidated`` are told when an agent's buffer
-    is no longer full, and when what is held in memory must be dropped. Without them nothing runs.
+    is no longer full, and when what is held in memory must be dropped, ``on_full`` when a source waits for a
+    checkpoint. Without them nothing runs.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Topology:
         active: Callable[[], ActiveAssignment | None] = lambda: None,
         on_room: Callable[[], None] = lambda: None,
         on_invalidated: Callable[[], None] = lambda: None,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self.topics = Topics(
             settings.id,
@@ -77,6 +81,8 @@ class Topology:
         self._clock = clock
         self._metrics = metrics
         self._on_room = on_room
+        self._on_full = on_full
+        self.feeds: dict[str, SourceSpec] = {}  # topic by whose partitions a source is read -> it
         self.declared_partitions: dict[str, int | None] = {}  # table in Faust's form -> what it says
         self._key_bytes: dict[str, Callable[[Any], bytes | None]] = {}  # table in Faust's form ->
         self._declared: dict[str, Callable[[], TopicSource]] = {}  # topic that is declared -> how it is read
@@ -219,9 +225,26 @@ class Topology:
         readers = [decoder.source for decoder in self.decoders.values() if decoder.source.name == topic]
         return readers[0] if readers else None
 
+    def add_source(self, spec: SourceSpec, partitions: int | None) -> None:
+        """Something that is read into a topic, which gets so many partitions where it is missing."""
+        feed = self.topics.feed(spec.name)
+        if feed in self.feeds:
+            raise ConfigurationError(f"two sources are named {spec.name!r}")
+        self.feeds[feed] = spec
+        self.topics.want(spec.topic, partitions)
+
+    def make_feed(self, spec: SourceSpec, progress: Progress) -> SourceFeed:
+        """One partition of a source, for an assignment."""
+        topics = self.topics
+        return SourceFeed(spec, progress, self._clock, topics.place, topics.limits, self._on_full)
+
     def source_topics(self) -> set[str]:
         """Topics that somebody reads, retry topics too."""
         return {decoder.source.name for decoder in self.decoders.values()}
+
+    def subscribed_topics(self) -> set[str]:
+        """Topics whose partitions the group shares out: those that are read, and one for each source."""
+        return self.source_topics() | self.feeds.keys()
 
     def retry_sources(self, agent: AgentRunner) -> list[TopicSource]:
         """The retry topics of an agent, as it reads them."""
@@ -269,6 +292,8 @@ class Topology:
                 topics.want_state(topics.late(name), count)
             if aggregate.spec.emit_closed is not None:
                 topics.want(aggregate.spec.emit_closed, 1 if aggregate.spec.by is None else count)
+        for name, spec in self.feeds.items():
+            topics.want_state(name, spec.source.partitions)
         most = max((topics.partitions(source) for source in sources), default=1)
         # Progress lies at its partition modulo theirs: a source may have grown since they were made.
         topics.want_state(topics.progress, most, exactly=False)
@@ -296,7 +321,8 @@ class Topology:
 
     def state_topics(self) -> list[str]:
         """Every topic that holds state of this app."""
-        return [self.topics.progress, *(log for name in self.table_names() for log in self.logs_of(name))]
+        logs = (log for name in self.table_names() for log in self.logs_of(name))
+        return [self.topics.progress, *self.feeds, *logs]
 
     def own_topics(self) -> frozenset[str]:
         """What the app alone writes: its state, and marks of dead letters."""

@@ -57,6 +57,7 @@ class Progress:
     began: the offset that it began at; ``None`` where that was never noted.
     behind: it began behind the app's other consumers, and reads beside them until it has come up to them.
     grown: each growth of the source topic that the state was brought along with, oldest first.
+    place: of a source, which reads something else than a log, where it goes on, as JSON; ``None``: not known.
     """
 
     consumer: str
@@ -75,6 +76,7 @@ class Progress:
     began: int | None = None
     behind: bool = False
     grown: tuple[Grown, ...] = ()
+    place: object = None  # never changed in place: copies share it
     changed: bool = False
 
     def catch_up(self) -> None:
@@ -92,6 +94,11 @@ class Progress:
             if amount:
                 counters["in"] = counters.get("in", 0) + amount
                 counters[name] = counters.get(name, 0) + amount
+
+    def move_to(self, place: object, records: int) -> None:
+        """What a source has read up to there, so many records, goes with this checkpoint."""
+        self.place = place
+        self.take(self.position, counted=records)
 
     def pass_over(self, done: tuple[tuple[int, int], ...]) -> None:
         """Takes note of what is done behind the position."""
@@ -230,6 +237,8 @@ class Progress:
             data["behind"] = True
         if self.grown:
             data["grown"] = [list(one) for one in self.grown]
+        if self.place is not None:
+            data["place"] = self.place
         return orjson.dumps(data)
 
 
@@ -258,4 +267,5 @@ def progress_from_record(key: bytes, value: bytes) -> Progress:
         began=data.get("began"),
         behind=data.get("behind", False),
         grown=tuple(Grown(*one) for one in data.get("grown", ())),
+        place=data.get("place"),
     )

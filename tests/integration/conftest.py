@@ -12,7 +12,7 @@ import pytest
 from tests.integration.job import Cluster
 from tests.integration.kafka_clients import KafkaClients
 from tests.integration.redis_clients import RedisClients
-from tests.support import kafka_server
+from tests.support import kafka_server, postgres_server
 from tests.support.redis_server import NoServer, RedisServer, required
 
 
@@ -38,6 +38,14 @@ def kafka() -> Iterator[str]:
         yield server.bootstrap
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.PostgresServer]:
+    """A real server; skips, or fails in CI, where none can be had."""
+    server = postgres_server.started()
+    yield server
+    server.end()
 
 
 @pytest.fixture

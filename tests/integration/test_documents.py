@@ -69,6 +69,14 @@ WANTED = {
         "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann?stale": r'"stale": ?\{\}',
     },
     "docs/how-to/connect-a-browser.md": {"node --experimental-websocket watch.mjs": r"changed: \d+ rows"},
+    "docs/how-to/read-and-write-elsewhere.md": {
+        "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
+        "cat out/orders/0": r'"bob"[^$]*"amount": 5\b',
+        "cat posted": r'"id": ?"invoices:[^:]*:0:\d+".*"amount": ?4\b',
+        "psql postgresql://localhost/shop -c 'SELECT * FROM paid": r"ann +\| +5\n *bob +\| +7\n",
+        "psql postgresql://localhost/shop -c 'SELECT sink": r"paid +\| paid +\| +0 \| +3\n",
+        "python -m pytest": r"7 passed",
+    },
     "docs/how-to/run-embedded.md": {"redis-cli": r"lag\n0\n"},
     "docs/how-to/publish-and-browse.md": {
         "curl http://127.0.0.1:6066/v1/tables/spent/keys/ann": r'"value": ?35\b',
@@ -142,6 +150,8 @@ def names_for(text: str, folder: pathlib.Path, request: pytest.FixtureRequest) -
         client = folder / "bin" / "redis-cli"
         client.write_text(f'#!/bin/sh\nexec {shutil.which("redis-cli")} -p {port} "$@"\n')
         client.chmod(0o755)
+    if "postgresql://localhost" in text:
+        names["postgresql://localhost/shop"] = request.getfixturevalue("postgres").url
     if "redis+embedded:" in text:
         needs_wheel()
     return names
