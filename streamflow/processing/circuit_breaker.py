@@ -10,7 +10,7 @@ import inspect
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import wraps
 from types import TracebackType
@@ -27,10 +27,45 @@ STATE_NUMBERS: Final[dict[CircuitState, int]] = {"closed": 0, "half-open": 1, "o
 """What the metric ``circuit_state`` says"""
 SECONDS_MAX: Final = 86_400.0
 
+COUNTED: Final = "_counted_by_circuit_breakers"
+"""In an error's ``__dict__``: how often each breaker has counted it, and nobody has met it since"""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _all: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
+
+
+class Call:
+    """Something that began in this era; ``inner``: within another, whose place it shares.
+
+    ``counted``: the error of a call within it that has failed.
+    """
+
+    __slots__ = ("counted", "era", "inner")
+
+    def __init__(self, era: int, *, inner: bool) -> None:
+        self.era = era
+        self.inner = inner
+        self.counted: BaseException | None = None
+
+    def note(self, error: BaseException) -> None:
+        """What it is around has failed, and that was counted."""
+        self.counted = error
+
+    def has_counted(self, error: BaseException) -> bool:
+        """Does it fail for what was counted within it?"""
+        return self.counted is not None and any(each is self.counted for each in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """It, and what it was raised for."""
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        at = at.__cause__ or at.__context__
 
 
 class CircuitBreaker:
@@ -41,7 +76,8 @@ class CircuitBreaker:
 
     A context manager (``async with breaker:`` and ``with breaker:``), and a decorator of functions and
     coroutine functions. As ``breaker=`` of an agent it pauses the agent's partitions while it is open instead
-    of failing their events; what it lets through again begins with the event that failed.
+    of failing their events; what it lets through again begins with the event that failed. A failure counts
+    once, however many of these it passes on its way out: calls within calls, and the agent around them.
 
     ``on``: the errors that count, as in `Retry`; by default each Exception, and for an agent each that a
     minute may cure. Others are neither a failure nor a success. It belongs to one event loop. Raises
@@ -82,8 +118,8 @@ class CircuitBreaker:
         self._probes = 0  # on their way while it is half-open
         self._era = 0  # how often it has opened: what began before is no probe
         self._listeners: list[Callable[[CircuitBreaker, CircuitState], object]] = []
-        # Of each task: the eras in which what it is within began, outermost first
-        self._begun: ContextVar[tuple[int, ...]] = ContextVar(f"circuit breaker {name}", default=())
+        # Of each task: what it is within, outermost first
+        self._begun: ContextVar[tuple[Call, ...]] = ContextVar(f"circuit breaker {name}", default=())
         _all.add(self)
 
     def __repr__(self) -> str:
@@ -144,6 +180,15 @@ class CircuitBreaker:
         if isinstance(error, CircuitOpen) or not isinstance(error, Exception):
             return False
         return self.on is None or is_meant(self.on, error)
+
+    def met(self, error: BaseException) -> bool:
+        """Has it counted this error, or what it was raised for? Once asked, that is forgotten."""
+        for each in _chain(error):
+            counted: dict[CircuitBreaker, int] = vars(each).get(COUNTED, {})
+            if counted.get(self):
+                counted[self] -= 1
+                return True
+        return False
 
     def succeeded(self, era: int) -> None:
         """Something that began in this era came well. Only a probe's success closes what is open."""
@@ -209,15 +254,27 @@ class CircuitBreaker:
         return called
 
     def __enter__(self) -> Self:
-        self._begun.set((*self._begun.get(), self.enter()))
+        begun = self._begun.get()
+        # Within a call that tries the service it is part of that: there may be no other place.
+        inner = bool(begun) and begun[-1].era == self._era and self.state == "half-open"
+        self._begun.set((*begun, Call(self._era if inner else self.enter(), inner=inner)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        *outer, era = self._begun.get()
+        *outer, call = self._begun.get()
         self._begun.set(tuple(outer))
-        self.leave(era, error)
+        if error is not None and self.counts(error):
+            if not call.has_counted(error):
+                self.failed(call.era)
+                # The error goes on to whoever is around: who counts here as well is to know it again.
+                counted: dict[CircuitBreaker, int] = vars(error).setdefault(COUNTED, {})
+                counted[self] = counted.get(self, 0) + 1
+            if outer:
+                outer[-1].note(error)
+        elif error is None or not call.inner:
+            self.leave(call.era, error)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

@@ -64,7 +64,8 @@ class FailurePolicy:
             return True
         counts = breaker.counts(error) if breaker.on is not None else self._transient.holds(error)
         if counts and not isinstance(error, CircuitOpen):
-            breaker.failed(era)
+            if not breaker.met(error):  # else the agent's own call through it has counted it
+                breaker.failed(era)
             return breaker.state != "closed"
         return False
 

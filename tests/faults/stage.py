@@ -255,8 +255,18 @@ class Stage:
         for _, partition, offset in told:
             self.ends[partition] = max(self.ends[partition], offset + 1)
         for partition in {partition for _, partition, offset in told if offset < 0}:
-            at = TopicPartition(self.id, partition)
-            self.ends[partition] = self._group.get_watermark_offsets(at, LIMIT_S)[1]
+            self.ends[partition] = self._end_of_source(partition)
+
+    def _end_of_source(self, partition: int) -> int:
+        """A broker that was frozen may not know yet that it leads it no longer."""
+
+        def end() -> tuple[int] | None:
+            try:
+                return (self._group.get_watermark_offsets(TopicPartition(self.id, partition), ASK_S)[1],)
+            except KafkaException:
+                return None
+
+        return int(wait_for(f"the end of {self.id}[{partition}] is known", end, LIMIT_S)[0])
 
     def close_windows(self) -> None:
         producer = Producer({"bootstrap.servers": self.bootstrap})

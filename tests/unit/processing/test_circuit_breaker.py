@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import math
 from typing import Any
 
@@ -245,6 +247,107 @@ async def test_what_tries_may_itself_call_through_the_breaker_and_a_bug_ends_no_
     assert now(breaker) == "closed"
     assert (bench.given_up, done) == ([0], ["one", "two"])
     await bench.agent.halt()
+
+
+class BillingError(Exception):
+    """What an application makes of what it called."""
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_failure_that_the_agents_own_call_has_counted_counts_once(
+    concurrent: bool, wrapped: bool
+) -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=4, open_s=30, on=(OSError, BillingError))
+    tried: list[Any] = []
+
+    @breaker
+    def call(value: Any) -> None:
+        raise ConnectionRefusedError(value)
+
+    async def run(stream: EventStream) -> None:
+        async for value in values_of(stream, concurrent=concurrent):
+            tried.append(value)
+            try:
+                call(value)
+            except OSError as error:
+                if wrapped:
+                    raise BillingError("no answer") from error
+                raise
+
+    bench = Bench(run, clock=clock, breaker=breaker, retry=Retry(attempts=9, first_wait_s=1, jitter=False))
+    bench.agent.offer(chunk(["one"]))
+    await clock.advance(20_000)
+    assert (len(tried), now(breaker)) == (4, "open")
+    await bench.agent.halt()
+
+
+async def test_an_agents_failure_counts_beside_one_that_it_has_dealt_with() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=4, open_s=30, on=OSError)
+    gone = ConnectionRefusedError("as a pool keeps it, and raises it to whoever asks")
+    tried: list[Any] = []
+
+    async def run(stream: EventStream) -> None:
+        async for value in stream.values():
+            tried.append(value)
+            try:
+                with breaker:
+                    raise gone
+            except OSError:
+                pass
+            raise TimeoutError(value)  # not around a call of the breaker's
+
+    bench = Bench(run, clock=clock, breaker=breaker, retry=Retry(attempts=9, first_wait_s=1, jitter=False))
+    bench.agent.offer(chunk(["one"]))
+    await clock.advance(20_000)
+    assert (len(tried), now(breaker)) == (2, "open")
+    await bench.agent.halt()
+
+
+async def test_a_failure_within_a_call_within_a_call_counts_once() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=3, open_s=30, clock=clock)
+    again = ConnectionRefusedError("the same object each time")
+
+    def twice_within(raised: Exception) -> None:
+        with pytest.raises(type(raised)), breaker, breaker, breaker:
+            raise raised
+
+    twice_within(OSError("one"))
+    twice_within(again)
+    assert now(breaker) == "closed"
+
+    def fails_for_another() -> None:
+        with breaker:
+            with contextlib.suppress(OSError), breaker:
+                raise again
+            raise OSError("outer")
+
+    with pytest.raises(OSError, match="outer"):
+        fails_for_another()
+    assert now(breaker) == "open"
+
+
+async def test_a_call_within_a_call_takes_no_second_place_where_few_may_try() -> None:
+    clock = ManualClock()
+    breaker = CircuitBreaker("billing", failures_max=1, open_s=30, clock=clock)
+    failing(breaker, 1)
+    await clock.advance(30_000)
+    with breaker:
+        with pytest.raises(asyncio.CancelledError), breaker:
+            raise asyncio.CancelledError  # says nothing of the service, and gives back no place of its own
+        with pytest.raises(CircuitOpen):
+            await asyncio.create_task(within(breaker), context=contextvars.Context())
+        with breaker:
+            pass
+    assert now(breaker) == "closed"
+
+
+async def within(breaker: CircuitBreaker) -> None:
+    with breaker:
+        pass
 
 
 async def test_a_try_that_a_rebalance_ended_holds_nothing_up() -> None:
