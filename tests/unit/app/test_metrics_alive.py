@@ -57,7 +57,7 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
         await until(lambda: dropped.value == 8)
         go_on.set()
         processed = metrics.events_processed_total
-        await until(lambda: metrics.render() and processed.labels("dropping").value == 2)
+        await until(lambda: metrics.render()[0] != b"" and processed.labels("dropping").value == 2)
         await until(lambda: metrics.end_to_end_seconds.labels("dropping").count)
         await until(lambda: metrics.end_to_end_seconds.labels("sums").count)
         text = metrics.render()[0].decode()
