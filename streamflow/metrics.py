@@ -1,4 +1,4 @@
-"""What a worker counts about itself, in Prometheus' text formats.
+"""What a worker counts about itself, for Prometheus.
 
 `Metrics` has one attribute for each metric, named like it without the prefix. The engine updates them
 per batch and per checkpoint, never per event. All of it belongs to one event loop; nothing is locked.
@@ -6,32 +6,33 @@ per batch and per checkpoint, never per event. All of it belongs to one event lo
     metrics.records_total.inc(512)
     metrics.late_events_total.labels("counts").inc(3)
     metrics.checkpoint_seconds.observe(0.012)
+
+prometheus-client writes them out, together with what the app's own code has put into its default registry.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Exemplar
 
 PREFIX: Final = "streamflow_"
-TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 LABEL_SETS_MAX: Final = 1_000
 """Label sets of one metric; whatever comes beyond is counted together under `OTHER`."""
 OTHER: Final = "_other"
+EXEMPLAR_CHARACTERS_MAX: Final = 128
+"""Of names and values together, as OpenMetrics has it."""
 
 SECONDS_BUCKETS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
-
-Sample = tuple[str, str, float]  # suffix of the name, labels with braces ("" without any), value
-
-
-class Child(Protocol):
-    def samples(self, labels: str) -> Iterator[Sample]: ...
 
 
 class Counter:
@@ -51,9 +52,6 @@ class Counter:
         """What somebody else has counted; for collectors."""
         self.value = value
 
-    def samples(self, labels: str) -> Iterator[Sample]:
-        yield "", labels, self.value
-
 
 class Gauge:
     """A number that goes up and down."""
@@ -66,26 +64,33 @@ class Gauge:
     def set(self, value: float) -> None:
         self.value = value
 
-    def samples(self, labels: str) -> Iterator[Sample]:
-        yield "", labels, self.value
-
 
 class Histogram:
-    """Counts observations by upper bound. ``counts`` has one more place than ``bounds``, for +Inf."""
+    """Counts observations by upper bound. ``counts`` has one more place than ``bounds``, for +Inf.
 
-    __slots__ = ("bounds", "counts", "last", "sum")
+    ``exemplars``: place in ``counts`` -> the newest observation there that said what was observed.
+    """
+
+    __slots__ = ("bounds", "counts", "exemplars", "last", "sum")
 
     def __init__(self, bounds: Sequence[float] = SECONDS_BUCKETS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, tuple[Mapping[str, str], float]] = {}
         self.last: float | None = None  # newest observation, for the dashboard
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """``times`` observations of ``value``: a batch whose events all have it is one call."""
-        self.counts[bisect_left(self.bounds, value)] += times
+    def observe(self, value: float, times: int = 1, exemplar: Mapping[str, str] | None = None) -> None:
+        """``times`` observations of ``value``: a batch whose events all have it is one call.
+
+        ``exemplar``: labels that lead to what was observed, such as a record's topic, partition and offset.
+        """
+        at = bisect_left(self.bounds, value)
+        self.counts[at] += times
         self.sum += value * times
         self.last = value
+        if exemplar is not None:
+            self.exemplars[at] = exemplar, value
 
     @property
     def count(self) -> int:
@@ -102,17 +107,8 @@ class Histogram:
                 return bound
         return float("inf")
 
-    def samples(self, labels: str) -> Iterator[Sample]:
-        below = 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            below += count
-            limit = f'le="{number(bound)}"'
-            yield "_bucket", f"{labels[:-1]},{limit}}}" if labels else f"{{{limit}}}", below
-        yield "_sum", labels, self.sum
-        yield "_count", labels, below
 
-
-C = TypeVar("C", bound=Child)
+C = TypeVar("C", bound=Counter | Gauge | Histogram)
 
 
 class Labelled(Generic[C]):
@@ -140,26 +136,52 @@ class Labelled(Generic[C]):
         self.children.clear()
 
 
-class Family:
-    """One metric as it is written out. ``kind``: counter, gauge or histogram."""
+class Family(NamedTuple):
+    """One metric as it is told to Prometheus. ``kind``: counter, gauge or histogram."""
 
-    def __init__(
-        self, name: str, kind: str, text: str, members: Callable[[], list[tuple[str, Child]]]
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.text = text
-        self.members = members  # gives (labels with braces, child)
+    name: str
+    kind: str
+    text: str
+    label_names: tuple[str, ...]
+    members: Callable[[], Iterable[tuple[tuple[str, ...], Counter | Gauge | Histogram]]]
+    """Gives label values and child."""
 
-    def lines(self, openmetrics: bool) -> Iterator[str]:
-        # OpenMetrics names a counter's family without _total, and its sample with it.
-        bare = openmetrics and self.kind == "counter" and self.name.endswith("_total")
-        family = self.name.removesuffix("_total") if bare else self.name
-        yield f"# HELP {family} {escaped(self.text, quote=openmetrics)}"
-        yield f"# TYPE {family} {self.kind}"
-        for labels, child in self.members():
-            for suffix, sample_labels, value in child.samples(labels):
-                yield f"{self.name}{suffix}{sample_labels} {number(value)}"
+    def metric(self) -> Metric:
+        # Imported here: a program that starts no server needs none of it.
+        from prometheus_client import metrics_core as core
+
+        if self.kind == "histogram":
+            histogram = core.HistogramMetricFamily(self.name, self.text, labels=self.label_names)
+            for values, child in self.members():
+                assert isinstance(child, Histogram)
+                histogram.add_metric(values, _buckets(child), child.sum)
+            return histogram
+        kind = core.CounterMetricFamily if self.kind == "counter" else core.GaugeMetricFamily
+        family = kind(self.name, self.text, labels=self.label_names)
+        for values, child in self.members():
+            assert not isinstance(child, Histogram)
+            family.add_metric(values, child.value)
+        return family
+
+
+def _buckets(child: Histogram) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    from prometheus_client.samples import Exemplar
+
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+    below = 0
+    for at, (bound, count) in enumerate(zip((*child.bounds, float("inf")), child.counts, strict=True)):
+        below += count
+        limit = "+Inf" if bound == float("inf") else repr(bound)
+        labels, value = child.exemplars.get(at, ({}, 0.0))
+        if labels and _length(labels) <= EXEMPLAR_CHARACTERS_MAX:
+            buckets.append((limit, below, Exemplar(dict(labels), value)))
+        else:
+            buckets.append((limit, below))
+    return buckets
+
+
+def _length(labels: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in labels.items())
 
 
 class Metrics:
@@ -263,35 +285,45 @@ class Metrics:
         """``collector`` is called before each rendering: for gauges that are cheaper asked than kept."""
         self._collectors.append(collector)
 
-    def render(self, openmetrics: bool = False) -> str:
-        """Prometheus' text format 0.0.4, or OpenMetrics 1.0."""
+    def collect(self) -> Iterator[Metric]:
+        """What prometheus-client asks of a registry: ours, then the app's own, as of now."""
+        from prometheus_client import REGISTRY
+
         for collector in self._collectors:
             collector()
-        lines = [line for family in self._families for line in family.lines(openmetrics)]
-        if openmetrics:
-            lines.append("# EOF")
-        return "\n".join(lines) + "\n"
+        ours = set()
+        for family in self._families:
+            metric = family.metric()
+            ours.add(metric.name)
+            yield metric
+        yield from (metric for metric in REGISTRY.collect() if metric.name not in ours)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """In the format that an ``Accept`` header asks for, and its type. OpenMetrics has exemplars too."""
+        from prometheus_client.exposition import choose_encoder
+
+        encode, content_type = choose_encoder(accept)
+        return encode(cast("CollectorRegistry", self)), content_type
 
     def _process_metrics(self) -> None:
         text = "Resident memory of this process in bytes."
         memory = self._gauge("process_resident_memory_bytes", text)
         # Also under the name that every Prometheus client and dashboard uses for it.
-        self._families.append(Family("process_resident_memory_bytes", "gauge", text, lambda: [("", memory)]))
+        self._families.append(
+            Family("process_resident_memory_bytes", "gauge", text, (), lambda: [((), memory)])
+        )
         self.process_resident_memory_bytes = memory
         self.on_collect(lambda: memory.set(resident_bytes()))
 
     def _single(self, name: str, kind: str, text: str, child: C) -> C:
-        self._families.append(Family(PREFIX + name, kind, text, lambda: [("", child)]))
+        self._families.append(Family(PREFIX + name, kind, text, (), lambda: [((), child)]))
         return child
 
     def _labelled(self, name: str, kind: str, text: str, labelled: Labelled[C]) -> Labelled[C]:
-        def members() -> list[tuple[str, Child]]:
-            return [
-                (label_text(labelled.label_names, values), child)
-                for values, child in sorted(labelled.children.items(), key=lambda item: item[0])
-            ]
-
-        self._families.append(Family(PREFIX + name, kind, text, members))
+        names = labelled.label_names
+        self._families.append(
+            Family(PREFIX + name, kind, text, names, lambda: sorted(labelled.children.items(), key=_values))
+        )
         return labelled
 
     def _counter(self, name: str, text: str) -> Counter:
@@ -313,23 +345,8 @@ class Metrics:
         return self._labelled(name, "histogram", text, Labelled(labels, Histogram))
 
 
-def escaped(text: str, *, quote: bool) -> str:
-    """Label values and OpenMetrics' help escape the quote too; help of the older format must not."""
-    text = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return text.replace('"', '\\"') if quote else text
-
-
-def label_text(names: Sequence[str], values: Sequence[str]) -> str:
-    pairs = (f'{name}="{escaped(value, quote=True)}"' for name, value in zip(names, values, strict=True))
-    return "{" + ",".join(pairs) + "}"
-
-
-def number(value: float) -> str:
-    if value == float("inf"):
-        return "+Inf"
-    if value == float("-inf"):
-        return "-Inf"
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+def _values(item: tuple[tuple[str, ...], object]) -> tuple[str, ...]:
+    return item[0]
 
 
 def spread_quantile(counts: Sequence[int], fraction: float) -> float | None:

@@ -14,7 +14,7 @@ from streamflow.aggregates.partition import AggregatePartition
 from streamflow.aggregates.shuffle.final import FinalStage
 from streamflow.aggregates.shuffle.source_watermarks import SourceWatermarks
 from streamflow.codecs.chunk import Chunk
-from streamflow.engine.oldest_taken import OldestTaken
+from streamflow.engine.oldest_taken import Durable, OldestTaken
 from streamflow.engine.source_feed import SourceFeed
 from streamflow.processing.agent import AgentRunner
 from streamflow.state.agent_table import AgentTable
@@ -291,8 +291,8 @@ class ActiveAssignment:
                 future.set_result(record)
         return [changes for changes in seen if changes]
 
-    def durable(self) -> list[tuple[str, int]]:
-        """Of each chunk that became durable meanwhile: who took it, and its oldest record's timestamp."""
+    def durable(self) -> list[Durable]:
+        """The chunks that became durable meanwhile."""
         return self._oldest.durable()
 
     def show(self, durable: Iterable[Progress]) -> None:

@@ -348,6 +348,12 @@ class Rebalance:
                 (part.spec.name, part.partition) for part in self.active.table_partitions()
             )
             now_ms, seconds = self._clock.now_ms(), self._metrics.end_to_end_seconds
-            for name, timestamp_ms in self.active.durable():
-                seconds.labels(name).observe(max(0, now_ms - timestamp_ms) / 1_000)
+            for chunk in self.active.durable():
+                place = {
+                    "topic": chunk.topic,
+                    "partition": str(chunk.partition),
+                    "offset": str(chunk.next_offset - 1),
+                }
+                took_ms = max(0, now_ms - chunk.timestamp_ms)
+                seconds.labels(chunk.consumer).observe(took_ms / 1_000, exemplar=place)
         self._listener.on_committed(changes)

@@ -13,7 +13,6 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from streamflow.errors import DecodeError
-from streamflow.metrics import OPENMETRICS_TYPE, TEXT_TYPE
 from streamflow.query.rows import PartitionMoved
 from streamflow.query.table_reader import TableReader
 from streamflow.query.value_paths import ValuePath
@@ -200,11 +199,8 @@ class Api:
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         caller_of(request).require("read", "app", self.served.app_id)
         await self._count_rows()
-        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = self.served.metrics.render(openmetrics).encode()
-        return web.Response(
-            body=body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE}
-        )
+        body, content_type = self.served.metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 def only(request: web.Request, names: tuple[str, ...]) -> query.Parameters:

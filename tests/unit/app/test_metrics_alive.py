@@ -57,13 +57,13 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
         await until(lambda: dropped.value == 8)
         go_on.set()
         processed = metrics.events_processed_total
-        await until(lambda: metrics.render() and processed.labels("dropping").value == 2)
+        await until(lambda: metrics.render()[0] != b"" and processed.labels("dropping").value == 2)
         await until(lambda: metrics.end_to_end_seconds.labels("dropping").count)
         await until(lambda: metrics.end_to_end_seconds.labels("sums").count)
-        text = metrics.render()
+        text = metrics.render()[0].decode()
         with pytest.raises(OSError, match="down"), breaker:
             raise OSError("down")
-        assert 'streamflow_circuit_state{name="shop"} 2' in metrics.render()
+        assert b'streamflow_circuit_state{name="shop"} 2' in metrics.render()[0]
     assert tries == 3
     assert metrics.events_failed_total.labels("counting", "ValueError").value == 3
     assert metrics.retries_total.value == 2
