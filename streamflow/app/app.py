@@ -36,7 +36,6 @@ from streamflow.app.options import (
     OnError,
     RouterOptions,
     SinkOptions,
-    StreamOptions,
     TopicOptions,
 )
 from streamflow.app.settings import Settings as AppSettings
@@ -331,9 +330,12 @@ class App(faust.App, AppT):
         """A stream over a topic, a channel in memory, or anything that can be iterated.
 
         Over a topic it is a consumer with a place of its own in the log, named by the topic, or by the
-        agent that asks for it and the topic.
+        agent that asks for it and the topic. Over a stream it is one of the same events, whose
+        ``processors`` come behind that stream's. ``on_start``: a coroutine function, called before its first
+        event; ``enable_acks=False``: an event is done when it is acknowledged. Raises ConfigurationError for
+        options that are for Faust's own parts, and TypeError for those that there are not.
         """
-        return stream_over(self, channel, cast("StreamOptions", options))
+        return stream_over(self, channel, options)
 
     def LiveCheck(self, **options: object) -> Any:
         """An app of its own that tests this one while it runs; see Faust's LiveCheck."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from re import Pattern
 from typing import IO, Any, NamedTuple, TypedDict
@@ -96,8 +96,10 @@ class StreamOptions(TypedDict, total=False):
     """Those of `App.stream`."""
 
     prefix: str
-    processors: Iterable[Callable[[Any], Any]]
+    processors: Iterable[Callable[[Any], Any]] | None
     enable_acks: bool
+    on_start: Callable[[], Awaitable[object]] | None
+    loop: asyncio.AbstractEventLoop | None
 
 
 class AnsiTableOptions(TypedDict, total=False):

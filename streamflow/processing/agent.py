@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from streamflow.clock import Clock
 from streamflow.codecs.chunk import Chunk
-from streamflow.errors import TooManyFailures
+from streamflow.errors import ConfigurationError, TooManyFailures
 from streamflow.processing.agent_spec import AgentSpec, Run
 from streamflow.processing.agent_tasks import AgentTasks
 from streamflow.processing.concurrent import Concurrent, FailedUnits
@@ -32,10 +32,24 @@ from streamflow.transports.base import TopicPartition
 
 logger = logging.getLogger(__name__)
 
-RETURNED_WAIT_MS, RETURNED_WAIT_MAX_MS = 100.0, 10_000.0  # the longer, the more often without an event
+AGAIN_WAIT_MS, AGAIN_WAIT_MAX_MS = 100.0, 10_000.0
+"""Until an agent that returned, or failed between events, starts again: longer each time without an event."""
 CANCEL_WAIT_S = 1.0
 OPEN_EVENTS_MAX = 100_000
 """So many events of one agent may be taken and not done; then its partitions wait."""
+
+
+class AgainWait:
+    """How long one coroutine waits before it starts again."""
+
+    def __init__(self) -> None:
+        self._wait_ms, self._before = AGAIN_WAIT_MS, -1
+
+    def next_ms(self, processed: int) -> float:
+        """``processed``: how many events the agent has done so far."""
+        idle, self._before = processed == self._before, processed
+        self._wait_ms = min(2 * self._wait_ms, AGAIN_WAIT_MAX_MS) if idle else AGAIN_WAIT_MS
+        return self._wait_ms
 
 
 GiveUp = Callable[["AgentRunner", Chunk, int, BaseException], None]
@@ -83,6 +97,7 @@ class AgentRunner:
         self._asks_again: asyncio.Task[None] | None = None  # whether its circuit breaker lets it go on
         self._held_back_at = 0  # what was processed when it last did not, or an event failed
         self._given_up = 0, -1  # events in a row that were set aside, and what was processed before the last
+        self._ends_for: BaseException | None = None  # an event that can't be set aside: the worker stops
         self._path: InOrder | Concurrent = InOrder(
             spec.consumer,
             self._pull,
@@ -333,11 +348,12 @@ class AgentRunner:
             self._given_up = count, self.processed
             if count >= most:
                 place = f"{chunk.topic}[{chunk.partition}] offset {chunk.offsets[index]}"
-                raise TooManyFailures(
+                self._ends_for = TooManyFailures(
                     f"agent {self.spec.name} would give up on {count} events in a row (gives_up_max),"
                     f" the last at {place}: {type(exc).__name__}: {exc}. The worker stops; the last one is"
                     " taken again at its next start, the others are in the dead-letter topic"
-                ) from exc
+                )
+                raise self._ends_for from exc
         self._give_up(self, chunk, index, exc)
         return "failed"
 
@@ -372,7 +388,7 @@ class AgentRunner:
 
     async def _run(self, actor: Actor, run: Run) -> None:
         context = self._path.context
-        wait_ms, before = RETURNED_WAIT_MS, -1
+        again = AgainWait()
         while True:
             current_context.set(context)
             try:
@@ -387,7 +403,8 @@ class AgentRunner:
                 try:
                     if self.spec.restarts == "crash":
                         raise
-                    await self._recover(actor, exc)
+                    if not await self._recover(actor, exc):
+                        await self._wait_between(actor, again, exc)
                 except MemoryInvalid:
                     return
                 except Exception as fatal:  # noqa: BLE001 - told to the engine, which stops
@@ -402,9 +419,7 @@ class AgentRunner:
                 if context.stale or actor.stale:
                     return
                 logger.warning("agent %s returned; its stream starts again", self.spec.name)
-                idle, before = self.processed == before, self.processed
-                wait_ms = min(2 * wait_ms, RETURNED_WAIT_MAX_MS) if idle else RETURNED_WAIT_MS
-                await self._clock.sleep_ms(wait_ms)
+                await self._clock.sleep_ms(again.next_ms(self.processed))
 
     def _failure_of(self, raised: BaseException) -> Exception:
         """What the agent failed for. Raises what cancels it, where that is not its time limit."""
@@ -415,17 +430,42 @@ class AgentRunner:
             raise raised
         return timeout
 
-    async def _recover(self, actor: Actor, exc: Exception) -> None:
+    async def _recover(self, actor: Actor, exc: Exception) -> bool:
+        """What is in flight is undone, and taken again or set aside. False: there is nothing in flight."""
         if self._timeouts is not None:
             self._timeouts.failed()
         self._held_back_at = self.processed
         own = self._path.failed()
         failed = FailedUnits(actor, own) if actor.units else own
         if failed is None:
-            logger.error("agent %s failed between events", self.spec.name)
-            raise exc
+            return False
         self._told.on_failure(exc)
         await recover_failed(failed, self.gate, exc)
+        return True
+
+    async def _wait_between(self, actor: Actor, again: AgainWait, exc: Exception) -> None:
+        """Returns when an agent that raised without an event in flight is to start again.
+
+        No event is at fault, so none is tried or set aside: what it needs is not there yet. Raises what no
+        wait cures: what is wrong in a declaration, and an event that could not be set aside.
+        """
+        if self._ends_for is not None or isinstance(exc, ConfigurationError):
+            logger.error("agent %s failed between events", self.spec.name)
+            raise self._ends_for or exc
+        self._told.on_failure(exc)
+        if self.spec.restarts == "never":
+            logger.error("agent %s failed between events: %r", self.spec.name, exc, exc_info=exc)
+            return
+        wait_ms = again.next_ms(self.processed)
+        logger.error(
+            "agent %s failed between events; it starts again in %.1f s: %r",
+            self.spec.name,
+            wait_ms / 1_000,
+            exc,
+            exc_info=exc,
+        )
+        actor.waits.set()  # the worker does not wait for it before it joins the group
+        await self._clock.sleep_ms(wait_ms)
 
     def now_ms(self) -> float:
         return self._clock.monotonic_ms()

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from aiohttp import ClientError
 from faust.agents import agent as faust_agent
+from faust.exceptions import ImproperlyConfigured
 from mode.utils.imports import symbol_by_name
 
 from streamflow.app.agents.agent import Agent
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 def runner(agent: Agent) -> Callable[[EventStream], Awaitable[None]]:
     """Calls the agent's function with a stream; what an agent yields goes to its sinks.
 
-    Raises ConfigurationError, when the agent runs, for sinks of an agent that yields nothing.
+    Raises ConfigurationError, when the agent runs, for sinks of an agent that yields nothing, and for what
+    its code declares there and can't work.
     """
 
     async def run(source: EventStream) -> None:
@@ -37,6 +39,8 @@ def runner(agent: Agent) -> Callable[[EventStream], Awaitable[None]]:
         except Exception as exc:
             if agent._on_error is not None:
                 await agent._on_error(agent, exc)
+            if isinstance(exc, ImproperlyConfigured):  # Faust's name for it
+                raise ConfigurationError(f"agent {agent.name}: {exc}") from exc
             raise
 
     return run

@@ -83,6 +83,9 @@ class SourcedStream(Protocol):
 
     def add_processor(self, processor: Callable[[Any], Any]) -> None: ...
 
+    def become_current(self, actor: Actor | None = None) -> None:
+        """`faust.current_event()` gives the calling task this stream's event, or that of an actor of it."""
+
     async def process(self, unit: InFlight) -> Any:
         """The value that is seen for the event where the unit stands."""
 
@@ -220,6 +223,7 @@ class RepartitionSource(StreamSource):
     async def _forward(self, source: EventStream) -> None:
         """Sends each event on, as part of its own checkpoint."""
         parent, topic = self._parent, self._channel
+        parent.become_current(source.actor)  # for processors, and for the function of the key
         stream = source.concurrent(parent.process)
         async for unit in stream.each():
             place = unit.ref

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 from weakref import ref
 
@@ -43,6 +43,14 @@ from streamflow.processing.units import Batch, EventRef, InFlight
 
 _INNER = ("streamflow.", "faust.")
 _NO_EVENT: Any = None
+_FAUSTS_OWN = {
+    "active_partitions": "which partitions a worker takes is the group's to say",
+    "combined": "combine streams by a & b or .combine()",
+    "concurrency_index": "say concurrency= of the agent",
+    "join_strategy": "join streams by .join() and its like",
+    "prev": "derive streams by .group_by() and its like",
+}
+"""Options of Faust's streams that are for its own parts: what to do instead."""
 
 
 class AgentStream(faust.Stream[Any]):
@@ -64,8 +72,16 @@ class AgentStream(faust.Stream[Any]):
         processors: Iterable[Callable[[Any], Any]] = (),
         manual: bool = False,
         tables: Sequence[Mapping[Any, Any]] = (),
+        on_start: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        super().__init__(_NO_EVENT, app=app, prefix=name, processors=processors, enable_acks=not manual)
+        super().__init__(
+            _NO_EVENT,
+            app=app,
+            prefix=name,
+            processors=processors,
+            enable_acks=not manual,
+            on_start=on_start,
+        )
         self.channel = cast("ChannelT[Any]", channel)
         self.source = source
         self._event_stream: EventStream | None = (
@@ -84,7 +100,9 @@ class AgentStream(faust.Stream[Any]):
 
     @property
     def _is_in_order(self) -> bool:
-        return self._event_stream is not None and not self._event_stream.is_concurrent and self.enable_acks
+        if self._event_stream is None or self._on_start is not None:
+            return False
+        return not self._event_stream.is_concurrent and self.enable_acks
 
     def __aiter__(self) -> AsyncIterator[Any]:
         sensors = self.app.event_sensors
@@ -158,6 +176,8 @@ class AgentStream(faust.Stream[Any]):
         """What it takes on the concurrent path; ``manual``: done when it is acknowledged."""
         agents = await self.source.agents()
         self.become_current()
+        if self._on_start is not None:
+            await self._on_start()
         feeds = [agent.concurrent() for agent in agents]
         return UnitStream(feeds, self.actor, self.process, manual=manual or not self.enable_acks)
 
@@ -300,13 +320,21 @@ class AgentStream(faust.Stream[Any]):
         self._seen = (chunk, index, event)
         return event
 
-    def become_current(self) -> None:
-        """`faust.current_event()` gives this stream's event to the calling task, made when asked for."""
+    def become_current(self, actor: Actor | None = None) -> None:
+        """`faust.current_event()` gives this stream's event to the calling task, made when asked for.
+
+        ``actor``: the event that it has in flight, where the calling task hands this stream's events on.
+        """
         known = ref(self)  # who iterates holds it; a context must not keep it alive
 
         def lookup() -> Any:
             stream = known()
-            return None if stream is None else stream.current_event
+            if stream is None or actor is None:
+                return None if stream is None else stream.current_event
+            unit = actor.current
+            if unit is None:
+                return None
+            return stream._event(unit.ref.chunk_acks.chunk, unit.ref.index, (unit, unit.ref, actor))
 
         faust_streams._current_event.set(cast("Any", lookup))  # stands where Faust has a weak reference
 
@@ -384,8 +412,21 @@ class AgentStream(faust.Stream[Any]):
         return self
 
     def clone(self, **options: object) -> Any:
+        """This stream once more. Options as for `App.stream`; ``processors`` take the place of those it has.
+
+        Raises ConfigurationError and TypeError for those that it does not have.
+        """
+        told = _stream_options(options)
+        processors = self._processors if told.get("processors") is None else told["processors"]
+        return self._again(
+            manual=not told.get("enable_acks", self.enable_acks), processors=processors, options=told
+        )
+
+    def followed_by(self, options: StreamOptions) -> AgentStream:
+        """A stream of this one's events: its processors come first, then those of the options."""
+        processors = [*self._processors, *(options.get("processors") or ())]
         manual = not options.get("enable_acks", self.enable_acks)
-        return self._again(manual=manual)
+        return self._again(manual=manual, processors=processors, options=options)
 
     def _again(
         self,
@@ -393,15 +434,19 @@ class AgentStream(faust.Stream[Any]):
         manual: bool | None = None,
         source: StreamSource | None = None,
         tables: Sequence[Mapping[Any, Any]] = (),
+        processors: Iterable[Callable[[Any], Any]] | None = None,
+        options: StreamOptions | None = None,
     ) -> AgentStream:
+        told: StreamOptions = options or {}
         stream = AgentStream(
             source or self.source,
             self.app,
-            self.prefix,
+            told.get("prefix") or self.prefix,
             channel=self.channel,
-            processors=self._processors,
+            processors=self._processors if processors is None else processors,
             manual=not self.enable_acks if manual is None else manual,
             tables=tables,
+            on_start=_both(self._on_start, told.get("on_start")),
         )
         self._shown = stream
         return stream
@@ -442,24 +487,53 @@ class AgentStream(faust.Stream[Any]):
 
 
 def stream_over(
-    app: AppT, channel: AsyncIterable[Any] | Iterable[Any], options: StreamOptions
+    app: AppT, channel: AsyncIterable[Any] | Iterable[Any], options: Mapping[str, object]
 ) -> AgentStream:
-    """A stream over a topic of the broker's, a channel in memory, or anything that can be iterated."""
+    """A stream over a topic of the broker's, a channel in memory, a stream, or what can be iterated.
+
+    Raises ConfigurationError for options that are for Faust's own parts, and TypeError for unknown ones.
+    """
+    told = _stream_options(options)
     if isinstance(channel, AgentStream):
-        return channel
-    processors = options.get("processors") or ()
-    manual = not options.get("enable_acks", True)
+        return channel.followed_by(told) if told else channel
+    processors = told.get("processors") or ()
+    manual, on_start = not told.get("enable_acks", True), told.get("on_start")
     agent, actor = faust_agent._current_agent.get(None), current_actor.get()
-    name = options.get("prefix") or ("" if agent is None else agent.name)
+    name = told.get("prefix") or ("" if agent is None else agent.name)
+    source: StreamSource
     if isinstance(channel, Topic):
         topics = ",".join(channel.topics or ()) or str(channel.pattern)
         consumer = f"{name}:{topics}" if name else f"stream:{_caller()}:{topics}"
         source = ConsumerSource(app, consumer, channel, actor)
-        return AgentStream(source, app, name, channel=channel, processors=processors, manual=manual)
-    items: AsyncIterator[Any] = aiter_of(channel)
+    else:
+        items: AsyncIterator[Any] = aiter_of(channel)
+        source = MemorySource(app, items, actor)
     return AgentStream(
-        MemorySource(app, items, actor), app, name, channel=channel, processors=processors, manual=manual
+        source, app, name, channel=channel, processors=processors, manual=manual, on_start=on_start
     )
+
+
+def _stream_options(options: Mapping[str, object]) -> StreamOptions:
+    for name in sorted(name for name, value in options.items() if value is not None):
+        if name in _FAUSTS_OWN:
+            raise ConfigurationError(f"a stream takes no {name}=: {_FAUSTS_OWN[name]}")
+        if name not in StreamOptions.__annotations__:
+            raise TypeError(f"a stream has no option {name!r}")
+    return cast("StreamOptions", {name: value for name, value in options.items() if value is not None})
+
+
+def _both(
+    first: Callable[[], Awaitable[object]] | None, then: Callable[[], Awaitable[object]] | None
+) -> Callable[[], Awaitable[object]] | None:
+    """Calls both, where there are two."""
+    if first is None or then is None:
+        return first or then
+
+    async def each() -> None:
+        await first()
+        await then()
+
+    return each
 
 
 def _caller() -> str:

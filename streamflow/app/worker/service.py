@@ -50,6 +50,8 @@ class EngineService(Service):
                 "no broker was named: all is in memory, and forgotten when this worker ends (setting broker, "
                 "STREAMFLOW_BROKER=kafka://host:9092; memory:// says that it is meant)"
             )
+        # Channels of this process take what is put, whoever reads them; until then whoever puts would wait.
+        app.flow_control.resume()
         # Step 1. Claim the port: its number is part of what tells this worker from others on this machine.
         url = ""
         if app.conf.web_enabled:
@@ -86,11 +88,9 @@ class EngineService(Service):
 
     async def start_channels(self) -> None:
         """Agents on channels of this process: nothing is in the log, so Faust's own actors run them."""
-        agents = [agent for agent in self.app.agents.values() if not isinstance(agent.channel, Topic)]
-        if agents:
-            self.app.flow_control.resume()
-        for agent in agents:
-            await self.add_runtime_dependency(agent)
+        for agent in self.app.agents.values():
+            if not isinstance(agent.channel, Topic):
+                await self.add_runtime_dependency(agent)
 
     def settle(self) -> None:
         """Told when everything has been started: what lives now lives long."""

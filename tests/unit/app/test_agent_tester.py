@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faust
 import pytest
 
 from streamflow import App, Record
@@ -111,3 +112,20 @@ async def test_group_by_and_through_on_the_bench_pass_events_on_with_their_new_k
         for number in (5, 7, 5):
             await tried.put(Order(n=number), key="ann")
         assert list(tried.results.values()) == [(5, 1), (7, 1), (5, 2)]
+
+
+async def test_the_function_of_a_group_sees_the_event_on_the_bench_too() -> None:
+    app = make_app()
+
+    def by_header(_: object) -> str:
+        current: Any = faust.current_event()
+        return str(current.headers["id"])
+
+    @app.agent(app.topic("in", value_type=int))
+    async def grouped(stream: Any) -> Any:
+        async for key, value in stream.group_by(by_header, name="h").items():
+            yield key, value
+
+    async with grouped.test_context() as tried:
+        await tried.put(1, headers={"id": "h1"})
+        assert list(tried.results.values()) == [("h1", 1)]

@@ -376,3 +376,62 @@ async def test_a_header_without_value_goes_through_an_agent_as_it_is() -> None:
     assert seen[0] == kept
     assert [each for _, _, each in sent] == [kept, kept]
     assert {name: letters[0][2][name] for name in kept} == kept
+
+
+@pytest.mark.parametrize("how", [{}, {"concurrency": 2}, {"isolated_partitions": True}])
+async def test_an_agent_that_raises_before_its_loop_starts_again_and_the_worker_goes_on(how: Any) -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    tries: list[int] = []
+    seen: list[int] = []
+
+    @app.agent(topic, **how)
+    async def early(stream: Any) -> None:
+        tries.append(1)
+        if len(tries) < 4:
+            raise ConnectionError("the database is not there yet")
+        async for value in stream:
+            seen.append(value)
+
+    async with running(app):
+        await topic.send(value=7)
+        await until(lambda: seen)
+        assert await log(app, "in-dead-letters") == []  # no event was at fault
+    assert seen == [7]
+    assert len(tries) >= 4
+
+
+async def test_an_agent_that_raises_behind_its_loop_starts_again() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    seen: list[int] = []
+
+    @app.agent(topic)
+    async def behind(stream: Any) -> None:
+        async for value in stream:
+            seen.append(value)
+            if value == 1:
+                stream.throw_soon = asyncio.ensure_future(stream.throw(KeyError("from elsewhere")))
+
+    async with running(app):
+        await topic.send(value=1)
+        await until(lambda: seen == [1])
+        await topic.send(value=2)
+        await until(lambda: seen == [1, 2])
+
+
+async def test_what_is_declared_wrong_before_the_loop_stops_the_worker() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+
+    @app.agent(topic, concurrency=2, name="grouping")
+    async def grouping(stream: Any) -> None:
+        async for _ in stream.group_by(lambda value: value, name="self"):
+            pass
+
+    async def main() -> None:
+        async with running(app):
+            await until(lambda: app.crashed)
+
+    with pytest.raises(AssertionError, match=r"agent grouping: .*cannot use group_by"):
+        await main()

@@ -6,13 +6,13 @@ import asyncio
 import gc
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import faust
 import pytest
 from mode.supervisors import CrashingSupervisor
 
-from streamflow import Retry
+from streamflow import ConfigurationError, Retry
 from tests.support.running import LIMIT_S, logged, make_app, running, until
 
 ONCE_MORE = Retry(attempts=2, first_wait_s=0.001)
@@ -211,6 +211,36 @@ async def test_group_by_a_function_and_a_topic_of_ones_own() -> None:
             await topic.send(key="k", value=number)
         await until(lambda: len(seen) == 4)
     assert sorted(seen) == [("0", 0), ("0", 2), ("1", 1), ("1", 3)]
+
+
+async def test_the_function_of_a_group_sees_the_event() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    seen: list[Any] = []
+
+    async def by_header(_: int) -> str:
+        current: Any = faust.current_event()
+        return cast("bytes", current.headers["id"]).decode()
+
+    def tagged(value: int) -> int:
+        current: Any = faust.current_event()
+        return value + int(current.message.offset)
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        stream.add_processor(tagged)
+        async for key, value in stream.group_by(by_header, name="h").through("next").items():
+            current: Any = faust.current_event()
+            seen.append((key, value, current.headers, current.message.topic))
+
+    async with running(app):
+        for name in (b"h1", b"h2"):
+            await topic.send(value=5, headers={"id": name})
+        await until(lambda: len(seen) == 2)
+    assert sorted(seen) == [
+        (b"h1", 5, {"id": b"h1"}, "next"),
+        (b"h2", 5, {"id": b"h2"}, "next"),
+    ]
 
 
 async def test_through_passes_events_by_another_topic_or_by_memory() -> None:
@@ -573,3 +603,93 @@ async def test_events_that_fail_now_and_then_do_not_keep_several_coroutines_from
         for number in range(2_000):
             await topic.send(key=f"k{number % 4}", value=1)
         await until(lambda: dict(counts) == {f"k{number}": 500 for number in range(4)})
+
+
+async def test_a_stream_of_a_stream_takes_all_options() -> None:
+    app = make_app()
+    topic = app.topic("in", value_type=int, partitions=1)
+    seen: list[Any] = []
+
+    async def begun() -> None:
+        seen.append("begun")
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        stream.add_processor(lambda value: value + 1)
+        async for value in app.stream(stream, processors=[lambda value: value * 10], on_start=begun):
+            seen.append(value)
+
+    async with running(app):
+        for value in (1, 2):
+            await topic.send(value=value)
+        await until(lambda: len(seen) == 3)
+    assert seen == ["begun", 20, 30]
+
+
+async def test_streams_of_channels_topics_and_lists_take_all_options_too() -> None:
+    app = make_app()
+    topic, memory = app.topic("in", value_type=int, partitions=1), cast("Any", app.channel())
+    seen: dict[str, list[Any]] = {"topic": [], "memory": [], "list": []}
+
+    def options(name: str) -> Any:
+        async def begun() -> None:
+            seen[name].append("begun")
+
+        return {"processors": [lambda value: value * 10], "on_start": begun, "prefix": name, "beacon": None}
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def by_topic() -> None:
+        async for value in topic.stream(**options("topic")):
+            seen["topic"].append(value)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def by_memory() -> None:
+        async for event in memory.stream(**{**options("memory"), "processors": []}):
+            seen["memory"].append(event)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def by_list() -> None:
+        async for value in app.stream([1, 2], **options("list")).clone():
+            seen["list"].append(value)
+
+    async with running(app):
+        await until(lambda: seen["topic"] and seen["memory"])
+        for value in (1, 2):
+            await topic.send(value=value)
+            await memory.put(value)
+        await until(lambda: all(len(found) == 3 for found in seen.values()))
+    assert seen == {"topic": ["begun", 10, 20], "memory": ["begun", 1, 2], "list": ["begun", 10, 20]}
+
+
+@pytest.mark.parametrize(
+    "name", ["active_partitions", "combined", "concurrency_index", "join_strategy", "prev"]
+)
+def test_options_for_fausts_own_parts_are_refused_by_name(name: str) -> None:
+    app = make_app()
+    stream = app.stream([1])
+    for make in (lambda option: app.stream([1], **option), lambda option: stream.clone(**option)):
+        with pytest.raises(ConfigurationError, match=f"no {name}="):
+            make({name: [1]})
+        with pytest.raises(TypeError, match="no option 'procesors'"):
+            make({"procesors": []})
+
+
+async def test_an_agent_sends_to_a_channel_that_a_task_reads() -> None:
+    app = make_app()
+    topic, memory = app.topic("in", value_type=int, partitions=1), cast("Any", app.channel())
+    seen: list[int] = []
+
+    @app.agent(topic)
+    async def agent(stream: Any) -> None:
+        async for value in stream:
+            await memory.send(value=value)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def reads() -> None:
+        async for event in memory.stream():
+            seen.append(event)
+
+    async with running(app):
+        await until(lambda: memory.subscriber_count)
+        await topic.send(value=7)
+        await until(lambda: seen == [7])
