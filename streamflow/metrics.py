@@ -192,6 +192,19 @@ class Metrics:
         self._collectors: list[Callable[[], None]] = []
         lag = "Records of a source partition that this worker has still to read."
         self.consumer_lag_records = self._gauges("consumer_lag_records", lag, "topic", "partition")
+        self.unowned_lag_records = self._gauges(
+            "unowned_lag_records",
+            "Records still to be read of a source partition that no live worker has.",
+            "topic",
+            "partition",
+        )
+        self.consumer_events = self._gauges(
+            "consumer_events",
+            "Events of this worker's partitions since the consumer began, by what became of them: "
+            'outcome="in" is the sum of all others.',
+            "consumer",
+            "outcome",
+        )
         self.records_total = self._counter("records_total", "Records taken from source topics.")
         self.records_gone_total = self._counters(
             "records_gone_total",
@@ -219,6 +232,12 @@ class Metrics:
         self.retries_total = self._counter("retries_total", "Second and later attempts at an event.")
         self.checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "From the cut of a checkpoint to its commit."
+        )
+        self.last_commit_age_seconds = self._gauge(
+            "last_commit_age_seconds", "Since the newest durable checkpoint; one that is idle makes none."
+        )
+        self.commit_overdue_seconds = self._gauge(
+            "commit_overdue_seconds", "How long something has been due that is not durable."
         )
         self.batch_seconds = self._histograms(
             "batch_seconds", "An agent's or aggregate's work on one batch, its waits included.", "agent"
