@@ -190,8 +190,43 @@ class Metrics:
     def __init__(self) -> None:
         self._families: list[Family] = []
         self._collectors: list[Callable[[], None]] = []
+        self._of_events()
+        self._of_times()
+        self._of_recovery()
+        self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")
+        self.table_bytes = self._gauges("table_bytes", "Approximate size of those rows.", "table")
+        self.misrouted_records_total = self._counters(
+            "misrouted_records_total", "Records on another partition than their key says.", "topic"
+        )
+        self.scattered_writes_total = self._counters(
+            "scattered_writes_total", "Table writes outside their key's partition.", "table"
+        )
+        self.ws_connections = self._gauge("ws_connections", "Open WebSockets.")
+        self.ws_frames_total = self._counter("ws_frames_total", "WebSocket messages sent.")
+        self.ws_skipped_changes_total = self._counter(
+            "ws_skipped_changes_total", "Changes that a newer one replaced before a slow client took them."
+        )
+        self.ws_slow_disconnects_total = self._counter(
+            "ws_slow_disconnects_total", "WebSockets closed because the client was too slow."
+        )
+        self._process_metrics()
+
+    def _of_events(self) -> None:
         lag = "Records of a source partition that this worker has still to read."
         self.consumer_lag_records = self._gauges("consumer_lag_records", lag, "topic", "partition")
+        self.unowned_lag_records = self._gauges(
+            "unowned_lag_records",
+            "Records still to be read of a source partition that no live worker has.",
+            "topic",
+            "partition",
+        )
+        self.consumer_events = self._gauges(
+            "consumer_events",
+            "Events of this worker's partitions since the consumer began, by what became of them: "
+            'outcome="in" is the sum of all others.',
+            "consumer",
+            "outcome",
+        )
         self.records_total = self._counter("records_total", "Records taken from source topics.")
         self.records_gone_total = self._counters(
             "records_gone_total",
@@ -217,8 +252,16 @@ class Metrics:
             "circuit_state", "State of each circuit breaker: 0 closed, 1 half-open, 2 open.", "name"
         )
         self.retries_total = self._counter("retries_total", "Second and later attempts at an event.")
+
+    def _of_times(self) -> None:
         self.checkpoint_seconds = self._histogram(
             "checkpoint_seconds", "From the cut of a checkpoint to its commit."
+        )
+        self.last_commit_age_seconds = self._gauge(
+            "last_commit_age_seconds", "Since the newest durable checkpoint; one that is idle makes none."
+        )
+        self.commit_overdue_seconds = self._gauge(
+            "commit_overdue_seconds", "How long something has been due that is not durable."
         )
         self.batch_seconds = self._histograms(
             "batch_seconds", "An agent's or aggregate's work on one batch, its waits included.", "agent"
@@ -236,24 +279,6 @@ class Metrics:
             "How long an agent has been at work on its oldest event in flight.",
             "agent",
         )
-        self._of_recovery()
-        self.table_rows = self._gauges("table_rows", "Checkpointed rows on this worker.", "table")
-        self.table_bytes = self._gauges("table_bytes", "Approximate size of those rows.", "table")
-        self.misrouted_records_total = self._counters(
-            "misrouted_records_total", "Records on another partition than their key says.", "topic"
-        )
-        self.scattered_writes_total = self._counters(
-            "scattered_writes_total", "Table writes outside their key's partition.", "table"
-        )
-        self.ws_connections = self._gauge("ws_connections", "Open WebSockets.")
-        self.ws_frames_total = self._counter("ws_frames_total", "WebSocket messages sent.")
-        self.ws_skipped_changes_total = self._counter(
-            "ws_skipped_changes_total", "Changes that a newer one replaced before a slow client took them."
-        )
-        self.ws_slow_disconnects_total = self._counter(
-            "ws_slow_disconnects_total", "WebSockets closed because the client was too slow."
-        )
-        self._process_metrics()
 
     def _of_recovery(self) -> None:
         self.recovery_seconds = self._histogram(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from streamflow.engine.engine import Engine
@@ -71,6 +71,27 @@ class TopicBook:
                 )
             )
         return found
+
+    async def unowned_lags(self, owned: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Records to be read of source partitions that are not ``owned``; asks only where there are any."""
+        topology = self._engine.topology
+        sources = {decoder.source.name for decoder in topology.decoders.values()}
+        unowned = [
+            (topic, partition)
+            for topic in sorted(sources)
+            for partition in range(topology.topics.counts.get(topic, 0))
+            if (topic, partition) not in owned
+        ]
+        if not unowned:
+            return {}
+        await self._ask()
+        positions = {topic: self._positions(topic) for topic, _ in unowned}
+        lags = {}
+        for topic, partition in unowned:
+            start, end = self._starts.get((topic, partition)), self._ends.get((topic, partition))
+            if start is not None and end is not None:
+                lags[topic, partition] = max(0, end - max(start, positions[topic].get(partition, start)))
+        return lags
 
     def internal(self) -> frozenset[str]:
         """The topics that hold the app's own state."""

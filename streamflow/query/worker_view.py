@@ -28,6 +28,7 @@ from streamflow.query.table_reader import StandbyReader, TableReader
 from streamflow.query.topic_facts import TopicBook
 from streamflow.query.worker_facts import agent_facts, worker_facts
 from streamflow.state.committed import CommittedChanges
+from streamflow.state.progress import OUTCOMES
 from streamflow.state.stores.base import DELETED, MISSING
 from streamflow.transports.base import Member
 from streamflow.windows import SessionWindow
@@ -370,6 +371,7 @@ class WorkerView:
         for (topic, partition), lag in self._lags().items():
             if lag is not None:
                 metrics.consumer_lag_records.labels(topic, partition).set(lag)
+        self._collect_commits()
         for name, reader in self._tables.items():
             metrics.table_rows.labels(name).set(reader.row_count())
             metrics.table_bytes.labels(name).set(reader.approximate_bytes())
@@ -378,6 +380,21 @@ class WorkerView:
         for name, state in circuit_states().items():
             metrics.circuit_state.labels(name).set(STATE_NUMBERS[state])
         metrics.retries_total.grow_to(sum(agent.retries for agent in self.engine.topology.agents))
+
+    def _collect_commits(self) -> None:
+        """What the newest durable checkpoint says, and how old it is."""
+        engine, metrics = self.engine, self.engine.metrics
+        since_ms = self._started_ms if self._committed_ms is None else self._committed_ms
+        metrics.last_commit_age_seconds.set(max(0, engine.clock.now_ms() - since_ms) / 1_000)
+        metrics.commit_overdue_seconds.set(engine.watch.commit_age_ms / 1_000)
+        events: dict[tuple[str, str], int] = {}
+        for progress in () if engine.active is None else engine.active.shown.values():
+            for outcome in ("in", *OUTCOMES):
+                at = progress.consumer, outcome
+                events[at] = events.get(at, 0) + progress.counters.get(outcome, 0)
+        metrics.consumer_events.clear()
+        for labels, count in events.items():
+            metrics.consumer_events.labels(*labels).set(count)
 
 
 def keep_lists(reader: TableReaderBase, change: CommittedChanges) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from streamflow.clock import Clock
@@ -15,7 +15,7 @@ from streamflow.query.publishing import Publishes
 from streamflow.query.rows import RowListener
 from streamflow.query.shown import Shown
 from streamflow.query.table_reader import StandbyReader, TableReader
-from streamflow.transports.base import Member
+from streamflow.transports.base import Member, TopicPartition
 
 
 class TopicsServed(Protocol):
@@ -35,6 +35,10 @@ class TopicsServed(Protocol):
 
     async def facts(self, topics: Sequence[str]) -> list[TopicFacts]:
         """Of these, as the broker tells now; what it does not tell in time is ``None``."""
+        ...
+
+    async def unowned_lags(self, owned: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Records still to be read of source partitions that are not ``owned``, as far as that is known."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -206,6 +206,9 @@ class FakeTopics:
     async def facts(self, topics: Iterable[str]) -> list[TopicFacts]:
         parts = [PartitionFacts(p, 0, 10, 7) for p in range(PARTITIONS)]
         return [TopicFacts(topic, False, ["reader"], ["counts"], parts) for topic in topics]
+
+    async def unowned_lags(self, owned: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        return {("events", p): 3 for p in range(PARTITIONS) if ("events", p) not in owned}
 
 
 class FakeLog:

@@ -196,9 +196,19 @@ class Api:
             self._counting = asyncio.gather(*counts, return_exceptions=True)
         await asyncio.wait({self._counting}, timeout=COUNT_WAIT_S)
 
+    async def _note_unowned(self) -> None:
+        """Whoever has a partition tells its lag; of one that nobody has every worker does."""
+        lags = self.served.metrics.unowned_lag_records
+        owned = {at for member in self.served.members() for at in member.partitions}
+        found = await self.served.topics.unowned_lags(owned)
+        lags.clear()
+        for at, lag in found.items():
+            lags.labels(*at).set(lag)
+
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         caller_of(request).require("read", "app", self.served.app_id)
         await self._count_rows()
+        await self._note_unowned()
         body, content_type = self.served.metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -60,6 +60,12 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
         await until(lambda: metrics.render()[0] != b"" and processed.labels("dropping").value == 2)
         await until(lambda: metrics.end_to_end_seconds.labels("dropping").count)
         await until(lambda: metrics.end_to_end_seconds.labels("sums").count)
+        assert app.worker_view is not None
+        topics = app.worker_view.topics
+        owned = [("in", 0), ("events", 0), ("elsewhere", 1)]
+        assert await topics.unowned_lags(owned) == {("elsewhere", 0): 0}
+        assert await topics.unowned_lags([*owned, ("elsewhere", 0)]) == {}
+        metrics.unowned_lag_records.labels("elsewhere", 0).set(0)  # as a scrape does
         text = metrics.render()[0].decode()
         with pytest.raises(OSError, match="down"), breaker:
             raise OSError("down")
@@ -70,6 +76,13 @@ async def test_every_metric_has_a_sample_and_those_of_agents_and_tables_are_righ
     assert processed.labels("counting").value == 9
     assert processed.labels("sums").value == 3
     assert metrics.late_events_total.labels("sums").value == 1
+    became = {
+        labels: child.value for labels, child in metrics.consumer_events.children.items() if child.value
+    }
+    assert became["aggregate:sums", "in"] == 3
+    assert (became["aggregate:sums", "counted"], became["aggregate:sums", "late"]) == (2, 1)
+    assert (became["agent:counting", "in"], became["agent:counting", "failed"]) == (10, 1)
+    assert (became["agent:dropping", "counted"], became["agent:dropping", "dropped"]) == (2, 8)
     assert metrics.batch_seconds.labels("counting").count >= 1
     rows = metrics.table_rows.labels("counts").value
     assert 9 * len('["key 0",1]') <= metrics.table_bytes.labels("counts").value <= rows * len('["ann-0",10]')

@@ -13,7 +13,7 @@ import pytest
 
 from streamflow.query.row_query import SORTS
 from streamflow.query.rows import Row
-from tests.support.web_fakes import SIZE_MS, Cluster, FakeReader, FakeServed, partition_of
+from tests.support.web_fakes import PARTITIONS, SIZE_MS, Cluster, FakeReader, FakeServed, partition_of
 
 NAMES = ["ann", "bob", "cyd", "dan", "eve", "fay", "gus"]
 
@@ -368,6 +368,16 @@ async def test_health_readiness_and_metrics(client: Client) -> None:
     _, text, response = await client.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert text.endswith(b"# EOF\n")
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+
+
+async def test_a_partition_that_no_worker_has_shows_its_lag_at_each(client: Client) -> None:
+    first = client.served.cluster.members[0]
+    client.served.cluster.members = [first]
+    _, text, _ = await client.get("/metrics")
+    mine = {partition for topic, partition in first.partitions}
+    for partition in range(PARTITIONS):
+        line = f'streamflow_unowned_lag_records{{topic="events",partition="{partition}"}} 3.0'
+        assert (line.encode() in text) == (partition not in mine)
 
 
 async def test_answers_are_what_the_openapi_document_says(cluster: Cluster, client: Client) -> None:
