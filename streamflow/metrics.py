@@ -310,6 +310,11 @@ class Metrics:
         """``collector`` is called before each rendering: for gauges that are cheaper asked than kept."""
         self._collectors.append(collector)
 
+    @property
+    def families(self) -> Sequence[Family]:
+        """All that are declared."""
+        return self._families
+
     def collect(self) -> Iterator[Metric]:
         """What prometheus-client asks of a registry: ours, then the app's own, as of now."""
         from prometheus_client import REGISTRY

@@ -54,6 +54,7 @@ WANTED = {
         "curl -s --retry": r'"status": ?"',
         "STREAMFLOW_BROKER=kafka": r"SASL_SSL as shop",
     },
+    "docs/how-to/monitor.md": {"curl": r"(?s)streamflow_consumer_events\{.*shop_paid_cents_total [1-9]"},
     "docs/how-to/read-tables-over-http.md": {
         "curl http://127.0.0.1:6066/v1/tables/events_by_user/keys/ann": r'"value": ?[1-9]',
         "curl 'http://127.0.0.1:6066/v1/tables/events_by_user/rows?keys=ann&keys=zoe": r'"ann".*"open"',
