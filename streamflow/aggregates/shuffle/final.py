@@ -349,8 +349,13 @@ class FinalStage:
         ]
 
     def close(self, closing: Closing) -> None:
-        """From now on what a durable closing closed stays closed."""
-        self.closed_to_ms = closing.closed_to_ms
+        """From now on what a durable closing closed stays closed.
+
+        A worker that stood still in its commit may hear of it after the log has told what the next owner
+        closed: that holds.
+        """
+        if self.closed_to_ms is None or closing.closed_to_ms > self.closed_to_ms:
+            self.closed_to_ms = closing.closed_to_ms
 
     def starts_of(self, closing: Closing) -> dict[RowId, int]:
         """Where the rows began that a durable closing expired, when their ids do not tell."""
