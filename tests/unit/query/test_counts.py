@@ -30,7 +30,7 @@ async def test_windows_of_many_panes_are_counted_for_who_asks(monkeypatch: pytes
         async def told(path: str, count: int) -> bool:
             async with http.get(base + path) as response:
                 text = await response.text()
-            return f'"rows":{count},' in text or f'table_rows{{table="sums"}} {count}\n' in text
+            return f'"rows":{count},' in text or f'table_rows{{table="sums"}} {count}.0\n' in text
 
         for round_ in (1, 2):
             for n in range(30):
