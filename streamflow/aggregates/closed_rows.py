@@ -63,7 +63,9 @@ def session_records(
         if start != one.start:
             yield _withdrawn(emit(end, key, (Part(start, end, None, one.state),)))
     record = emit(one.end, key, row)
-    yield revised_record(record) if before else record
+    # One that took the place of another start is new to who keeps rows by key and start: a session of its own
+    # start may stand there, closed for good, and is not replaced by it.
+    yield revised_record(record) if any(start == one.start for start, _ in before) else record
 
 
 def _withdrawn(record: Record) -> Record:
