@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -352,7 +353,9 @@ class Metrics:
     def _labelled(self, name: str, kind: str, text: str, labelled: Labelled[C]) -> Labelled[C]:
         names = labelled.label_names
         self._families.append(
-            Family(PREFIX + name, kind, text, names, lambda: sorted(labelled.children.items(), key=_values))
+            Family(
+                PREFIX + name, kind, text, names, lambda: sorted(labelled.children.items(), key=itemgetter(0))
+            )
         )
         return labelled
 
@@ -373,10 +376,6 @@ class Metrics:
 
     def _histograms(self, name: str, text: str, *labels: str) -> Labelled[Histogram]:
         return self._labelled(name, "histogram", text, Labelled(labels, Histogram))
-
-
-def _values(item: tuple[tuple[str, ...], object]) -> tuple[str, ...]:
-    return item[0]
 
 
 def spread_quantile(counts: Sequence[int], fraction: float) -> float | None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from streamflow.clock import Clock, sleep_unless
 from streamflow.engine.assignment import ActiveAssignment
-from streamflow.engine.retry_topics import RetryTopic
+from streamflow.engine.retry_topics import RetryTopic, selected
 from streamflow.transports.base import Batch, TopicPartition, Transport
 
 LOOK_MS_MAX = 60_000.0
@@ -54,9 +54,7 @@ class DueBatches:
     def take(self, batch: Batch, topic: RetryTopic, active: ActiveAssignment) -> Batch | None:
         """What of a batch may be dispatched now; the rest is held. ``None``: all of it waits."""
         if self._of is not active:
-            self._of = active
-            self._held.clear()
-            self._due_ms.clear()
+            self._begin(active)
         at = (batch.topic, batch.partition)
         if at in self._held:  # it was on its way when the partition paused, or an agent has got room since
             self._held[at][1].append(batch)
@@ -69,6 +67,12 @@ class DueBatches:
             self._pause(at, active)
             self._woken.set()
         return due
+
+    def _begin(self, active: ActiveAssignment | None) -> None:
+        """Forgets what was held for the assignment before."""
+        self._of = active
+        self._held.clear()
+        self._due_ms.clear()
 
     def _pause(self, at: TopicPartition, active: ActiveAssignment) -> None:
         self._transport.pause([at])
@@ -86,9 +90,7 @@ class DueBatches:
             await self._room()
             active = self._of
             if active is None or active is not self._current():
-                self._of = None
-                self._held.clear()
-                self._due_ms.clear()
+                self._begin(None)
                 continue
             for batch in self._due(active):
                 self._give(batch, active)
@@ -124,12 +126,4 @@ def split(batch: Batch, topic: RetryTopic, now_ms: int) -> tuple[Batch | None, B
 
 
 def _between(batch: Batch, first: int, last: int) -> Batch:
-    return replace(
-        batch,
-        offsets=batch.offsets[first:last],
-        keys=batch.keys[first:last],
-        values=batch.values[first:last],
-        timestamps_ms=batch.timestamps_ms[first:last],
-        headers=None if batch.headers is None else batch.headers[first:last],
-        gone=batch.gone if first == 0 else 0,
-    )
+    return replace(selected(batch, range(first, last)), gone=batch.gone if first == 0 else 0)

@@ -153,10 +153,7 @@ class FinalStage:
                 self._unsettled.discard(rest[0])
         elif kind == "closed":
             if value is not None:
-                # It may be its own of some checkpoints ago: what was closed since stays closed.
-                closed_to_ms = orjson.loads(value)["closed_to_ms"]
-                if self.closed_to_ms is None or closed_to_ms > self.closed_to_ms:
-                    self.closed_to_ms = closed_to_ms
+                self._close_to(orjson.loads(value)["closed_to_ms"])
         elif kind == "share":
             source, group_value, start = rest
             group = group_key(group_value)
@@ -349,13 +346,14 @@ class FinalStage:
         ]
 
     def close(self, closing: Closing) -> None:
-        """From now on what a durable closing closed stays closed.
+        """From now on what a durable closing closed stays closed."""
+        self._close_to(closing.closed_to_ms)
 
-        A worker that stood still in its commit may hear of it after the log has told what the next owner
-        closed: that holds.
-        """
-        if self.closed_to_ms is None or closing.closed_to_ms > self.closed_to_ms:
-            self.closed_to_ms = closing.closed_to_ms
+    def _close_to(self, closed_to_ms: int) -> None:
+        """Never back: what the log says may be its own of some checkpoints ago, and a worker that stood still
+        in its commit may hear of its closing after the log has told what the next owner closed."""
+        if self.closed_to_ms is None or closed_to_ms > self.closed_to_ms:
+            self.closed_to_ms = closed_to_ms
 
     def starts_of(self, closing: Closing) -> dict[RowId, int]:
         """Where the rows began that a durable closing expired, when their ids do not tell."""

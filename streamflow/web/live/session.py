@@ -77,8 +77,8 @@ class Emission:
         return frames
 
 
-class Notice:
-    """A message without rows that is the same for many subscriptions, but for their ids."""
+class Told:
+    """A message that is the same for many subscriptions, but for their ids."""
 
     __slots__ = ("_name", "_tail", "_wires")
 
@@ -92,6 +92,12 @@ class Notice:
         if wire is None:
             wire = self._wires[id_json] = frame(splice(self._name, id_json, self._tail))
         return wire
+
+
+class Notice(Told):
+    """A message without rows, for the subscriptions of a table."""
+
+    __slots__ = ()
 
     def offer_to(self, sub: Subscription) -> None:
         """To a client that does not take it at once."""

@@ -12,7 +12,7 @@ from streamflow.query.follow import Ends
 from streamflow.query.value_paths import ValueTest
 from streamflow.web import encoding
 from streamflow.web.live.channel import Message, Outgoing
-from streamflow.web.live.session import FRAME_BYTES, Listener
+from streamflow.web.live.session import FRAME_BYTES, Listener, Told
 from streamflow.web.live.wire import frame
 from streamflow.web.messages import splice
 from streamflow.web.rights import ALL_KEYS, KeyLimits
@@ -151,22 +151,14 @@ class Events:
         sub.offer(self)
 
 
-class Note:
+class Note(Told):
     """A message without records, for all subscriptions of a filter."""
 
-    __slots__ = ("_lasts", "_name", "_tail", "_wires")
+    __slots__ = ("_lasts",)
 
     def __init__(self, name: str, tail: bytes, *, lasts: bool = False) -> None:
-        self._name = name
-        self._tail = tail
+        super().__init__(name, tail)
         self._lasts = lasts
-        self._wires: dict[bytes, bytes] = {}  # id as JSON -> the message as a WebSocket frame
-
-    def wire(self, id_json: bytes) -> bytes:
-        wire = self._wires.get(id_json)
-        if wire is None:
-            wire = self._wires[id_json] = frame(splice(self._name, id_json, self._tail))
-        return wire
 
     def offer_to(self, sub: TopicListener) -> None:
         sub.offer_note(self._name, self._tail, lasts=self._lasts)
